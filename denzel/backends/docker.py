@@ -1,0 +1,286 @@
+"""The services in containers: `docker compose` for their life cycle, the Docker SDK to look inside."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import docker
+from docker.errors import APIError, DockerException, ImageNotFound
+from docker.models.containers import Container
+
+from denzel import runner
+from denzel.backends.base import Backend, BuildStep
+from denzel.errors import (
+    AlreadyLaunched,
+    BackendUnavailable,
+    BuildFailed,
+    CommandFailed,
+    NotLaunched,
+    PortTaken,
+    ServiceNotRunning,
+)
+from denzel.project import Project
+from denzel.services import Service, ServiceReport, State
+from denzel.settings import Settings
+
+#: The first release that knows `start_interval` of health checks.
+OLDEST_ENGINE = 25
+
+# Docker's words, and ours. A container that runs is what its health check says.
+_CONTAINER_STATES = {
+    "created": State.STARTING,
+    "restarting": State.ERROR,
+    "paused": State.DOWN,
+    "removing": State.DOWN,
+    "exited": State.DOWN,
+    "dead": State.ERROR,
+}
+_HEALTH_STATES = {"starting": State.STARTING, "healthy": State.UP, "unhealthy": State.ERROR, "none": State.UP}
+
+#: A service that is starting for so many times in a row, without having been healthy, does not start.
+_RESTARTS_TO_ERROR = 2
+
+_BUILD_STEP = re.compile(r"#\d+ \[(?:\S+ )?(\d+)/(\d+)\] (.*)")
+_BUILD_OUTPUT = re.compile(r"#\d+ \d+\.\d+ (.*)")
+_TAKEN_PORT = re.compile(r":(\d+)(?: failed|: bind).*(?:already allocated|already in use)")
+
+
+class DockerBackend(Backend):
+    """One project on the Docker Engine that the `docker` command reaches."""
+
+    name = "docker"
+
+    def __init__(self, project: Project, settings: Settings) -> None:
+        self._project = project
+        self._settings = settings
+        self._image = f"denzel/{settings.compose_name}"
+
+    def check(self) -> None:
+        try:
+            version = runner.run(["docker", "version", "--format", "{{.Server.Version}}"]).strip()
+        except CommandFailed as error:
+            raise _unreachable(error.stderr) from None
+        if int(version.partition(".")[0]) < OLDEST_ENGINE:
+            raise BackendUnavailable(
+                f"Docker Engine {version} is too old.", hint=f"Install release {OLDEST_ENGINE} or newer."
+            )
+        try:
+            runner.run(["docker", "compose", "version"])
+        except CommandFailed:
+            old = " The docker-compose of old (v1) is there, but not enough." if shutil.which("docker-compose") else ""
+            raise BackendUnavailable(
+                f"Docker has no Compose plugin (v2).{old}",
+                hint="Install it: https://docs.docker.com/compose/install/linux/",
+            ) from None
+
+    def is_launched(self) -> bool:
+        return bool(self._containers())
+
+    def check_name_is_free(self) -> None:
+        for container in self._containers():
+            folder = container.labels.get("com.docker.compose.project.working_dir", "")
+            if folder and os.path.realpath(folder) != os.path.realpath(self._project.root):
+                raise AlreadyLaunched(
+                    f"Another project runs under the name {self._settings.compose_name}: the one in {folder}.",
+                    hint="Set another COMPOSE_PROJECT_NAME in this project's .env, or shut that project down.",
+                )
+
+    def build(self, on_step: Callable[[BuildStep], None], *, stamps: Mapping[str, str]) -> None:
+        output: list[str] = []
+        try:
+            for line in self._lines(build_command(), {**stamps, "BUILDKIT_PROGRESS": "plain"}):
+                output.append(line)
+                step = build_step(line)
+                if step:
+                    on_step(step)
+        except CommandFailed:
+            raise build_failure(self._image, output) from None
+
+    def up(self) -> None:
+        try:
+            self._run(up_command())
+        except CommandFailed as error:
+            raise _up_failure(self._image, error) from None
+
+    def stop(self) -> None:
+        self._run(compose("stop"))
+
+    def down(self, *, purge: bool) -> None:
+        self._run(down_command(purge=purge))
+        if purge:
+            try:
+                self._client.images.remove(self._image, force=True)
+            except ImageNotFound:
+                pass
+
+    def holds_data(self) -> bool:
+        return bool(self._client.volumes.list(filters={"label": self._label}))
+
+    def services(self) -> dict[Service, ServiceReport]:
+        reports = {service: ServiceReport(state=State.DOWN) for service in Service}
+        for container in self._containers():
+            service = container.labels["com.docker.compose.service"]
+            if service in {known.value for known in Service}:
+                reports[Service(service)] = container_report(container.attrs)
+        return reports
+
+    def logs(self, services: Collection[Service], *, follow: bool = False, tail: int | None = None) -> Iterator[str]:
+        return self._lines(logs_command(services, follow=follow, tail=tail))
+
+    def shell(self, service: Service) -> int:
+        self._running(service)
+        command = shell_command(service, terminal=sys.stdin.isatty())
+        return runner.attach(command, cwd=self._project.root, variables=self._settings.texts)
+
+    def redis(self, *command: str) -> Any:
+        try:
+            code, output = self._running(Service.REDIS).exec_run(["redis-cli", "-e", "--json", *command])
+        except APIError as error:
+            raise ServiceNotRunning(f"redis does not answer: {error.explanation}.", hint="denzel start") from None
+        text = output.decode(errors="replace").strip()
+        if code != 0:
+            raise ServiceNotRunning(f"redis does not answer: {text}.", hint="denzel logs --service redis")
+        return json.loads(text)
+
+    def _run(self, argv: list[str]) -> str:
+        return runner.run(argv, cwd=self._project.root, variables=self._settings.texts)
+
+    def _lines(self, argv: list[str], variables: Mapping[str, str] | None = None) -> Iterator[str]:
+        return runner.lines(argv, cwd=self._project.root, variables={**self._settings.texts, **(variables or {})})
+
+    @cached_property
+    def _client(self) -> docker.DockerClient:
+        try:
+            if os.environ.get("DOCKER_HOST"):
+                return docker.from_env()
+            # The SDK knows nothing of contexts (Docker Desktop, rootless, Colima); the command does.
+            host = runner.run(["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]).strip()
+            return docker.DockerClient(base_url=host, use_ssh_client=host.startswith("ssh://"))
+        except (DockerException, CommandFailed) as error:
+            raise _unreachable(str(error)) from None
+
+    @property
+    def _label(self) -> list[str]:
+        return [f"com.docker.compose.project={self._settings.compose_name}"]
+
+    def _containers(self) -> list[Container]:
+        try:
+            return list(
+                self._client.containers.list(
+                    all=True, filters={"label": [*self._label, "com.docker.compose.oneoff=False"]}, ignore_removed=True
+                )
+            )
+        except (DockerException, OSError) as error:
+            raise _unreachable(str(error)) from None
+
+    def _running(self, service: Service) -> Container:
+        for container in self._containers():
+            if container.labels["com.docker.compose.service"] == service.value and container.status == "running":
+                return container
+        raise ServiceNotRunning(f"The service {service.value} is not running.", hint="denzel start")
+
+
+def compose(*arguments: str) -> list[str]:
+    """A `docker compose` command; the project is the one in the folder it runs in."""
+    return ["docker", "compose", *arguments]
+
+
+def build_command() -> list[str]:
+    """Build the one image; every service of the project's own runs from it."""
+    return compose("build", Service.API.value)
+
+
+def up_command() -> list[str]:
+    return compose("up", "--detach", "--no-build", "--remove-orphans", "--quiet-pull")
+
+
+def down_command(*, purge: bool) -> list[str]:
+    return compose("down", "--remove-orphans", *(["--volumes"] if purge else []))
+
+
+def logs_command(services: Collection[Service], *, follow: bool, tail: int | None) -> list[str]:
+    options = [*(["--follow"] if follow else []), *(["--tail", str(tail)] if tail is not None else [])]
+    return compose("logs", "--no-color", *options, *(service.value for service in services))
+
+
+def shell_command(service: Service, *, terminal: bool) -> list[str]:
+    """A shell for a person at a terminal, or for what is piped in: bash, or sh where there is none."""
+    choose = "if command -v bash >/dev/null; then exec bash; else exec sh; fi"
+    return compose("exec", *([] if terminal else ["--no-TTY"]), service.value, "sh", "-c", choose)
+
+
+def build_step(line: str) -> BuildStep | None:
+    """The step that a line of a build's output begins, if it begins one."""
+    match = _BUILD_STEP.fullmatch(line)
+    if match is None:
+        return None
+    number, count, command = match.groups()
+    state = State.INSTALLING_OS if int(number) == 1 or "requirements.sh" in command else State.INSTALLING_PIP
+    return BuildStep(state=state, text=f"{number}/{count} {_shorten(command)}")
+
+
+def build_failure(image: str, output: list[str]) -> BuildFailed:
+    """What went wrong in a build, in pip's own words where it was pip."""
+    said = [match[1] for line in output if (match := _BUILD_OUTPUT.fullmatch(line))]
+    errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
+    failed = next((line for line in reversed(output) if "failed to solve" in line), "")
+    if errors:
+        reason = errors[-1].rstrip(".")
+        hint = "Mend requirements.txt, then repeat the command. What ran before still runs."
+    else:
+        reason = failed.partition("failed to solve: ")[2] or "see the output above"
+        hint = "Mend requirements.sh, requirements.txt or the Dockerfile, then repeat the command."
+    return BuildFailed(
+        f"The image {image} could not be built: {reason}.", hint=hint, detail="\n".join((said or output)[-20:])
+    )
+
+
+def container_report(attributes: Mapping[str, Any]) -> ServiceReport:
+    """The report of one container, from what `docker inspect` says of it."""
+    status: str = attributes["State"]["Status"]
+    if status == "running":
+        state = _HEALTH_STATES[attributes["State"].get("Health", {}).get("Status", "none")]
+        if state is State.STARTING and attributes.get("RestartCount", 0) >= _RESTARTS_TO_ERROR:
+            state = State.ERROR
+    else:
+        state = _CONTAINER_STATES[status]
+    bindings = attributes["HostConfig"].get("PortBindings") or {}
+    ports = [int(binding["HostPort"]) for found in bindings.values() for binding in found or [] if binding["HostPort"]]
+    return ServiceReport(state=state, port=ports[0] if ports else None)
+
+
+def _shorten(command: str) -> str:
+    text = re.sub(r"--(mount|root-user-action|constraint)[= ]\S+ ?", "", command)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _unreachable(reason: str) -> BackendUnavailable:
+    if "permission denied" in reason.lower():
+        return BackendUnavailable(
+            "You have no permission to use Docker.",
+            hint="Add yourself to the docker group (sudo usermod -aG docker $USER), then log in again.",
+        )
+    return BackendUnavailable(
+        "The Docker Engine is not running, or not reachable.",
+        hint="Start it (sudo systemctl start docker, or Docker Desktop), then repeat the command.",
+        detail=reason.strip(),
+    )
+
+
+def _up_failure(image: str, error: CommandFailed) -> Exception:
+    taken = _TAKEN_PORT.search(error.stderr)
+    if taken:
+        return PortTaken(
+            f"Port {taken[1]} is already taken.",
+            hint="Stop the program that has it, or denzel shutdown and launch with another --api-port or --monitor-port.",
+        )
+    if "No such image" in error.stderr:
+        return NotLaunched(f"The image {image} is gone.", hint="Build it again: denzel updatereqs")
+    return error

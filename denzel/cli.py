@@ -1,0 +1,247 @@
+"""Every command on one page: parse, call one function, say one thing."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from denzel import __version__, console, lifecycle, worker_log
+from denzel import settings as settings_file
+from denzel.backends import open_backend
+from denzel.backends.base import Backend
+from denzel.errors import DenzelError, NotLaunched
+from denzel.project import Project, find_project
+from denzel.services import Service, Status
+from denzel.settings import Settings
+from denzel.status import read_status
+
+PORT = click.IntRange(1, 65535)
+SERVICES = [service.value for service in (Service.API, Service.DENZEL, Service.MONITOR, Service.REDIS)]
+
+
+class Commands(click.Group):
+    """The one error boundary: a DenzelError becomes its message and hint, anything else keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DenzelError as error:
+            console.error(error)
+            ctx.exit(1)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The project around the current folder, with its settings and its backend."""
+
+    project: Project
+    settings: Settings
+    backend: Backend
+
+    @property
+    def name(self) -> str:
+        return self.settings.compose_name
+
+    def look(self) -> Status | None:
+        return read_status(self.project, self.backend, name=self.name)
+
+    def looks(self, *, every: float) -> Iterator[Status]:
+        """The status again and again; raises NotLaunched when it is not, or no longer, launched."""
+        while True:
+            status = self.look()
+            if status is None:
+                raise NotLaunched("The project is not launched.", hint="denzel launch")
+            yield status
+            time.sleep(every)
+
+
+def opened(options: dict[str, str] | None = None) -> Opened:
+    project = find_project(Path.cwd())
+    settings = settings_file.load(project.env_file, os.environ, options)
+    return Opened(project, settings, open_backend(project, settings))
+
+
+def waiting(command: Callable[..., None]) -> Callable[..., None]:
+    """The option of every command that starts services."""
+    return click.option(
+        "--wait/--no-wait", default=True, show_default=True, help="Return when the model is loaded, or at once."
+    )(command)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="denzel")
+def main() -> None:
+    """From a trained model to a running prediction service."""
+
+
+@main.command()
+@click.argument("name")
+@click.option("--gpu/--no-gpu", default=False, show_default=True, help="Support for NVIDIA GPUs.")
+def startproject(name: str, gpu: bool) -> None:
+    """Build the skeleton of a project in the folder NAME."""
+    # Imported here: no other command renders templates.
+    from denzel import scaffold
+
+    console.scaffolded(scaffold.start_project(name, Path.cwd(), gpu=gpu))
+
+
+@main.command()
+@click.option("--api-port", type=PORT, help="Port of the API.  [default: 8000]")
+@click.option("--monitor-port", type=PORT, help="Port of the dashboard.  [default: 5555]")
+@click.option("--monitor-host", help="Address the dashboard is published on.  [default: 127.0.0.1]")
+@waiting
+def launch(api_port: int | None, monitor_port: int | None, monitor_host: str | None, wait: bool) -> None:
+    """Build and start all services, the first time."""
+    given = {"API_PORT": api_port, "MONITOR_PORT": monitor_port, "MONITOR_HOST": monitor_host}
+    options = {key: str(value) for key, value in given.items() if value is not None}
+    project = find_project(Path.cwd())
+    if not project.env_file.exists():
+        from denzel import scaffold
+
+        scaffold.restore_settings(project)
+        console.say("There was no .env: wrote one, with new secrets.")
+    here = opened(options)
+    lifecycle.launch(
+        here.project,
+        here.backend,
+        here.settings,
+        options=options,
+        look=here.look if wait else None,
+        progress=console.Watching(),
+    )
+    console.launched(here.settings)
+
+
+@main.command()
+@waiting
+def start(wait: bool) -> None:
+    """Start the services that are stopped."""
+    here = opened()
+    lifecycle.start(here.project, here.backend, look=here.look if wait else None, progress=console.Watching())
+    console.launched(here.settings)
+
+
+@main.command()
+def stop() -> None:
+    """Stop the services; what is queued stays queued."""
+    here = opened()
+    lifecycle.stop(here.project, here.backend, progress=console.Watching())
+    console.say("Stopped. denzel start continues.")
+
+
+@main.command()
+@waiting
+def restart(wait: bool) -> None:
+    """Stop and start the services, with the code and settings as they are now."""
+    here = opened()
+    lifecycle.restart(here.project, here.backend, look=here.look if wait else None, progress=console.Watching())
+    console.launched(here.settings)
+
+
+@main.command()
+@click.option("--purge/--no-purge", default=False, show_default=True, help="Remove the image and the stored data too.")
+@click.option("--yes", is_flag=True, help="Do not ask before unfinished tasks are lost.")
+def shutdown(purge: bool, yes: bool) -> None:
+    """Stop and remove the services; the stored data stays, unless purged."""
+    here = opened()
+    removed = lifecycle.shutdown(
+        here.project,
+        here.backend,
+        purge=purge,
+        confirm=lambda question: yes or console.confirm(question),
+        progress=console.Watching(),
+    )
+    console.say("Removed." if removed else "Nothing was removed.")
+
+
+@main.command()
+@click.option("--live/--no-live", default=False, show_default=True, help="Keep watching, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print the status as data.")
+def status(live: bool, as_json: bool) -> None:
+    """Show the state of the services and of the worker."""
+    here = opened()
+    if as_json:
+        console.status_json(here.look())
+    elif live:
+        console.live_status(here.looks(every=1))
+    else:
+        console.status(next(here.looks(every=0)))
+
+
+@main.command()
+@click.option(
+    "--service", type=click.Choice([*SERVICES, "all"]), default="all", show_default=True, help="Whose log to show."
+)
+@click.option("--live/--no-live", default=False, show_default=True, help="Keep following, until Ctrl-C.")
+def logs(service: str, live: bool) -> None:
+    """Show what the services printed."""
+    here = opened()
+    chosen = list(Service) if service == "all" else [Service(service)]
+    next(here.looks(every=0))
+    console.lines(here.backend.logs(chosen, follow=live))
+
+
+@main.command()
+@click.option("--live/--no-live", default=False, show_default=True, help="Keep following, until Ctrl-C.")
+def logworker(live: bool) -> None:
+    """Show the worker's log file, logs/worker.log."""
+    path = find_project(Path.cwd()).worker_log
+    console.lines(worker_log.follow_log(path) if live else worker_log.read_log(path))
+
+
+@main.command()
+@click.option(
+    "--service", type=click.Choice(SERVICES), default="denzel", show_default=True, help="Where to open the shell."
+)
+def shell(service: str) -> None:
+    """Open a shell inside a service."""
+    sys.exit(opened().backend.shell(Service(service)))
+
+
+@main.command()
+@click.option("--sync/--async", "synchronous", default=None, help="Answer with the result, or at once with the task id.")
+@click.option("--timeout", type=click.FloatRange(0, 300), help="Seconds that a synchronous answer may take.")
+def response(synchronous: bool | None, timeout: float | None) -> None:
+    """Change how POST /predict answers, without a restart."""
+    if synchronous is None:
+        raise click.UsageError("Pass --sync or --async.")
+    here = opened()
+    running = lifecycle.respond(here.project, here.backend, synchronous=synchronous, timeout=timeout)
+    mode = "with the result" if synchronous else "at once, with the task id"
+    console.say(f"POST /predict answers {mode}{'' if running else ', from the next start on'}.")
+
+
+@main.command()
+@waiting
+def updatereqs(wait: bool) -> None:
+    """Install requirements.sh and requirements.txt anew, at their newest versions."""
+    _update((lifecycle.OS_REQUIREMENTS, lifecycle.PIP_REQUIREMENTS), wait=wait)
+
+
+@main.command()
+@waiting
+def updatepipreqs(wait: bool) -> None:
+    """Install requirements.txt anew, at its newest versions."""
+    _update((lifecycle.PIP_REQUIREMENTS,), wait=wait)
+
+
+@main.command()
+@waiting
+def updateosreqs(wait: bool) -> None:
+    """Run requirements.sh anew."""
+    _update((lifecycle.OS_REQUIREMENTS,), wait=wait)
+
+
+def _update(kinds: tuple[str, ...], *, wait: bool) -> None:
+    here = opened()
+    lifecycle.update_requirements(
+        here.project, here.backend, kinds=kinds, look=here.look if wait else None, progress=console.Watching()
+    )
+    console.launched(here.settings)

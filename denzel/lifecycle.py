@@ -1,0 +1,294 @@
+"""Launch, stop, change and remove a project: the policy over a backend."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import NoReturn, Protocol
+
+from denzel import activity
+from denzel import settings as settings_file
+from denzel.backends.base import Backend, BuildStep
+from denzel.errors import (
+    AlreadyLaunched,
+    BackendUnavailable,
+    CommandFailed,
+    NotLaunched,
+    PortTaken,
+    ServiceFailed,
+    ServiceNotRunning,
+    SettingInvalid,
+    ToolMissing,
+)
+from denzel.project import Project
+from denzel.services import CALLBACKS_KEY, QUEUE_KEY, RESPONSE_KEY, UNACKED_KEY, Service, State, Status
+from denzel.settings import Settings
+
+OS_REQUIREMENTS = "OS_REQUIREMENTS_UPDATED"
+PIP_REQUIREMENTS = "PIP_REQUIREMENTS_UPDATED"
+
+#: Seconds that a service may be DOWN while all are being started.
+_DOWN_FOR = 10
+
+#: Lines of a failing service's log that are shown.
+_LOG_TAIL = 20
+
+
+class Progress(Protocol):
+    """Whoever watches a long command."""
+
+    def doing(self, text: str) -> None:
+        """A new phase begins."""
+
+    def built(self, step: BuildStep) -> None:
+        """A step of the build begins."""
+
+    def saw(self, status: Status) -> None:
+        """The services are being waited for, and are now so."""
+
+
+Look = Callable[[], Status | None]
+
+
+def launch(
+    project: Project,
+    backend: Backend,
+    settings: Settings,
+    *,
+    options: Mapping[str, str],
+    look: Look | None,
+    progress: Progress,
+) -> None:
+    """Build and start the services for the first time, and wait until `look` sees the model loaded (None: do not wait).
+
+    `options` are the settings given on the command line, which are stored in .env once every check has passed.
+    """
+    with activity.exclusive(project.activity_file) as announce:
+        backend.check()
+        backend.check_name_is_free()
+        if backend.is_launched():
+            raise AlreadyLaunched('Project already launched! Did you mean "denzel start"?', hint="denzel start")
+        _check_monitor(settings)
+        _check_ports(settings)
+        uid, gid = project.service_user
+        settings_file.change(project.env_file, {**options, "PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})
+        project.hand_over_logs()
+        _build(backend, announce, progress, stamps={"PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})
+        _up(backend, look, progress)
+
+
+def start(project: Project, backend: Backend, *, look: Look | None, progress: Progress) -> None:
+    """Start what is stopped or missing; raises NotLaunched."""
+    with activity.exclusive(project.activity_file):
+        _check_launched(backend)
+        _up(backend, look, progress)
+
+
+def stop(project: Project, backend: Backend, *, progress: Progress) -> None:
+    """Stop every service, letting running predictions end; raises NotLaunched."""
+    with activity.exclusive(project.activity_file):
+        _check_launched(backend)
+        progress.doing("Stopping the services")
+        backend.stop()
+
+
+def restart(project: Project, backend: Backend, *, look: Look | None, progress: Progress) -> None:
+    """Stop, then start, with the code and the settings as they are now; raises NotLaunched."""
+    with activity.exclusive(project.activity_file):
+        _check_launched(backend)
+        progress.doing("Stopping the services")
+        backend.stop()
+        _up(backend, look, progress)
+
+
+def update_requirements(
+    project: Project, backend: Backend, *, kinds: tuple[str, ...], look: Look | None, progress: Progress
+) -> None:
+    """Install the requirements anew and recreate the services; while that fails, what runs keeps running.
+
+    `kinds` names which: OS_REQUIREMENTS, PIP_REQUIREMENTS or both.
+    """
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    stamps = dict.fromkeys(kinds, stamp)
+    with activity.exclusive(project.activity_file) as announce:
+        _check_launched(backend)
+        _build(backend, announce, progress, stamps=stamps)
+        settings_file.change(project.env_file, stamps)
+        _up(backend, look, progress)
+
+
+def shutdown(
+    project: Project, backend: Backend, *, purge: bool, confirm: Callable[[str], bool], progress: Progress
+) -> bool:
+    """Remove the services, and with `purge` their data and image, asking `confirm` first when tasks would be lost.
+
+    Returns whether anything was removed: False when there was nothing, or when the answer was no.
+    """
+    with activity.exclusive(project.activity_file):
+        backend.check()
+        backend.check_name_is_free()
+        if not backend.is_launched() and not purge:
+            return False
+        if purge:
+            question = _loss(backend)
+            if question and not confirm(question):
+                return False
+        progress.doing("Removing the services")
+        backend.down(purge=purge)
+        return True
+
+
+def respond(project: Project, backend: Backend, *, synchronous: bool, timeout: float | None) -> bool:
+    """Change how POST /predict answers, at once and for later; returns whether a running project was told."""
+    changes = {"RESPONSE_MODE": "sync" if synchronous else "async"}
+    if timeout is not None:
+        changes["RESPONSE_TIMEOUT"] = f"{timeout:g}"
+    with activity.exclusive(project.activity_file):
+        settings_file.change(project.env_file, changes)
+        now = settings_file.check(settings_file.read(project.env_file))
+        try:
+            backend.redis(
+                "HSET", RESPONSE_KEY, "mode", now["RESPONSE_MODE"], "timeout", f"{now['RESPONSE_TIMEOUT']:g}"
+            )
+        except (ServiceNotRunning, BackendUnavailable, ToolMissing):
+            return False
+        return True
+
+
+def _check_launched(backend: Backend) -> None:
+    backend.check()
+    backend.check_name_is_free()
+    if not backend.is_launched():
+        raise NotLaunched("The project is not launched.", hint="denzel launch")
+
+
+def _check_monitor(settings: Settings) -> None:
+    if not ipaddress.ip_address(settings.monitor_host).is_loopback and not settings.monitor_password:
+        raise SettingInvalid(
+            f"MONITOR_HOST is {settings.monitor_host}: the dashboard would be open to others without a password.",
+            hint="Set MONITOR_PASSWORD in .env, or leave out --monitor-host.",
+        )
+
+
+def _check_ports(settings: Settings) -> None:
+    if settings.api_port == settings.monitor_port:
+        raise PortTaken(
+            f"Port {settings.api_port} is asked for twice, for the api and for the monitor.",
+            hint="Pass another one with --api-port or --monitor-port.",
+        )
+    for host, port, option in (
+        (settings.api_host, settings.api_port, "--api-port"),
+        (settings.monitor_host, settings.monitor_port, "--monitor-port"),
+    ):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except PermissionError:
+                raise PortTaken(
+                    f"Port {port} is reserved for the system.", hint=f"Pass one above 1023 with {option}."
+                ) from None
+            except OSError as error:
+                raise PortTaken(
+                    f"Port {port} is already taken ({host}: {error.strerror}).", hint=f"Pass another one with {option}."
+                ) from None
+
+
+def _build(
+    backend: Backend, announce: activity.Announce, progress: Progress, *, stamps: Mapping[str, str]
+) -> None:
+    def on_step(step: BuildStep) -> None:
+        announce(step.state)
+        progress.built(step)
+
+    progress.doing("Installing the requirements")
+    announce(State.INSTALLING_OS)
+    try:
+        backend.build(on_step, stamps=stamps)
+    finally:
+        announce(None)
+
+
+def _up(backend: Backend, look: Look | None, progress: Progress) -> None:
+    progress.doing("Starting the services")
+    try:
+        backend.up()
+    except CommandFailed:
+        status = look() if look else None
+        if status is not None:
+            _raise_failure(backend, status)
+        raise
+    try:
+        # The api has just read its mode from .env; what `denzel response` told the running one is in there.
+        backend.redis("DEL", RESPONSE_KEY)
+    except ServiceNotRunning:
+        pass
+    if look is not None:
+        _wait_until_ready(backend, look, progress)
+
+
+def _wait_until_ready(
+    backend: Backend, look: Look, progress: Progress, *, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    down_since: float | None = None
+    while True:
+        status = look()
+        if status is None:
+            raise ServiceFailed("The services were removed while they started.", hint="denzel launch")
+        progress.saw(status)
+        if status.ready:
+            return
+        _raise_failure(backend, status)
+        if all(report.state is not State.DOWN for report in status.services.values()):
+            down_since = None
+        else:
+            down_since = down_since or time.monotonic()
+            if time.monotonic() - down_since > _DOWN_FOR:
+                down = next(service for service, report in status.services.items() if report.state is State.DOWN)
+                _raise_failed(backend, down, f"The service {down.value} does not stay up.")
+        sleep(0.5)
+
+
+def _raise_failure(backend: Backend, status: Status) -> None:
+    """Raise ServiceFailed when something will not come up by waiting."""
+    if status.worker.state is State.ERROR and status.worker.cause:
+        cause = status.worker.cause
+        _raise_failed(backend, Service.DENZEL, f"The model could not be loaded: {cause}.", hint=_hint(cause))
+    for service, report in status.services.items():
+        if report.state is State.ERROR:
+            _raise_failed(backend, service, f"The service {service.value} does not come up.")
+
+
+def _raise_failed(backend: Backend, service: Service, message: str, *, hint: str = "") -> NoReturn:
+    tail = "\n".join(backend.logs([service], tail=_LOG_TAIL))
+    raise ServiceFailed(
+        message,
+        hint=hint or f"The whole log: denzel logs --service {service.value}. When mended: denzel restart",
+        detail=tail,
+    )
+
+
+def _hint(cause: str) -> str:
+    kind = cause.partition(":")[0]
+    if kind in ("ModuleNotFoundError", "ImportError"):
+        return "Add the package to requirements.txt, then: denzel updatereqs"
+    if kind == "FileNotFoundError":
+        return "Put the file into app/assets (paths are relative to the project folder), then: denzel restart"
+    return "Mend app/logic/pipeline.py, then: denzel restart"
+
+
+def _loss(backend: Backend) -> str:
+    """What a purge would lose, as a question; empty when nothing."""
+    if not backend.holds_data():
+        return ""
+    try:
+        counts = [backend.redis("LLEN", QUEUE_KEY), backend.redis("HLEN", UNACKED_KEY)]
+        callbacks = backend.redis("LLEN", CALLBACKS_KEY)
+    except ServiceNotRunning:
+        return "Redis is not running, so it may hold unfinished tasks. Remove its data?"
+    if sum(counts) + callbacks == 0:
+        return ""
+    return f"{sum(counts)} unfinished tasks and {callbacks} unsent callbacks are stored. Remove them?"

@@ -1,0 +1,89 @@
+"""The only room that starts programs: from argument lists, never through a shell."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from denzel.errors import CommandFailed, ToolMissing
+
+#: What to install for a program that is not there.
+INSTALL = {"docker": "Install Docker Engine and its Compose plugin: https://docs.docker.com/engine/install/"}
+
+
+def run(argv: Sequence[str], *, cwd: Path | None = None, variables: Mapping[str, str] | None = None) -> str:
+    """Run to the end, with `variables` in its environment, and return the standard output.
+
+    Raises CommandFailed and ToolMissing.
+    """
+    try:
+        done = subprocess.run(
+            argv,
+            cwd=cwd,
+            env=_environment(variables),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except FileNotFoundError:
+        raise _missing(argv) from None
+    if done.returncode != 0:
+        raise CommandFailed(argv, done.returncode, done.stderr)
+    return done.stdout
+
+
+def lines(
+    argv: Sequence[str], *, cwd: Path | None = None, variables: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """The lines a program prints, on either stream, as they come; raises CommandFailed at its end, and ToolMissing.
+
+    `variables` are set in its environment. The program is ended when the caller stops reading.
+    """
+    try:
+        process = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env=_environment(variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+    except FileNotFoundError:
+        raise _missing(argv) from None
+    tail: list[str] = []
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            tail = [*tail[-49:], line]
+            yield line.rstrip("\n")
+        code = process.wait()
+        if code != 0:
+            raise CommandFailed(argv, code, "".join(tail))
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def attach(argv: Sequence[str], *, cwd: Path | None = None, variables: Mapping[str, str] | None = None) -> int:
+    """Hand this terminal over to a program and return its exit code; raises ToolMissing."""
+    try:
+        return subprocess.run(argv, cwd=cwd, env=_environment(variables), check=False).returncode
+    except FileNotFoundError:
+        raise _missing(argv) from None
+
+
+def _environment(variables: Mapping[str, str] | None) -> dict[str, str]:
+    return {**os.environ, **(variables or {})}
+
+
+def _missing(argv: Sequence[str]) -> ToolMissing:
+    return ToolMissing(f"The program {argv[0]} is not installed.", hint=INSTALL.get(argv[0], f"Install {argv[0]}."))

@@ -1,0 +1,222 @@
+"""The settings of a project: .env, and the environment over it, as one frozen object."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from denzel.errors import SettingInvalid
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of .env: its default, how its text becomes a value, and the words for what is allowed."""
+
+    default: str
+    parse: Callable[[str], Any]
+    allowed: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What denzel itself needs to know of .env; the serving code reads the rest from its own environment.
+
+    `texts` is every key as text, for the programs that denzel starts.
+    """
+
+    compose_name: str
+    backend: str
+    api_host: str
+    api_port: int
+    monitor_host: str
+    monitor_port: int
+    monitor_user: str
+    monitor_password: str
+    redis_password: str
+    response_mode: str
+    response_timeout: float
+    texts: Mapping[str, str]
+
+
+def _matches(pattern: str) -> Callable[[str], str]:
+    compiled = re.compile(pattern)
+
+    def parse(text: str) -> str:
+        if not compiled.fullmatch(text):
+            raise ValueError
+        return text
+
+    return parse
+
+
+def _number(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], Any]:
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+            raise ValueError
+        value = kind(text)
+        if not least <= value <= most:
+            raise ValueError
+        return value
+
+    return parse
+
+
+def _optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: parse(text) if text else ""
+
+
+def _address(text: str) -> str:
+    return str(ipaddress.IPv4Address(text))
+
+
+_PORT = (_number(int, 1, 65535), "a port number from 1 to 65535")
+_SECONDS = "a number of seconds"
+_STAMP = (_matches(r"[0-9TZ:+-]*"), "written by denzel; leave it as it is")
+_ID = (_number(int, 1, 2**31), "a user or group id of 1 or more")
+
+#: Every key that .env may hold.
+KEYS: Mapping[str, Key] = {
+    "COMPOSE_PROJECT_NAME": Key(
+        "", _matches("[a-z][a-z0-9_-]*"), "lower-case letters, digits, _ and -, starting with a letter"
+    ),
+    "BACKEND": Key("docker", _matches("docker"), "docker"),
+    "API_HOST": Key("0.0.0.0", _address, "an IPv4 address of this machine, or 0.0.0.0 for all"),
+    "API_PORT": Key("8000", *_PORT),
+    "API_WORKERS": Key("1", _number(int, 1, 1000), "a number of processes from 1 to 1000"),
+    "API_THREADS": Key("64", _number(int, 4, 10000), "a number of threads from 4 to 10000"),
+    "API_KEYS": Key(
+        "", _matches(r"([A-Za-z0-9._~+/=-]+(,[A-Za-z0-9._~+/=-]+)*)?"), "keys of letters, digits and ._~+/=-, with commas between"
+    ),
+    "RESPONSE_MODE": Key("async", _matches("async|sync"), "async or sync"),
+    "RESPONSE_TIMEOUT": Key("5", _number(float, 0, 300), f"{_SECONDS} from 0 to 300"),
+    "BODY_LIMIT_MB": Key("10", _number(float, 0.001, 500), "a number of megabytes from 0.001 to 500"),
+    "QUEUE_LIMIT": Key("10000", _number(int, 1, 10**9), "a number of tasks of 1 or more"),
+    "WORKER_CONCURRENCY": Key("", _optional(_number(int, 1, 1000)), "a number of processes from 1 to 1000, or empty"),
+    "RESULT_LIFETIME": Key("86400", _number(int, 1, 10**9), f"{_SECONDS} of 1 or more"),
+    "CALLBACK_TIMEOUT": Key("10", _number(float, 0.1, 3600), f"{_SECONDS} from 0.1 to 3600"),
+    "STOP_TIMEOUT": Key("30", _number(int, 10, 86400), f"a whole {_SECONDS[2:]} from 10 to 86400"),
+    "MONITOR_HOST": Key("127.0.0.1", _address, "an IPv4 address of this machine, or 0.0.0.0 for all"),
+    "MONITOR_PORT": Key("5555", *_PORT),
+    "MONITOR_USER": Key("denzel", _matches("[A-Za-z0-9._-]+"), "letters, digits, . _ and -"),
+    "MONITOR_PASSWORD": Key("", _matches("[A-Za-z0-9._-]*"), "letters, digits, . _ and -"),
+    "REDIS_PASSWORD": Key("", _matches("[A-Za-z0-9_-]{8,}"), "8 or more letters, digits, _ and -"),
+    "PROJECT_UID": Key("10001", *_ID),
+    "PROJECT_GID": Key("10001", *_ID),
+    "OS_REQUIREMENTS_UPDATED": Key("", *_STAMP),
+    "PIP_REQUIREMENTS_UPDATED": Key("", *_STAMP),
+}
+
+#: Keys of others, which Compose and Docker read from the same file.
+_FOREIGN = ("COMPOSE_", "DOCKER_", "BUILDKIT_")
+
+_LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
+
+
+def load(env_file: Path, environ: Mapping[str, str], options: Mapping[str, str] | None = None) -> Settings:
+    """The settings of a project: command-line options, then environment, then .env, then default.
+
+    Raises SettingInvalid.
+    """
+    texts = {**read(env_file), **{key: environ[key] for key in KEYS if environ.get(key)}, **(options or {})}
+    values = check(texts)
+    return Settings(
+        compose_name=values["COMPOSE_PROJECT_NAME"],
+        backend=values["BACKEND"],
+        api_host=values["API_HOST"],
+        api_port=values["API_PORT"],
+        monitor_host=values["MONITOR_HOST"],
+        monitor_port=values["MONITOR_PORT"],
+        monitor_user=values["MONITOR_USER"],
+        monitor_password=values["MONITOR_PASSWORD"],
+        redis_password=values["REDIS_PASSWORD"],
+        response_mode=values["RESPONSE_MODE"],
+        response_timeout=values["RESPONSE_TIMEOUT"],
+        texts={name: texts.get(name) or key.default for name, key in KEYS.items()},
+    )
+
+
+def check(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Every key with its typed value, defaults filled in; raises SettingInvalid for a value that is not allowed."""
+    values: dict[str, Any] = {}
+    for name, key in KEYS.items():
+        text = texts.get(name) or key.default
+        try:
+            values[name] = key.parse(text)
+        except ValueError:
+            raise SettingInvalid(
+                f"{name} is {text!r}; allowed is {key.allowed}.", hint=f"Set {name} in .env, or in your environment."
+            ) from None
+    return values
+
+
+def read(env_file: Path) -> dict[str, str]:
+    """The keys of the file with their texts; raises SettingInvalid for a line that is not KEY=value or an unknown key."""
+    try:
+        text = env_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingInvalid(
+            f"{env_file} can not be read: {error}.", hint="denzel startproject writes it; keep it beside docker-compose.yml."
+        ) from None
+    values: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = _LINE.fullmatch(line.strip())
+        if match is None:
+            raise SettingInvalid(f"Line {number} of {env_file} is {line!r}.", hint="Write KEY=value, or # and a comment.")
+        name, value = match.groups()
+        if name not in KEYS and not name.startswith(_FOREIGN):
+            raise SettingInvalid(f"Line {number} of {env_file} sets {name}, which is unknown.", hint=_similar(name))
+        values[name] = _unquote(value)
+    return values
+
+
+def change(env_file: Path, changes: Mapping[str, str]) -> None:
+    """Set keys in the file and leave every other line as it is. The file is replaced whole, with its mode and owner."""
+    check({**read(env_file), **changes})
+    lines = env_file.read_text(encoding="utf-8").splitlines()
+    missing = dict(changes)
+    for index, line in enumerate(lines):
+        match = _LINE.fullmatch(line.strip())
+        if match and not line.lstrip().startswith("#") and match[1] in changes:
+            lines[index] = f"{match[1]}={changes[match[1]]}"
+            missing.pop(match[1], None)
+    lines.extend(f"{name}={value}" for name, value in missing.items())
+    replace(env_file, "\n".join(lines) + "\n")
+
+
+def replace(env_file: Path, text: str) -> None:
+    """Put `text` in the file's place, readable by its owner alone; the old text stays when that fails."""
+    handle, name = tempfile.mkstemp(dir=env_file.parent, prefix=".env.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        if env_file.exists():
+            status = env_file.stat()
+            if status.st_uid != os.geteuid():
+                os.chown(temporary, status.st_uid, status.st_gid)
+        temporary.replace(env_file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _unquote(value: str) -> str:
+    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
+        return value[1:-1]
+    return re.split(r"\s+#", value, maxsplit=1)[0]
+
+
+def _similar(name: str) -> str:
+    near = difflib.get_close_matches(name, KEYS, n=1)
+    if near:
+        return f"Did you mean {near[0]}?"
+    return "docs/settings.md lists the keys. What your own code needs belongs into app/assets, or under `environment:` in docker-compose.yml."

@@ -1,0 +1,44 @@
+"""What is up: the states of the services and the reports of the workers, merged into one value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from denzel import activity
+from denzel.backends.base import Backend
+from denzel.errors import ServiceNotRunning
+from denzel.project import Project
+from denzel.services import Service, ServiceReport, State, Status, WorkerReport, worker_key, worker_name
+
+# The workers' own words, and ours.
+_WORKER_STATES = {"LOADING": State.LOADING, "UP": State.UP, "ERROR": State.ERROR}
+
+
+def read_status(project: Project, backend: Backend, *, name: str) -> Status | None:
+    """The status of the project called `name`; None when it is not launched and no command is launching it."""
+    building = activity.announced(project.activity_file)
+    services = backend.services()
+    if building is None and not backend.is_launched():
+        return None
+    worker = _worker(backend, services, worker_name(name))
+    if building is not None:
+        services = {
+            service: replace(report, state=building) if service.carries_requirements else report
+            for service, report in services.items()
+        }
+    return Status(services=services, worker=worker)
+
+
+def _worker(backend: Backend, services: Mapping[Service, ServiceReport], name: str) -> WorkerReport:
+    if State.DOWN in (services[Service.DENZEL].state, services[Service.REDIS].state):
+        return WorkerReport(name=name, state=State.DOWN)
+    try:
+        state, cause = backend.redis("HMGET", worker_key(name), "state", "cause")
+    except ServiceNotRunning:
+        # Redis is starting, or failing, as its own state says.
+        state, cause = None, None
+    if state is None:
+        failing = services[Service.DENZEL].state is State.ERROR
+        return WorkerReport(name=name, state=State.ERROR if failing else State.LOADING)
+    return WorkerReport(name=name, state=_WORKER_STATES[state], cause=cause or "")

@@ -1,0 +1,242 @@
+"""The HTTP API: what each address answers. See docs/endpoints.md of denzel for the contract."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import falcon
+from redis import RedisError
+
+from app import problems
+from app.callbacks import check_uri
+from app.json_values import NotJson, json_values
+from app.preferences import read_preferences
+from app.queue import Accepted, QueueFull, TaskQueue
+from app.records import SUCCESS, TaskRecord
+from app.settings import Settings
+from app.workers import WorkerState
+
+log = logging.getLogger(__name__)
+
+VerifyInput = Callable[[Any], Any]
+
+
+def create_app(queue: TaskQueue, verify_input: VerifyInput, *, info: Path, settings: Settings) -> falcon.App:
+    """The WSGI application over a queue, the user's verify_input and the file that GET /info shows."""
+    app = falcon.App(middleware=[Authorization(settings.api_keys)])
+    app.resp_options.media_handlers[falcon.MEDIA_JSON] = falcon.media.JSONHandler()
+    app.set_error_serializer(problems.serialize)
+    app.add_error_handler(RedisError, problems.broker_away)
+    app.add_sink(problems.unknown_path)
+    predict, status = Predict(queue, verify_input, settings), Status(queue)
+    app.add_route("/info", Info(info))
+    app.add_route("/predict", predict)
+    app.add_route("/status/{task_id}", status)
+    for prefix in ("/health", "/v2/health"):
+        app.add_route(f"{prefix}/live", Live())
+        app.add_route(f"{prefix}/ready", Ready(queue))
+    return app
+
+
+class Authorization:
+    """With API keys set, /predict and /status want `Authorization: Bearer <key>`."""
+
+    def __init__(self, api_keys: frozenset[str]) -> None:
+        self._keys = [key.encode() for key in api_keys]
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        if not self._keys or not (req.path == "/predict" or req.path.startswith("/status/")):
+            return
+        scheme, _, given = (req.get_header("Authorization") or "").partition(" ")
+        given_key = given.strip().encode()
+        # Every key is compared, in constant time each, so that the time tells nothing.
+        if scheme.lower() != "bearer" or not any([hmac.compare_digest(given_key, key) for key in self._keys]):
+            raise falcon.HTTPUnauthorized(
+                title="Not authorised",
+                description="This needs the header Authorization: Bearer followed by an API key.",
+                challenges=["Bearer"],
+            )
+
+
+class Info:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """The text of info.txt as it is now."""
+        try:
+            resp.data = self._path.read_bytes()
+        except OSError as error:
+            raise falcon.HTTPNotFound(
+                title="No information", description=f"{self._path} can not be read: {error.strerror}."
+            ) from error
+        resp.content_type = "text/plain; charset=utf-8"
+
+
+class Predict:
+    def __init__(self, queue: TaskQueue, verify_input: VerifyInput, settings: Settings) -> None:
+        self._queue = queue
+        self._verify_input = verify_input
+        self._body_limit = settings.body_limit
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Accept a task; answer with its id, or wait for its result where that is asked for."""
+        preferences = read_preferences(req.get_header("Prefer"))
+        json_data = read_json(req, self._body_limit)
+        callback_uri = _callback_uri(json_data)
+        verified = self._verify(json_data)
+        try:
+            accepted = self._queue.submit(verified, callback_uri=callback_uri)
+        except QueueFull:
+            raise problems.unavailable("The queue is full; nothing was accepted. Try again later.") from None
+        if preferences.wait is not None:
+            resp.set_header("Preference-Applied", f"wait={preferences.wait}")
+            self._answer_in_time(resp, accepted, preferences.wait)
+        elif accepted.response.synchronous and not preferences.respond_async:
+            self._answer_in_time(resp, accepted, accepted.response.timeout)
+        else:
+            if preferences.respond_async:
+                resp.set_header("Preference-Applied", "respond-async")
+            _answer_accepted(resp, accepted, falcon.HTTP_200)
+
+    def _verify(self, json_data: Any) -> Any:
+        try:
+            verified = self._verify_input(json_data)
+        except PipelineUnusable:
+            raise
+        except Exception as error:
+            raise _bad_input(str(error) or type(error).__name__) from error
+        try:
+            return json_values(verified, "verify_input(...)")
+        except NotJson as error:
+            log.error("verify_input must return JSON values: %s", error)
+            raise falcon.HTTPInternalServerError(title="Pipeline error", description=str(error)) from error
+
+    def _answer_in_time(self, resp: falcon.Response, accepted: Accepted, timeout: float) -> None:
+        record = self._queue.wait(accepted.task_id, timeout)
+        if record is None or not record.ended:
+            _answer_accepted(resp, accepted, falcon.HTTP_202)
+        elif record.status == SUCCESS:
+            _answer_json(resp, record.result)
+        else:
+            raise problems.Problem(
+                500, title="Prediction failed", description=_reason(record), task_id=accepted.task_id
+            )
+
+
+class Status:
+    def __init__(self, queue: TaskQueue) -> None:
+        self._queue = queue
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, task_id: str) -> None:
+        """The task's state and result; with `Prefer: wait=N`, as soon as it has ended or N seconds have passed."""
+        wait = read_preferences(req.get_header("Prefer")).wait
+        if wait is None:
+            record = self._queue.find(task_id)
+        else:
+            resp.set_header("Preference-Applied", f"wait={wait}")
+            record = self._queue.wait(task_id, wait)
+        if record is None:
+            raise falcon.HTTPNotFound(
+                title="Unknown task", description=f"No task has the id {task_id}, or its result has expired."
+            )
+        _answer_json(resp, {"status": record.status, "result": record.result})
+
+
+class Live:
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """200 while this process answers."""
+        _answer_json(resp, {"live": True})
+
+
+class Ready:
+    def __init__(self, queue: TaskQueue) -> None:
+        self._queue = queue
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """200 when the broker answers and a worker has its model loaded, else 503; the body says which is missing."""
+        try:
+            workers = self._queue.workers()
+            broker = "UP"
+        except RedisError as error:
+            log.warning("the broker can not be reached: %s", error)
+            workers = []
+            broker = "DOWN"
+        ready = any(worker.state is WorkerState.UP for worker in workers)
+        _answer_json(
+            resp,
+            {
+                "ready": ready,
+                "broker": broker,
+                "workers": [
+                    {"name": worker.name, "state": worker.state.value, "cause": worker.cause} for worker in workers
+                ],
+            },
+        )
+        if not ready:
+            resp.status = falcon.HTTP_503
+            resp.set_header("Retry-After", str(problems.RETRY_AFTER))
+
+
+class PipelineUnusable(falcon.HTTPInternalServerError):
+    """The user's pipeline.py could not be imported by the api."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(title="Pipeline error", description=f"pipeline.py can not be imported: {cause}")
+
+
+def read_json(req: falcon.Request, limit: int) -> Any:
+    """The request's body as JSON values, whatever its Content-Type; raises the 413 and 400 of the contract."""
+    length = req.content_length
+    chunked = "chunked" in (req.get_header("Transfer-Encoding") or "").lower()
+    body = b""
+    if length is None or length <= limit:
+        body = req.stream.read(limit + 1 if chunked else min(length or 0, limit + 1))
+    if (length or 0) > limit or len(body) > limit:
+        raise falcon.HTTPContentTooLarge(
+            title="Body too large", description=f"A request's body may have {limit} bytes at most."
+        )
+    try:
+        return json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if body else "the body is empty"
+        raise falcon.HTTPBadRequest(title="Malformed JSON", description=f"Malformed JSON: {reason}") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _callback_uri(json_data: Any) -> str | None:
+    if not isinstance(json_data, dict) or json_data.get("callback_uri") is None:
+        return None
+    try:
+        return check_uri(json_data["callback_uri"])
+    except ValueError as error:
+        raise _bad_input(str(error)) from error
+
+
+def _bad_input(description: str) -> falcon.HTTPBadRequest:
+    return falcon.HTTPBadRequest(title="Bad input format", description=description)
+
+
+def _reason(record: TaskRecord) -> str:
+    """What a failed task says of itself, on one line."""
+    arguments = record.result.get("args", []) if isinstance(record.result, dict) else []
+    return ", ".join(str(argument) for argument in arguments) or record.status
+
+
+def _answer_accepted(resp: falcon.Response, accepted: Accepted, status: str) -> None:
+    _answer_json(resp, {"status": "success", "data": {"task_id": accepted.task_id}})
+    resp.status = status
+    resp.set_header("Location", f"/status/{accepted.task_id}")
+
+
+def _answer_json(resp: falcon.Response, value: Any) -> None:
+    resp.text = json.dumps(value)
+    resp.content_type = "application/json; charset=utf-8"

@@ -1,0 +1,25 @@
+"""Connections to Redis."""
+
+from __future__ import annotations
+
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+
+#: Seconds after which Redis counts as away. Short, so that a client of the api is told at once.
+TIMEOUT = 2.0
+
+
+def connect(url: str) -> Redis:
+    """A pool of connections to the Redis at `url`, safe to share between threads and to inherit over a fork.
+
+    A command whose connection broke is sent once more on a new one: everything this project sends can be repeated.
+    """
+    return Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=TIMEOUT,
+        socket_connect_timeout=TIMEOUT,
+        socket_keepalive=True,
+        retry=Retry(ConstantBackoff(0.05), 1),
+    )

@@ -1,0 +1,61 @@
+"""From what a model returns to what JSON can say."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+class NotJson(TypeError):
+    """A value that JSON cannot say; the message names its path and its type."""
+
+
+def json_values(value: Any, path: str = "result") -> Any:
+    """A copy of `value` made of dicts, lists, strings, numbers, booleans and None.
+
+    NumPy scalars and arrays become numbers, strings and lists; NaN and infinity become None. Raises NotJson, naming the
+    path from `path` on, for anything else.
+    """
+    try:
+        return _convert(value, path)
+    except RecursionError:
+        raise NotJson(f"{path} is nested too deeply, or contains itself: not JSON serialisable") from None
+
+
+def _convert(value: Any, path: str) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        named = ((_key(key, path), item) for key, item in value.items())
+        return {key: _convert(item, f"{path}[{key!r}]") for key, item in named}
+    if isinstance(value, list | tuple):
+        return [_convert(item, f"{path}[{index}]") for index, item in enumerate(value)]
+    if _is_numpy(value) and not isinstance(value.tolist(), type(value)):
+        return _convert(value.tolist(), path)
+    raise NotJson(f"{path} is a {type(value).__name__}: not JSON serialisable")
+
+
+def _key(key: Any, path: str) -> str:
+    """Keys as json.dumps writes them, NumPy's scalars included."""
+    if _is_numpy(key):
+        key = key.tolist()
+    if isinstance(key, str):
+        return str(key)
+    if key is None or isinstance(key, bool):
+        return {None: "null", True: "true", False: "false"}[key]
+    if isinstance(key, int) or (isinstance(key, float) and math.isfinite(key)):
+        return repr(key)
+    raise NotJson(f"{path} has the key {key!r}, a {type(key).__name__}: not JSON serialisable")
+
+
+def _is_numpy(value: Any) -> bool:
+    """Told by the type's home, so that NumPy is not imported where the project does not use it."""
+    return any(base.__module__.partition(".")[0] == "numpy" for base in type(value).__mro__) and hasattr(
+        value, "tolist"
+    )

@@ -1,0 +1,49 @@
+"""The four functions that make this project yours. Edit their bodies, then type `denzel restart`.
+
+Paths are relative to the project folder: a model file belongs into ./app/assets. Put functions of your own into modules
+beside this file and import them as `from app.logic import my_module`.
+"""
+
+
+# ---------------------------- runs in the api ----------------------------
+
+
+def verify_input(json_data):
+    """Check that a request is what your model can work with.
+
+    :param json_data: the parsed JSON body of the request, usually a dict
+    :return: what `process` gets, as JSON values; usually json_data itself
+    :raises Exception: any exception; its message is what the client reads, with status 400
+    """
+    return json_data
+
+
+# --------------------------- runs in the worker --------------------------
+
+
+def load_model():
+    """Load the model and whatever it needs into memory; called once in each process that predicts.
+
+    :return: the model, handed to `process` and `predict`
+    """
+    return None
+
+
+def process(model, json_data):
+    """Turn a verified request into what the model takes.
+
+    :param model: what `load_model` returned
+    :param json_data: what `verify_input` returned
+    :return: what `predict` gets; anything, it does not leave this process
+    """
+    return json_data
+
+
+def predict(model, data):
+    """Predict, and say the result.
+
+    :param model: what `load_model` returned
+    :param data: what `process` returned
+    :return: a dict of JSON values (NumPy's numbers, strings and arrays count as such)
+    """
+    raise NotImplementedError("predict is not written yet: edit app/logic/pipeline.py")

@@ -1,0 +1,27 @@
+"""The Prefer header (RFC 7240): how one request wants to be answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preferences:
+    """`wait` in seconds, when the request would wait; `respond_async`, when it would rather not."""
+
+    wait: int | None = None
+    respond_async: bool = False
+
+
+def read_preferences(header: str | None) -> Preferences:
+    """What a Prefer header says; unknown and malformed preferences are ignored, as the RFC asks. The first of a kind counts."""
+    wait: int | None = None
+    respond_async = False
+    for preference in (header or "").split(","):
+        name, _, value = preference.partition(";")[0].partition("=")
+        name, value = name.strip().lower(), value.strip().strip('"')
+        if name == "respond-async":
+            respond_async = True
+        elif name == "wait" and wait is None and value.isascii() and value.isdigit():
+            wait = int(value[:9])
+    return Preferences(wait=wait, respond_async=respond_async)

@@ -1,0 +1,93 @@
+"""The Celery application of the worker, and its one task."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from celery import Celery, signals
+from redis import RedisError
+
+from app import keys, worker_log
+from app.broker import connect
+from app.messages import TASK_NAME
+from app.predictor import Predictor
+from app.settings import Settings
+from app.worker import Callbacks, LogRotation, Report, StopWhileLoading
+from app.workers import WorkerReports
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a process may take until its model is loaded: any number. Celery would end it after 4.
+MODEL_LOADING_TIMEOUT = 10 * 365 * 24 * 3600.0
+
+#: Seconds before the end of STOP_TIMEOUT at which running tasks go back to the queue.
+HAND_BACK = 5
+
+#: Seconds after which Redis offers a taken task again, when its worker has not said that it ended.
+VISIBILITY_TIMEOUT = 12 * 3600
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """Celery's settings for one deployment. https://docs.celeryq.dev/en/stable/userguide/configuration.html"""
+    return {
+        "denzel_settings": settings,
+        "broker_url": settings.redis_url,
+        "broker_transport_options": {"visibility_timeout": VISIBILITY_TIMEOUT, "socket_keepalive": True},
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "result_backend": "app.results:RecordBackend",
+        "result_backend_always_retry": True,
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "task_default_queue": keys.QUEUE,
+        "task_track_started": True,
+        # A task leaves the queue when it has ended, not when it was taken.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": False,
+        "worker_prefetch_multiplier": 1,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_proc_alive_timeout": MODEL_LOADING_TIMEOUT,
+        # On SIGTERM running tasks get this long; then they go back to the queue.
+        "worker_soft_shutdown_timeout": settings.stop_timeout - HAND_BACK,
+        "worker_send_task_events": True,
+        "worker_redirect_stdouts_level": "INFO",
+    }
+
+
+celery_app = Celery("denzel", set_as_current=False)
+celery_app.add_defaults(lambda: configuration(Settings.from_environment(os.environ)))
+celery_app.steps["worker"].update({Report, StopWhileLoading, LogRotation, Callbacks})
+
+predictor = Predictor()
+
+
+@celery_app.task(name=TASK_NAME)
+def invoke_predict(json_data: Any) -> dict[str, Any]:
+    """Run the pipeline over what verify_input returned; returns what predict returned, as JSON values."""
+    return predictor.predict(json_data)
+
+
+@signals.worker_process_init.connect
+def load_model(sender: str, **_: Any) -> None:
+    """Load the model in each process that predicts, before it takes its first task."""
+    reports = WorkerReports(connect(celery_app.conf.denzel_settings.redis_url))
+
+    def report_failure(cause: str) -> None:
+        try:
+            reports.failed(sender, os.getpid(), cause)
+        except RedisError as error:
+            log.warning("the failure could not be reported: %s", error)
+
+    predictor.load(report_failure)
+
+
+@signals.after_setup_logger.connect
+def write_log_file(logger: logging.Logger, **_: Any) -> None:
+    """Write the worker's log to the project's logs folder too."""
+    worker_log.add_handler(
+        logger, Path(celery_app.conf.denzel_settings.worker_log), logger.handlers[0].formatter
+    )

@@ -1,0 +1,131 @@
+"""What runs beside Celery's own parts in the main process of a worker: its report, its log, its callbacks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from celery import bootsteps
+from redis import RedisError
+
+from app import worker_log
+from app.broker import connect
+from app.settings import Settings
+from app.workers import REPORT_EVERY, WorkerReports
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at the worker's own processes.
+LOOK_EVERY = 1.0
+
+
+class Report(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Reports which processes of the worker have the model, at each change and every REPORT_EVERY seconds."""
+
+    requires = ("celery.worker.components:Timer", "celery.worker.components:Pool")
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        settings: Settings = worker.app.conf.denzel_settings
+        self._reports = WorkerReports(connect(settings.redis_url))
+        self._reported: tuple[set[int], set[int]] | None = None
+        self._reported_at = 0.0
+
+    def start(self, worker: Any) -> None:
+        self._forget(worker)
+        self._report(worker)
+        worker.timer.call_repeatedly(LOOK_EVERY, self._report, (worker,))
+
+    def stop(self, worker: Any) -> None:
+        self._forget(worker)
+
+    terminate = stop
+
+    def _report(self, worker: Any) -> None:
+        processes = ready_processes(worker), loading_processes(worker)
+        now = time.monotonic()
+        if processes == self._reported and now - self._reported_at < REPORT_EVERY:
+            return
+        up, loading = processes
+        try:
+            self._reports.alive(worker.hostname, up=up, loading=loading)
+        except RedisError as error:
+            log.warning("the worker could not report: %s", error)
+        self._reported, self._reported_at = processes, now
+
+    def _forget(self, worker: Any) -> None:
+        try:
+            self._reports.forget(worker.hostname)
+        except RedisError as error:
+            log.warning("the worker's last report could not be removed: %s", error)
+
+
+class StopWhileLoading(bootsteps.StartStopStep):  # type: ignore[misc]
+    """On SIGTERM, ends the processes that are still loading the model: Celery would wait for them."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, worker: Any) -> None:
+        stop_worker = signal.getsignal(signal.SIGTERM)
+        assert callable(stop_worker)
+
+        def stop(signum: int, frame: FrameType | None) -> None:
+            for pid in loading_processes(worker):
+                os.kill(pid, signal.SIGKILL)
+            stop_worker(signum, frame)
+
+        signal.signal(signal.SIGTERM, stop)
+
+
+class LogRotation(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Begins a new log file when the old one is full."""
+
+    requires = ("celery.worker.components:Timer",)
+
+    def start(self, worker: Any) -> None:
+        path = Path(worker.app.conf.denzel_settings.worker_log)
+        worker.timer.call_repeatedly(REPORT_EVERY, worker_log.rotate, (path,))
+
+
+class Callbacks(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Keeps the process that sends callbacks running."""
+
+    requires = ("celery.worker.components:Timer",)
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, worker: Any) -> None:
+        self._keep_running()
+        worker.timer.call_repeatedly(REPORT_EVERY, self._keep_running)
+
+    def stop(self, worker: Any) -> None:
+        if self._process is not None:
+            self._process.terminate()
+
+    terminate = stop
+
+    def _keep_running(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            return
+        if self._process is not None:
+            log.error("the callback process ended with %s; starting it again", self._process.returncode)
+        self._process = subprocess.Popen([sys.executable, "-m", "app.callbacks"])
+
+
+def ready_processes(worker: Any) -> set[int]:
+    """The ids of the processes that have the model: Celery knows a process once its initialisation is through."""
+    return {process.pid for process in worker.pool._pool._fileno_to_inq.values()}
+
+
+def loading_processes(worker: Any) -> set[int]:
+    """The ids of the processes that have no model yet, and so no task."""
+    return {process.pid for process in worker.pool._pool._pool if process.pid is not None} - ready_processes(worker)

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The dashboard: Flower, behind its credentials unless it is published to this machine alone.
+set -euo pipefail
+case "${MONITOR_HOST:-127.0.0.1}" in
+127.* | ::1 | localhost) ;;
+*) export FLOWER_BASIC_AUTH="${MONITOR_USER:?}:${MONITOR_PASSWORD:?set MONITOR_PASSWORD in .env}" ;;
+esac
+bind="${MONITOR_BIND:-0.0.0.0:5555}"
+exec celery --app app.tasks flower \
+    --address="${bind%:*}" \
+    --port="${bind##*:}" \
+    --max-tasks=10000 \
+    --persistent=False

@@ -1,0 +1,5 @@
+"""Packaging data lives in pyproject.toml."""
+
+from setuptools import setup
+
+setup()
