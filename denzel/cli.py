@@ -168,11 +168,11 @@ def status(live: bool, as_json: bool) -> None:
     """Show the state of the services and of the worker."""
     here = opened()
     if as_json:
-        console.status_json(here.look())
+        console.shown_status_json(here.look())
     elif live:
-        console.live_status(here.looks(every=1))
+        console.shown_live_status(here.looks(every=1))
     else:
-        console.status(next(here.looks(every=0)))
+        console.shown_status(next(here.looks(every=0)))
 
 
 @main.command()
@@ -206,7 +206,9 @@ def shell(service: str) -> None:
 
 
 @main.command()
-@click.option("--sync/--async", "synchronous", default=None, help="Answer with the result, or at once with the task id.")
+@click.option(
+    "--sync/--async", "synchronous", default=None, help="Answer with the result, or at once with the task id."
+)
 @click.option("--timeout", type=click.FloatRange(0, 300), help="Seconds that a synchronous answer may take.")
 def response(synchronous: bool | None, timeout: float | None) -> None:
     """Change how POST /predict answers, without a restart."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -42,11 +43,11 @@ def error(problem: DenzelError) -> None:
         click.echo(f"{click.style('Hint:', fg='yellow')} {problem.hint}", err=True)
 
 
-def status(seen: Status) -> None:
+def shown_status(seen: Status) -> None:
     click.echo("\n".join(_status_lines(seen)))
 
 
-def status_json(seen: Status | None) -> None:
+def shown_status_json(seen: Status | None) -> None:
     if seen is None:
         click.echo(json.dumps({"launched": False}))
         return
@@ -58,14 +59,14 @@ def status_json(seen: Status | None) -> None:
     click.echo(json.dumps({"launched": True, "ready": seen.ready, "services": services, "workers": [worker]}))
 
 
-def live_status(seen: Iterable[Status]) -> None:
+def shown_live_status(seen: Iterable[Status]) -> None:
     """Each status in the place of the one before, where the screen allows it; until Ctrl-C."""
     shown = ""
     with _until_interrupted():
         for current in seen:
             text = "\n".join(_status_lines(current))
             if text != shown:
-                if shown and click.get_text_stream("stdout").isatty():
+                if shown and sys.stdout.isatty():
                     click.echo(f"\033[{shown.count(chr(10)) + 1}A\033[J", nl=False)
                 click.echo(text)
             shown = text

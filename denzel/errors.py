@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 class DenzelError(Exception):
-    """Something the user can act on. `hint` is the next step; `detail` is text of others worth reading, such as a log."""
+    """Something the user can act on. `hint` is the next step; `detail` is what others said, such as a log."""
 
     def __init__(self, message: str, *, hint: str = "", detail: str = "") -> None:
         super().__init__(message)

@@ -6,6 +6,7 @@ import ipaddress
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NoReturn, Protocol
 
@@ -150,9 +151,7 @@ def respond(project: Project, backend: Backend, *, synchronous: bool, timeout: f
         settings_file.change(project.env_file, changes)
         now = settings_file.check(settings_file.read(project.env_file))
         try:
-            backend.redis(
-                "HSET", RESPONSE_KEY, "mode", now["RESPONSE_MODE"], "timeout", f"{now['RESPONSE_TIMEOUT']:g}"
-            )
+            backend.redis("HSET", RESPONSE_KEY, "mode", now["RESPONSE_MODE"], "timeout", f"{now['RESPONSE_TIMEOUT']:g}")
         except (ServiceNotRunning, BackendUnavailable, ToolMissing):
             return False
         return True
@@ -197,9 +196,7 @@ def _check_ports(settings: Settings) -> None:
                 ) from None
 
 
-def _build(
-    backend: Backend, announce: activity.Announce, progress: Progress, *, stamps: Mapping[str, str]
-) -> None:
+def _build(backend: Backend, announce: activity.Announce, progress: Progress, *, stamps: Mapping[str, str]) -> None:
     def on_step(step: BuildStep) -> None:
         announce(step.state)
         progress.built(step)
@@ -221,11 +218,9 @@ def _up(backend: Backend, look: Look | None, progress: Progress) -> None:
         if status is not None:
             _raise_failure(backend, status)
         raise
-    try:
+    with suppress(ServiceNotRunning):
         # The api has just read its mode from .env; what `denzel response` told the running one is in there.
         backend.redis("DEL", RESPONSE_KEY)
-    except ServiceNotRunning:
-        pass
     if look is not None:
         _wait_until_ready(backend, look, progress)
 

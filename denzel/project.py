@@ -8,7 +8,6 @@ from pathlib import Path
 
 from denzel.errors import ProjectNotFound
 
-
 #: The user that services run as when the project belongs to root, whom they must not be.
 UNPRIVILEGED = 10001
 

@@ -36,9 +36,7 @@ def run(argv: Sequence[str], *, cwd: Path | None = None, variables: Mapping[str,
     return done.stdout
 
 
-def lines(
-    argv: Sequence[str], *, cwd: Path | None = None, variables: Mapping[str, str] | None = None
-) -> Iterator[str]:
+def lines(argv: Sequence[str], *, cwd: Path | None = None, variables: Mapping[str, str] | None = None) -> Iterator[str]:
     """The lines a program prints, on either stream, as they come; raises CommandFailed at its end, and ToolMissing.
 
     `variables` are set in its environment. The program is ended when the caller stops reading.

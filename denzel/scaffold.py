@@ -47,8 +47,10 @@ def restore_settings(project: Project) -> None:
     """Write a new .env, with new secrets, for a project that came without one (it is not under version control)."""
     check_name(project.root.name)
     with as_file(files("denzel") / "templates" / "project" / _ENV_TEMPLATE) as template:
-        text = _environment().from_string(template.read_text(encoding="utf-8")).render(
-            _values(project.root.name, project, gpu=False)
+        text = (
+            _environment()
+            .from_string(template.read_text(encoding="utf-8"))
+            .render(_values(project.root.name, project, gpu=False))
         )
     settings.replace(project.env_file, text)
 

@@ -92,7 +92,9 @@ KEYS: Mapping[str, Key] = {
     "API_WORKERS": Key("1", _number(int, 1, 1000), "a number of processes from 1 to 1000"),
     "API_THREADS": Key("64", _number(int, 4, 10000), "a number of threads from 4 to 10000"),
     "API_KEYS": Key(
-        "", _matches(r"([A-Za-z0-9._~+/=-]+(,[A-Za-z0-9._~+/=-]+)*)?"), "keys of letters, digits and ._~+/=-, with commas between"
+        "",
+        _matches(r"([A-Za-z0-9._~+/=-]+(,[A-Za-z0-9._~+/=-]+)*)?"),
+        "keys of letters, digits and ._~+/=-, with commas between",
     ),
     "RESPONSE_MODE": Key("async", _matches("async|sync"), "async or sync"),
     "RESPONSE_TIMEOUT": Key("5", _number(float, 0, 300), f"{_SECONDS} from 0 to 300"),
@@ -157,12 +159,13 @@ def check(texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def read(env_file: Path) -> dict[str, str]:
-    """The keys of the file with their texts; raises SettingInvalid for a line that is not KEY=value or an unknown key."""
+    """The keys of the file with their texts; raises SettingInvalid for an unknown key or what is not KEY=value."""
     try:
         text = env_file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingInvalid(
-            f"{env_file} can not be read: {error}.", hint="denzel startproject writes it; keep it beside docker-compose.yml."
+            f"{env_file} can not be read: {error}.",
+            hint="denzel startproject writes it; keep it beside docker-compose.yml.",
         ) from None
     values: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):
@@ -170,7 +173,9 @@ def read(env_file: Path) -> dict[str, str]:
             continue
         match = _LINE.fullmatch(line.strip())
         if match is None:
-            raise SettingInvalid(f"Line {number} of {env_file} is {line!r}.", hint="Write KEY=value, or # and a comment.")
+            raise SettingInvalid(
+                f"Line {number} of {env_file} is {line!r}.", hint="Write KEY=value, or # and a comment."
+            )
         name, value = match.groups()
         if name not in KEYS and not name.startswith(_FOREIGN):
             raise SettingInvalid(f"Line {number} of {env_file} sets {name}, which is unknown.", hint=_similar(name))
@@ -219,4 +224,4 @@ def _similar(name: str) -> str:
     near = difflib.get_close_matches(name, KEYS, n=1)
     if near:
         return f"Did you mean {near[0]}?"
-    return "docs/settings.md lists the keys. What your own code needs belongs into app/assets, or under `environment:` in docker-compose.yml."
+    return "docs/settings.md lists the keys. What your own code reads belongs under environment: in docker-compose.yml."

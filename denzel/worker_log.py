@@ -19,7 +19,7 @@ def read_log(path: Path) -> Iterator[str]:
 
 
 def follow_log(path: Path, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[str]:
-    """The lines of the current file, then each new one, also when a new file takes its place. Does not end by itself."""
+    """The lines of the current file, then each new one, also when a new file takes its place; without end."""
     file = _open(path)
     partial = ""
     try:

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -47,7 +48,7 @@ _HEALTH_STATES = {"starting": State.STARTING, "healthy": State.UP, "unhealthy": 
 #: A service that is starting for so many times in a row, without having been healthy, does not start.
 _RESTARTS_TO_ERROR = 2
 
-_BUILD_STEP = re.compile(r"#\d+ \[(?:\S+ )?(\d+)/(\d+)\] (.*)")
+_BUILD_STEP = re.compile(r"#\d+ \[(?:\S+ )*(\d+)/(\d+)\] (.*)")
 _BUILD_OUTPUT = re.compile(r"#\d+ \d+\.\d+ (.*)")
 _TAKEN_PORT = re.compile(r":(\d+)(?: failed|: bind).*(?:already allocated|already in use)")
 
@@ -115,10 +116,8 @@ class DockerBackend(Backend):
     def down(self, *, purge: bool) -> None:
         self._run(down_command(purge=purge))
         if purge:
-            try:
+            with suppress(ImageNotFound):
                 self._client.images.remove(self._image, force=True)
-            except ImageNotFound:
-                pass
 
     def holds_data(self) -> bool:
         return bool(self._client.volumes.list(filters={"label": self._label}))
@@ -141,11 +140,12 @@ class DockerBackend(Backend):
 
     def redis(self, *command: str) -> Any:
         try:
-            code, output = self._running(Service.REDIS).exec_run(["redis-cli", "-e", "--json", *command])
+            result = self._running(Service.REDIS).exec_run(["redis-cli", "-e", "--json", *command])
         except APIError as error:
             raise ServiceNotRunning(f"redis does not answer: {error.explanation}.", hint="denzel start") from None
+        output: Any = result.output
         text = output.decode(errors="replace").strip()
-        if code != 0:
+        if result.exit_code != 0:
             raise ServiceNotRunning(f"redis does not answer: {text}.", hint="denzel logs --service redis")
         return json.loads(text)
 
@@ -279,7 +279,7 @@ def _up_failure(image: str, error: CommandFailed) -> Exception:
     if taken:
         return PortTaken(
             f"Port {taken[1]} is already taken.",
-            hint="Stop the program that has it, or denzel shutdown and launch with another --api-port or --monitor-port.",
+            hint="Stop the program that has it; or denzel shutdown, then launch with --api-port or --monitor-port.",
         )
     if "No such image" in error.stderr:
         return NotLaunched(f"The image {image} is gone.", hint="Build it again: denzel updatereqs")

@@ -24,9 +24,10 @@ from app.workers import WorkerState
 log = logging.getLogger(__name__)
 
 VerifyInput = Callable[[Any], Any]
+WsgiApp = falcon.App[falcon.Request, falcon.Response]
 
 
-def create_app(queue: TaskQueue, verify_input: VerifyInput, *, info: Path, settings: Settings) -> falcon.App:
+def create_app(queue: TaskQueue, verify_input: VerifyInput, *, info: Path, settings: Settings) -> WsgiApp:
     """The WSGI application over a queue, the user's verify_input and the file that GET /info shows."""
     app = falcon.App(middleware=[Authorization(settings.api_keys)])
     app.resp_options.media_handlers[falcon.MEDIA_JSON] = falcon.media.JSONHandler()
@@ -54,8 +55,7 @@ class Authorization:
             return
         scheme, _, given = (req.get_header("Authorization") or "").partition(" ")
         given_key = given.strip().encode()
-        # Every key is compared, in constant time each, so that the time tells nothing.
-        if scheme.lower() != "bearer" or not any([hmac.compare_digest(given_key, key) for key in self._keys]):
+        if scheme.lower() != "bearer" or not any(hmac.compare_digest(given_key, key) for key in self._keys):
             raise falcon.HTTPUnauthorized(
                 title="Not authorised",
                 description="This needs the header Authorization: Bearer followed by an API key.",

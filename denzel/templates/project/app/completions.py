@@ -29,7 +29,7 @@ class Completions:
 
     @contextmanager
     def expect(self, task_id: str) -> Iterator[threading.Event]:
-        """An event that is set when `task_id` ends, or when the listener may have missed that: look the task up then."""
+        """An event that is set when `task_id` ends, or when the listener may have missed that: look it up then."""
         event = threading.Event()
         with self._lock:
             self._waiting[task_id].append(event)
@@ -47,7 +47,7 @@ class Completions:
     def _listen(self) -> None:
         while True:
             try:
-                with self._redis.pubsub() as channel:
+                with self._redis.pubsub() as channel:  # type: ignore[no-untyped-call]
                     channel.subscribe(keys.ENDED)
                     while True:
                         self._receive(channel.get_message(timeout=None))

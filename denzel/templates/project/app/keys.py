@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: The list that holds waiting tasks, as Kombu's Redis transport stores a queue: new ones on the left, taken from the right.
+#: The list of waiting tasks, as Kombu's Redis transport stores a queue: added on the left, taken from the right.
 QUEUE = "denzel"
 
 #: The hash in which Kombu keeps messages that a worker has taken and not finished.

@@ -14,7 +14,7 @@ class Preferences:
 
 
 def read_preferences(header: str | None) -> Preferences:
-    """What a Prefer header says; unknown and malformed preferences are ignored, as the RFC asks. The first of a kind counts."""
+    """What a Prefer header says; unknown and malformed preferences are ignored, and the first of a kind counts."""
     wait: int | None = None
     respond_async = False
     for preference in (header or "").split(","):

@@ -41,9 +41,7 @@ def serialize(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPErro
 
 def unavailable(description: str) -> falcon.HTTPServiceUnavailable:
     """503 with Retry-After."""
-    return falcon.HTTPServiceUnavailable(
-        title="Service unavailable", description=description, retry_after=RETRY_AFTER
-    )
+    return falcon.HTTPServiceUnavailable(title="Service unavailable", description=description, retry_after=RETRY_AFTER)
 
 
 def broker_away(req: falcon.Request, resp: falcon.Response, error: Exception, params: dict[str, Any]) -> None:
@@ -52,6 +50,6 @@ def broker_away(req: falcon.Request, resp: falcon.Response, error: Exception, pa
     raise unavailable("The queue can not be reached; nothing was accepted. Try again.") from error
 
 
-def unknown_path(req: falcon.Request, resp: falcon.Response) -> None:
+def unknown_path(req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
     """The answer where no resource is."""
     raise falcon.HTTPNotFound(title="Not found", description=f"There is nothing at {req.path}.")

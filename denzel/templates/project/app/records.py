@@ -65,7 +65,7 @@ class QueueFull(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRecord:
-    """One task: a Celery state, its result once it has ended (JSON values), and where its callback goes, if anywhere."""
+    """One task: a Celery state, its result once it has ended (JSON values), where its callback goes, if anywhere."""
 
     status: str
     result: Any = None
@@ -85,9 +85,7 @@ class TaskRecords:
         self._start = redis.register_script(_START)
         self._end = redis.register_script(_END)
 
-    def accept(
-        self, task_id: str, message: str, *, callback_uri: str | None, queue_limit: int
-    ) -> ResponseMode | None:
+    def accept(self, task_id: str, message: str, *, callback_uri: str | None, queue_limit: int) -> ResponseMode | None:
         """Record the task and put its message on the queue, in one step; raises QueueFull.
 
         Returns how the deployment answers now, when `denzel response` has changed it since the api started.

@@ -14,7 +14,7 @@ from app.records import ENDED, TaskRecords
 from app.settings import Settings
 
 
-class RecordBackend(BaseBackend):
+class RecordBackend(BaseBackend):  # type: ignore[misc]
     """Celery's result backend over TaskRecords: the one place through which every state of a task passes."""
 
     def __init__(self, app: Any, **options: Any) -> None:

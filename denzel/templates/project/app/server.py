@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
+from socket import socket
 
-from gunicorn.workers import base, gthread
+from gunicorn import util
+from gunicorn.workers import gthread
 
 from app.problems import problem
 
 
-def write_error(sock: Any, status: int, reason: str, message: str) -> None:
+def write_error(sock: socket, status_int: int, reason: str, mesg: str) -> None:
     """Answer a request that is not HTTP enough to reach the application; gunicorn's own answer is an HTML page."""
-    body = problem(status, reason or HTTPStatus(status).phrase, message).encode()
+    body = problem(status_int, reason or HTTPStatus(status_int).phrase, mesg).encode()
     head = (
-        f"HTTP/1.1 {status} {reason}\r\n"
+        f"HTTP/1.1 {status_int} {reason}\r\n"
         "Connection: close\r\n"
         "Content-Type: application/json; charset=utf-8\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
@@ -22,9 +23,9 @@ def write_error(sock: Any, status: int, reason: str, message: str) -> None:
     sock.sendall(head.encode("latin1") + body)
 
 
-class Worker(gthread.ThreadWorker):  # type: ignore[misc]
+class Worker(gthread.ThreadWorker):
     """gunicorn's threaded worker, answering in JSON whatever goes wrong."""
 
     def init_process(self) -> None:
-        base.util.write_error = write_error
+        util.write_error = write_error
         super().init_process()

@@ -88,6 +88,4 @@ def load_model(sender: str, **_: Any) -> None:
 @signals.after_setup_logger.connect
 def write_log_file(logger: logging.Logger, **_: Any) -> None:
     """Write the worker's log to the project's logs folder too."""
-    worker_log.add_handler(
-        logger, Path(celery_app.conf.denzel_settings.worker_log), logger.handlers[0].formatter
-    )
+    worker_log.add_handler(logger, Path(celery_app.conf.denzel_settings.worker_log), logger.handlers[0].formatter)

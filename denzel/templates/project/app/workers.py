@@ -118,7 +118,7 @@ class WorkerReports:
 
     def read(self) -> list[WorkerReport]:
         """The workers that are alive, by name."""
-        names = sorted(self._redis.smembers(keys.WORKERS))  # type: ignore[arg-type]
+        names: list[str] = sorted(self._redis.smembers(keys.WORKERS))  # type: ignore[arg-type]
         with self._redis.pipeline() as pipe:
             for name in names:
                 pipe.hmget(keys.worker(name), ["state", "cause"])

@@ -1,0 +1,39 @@
+# What a developer types. `make test` and `make demo` set up whatever they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: install format check test live docs demo
+
+install: $(BIN)/.installed
+
+$(BIN)/.installed: pyproject.toml denzel/__init__.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "denzel needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+format: install
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format .
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy denzel --exclude templates
+	MYPYPATH=denzel/templates/project $(BIN)/mypy --package app
+
+# Everything: the style, the units, and the services for real (Docker tests are skipped where no engine runs).
+test: check
+	$(BIN)/python -m pytest
+
+# The tests on real services alone.
+live: install
+	$(BIN)/python -m pytest -m 'docker or local'
+
+# The pages that are made from the code.
+docs: install
+	$(BIN)/python docs/make_cli.py
+
+demo: install
+	$(BIN)/python examples/demo.py
