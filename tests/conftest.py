@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from redis import Redis
+from redis import Redis, RedisError
 from waiting import until
 
 PASSWORD = "a-password-of-the-tests"
@@ -64,7 +64,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def _pings(client: Redis) -> bool:
     try:
         return bool(client.ping())
-    except OSError:
+    except RedisError:
         return False
 
 
