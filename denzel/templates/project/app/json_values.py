@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -33,7 +34,7 @@ def _convert(value: Any, path: str) -> Any:
         return float(value) if math.isfinite(value) else None
     if isinstance(value, dict):
         named = ((_key(key, path), item) for key, item in value.items())
-        return {key: _convert(item, f"{path}[{key!r}]") for key, item in named}
+        return {key: _convert(item, f"{path}[{json.dumps(key)}]") for key, item in named}
     if isinstance(value, list | tuple):
         return [_convert(item, f"{path}[{index}]") for index, item in enumerate(value)]
     if _is_numpy(value) and not isinstance(value.tolist(), type(value)):

@@ -1,0 +1,44 @@
+"""Write docs/cli.md from the commands' own help texts: `python docs/make_cli.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from denzel.cli import main
+
+PAGE = Path(__file__).with_name("cli.md")
+
+#: Columns of a help text; fixed, so that the page does not depend on the terminal it was made in.
+WIDTH = 100
+
+OPENING = """\
+# The command line
+
+<!-- Made by docs/make_cli.py from the commands' own help texts: change those, then type `make docs`. -->
+
+Every command but `startproject` works from any folder inside a project.
+
+Exit codes: 0, done. 1, something that you can act on: a message and a hint, on the standard error.
+2, the command was typed wrongly. Ctrl-C out of a `--live` view is 0.
+"""
+
+
+def page() -> str:
+    """The text of docs/cli.md."""
+    top = click.Context(main, info_name="denzel", terminal_width=WIDTH, **main.context_settings)
+    sections = [_section("denzel", main.get_help(top))]
+    for name in main.list_commands(top):
+        command = main.commands[name]
+        help_text = command.get_help(click.Context(command, info_name=name, parent=top, terminal_width=WIDTH))
+        sections.append(_section(f"denzel {name}", help_text))
+    return "\n".join([OPENING, *sections])
+
+
+def _section(title: str, help_text: str) -> str:
+    return f"## {title}\n\n```text\n{help_text}\n```\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,90 @@
+"""What the tests of the serving code share: settings as a deployment has them, and Celery as the worker has it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+from redis import Redis
+from waiting import until
+
+from app import keys
+from app.broker import connect
+from app.messages import TASK_NAME
+from app.queue import TaskQueue
+from app.settings import Settings
+from app.tasks import configuration
+
+ReadSettings = Callable[..., Settings]
+
+
+@pytest.fixture
+def read_settings(redis_url: str) -> ReadSettings:
+    """The settings of a deployment on the test server, with these variables set: read_settings(QUEUE_LIMIT="2")."""
+    return lambda **environ: Settings.from_environment({"REDIS_URL": redis_url, **environ})
+
+
+@pytest.fixture
+def broker(redis: Redis, redis_url: str) -> Iterator[Redis]:
+    """The connections of the serving code, to an empty server; by their name a test can tell them from others."""
+    with connect(f"{redis_url}?client_name={uuid.uuid4()}") as client:
+        yield client
+
+
+@pytest.fixture
+def open_queue(broker: Redis, read_settings: ReadSettings) -> Iterator[Callable[..., TaskQueue]]:
+    """A TaskQueue on the test server with these settings: open_queue(QUEUE_LIMIT="2")."""
+    queues = []
+
+    def open_one(**environ: str) -> TaskQueue:
+        queues.append(TaskQueue(broker, read_settings(**environ)))
+        return queues[-1]
+
+    yield open_one
+    for queue in queues:
+        _park_listener(queue, broker)
+
+
+def _park_listener(queue: TaskQueue, broker: Redis) -> None:
+    """In a deployment the listening thread lives as long as its process; here it must leave the next test alone."""
+    completions: Any = queue._completions
+    if completions._listener is None:
+        return
+    parked = threading.Event()
+
+    def park(message: object) -> None:
+        parked.set()
+        threading.Event().wait()
+
+    completions._receive = park
+    until(lambda: broker.publish(keys.ENDED, "the end of the test") and parked.wait(0.1), what="the listener")
+
+
+@pytest.fixture
+def away() -> Iterator[Redis]:
+    """Connections to a Redis that is not there."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        with connect(f"redis://127.0.0.1:{reserved.getsockname()[1]}/0") as client:
+            yield client
+
+
+@pytest.fixture
+def make_celery(redis: Redis, read_settings: ReadSettings) -> Iterator[Callable[[Callable[..., Any]], Any]]:
+    """Celery with the worker's configuration, and this function as its one task: returns the task."""
+    apps = []
+
+    def make(function: Callable[..., Any]) -> Any:
+        celery_app = Celery("denzel", set_as_current=False)
+        celery_app.conf.update(configuration(read_settings()))
+        apps.append(celery_app)
+        return celery_app.task(name=TASK_NAME)(function)
+
+    yield make
+    for celery_app in apps:
+        celery_app.close()

@@ -1,0 +1,154 @@
+"""app/workers.py: the reports of processes, merged into one state for each worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from redis import Redis, RedisError
+
+from app import keys
+from app.workers import REPORT_EVERY, REPORT_LIFETIME, WorkerReport, WorkerReports, WorkerState
+
+NAME = "worker@iris"
+
+
+@pytest.fixture
+def reports(broker: Redis) -> WorkerReports:
+    return WorkerReports(broker)
+
+
+def state(reports: WorkerReports) -> tuple[str, str]:
+    """State and cause of the one worker there is."""
+    (report,) = reports.read()
+    return report.state.value, report.cause
+
+
+def test_nobody_has_reported(reports: WorkerReports) -> None:
+    assert reports.read() == []
+
+
+def test_a_worker_whose_processes_load_is_loading(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[], loading=[11, 12])
+    assert reports.read() == [WorkerReport(name=NAME, state=WorkerState.LOADING)]
+
+
+def test_a_worker_without_any_process_yet_is_loading(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[], loading=[])
+    assert state(reports) == ("LOADING", "")
+
+
+def test_one_process_with_the_model_makes_the_worker_up(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[11], loading=[12])
+    assert state(reports) == ("UP", "")
+
+
+def test_a_failure_is_reported_with_its_cause(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[], loading=[11, 12])
+    reports.failed(NAME, 11, "FileNotFoundError: [Errno 2] no such file: './model.pkl'")
+    assert state(reports) == ("ERROR", "FileNotFoundError: [Errno 2] no such file: './model.pkl'")
+
+
+def test_a_failure_stays_while_the_process_tries_again(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[], loading=[11])
+    reports.failed(NAME, 11, "ValueError: no")
+    reports.alive(NAME, up=[], loading=[11])
+    assert state(reports) == ("ERROR", "ValueError: no")
+
+
+def test_a_failure_is_forgotten_once_the_process_is_up(reports: WorkerReports) -> None:
+    reports.failed(NAME, 11, "ValueError: no")
+    reports.alive(NAME, up=[11], loading=[])
+    assert state(reports) == ("UP", "")
+    reports.alive(NAME, up=[], loading=[12])
+    assert state(reports) == ("LOADING", "")
+
+
+def test_one_process_up_outweighs_another_that_failed(reports: WorkerReports) -> None:
+    reports.failed(NAME, 11, "ValueError: no")
+    reports.alive(NAME, up=[12], loading=[11])
+    assert state(reports) == ("UP", "")
+
+
+def test_the_failure_reported_before_the_first_renewal_counts(reports: WorkerReports) -> None:
+    """A process may fail before its worker has looked for the first time."""
+    reports.failed(NAME, 11, "ImportError: no module")
+    reports.alive(NAME, up=[], loading=[11])
+    assert state(reports) == ("ERROR", "ImportError: no module")
+
+
+def test_a_process_that_died_while_loading_is_an_error(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[], loading=[11])
+    reports.alive(NAME, up=[], loading=[12])
+    assert state(reports) == ("ERROR", "a process died while loading the model")
+
+
+def test_a_death_is_forgotten_once_a_process_is_up(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[], loading=[11])
+    reports.alive(NAME, up=[], loading=[12])
+    reports.alive(NAME, up=[12], loading=[])
+    reports.alive(NAME, up=[], loading=[13])
+    assert state(reports) == ("LOADING", "")
+
+
+def test_a_process_with_the_model_that_died_is_no_failure_to_load(reports: WorkerReports) -> None:
+    """As when a task kills its process: the next one loads the model."""
+    reports.alive(NAME, up=[11, 12], loading=[])
+    reports.alive(NAME, up=[12], loading=[13])
+    assert state(reports) == ("UP", "")
+    reports.alive(NAME, up=[], loading=[13])
+    assert state(reports) == ("LOADING", "")
+
+
+def test_a_report_expires_when_it_is_not_renewed(reports: WorkerReports, redis: Redis) -> None:
+    reports.alive(NAME, up=[11], loading=[])
+    assert 0 < int(redis.ttl(keys.worker(NAME))) <= REPORT_LIFETIME
+    redis.delete(keys.worker(NAME))  # what the expiry does
+    assert reports.read() == []
+
+
+def test_a_report_outlives_a_few_renewals_that_are_missed() -> None:
+    assert REPORT_LIFETIME >= 3 * REPORT_EVERY
+
+
+def test_a_failure_renews_the_report(reports: WorkerReports, redis: Redis) -> None:
+    reports.failed(NAME, 11, "ValueError: no")
+    assert 0 < int(redis.ttl(keys.worker(NAME))) <= REPORT_LIFETIME
+
+
+def test_a_worker_that_stops_is_forgotten_with_its_failures(reports: WorkerReports, redis: Redis) -> None:
+    reports.alive(NAME, up=[], loading=[11])
+    reports.failed(NAME, 11, "ValueError: no")
+    reports.forget(NAME)
+    assert reports.read() == []
+    assert redis.keys() == []
+
+
+def test_workers_are_read_by_name(reports: WorkerReports) -> None:
+    reports.alive("worker@b", up=[11], loading=[])
+    reports.alive("worker@a", up=[], loading=[11])
+    assert [(report.name, report.state.value) for report in reports.read()] == [
+        ("worker@a", "LOADING"),
+        ("worker@b", "UP"),
+    ]
+
+
+@pytest.mark.parametrize("cause", ["", "UP", "ERROR", "a: b, 50 % of {this}", "naïve ☃", "x" * 5000])
+def test_a_cause_is_kept_word_for_word(reports: WorkerReports, cause: str) -> None:
+    reports.failed(NAME, 11, cause)
+    reports.alive(NAME, up=[], loading=[11])
+    assert state(reports) == ("ERROR", cause)
+
+
+def test_every_method_raises_when_redis_is_away(away: Redis) -> None:
+    reports = WorkerReports(away)
+    attempts: list[Callable[[], Any]] = [
+        lambda: reports.alive(NAME, up=[], loading=[]),
+        lambda: reports.failed(NAME, 1, "no"),
+        lambda: reports.forget(NAME),
+        reports.read,
+    ]
+    for attempt in attempts:
+        with pytest.raises(RedisError):
+            attempt()

@@ -1,0 +1,356 @@
+"""What every backend must do: one suite over all of them, the fake one too.
+
+Most tests begin with the `launched` fixture, which sees to it that every service is up, whatever the test before left.
+"""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from backends.fake import FakeBackend, Machine
+from ports import find_free_port
+from waiting import until
+
+from denzel import settings
+from denzel.backends import open_backend
+from denzel.backends.base import Backend, BuildStep
+from denzel.errors import AlreadyLaunched, BuildFailed, NotLaunched, ServiceNotRunning
+from denzel.project import Project
+from denzel.scaffold import start_project
+from denzel.services import Service, ServiceReport, State
+from denzel.settings import Settings
+
+NO_STAMPS: dict[str, str] = {}
+
+
+class Rig(ABC):
+    """One project on one backend, and what a user does to it by hand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.project = start_project(f"contract_{secrets.token_hex(4)}", folder)
+        ports = {"API_PORT": str(find_free_port()), "MONITOR_PORT": str(find_free_port()), "STOP_TIMEOUT": "10"}
+        settings.change(self.project.env_file, ports)
+        self.settings = settings.load(self.project.env_file, {})
+        self.elsewhere = Project(folder / "elsewhere" / self.project.root.name)
+
+    def open(self) -> Backend:
+        """A backend as each command opens one, which remembers nothing."""
+        return self.open_for(self.project, self.settings)
+
+    @abstractmethod
+    def open_for(self, project: Project, settings: Settings) -> Backend: ...
+
+    @abstractmethod
+    def open_with_broken_requirements(self) -> Backend: ...
+
+    @abstractmethod
+    def remove(self, *services: Service) -> None: ...
+
+    @abstractmethod
+    def runs_the_newest_build(self) -> bool: ...
+
+    @abstractmethod
+    def holds_a_build(self) -> bool: ...
+
+
+class FakeRig(Rig):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._machine = Machine()
+
+    def open_for(self, project: Project, settings: Settings) -> FakeBackend:
+        return FakeBackend(project, settings, self._machine)
+
+    def open_with_broken_requirements(self) -> Backend:
+        backend = self.open_for(self.project, self.settings)
+        backend.failures["build"] = BuildFailed("The image could not be built.", detail="Invalid requirement: '!!!'")
+        return backend
+
+    def remove(self, *services: Service) -> None:
+        for service in services:
+            del self._machine.services[service]
+
+    def runs_the_newest_build(self) -> bool:
+        return self._machine.running_image == self._machine.image
+
+    def holds_a_build(self) -> bool:
+        return self._machine.image is not None
+
+
+class DockerRig(Rig):
+    def open_for(self, project: Project, settings: Settings) -> Backend:
+        return open_backend(project, settings)
+
+    def open_with_broken_requirements(self) -> Backend:
+        (self.project.root / "requirements.txt").write_text("!!!\n")
+        return self.open()
+
+    def remove(self, *services: Service) -> None:
+        self._docker("rm", "--force", *(self._container(service) for service in services))
+
+    def runs_the_newest_build(self) -> bool:
+        name = f"denzel/{self.settings.compose_name}"
+        built = self._docker("image", "inspect", "--format", "{{.Id}}", name)
+        own = [self._container(service) for service in Service if service.carries_requirements]
+        return set(self._docker("inspect", "--format", "{{.Image}}", *own).split()) == {built.strip()}
+
+    def holds_a_build(self) -> bool:
+        label = f"com.docker.compose.project={self.settings.compose_name}"
+        return bool(self._docker("images", "--quiet", f"--filter=label={label}"))
+
+    def _container(self, service: Service) -> str:
+        labels = [f"project={self.settings.compose_name}", f"service={service.value}"]
+        filters = [f"--filter=label=com.docker.compose.{label}" for label in labels]
+        return self._docker("ps", "--all", "--quiet", *filters).strip()
+
+    def _docker(self, *arguments: str) -> str:
+        return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+RIGS = {"fake": FakeRig, "docker": DockerRig}
+
+
+@pytest.fixture(scope="module", params=["fake", pytest.param("docker", marks=pytest.mark.docker)])
+def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    rig = RIGS[request.param](tmp_path_factory.mktemp("contract"))
+    try:
+        yield rig
+    finally:
+        rig.open().down(purge=True)
+
+
+@pytest.fixture
+def absent(rig: Rig) -> Backend:
+    """A project of which there is nothing."""
+    backend = rig.open()
+    if backend.is_launched() or backend.holds_data():
+        backend.down(purge=True)
+    return backend
+
+
+@pytest.fixture
+def launched(rig: Rig) -> Backend:
+    """A project with every service up."""
+    backend = rig.open()
+    if not _all_up(backend):
+        (rig.project.root / "requirements.txt").write_text("")
+        backend.build(lambda step: None, stamps=NO_STAMPS)
+        backend.up()
+        _wait_until_up(backend)
+    return backend
+
+
+def _states(backend: Backend) -> set[State]:
+    return {report.state for report in backend.services().values()}
+
+
+def _all_up(backend: Backend) -> bool:
+    return _states(backend) == {State.UP}
+
+
+def _wait_until_up(backend: Backend) -> None:
+    until(lambda: _all_up(backend), within=120, what="every service to be up")
+
+
+def test_check_finds_a_backend_that_can_run_services(absent: Backend) -> None:
+    absent.check()
+
+
+def test_nothing_is_there_before_the_launch(absent: Backend) -> None:
+    assert not absent.is_launched()
+    assert not absent.holds_data()
+    assert absent.services() == dict.fromkeys(Service, ServiceReport(state=State.DOWN))
+    assert list(absent.logs(list(Service))) == []
+
+
+def test_services_are_listed_in_the_order_of_status(absent: Backend) -> None:
+    assert list(absent.services()) == list(Service)
+
+
+def test_a_name_that_nobody_uses_is_free(absent: Backend) -> None:
+    absent.check_name_is_free()
+
+
+def test_stopping_and_removing_nothing_is_no_error(absent: Backend) -> None:
+    absent.stop()
+    absent.down(purge=False)
+    absent.down(purge=True)
+    assert not absent.is_launched()
+
+
+def test_services_that_were_never_launched_can_not_be_asked(absent: Backend) -> None:
+    with pytest.raises(ServiceNotRunning):
+        absent.redis("GET", "a")
+    with pytest.raises(ServiceNotRunning):
+        absent.shell(Service.DENZEL)
+
+
+def test_a_failed_build_says_why_and_launches_nothing(rig: Rig, absent: Backend) -> None:
+    with pytest.raises(BuildFailed) as failure:
+        rig.open_with_broken_requirements().build(lambda step: None, stamps=NO_STAMPS)
+    assert "Invalid requirement: '!!!'" in failure.value.detail
+    assert not absent.is_launched()
+
+
+def test_up_without_a_build_says_so(absent: Backend) -> None:
+    with pytest.raises(NotLaunched, match="image"):
+        absent.up()
+
+
+def test_a_build_tells_its_steps_and_launches_nothing(rig: Rig, absent: Backend) -> None:
+    (rig.project.root / "requirements.txt").write_text("")
+    steps: list[BuildStep] = []
+    absent.build(steps.append, stamps=NO_STAMPS)
+    assert {step.state for step in steps} == {State.INSTALLING_OS, State.INSTALLING_PIP}
+    assert all(step.text and "\n" not in step.text for step in steps)
+    assert not absent.is_launched()
+
+
+def test_up_brings_every_service_up_on_its_port(rig: Rig, launched: Backend) -> None:
+    assert launched.is_launched()
+    assert launched.services() == {
+        Service.DENZEL: ServiceReport(state=State.UP),
+        Service.MONITOR: ServiceReport(state=State.UP, port=rig.settings.monitor_port),
+        Service.API: ServiceReport(state=State.UP, port=rig.settings.api_port),
+        Service.REDIS: ServiceReport(state=State.UP),
+    }
+
+
+def test_up_again_leaves_what_runs_alone(launched: Backend) -> None:
+    launched.up()
+    assert _all_up(launched)
+
+
+def test_what_was_launched_is_seen_by_the_next_command(rig: Rig, launched: Backend) -> None:
+    assert rig.open().is_launched()
+    assert _all_up(rig.open())
+    rig.open().check_name_is_free()
+
+
+def test_another_folder_can_not_use_the_name(rig: Rig, launched: Backend) -> None:
+    with pytest.raises(AlreadyLaunched, match=str(rig.project.root)) as taken:
+        rig.open_for(rig.elsewhere, rig.settings).check_name_is_free()
+    assert "COMPOSE_PROJECT_NAME" in taken.value.hint
+
+
+def test_redis_answers_with_text_numbers_nothing_and_lists(launched: Backend) -> None:
+    text = "a \"b\" 'c' $d ü \\ {}"
+    assert launched.redis("SET", "contract:text", text) == "OK"
+    assert launched.redis("GET", "contract:text") == text
+    assert launched.redis("GET", "contract:absent") is None
+    assert launched.redis("LPUSH", "contract:list", "1", "two") == 2
+    assert launched.redis("LLEN", "contract:list") == 2
+    assert launched.redis("LRANGE", "contract:list", "0", "-1") == ["two", "1"]
+    assert launched.redis("HSET", "contract:hash", "mode", "sync") == 1
+    assert launched.redis("HMGET", "contract:hash", "mode", "absent") == ["sync", None]
+    assert launched.redis("HGETALL", "contract:hash") == {"mode": "sync"}
+    assert launched.redis("HLEN", "contract:absent") == 0
+    assert launched.redis("DEL", "contract:text", "contract:list", "contract:hash") == 3
+
+
+def test_logs_are_lines_after_the_name_of_their_service(launched: Backend) -> None:
+    lines = list(launched.logs(list(Service)))
+    assert {line.partition("-")[0].partition(" ")[0] for line in lines} == {service.value for service in Service}
+    assert not any(line.endswith("\n") for line in lines)
+
+
+def test_logs_are_of_the_services_asked_for(launched: Backend) -> None:
+    assert {line.startswith("redis") for line in launched.logs([Service.REDIS])} == {True}
+
+
+def test_logs_end_after_the_tail(launched: Backend) -> None:
+    assert len(list(launched.logs([Service.REDIS], tail=1))) == 1
+    assert list(launched.logs([Service.REDIS], tail=1)) == list(launched.logs([Service.REDIS]))[-1:]
+
+
+def test_following_logs_begins_with_the_old_lines_and_can_be_left(launched: Backend) -> None:
+    lines = launched.logs([Service.REDIS], follow=True)
+    assert next(lines).startswith("redis")
+    lines.close()
+
+
+def test_a_shell_with_nothing_to_read_ends_well(launched: Backend) -> None:
+    assert launched.shell(Service.DENZEL) == 0
+    assert launched.shell(Service.REDIS) == 0
+
+
+def test_a_failed_build_leaves_what_runs_alone(rig: Rig, launched: Backend) -> None:
+    with pytest.raises(BuildFailed):
+        rig.open_with_broken_requirements().build(lambda step: None, stamps=NO_STAMPS)
+    assert _all_up(launched)
+
+
+def test_up_brings_back_a_part_that_was_removed_by_hand(rig: Rig, launched: Backend) -> None:
+    rig.remove(Service.MONITOR)
+    assert launched.is_launched()
+    assert launched.services()[Service.MONITOR] == ServiceReport(state=State.DOWN)
+    assert launched.services()[Service.REDIS].state is State.UP
+    launched.up()
+    _wait_until_up(launched)
+
+
+def test_up_replaces_what_an_older_build_made(rig: Rig, launched: Backend) -> None:
+    (rig.project.root / "requirements.txt").write_text("# changed\n")
+    launched.build(lambda step: None, stamps={"PIP_REQUIREMENTS_UPDATED": "2026-01-02T03:04:05Z"})
+    assert not rig.runs_the_newest_build()
+    launched.up()
+    assert rig.runs_the_newest_build()
+    _wait_until_up(launched)
+
+
+def test_stop_keeps_the_services_their_data_and_their_logs(launched: Backend) -> None:
+    launched.redis("SET", "contract:kept", "1")
+    launched.stop()
+    launched.stop()
+    assert launched.is_launched()
+    assert launched.holds_data()
+    assert _states(launched) == {State.DOWN}
+    assert list(launched.logs([Service.REDIS]))
+    with pytest.raises(ServiceNotRunning):
+        launched.redis("GET", "contract:kept")
+    with pytest.raises(ServiceNotRunning):
+        launched.shell(Service.REDIS)
+    launched.up()
+    _wait_until_up(launched)
+    assert launched.redis("GET", "contract:kept") == "1"
+
+
+def test_stopping_and_removing_what_is_half_gone_is_no_error(rig: Rig, launched: Backend) -> None:
+    rig.remove(Service.API, Service.REDIS)
+    launched.stop()
+    launched.down(purge=False)
+    assert not launched.is_launched()
+
+
+def test_down_keeps_the_data_and_what_was_built(launched: Backend) -> None:
+    launched.redis("SET", "contract:kept", "2")
+    launched.down(purge=False)
+    launched.down(purge=False)
+    assert not launched.is_launched()
+    assert _states(launched) == {State.DOWN}
+    assert launched.holds_data()
+    launched.up()
+    _wait_until_up(launched)
+    assert launched.redis("GET", "contract:kept") == "2"
+
+
+def test_nothing_is_launched_once_every_part_was_removed_by_hand(rig: Rig, launched: Backend) -> None:
+    rig.remove(*Service)
+    assert not launched.is_launched()
+    assert launched.holds_data()
+
+
+def test_purge_removes_the_data_and_every_build(rig: Rig, launched: Backend) -> None:
+    assert rig.holds_a_build()
+    launched.down(purge=True)
+    launched.down(purge=True)
+    assert not launched.is_launched()
+    assert not launched.holds_data()
+    assert not rig.holds_a_build()
+    with pytest.raises(NotLaunched):
+        launched.up()

@@ -1,0 +1,158 @@
+"""Driving a project as a user does: through the denzel command and over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import requests
+from waiting import until
+
+from denzel.settings import read
+
+DENZEL = str(Path(sys.executable).parent / "denzel")
+
+
+def denzel(
+    *arguments: str, cwd: Path, code: int = 0, variables: Mapping[str, str] | None = None, stdin: str | None = None
+) -> str:
+    """Run the command; its output and errors together. Fails, showing them, unless it exits with `code`."""
+    done = subprocess.run(
+        [DENZEL, *arguments],
+        cwd=cwd,
+        env={**os.environ, **(variables or {})},
+        input=stdin,
+        stdin=None if stdin is not None else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == code, f"denzel {' '.join(arguments)} exited with {done.returncode}:\n{done.stdout}"
+    assert "denzel/cli.py" not in done.stdout, f"a traceback of denzel's own:\n{done.stdout}"
+    return done.stdout
+
+
+def docker(*arguments: str, cwd: Path | None = None) -> str:
+    done = subprocess.run(["docker", *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr}{done.stdout}"
+    return done.stdout.strip()
+
+
+@dataclass(frozen=True)
+class Driven:
+    """A project folder that a test drives."""
+
+    root: Path
+
+    def denzel(self, *arguments: str, code: int = 0, stdin: str | None = None) -> str:
+        return denzel(*arguments, cwd=self.root, code=code, stdin=stdin)
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = json.loads(self.denzel("status", "--json"))
+        return status
+
+    def states(self) -> dict[str, str]:
+        return {name: service["state"] for name, service in self.status()["services"].items()}
+
+    @property
+    def name(self) -> str:
+        return read(self.root / ".env")["COMPOSE_PROJECT_NAME"]
+
+    @property
+    def api(self) -> str:
+        return f"http://127.0.0.1:{read(self.root / '.env')['API_PORT']}"
+
+    @property
+    def monitor(self) -> str:
+        return f"http://127.0.0.1:{read(self.root / '.env')['MONITOR_PORT']}"
+
+    def container(self, service: str) -> str:
+        """The id of a service's container."""
+        labels = [f"label=com.docker.compose.project={self.name}", f"label=com.docker.compose.service={service}"]
+        return docker("ps", "--all", "--quiet", "--no-trunc", *[part for label in labels for part in ("-f", label)])
+
+    def post(self, body: Any, **headers: str) -> requests.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return requests.post(f"{self.api}/predict", data=json.dumps(body), headers=named, timeout=60)
+
+    def submit(self, body: Any) -> str:
+        answer = self.post(body, prefer="respond-async")
+        assert answer.status_code == 200, answer.text
+        task_id: str = answer.json()["data"]["task_id"]
+        return task_id
+
+    def task(self, task_id: str) -> dict[str, Any]:
+        answer = requests.get(f"{self.api}/status/{task_id}", timeout=30)
+        assert answer.status_code == 200, answer.text
+        record: dict[str, Any] = answer.json()
+        return record
+
+    def ended(self, task_id: str, *, within: float = 60) -> dict[str, Any]:
+        """The task's record once it has ended."""
+        until(
+            lambda: self.task(task_id)["status"] in ("SUCCESS", "FAILURE", "REVOKED"),
+            within=within,
+            what=f"task {task_id} to end",
+        )
+        return self.task(task_id)
+
+    def order(self, **orders: Any) -> None:
+        """What the lab pipeline's load_model does from the next start on."""
+        named = {name.replace("_", " "): value for name, value in orders.items()}
+        (self.root / "app" / "assets" / "orders.json").write_text(json.dumps(named))
+
+    def remove(self) -> None:
+        """Whatever is left of the project in Docker."""
+        self.denzel("shutdown", "--purge", "--yes")
+
+
+@dataclass
+class Receiver:
+    """A real HTTP server that keeps the callbacks it gets; containers reach it under `uri`."""
+
+    port: int
+    received: list[tuple[dict[str, str], Any]] = field(default_factory=list)
+
+    @property
+    def uri(self) -> str:
+        return f"http://host.docker.internal:{self.port}/stash"
+
+    def bodies(self) -> list[Any]:
+        return [body for _, body in self.received]
+
+
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    receiver = Receiver(port=0)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            receiver.received.append((dict(self.headers), body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    # Containers come in over Docker's bridge, so loopback alone is not enough.
+    with ThreadingHTTPServer(("0.0.0.0", 0), Handler) as server:
+        receiver.port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield receiver
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,49 @@
+"""A pipeline whose behaviour the request chooses, for tests on real services."""
+
+import json
+import os
+import pathlib
+import time
+
+ORDERS = pathlib.Path("./app/assets/orders.json")
+VERSION = 1
+
+
+def orders():
+    return json.loads(ORDERS.read_text()) if ORDERS.exists() else {}
+
+
+def verify_input(json_data):
+    if json_data.get("refuse"):
+        raise ValueError(json_data["refuse"])
+    return json_data
+
+
+def load_model():
+    time.sleep(orders().get("load for", 0))
+    if "fail with" in orders():
+        raise RuntimeError(orders()["fail with"])
+    return {"loaded by": os.getpid()}
+
+
+def process(model, json_data):
+    print(f"processing {json_data}")
+    return json_data
+
+
+def predict(model, data):
+    import numpy as np
+
+    time.sleep(data.get("sleep", 0))
+    if "raise" in data:
+        raise RuntimeError(data["raise"])
+    if data.get("figure"):
+        return {"a123": [1, 2, object()]}
+    if data.get("numpy"):
+        return {
+            "label": np.str_("setosa"),
+            "count": np.int64(3),
+            "row": np.array([[1.5, np.nan]]),
+            "yes": np.bool_(True),
+        }
+    return {"version": VERSION, "loaded by": model["loaded by"], "pid": os.getpid(), "echo": data.get("echo")}

@@ -1,0 +1,297 @@
+"""The life of a project on real services: changed, stopped, broken, mended, removed."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from driving import DENZEL, Driven, denzel, docker
+from ports import find_free_port
+from waiting import until
+
+from denzel import settings
+
+pytestmark = pytest.mark.docker
+
+ALL_UP = {"denzel": "UP", "monitor": "UP", "api": "UP", "redis": "UP"}
+ALL_DOWN = dict.fromkeys(ALL_UP, "DOWN")
+
+
+def test_status_prints_the_lines_of_the_manual(lab: Driven) -> None:
+    env = settings.read(lab.root / ".env")
+    assert lab.denzel("status").splitlines() == [
+        "Services:",
+        "    denzel - UP",
+        f"    monitor - UP [ Port: {env['MONITOR_PORT']} ]",
+        f"    api - UP [ Port: {env['API_PORT']} ]",
+        "    redis - UP",
+        f"Worker: worker@{lab.name} - UP",
+    ]
+
+
+def test_commands_work_from_any_folder_inside_the_project(lab: Driven) -> None:
+    assert f"worker@{lab.name} - UP" in denzel("status", cwd=lab.root / "app" / "logic")
+
+
+def test_launch_of_a_launched_project_points_to_start(lab: Driven) -> None:
+    assert 'Project already launched! Did you mean "denzel start"?' in lab.denzel("launch", code=1)
+
+
+def test_edited_code_answers_after_a_restart_and_no_accepted_task_is_lost(lab: Driven) -> None:
+    pipeline = lab.root / "app" / "logic" / "pipeline.py"
+    tasks = [lab.submit({"sleep": 0.5, "echo": n}) for n in range(8)]
+    pipeline.write_text(pipeline.read_text().replace("VERSION = 1", "VERSION = 2"))
+    lab.denzel("restart")
+    assert lab.post({}, prefer="wait=30").json()["version"] == 2
+    assert [lab.ended(task)["result"]["echo"] for task in tasks] == list(range(8))
+
+
+def test_a_prediction_longer_than_the_stop_time_goes_back_to_the_queue(lab: Driven) -> None:
+    task = lab.submit({"sleep": 20, "echo": "patience"})
+    until(lambda: lab.task(task)["status"] == "STARTED", what="the task to run")
+    lab.denzel("restart")
+    assert lab.ended(task, within=60)["result"]["echo"] == "patience"
+
+
+def test_stop_and_start_may_be_repeated(lab: Driven) -> None:
+    task = lab.submit({"sleep": 1})
+    lab.denzel("stop")
+    lab.denzel("stop")
+    assert lab.states() == ALL_DOWN
+    assert lab.status()["workers"][0]["state"] == "DOWN"
+    assert "is not running" in lab.denzel("shell", code=1, stdin="true\n")
+    lab.denzel("start")
+    lab.denzel("start")
+    assert lab.states() == ALL_UP
+    assert lab.ended(task)["status"] == "SUCCESS"
+
+
+@pytest.mark.parametrize("command", ["start", "restart"])
+def test_a_container_removed_by_hand_comes_back(lab: Driven, command: str) -> None:
+    docker("rm", "--force", lab.container("monitor"))
+    assert lab.states()["monitor"] == "DOWN"
+    lab.denzel(command)
+    assert lab.states() == ALL_UP
+
+
+def test_stop_does_not_mind_a_container_removed_by_hand(lab: Driven) -> None:
+    docker("rm", "--force", lab.container("denzel"))
+    lab.denzel("stop")
+    assert lab.states() == ALL_DOWN
+
+
+@pytest.mark.parametrize("service", ["api", "denzel", "monitor", "redis"])
+def test_a_service_whose_main_process_dies_comes_back(lab: Driven, service: str) -> None:
+    container = lab.container(service)
+    pid = docker("inspect", "--format", "{{.State.Pid}}", container)
+    os.kill(int(pid), signal.SIGKILL)
+    until(lambda: docker("inspect", "--format", "{{.RestartCount}}", container) != "0", what="Docker to restart it")
+    until(lambda: lab.status().get("ready"), within=60, what="the project to be ready again")
+    assert lab.post({"echo": 1}, prefer="wait=30").json()["echo"] == 1
+
+
+def test_the_worker_is_loading_while_its_model_loads_however_long(lab: Driven) -> None:
+    lab.order(load_for=8)
+    lab.denzel("restart", "--no-wait")
+    assert lab.denzel("status").splitlines()[-1] == "Worker: all - LOADING..."
+    until(lambda: lab.states() == ALL_UP, what="the services, which do not wait for the model")
+    assert lab.status()["workers"][0]["state"] == "LOADING..."
+    task = lab.submit({"echo": "soon"})
+    until(lambda: lab.status()["ready"], what="the model")
+    assert lab.ended(task)["result"]["echo"] == "soon"
+    assert lab.denzel("logworker").count("model loaded") >= 2
+    lab.order()
+
+
+def test_a_model_that_does_not_load_is_reported_and_mended_by_a_restart(lab: Driven) -> None:
+    lab.order(fail_with="weights are missing")
+    said = lab.denzel("restart", code=1)
+    assert "Error: The model could not be loaded: RuntimeError: weights are missing." in said
+    assert "Hint: Mend app/logic/pipeline.py, then: denzel restart" in said
+    assert "in load_model" in said
+    worker = lab.status()["workers"][0]
+    assert worker == {"name": f"worker@{lab.name}", "state": "ERROR", "cause": "RuntimeError: weights are missing"}
+    task = lab.submit({"echo": "waited"})
+    lab.order()
+    lab.denzel("restart")
+    assert lab.ended(task)["result"]["echo"] == "waited"
+
+
+@pytest.mark.parametrize(
+    ("line", "cause", "hint"),
+    [
+        ("def (", "SyntaxError: invalid syntax (pipeline.py, line", "denzel restart"),
+        ("import pandas", "ModuleNotFoundError: No module named 'pandas'", "denzel updatereqs"),
+        ("open('./app/assets/model.pkl')", "FileNotFoundError: [Errno 2] No such file", "app/assets"),
+    ],
+)
+def test_what_is_wrong_in_the_pipeline_is_said(lab: Driven, line: str, cause: str, hint: str) -> None:
+    pipeline = lab.root / "app" / "logic" / "pipeline.py"
+    pipeline.write_text(f"{pipeline.read_text()}\n{line}\n")
+    said = lab.denzel("restart", code=1)
+    error, hinted = said.splitlines()[-2:]
+    assert error.startswith(f"Error: The model could not be loaded: {cause}")
+    assert hinted.startswith("Hint: ")
+    assert hint in hinted
+    answer = lab.post({})
+    assert answer.status_code == 500
+    assert answer.json()["title"] == "Pipeline error"
+
+
+def test_logs_show_a_service_and_follow_it_until_interrupted(lab: Driven) -> None:
+    assert "gunicorn" in lab.denzel("logs", "--service", "api")
+    assert {line.partition("-1 ")[0] for line in lab.denzel("logs").splitlines()} == {
+        "api",
+        "denzel",
+        "monitor",
+        "redis",
+    }
+    for command in (["logs", "--service", "denzel", "--live"], ["logworker", "--live"], ["status", "--live"]):
+        following = subprocess.Popen([DENZEL, *command], cwd=lab.root, stdout=subprocess.PIPE, text=True)
+        assert following.stdout is not None
+        assert following.stdout.readline()
+        following.send_signal(signal.SIGINT)
+        following.communicate(timeout=30)
+        assert following.returncode == 0, command
+
+
+def test_shell_runs_what_is_piped_in(lab: Driven) -> None:
+    assert lab.denzel("shell", stdin="pwd; whoami\n").splitlines() == ["/project", "denzel"]
+    assert lab.denzel("shell", "--service", "redis", stdin="redis-cli ping\n").splitlines() == ["PONG"]
+    lab.denzel("shell", stdin="exit 7\n", code=7)
+
+
+def test_shell_is_interactive_at_a_terminal(lab: Driven) -> None:
+    ours, theirs = pty.openpty()
+    shell = subprocess.Popen([DENZEL, "shell"], cwd=lab.root, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    said = ""
+    try:
+        os.write(ours, b"test -t 0 && echo a-real-$((1 + 1))-terminal; exit\n")
+        while "a-real-2-terminal" not in said:
+            said += os.read(ours, 1024).decode(errors="replace")
+        shell.wait(timeout=30)
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(ours)
+
+
+def test_containers_run_without_privileges_and_the_log_belongs_to_the_project(lab: Driven) -> None:
+    owner = settings.read(lab.root / ".env")["PROJECT_UID"]
+    for service in ("api", "denzel", "monitor"):
+        facts = lab.denzel(
+            "shell", "--service", service, stdin="id -u; grep -E '^(CapEff|NoNewPrivs)' /proc/self/status\n"
+        )
+        assert facts.split() == [owner, "CapEff:", "0000000000000000", "NoNewPrivs:", "1"]
+    assert str((lab.root / "logs" / "worker.log").stat().st_uid) == owner
+    assert (
+        docker("inspect", "--format", "{{json .NetworkSettings.Ports}}", lab.container("redis")) == '{"6379/tcp":null}'
+    )
+    assert "NOAUTH" in lab.denzel("shell", "--service", "redis", stdin="env -u REDISCLI_AUTH redis-cli keys '*'\n")
+
+
+def test_a_requirement_that_can_not_be_installed_leaves_the_running_version_up(lab: Driven) -> None:
+    container, requirements = lab.container("api"), lab.root / "requirements.txt"
+    requirements.write_text("numpy\nno-such-package-of-denzel\n")
+    try:
+        said = lab.denzel("updatereqs", code=1)
+    finally:
+        requirements.write_text("numpy\n")
+    assert "no-such-package-of-denzel" in said.splitlines()[-2]
+    assert lab.states() == ALL_UP
+    assert lab.container("api") == container
+    assert settings.read(lab.root / ".env")["PIP_REQUIREMENTS_UPDATED"] == ""
+
+
+def test_new_requirements_are_installed_into_the_image(lab: Driven) -> None:
+    (lab.root / "requirements.txt").write_text("numpy\nsix\n")
+    (lab.root / "requirements.sh").write_text("echo made by requirements.sh >/etc/denzel-was-here\n")
+    announced = subprocess.Popen([DENZEL, "updatereqs"], cwd=lab.root, stdout=subprocess.PIPE, text=True)
+    seen = until(
+        lambda: {lab.states()["api"]} & {"PIP INSTALLING...", "OS COMMANDS..."} or announced.poll() is not None,
+        within=120,
+        what="the build to be announced",
+    )
+    output, _ = announced.communicate(timeout=600)
+    assert announced.returncode == 0, output
+    assert seen in ({"PIP INSTALLING..."}, {"OS COMMANDS..."})
+    assert lab.denzel(
+        "shell", stdin="python -c 'import six; print(six.__name__)'; cat /etc/denzel-was-here\n"
+    ).split() == [
+        "six",
+        "made",
+        "by",
+        "requirements.sh",
+    ]
+    assert settings.read(lab.root / ".env")["PIP_REQUIREMENTS_UPDATED"] != ""
+
+
+def test_shutdown_keeps_tasks_and_launch_with_other_ports_runs_them(lab: Driven) -> None:
+    layers = _layers(lab)
+    lab.order(load_for=5)
+    lab.denzel("restart", "--no-wait")
+    until(lambda: lab.states()["api"] == "UP", what="the api")
+    task = lab.submit({"echo": "kept"})
+    lab.denzel("shutdown")
+    lab.denzel("shutdown")
+    assert "The project is not launched." in lab.denzel("status", code=1)
+    assert "The project is not launched." in lab.denzel("start", code=1)
+    port = find_free_port()
+    said = lab.denzel("launch", "--api-port", str(port))
+    assert f"http://localhost:{port}/info" in said
+    assert lab.ended(task)["result"]["echo"] == "kept"
+    assert _layers(lab)[:-1] == layers[:-1], "only the code, the last layer, may be new: nothing is installed again"
+    lab.order()
+
+
+def _layers(lab: Driven) -> list[str]:
+    return docker("image", "inspect", "--format", "{{range .RootFS.Layers}}{{.}} {{end}}", f"denzel/{lab.name}").split()
+
+
+def test_another_folder_with_the_same_project_name_is_refused(lab: Driven, tmp_path: Path) -> None:
+    shutil.copytree(lab.root, tmp_path / "copy")
+    copy = Driven(tmp_path / "copy")
+    for command in ("launch", "stop", "shutdown"):
+        said = copy.denzel(command, code=1)
+        assert f"Another project runs under the name {lab.name}: the one in {lab.root}." in said
+    assert lab.states() == ALL_UP
+
+
+def test_launch_names_the_taken_port_and_its_option(render, lab: Driven) -> None:
+    other = render()
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for option in ("--api-port", "--monitor-port"):
+            said = other.denzel("launch", option, str(port), code=1)
+            assert f"Error: Port {port} is already taken" in said
+            assert f"Hint: Pass another one with {option}." in said
+    assert settings.read(other.root / ".env")["API_PORT"] != str(port)
+    assert other.status() == {"launched": False}
+
+
+def test_purge_asks_before_tasks_are_lost_and_then_leaves_nothing(render) -> None:
+    project = render()
+    project.order(load_for=60)
+    project.denzel("launch", "--no-wait")
+    until(lambda: project.states()["api"] == "UP", within=60, what="the api")
+    project.submit({"echo": "lost"})
+    said = project.denzel("shutdown", "--purge", stdin="n\n")
+    assert re.search(r"1 unfinished tasks? and 0 unsent callbacks are stored", said)
+    assert project.states()["api"] == "UP"
+    project.denzel("shutdown", "--purge", "--yes")
+    project.denzel("shutdown", "--purge")
+    label = f"label=com.docker.compose.project={project.name}"
+    for kind in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
+        assert docker(*kind, "--quiet", "--filter", label) == ""
+    assert docker("images", "--quiet", f"denzel/{project.name}") == ""
+    assert docker("images", "--quiet", "redis:8") != ""

@@ -1,0 +1,64 @@
+"""The project without denzel: Compose alone, and the image alone."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import requests
+from driving import Driven, docker
+from ports import find_free_port
+from waiting import until
+
+from denzel import settings
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture
+def moved(render, tmp_path: Path) -> Driven:
+    """The project folder alone, copied to another place, with no containers."""
+    project = render()
+    shutil.copytree(project.root, tmp_path / project.name)
+    return Driven(tmp_path / project.name)
+
+
+def test_the_folder_runs_with_compose_alone_and_the_image_without_the_folder(moved: Driven) -> None:
+    try:
+        docker("compose", "up", "--build", "--detach", "--wait", cwd=moved.root)
+        assert requests.get(f"{moved.api}/info", timeout=10).status_code == 200
+        assert moved.post({"echo": "no denzel here"}, prefer="wait=30").json()["echo"] == "no denzel here"
+        docker("compose", "down", cwd=moved.root)
+
+        compose = moved.root / "docker-compose.yml"
+        compose.write_text(compose.read_text().replace("./app:/project/app:ro", "/dev/null:/dev/no-app:ro"))
+        shutil.rmtree(moved.root / "app")
+        docker("compose", "up", "--no-build", "--detach", "--wait", cwd=moved.root)
+        assert moved.post({"echo": "from the image"}, prefer="wait=30").json()["echo"] == "from the image"
+    finally:
+        docker("compose", "down", "--volumes", "--rmi", "local", cwd=moved.root)
+
+
+def test_the_rendered_gpu_project_is_valid_compose_with_device_reservations(tmp_path: Path) -> None:
+    from driving import denzel
+
+    denzel("startproject", "seer", "--gpu", cwd=tmp_path)
+    settings.change(tmp_path / "seer" / ".env", {"API_PORT": str(find_free_port())})
+    done = subprocess.run(
+        ["docker", "compose", "config"], cwd=tmp_path / "seer", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "driver: nvidia" in done.stdout
+    assert "runtime:" not in done.stdout
+    assert "FROM nvidia/cuda:" in (tmp_path / "seer" / "Dockerfile").read_text()
+
+
+def test_a_project_whose_model_loads_slowly_is_found_ready_by_its_own_address(moved: Driven) -> None:
+    moved.order(load_for=3)
+    try:
+        docker("compose", "up", "--build", "--detach", "--wait", cwd=moved.root)
+        until(lambda: requests.get(f"{moved.api}/health/ready", timeout=10).status_code == 200, within=60, what="ready")
+    finally:
+        docker("compose", "down", "--volumes", "--rmi", "local", cwd=moved.root)
