@@ -48,8 +48,10 @@ _HEALTH_STATES = {"starting": State.STARTING, "healthy": State.UP, "unhealthy": 
 #: A service that is starting for so many times in a row, without having been healthy, does not start.
 _RESTARTS_TO_ERROR = 2
 
-_BUILD_STEP = re.compile(r"#\d+ \[(?:\S+ )*(\d+)/(\d+)\] (.*)")
-_BUILD_OUTPUT = re.compile(r"#\d+ \d+\.\d+ (.*)")
+_BUILD_STEP = re.compile(r"#(\d+) \[(?:\S+ )*(\d+/\d+)\] RUN (.*)")
+_BUILD_OUTPUT = re.compile(r"#(\d+) \d+\.\d+ (.*)")
+_BUILD_DONE = re.compile(r"#(\d+) DONE .*")
+_WORTH_SHOWING = re.compile(r"\s*(Downloading .* \([\d.]+ [MG]B\)|Installing collected packages)(?::.*)?")
 _TAKEN_PORT = re.compile(r":(\d+)(?: failed|: bind).*(?:already allocated|already in use)")
 
 
@@ -95,11 +97,11 @@ class DockerBackend(Backend):
 
     def build(self, on_step: Callable[[BuildStep], None], *, stamps: Mapping[str, str]) -> None:
         output: list[str] = []
+        reader = BuildReader()
         try:
             for line in self._lines(build_command(), {**stamps, "BUILDKIT_PROGRESS": "plain"}):
                 output.append(line)
-                step = build_step(line)
-                if step:
+                for step in reader.feed(line):
                     on_step(step)
         except CommandFailed:
             raise build_failure(self._image, output) from None
@@ -216,26 +218,44 @@ def shell_command(service: Service, *, terminal: bool) -> list[str]:
     return compose("exec", *([] if terminal else ["--no-TTY"]), service.value, "sh", "-c", choose)
 
 
-def build_step(line: str) -> BuildStep | None:
-    """The step that a line of a build's output begins, if it begins one."""
-    match = _BUILD_STEP.fullmatch(line)
-    if match is None:
-        return None
-    number, count, command = match.groups()
-    state = State.INSTALLING_OS if int(number) == 1 or "requirements.sh" in command else State.INSTALLING_PIP
-    return BuildStep(state=state, text=f"{number}/{count} {_shorten(command)}")
+class BuildReader:
+    """Tells from the output of a build which of its commands really run; those taken from the cache pass silently."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, tuple[str, str]] = {}
+        self._running: dict[str, State] = {}
+
+    def feed(self, line: str) -> Iterator[BuildStep]:
+        """The steps that this line shows to have begun, or to go on with something worth showing."""
+        if match := _BUILD_STEP.fullmatch(line):
+            step, number, command = match.groups()
+            self._begun[step] = (number, command)
+            return
+        output = _BUILD_OUTPUT.fullmatch(line)
+        match = output or _BUILD_DONE.fullmatch(line)
+        if match is None:
+            return
+        step = match[1]
+        if step in self._begun:
+            number, command = self._begun.pop(step)
+            self._running[step] = State.INSTALLING_PIP if "pip install" in command else State.INSTALLING_OS
+            yield BuildStep(state=self._running[step], text=f"{number} {_describe(command)}")
+        if output and step in self._running and (worth := _WORTH_SHOWING.fullmatch(output[2])):
+            yield BuildStep(state=self._running[step], text=f"    {_shorten(worth[1])}")
 
 
 def build_failure(image: str, output: list[str]) -> BuildFailed:
     """What went wrong in a build, in pip's own words where it was pip."""
-    said = [match[1] for line in output if (match := _BUILD_OUTPUT.fullmatch(line))]
+    said = [match[2] for line in output if (match := _BUILD_OUTPUT.fullmatch(line))]
     errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
     failed = next((line for line in reversed(output) if "failed to solve" in line), "")
     if errors:
         reason = errors[-1].rstrip(".")
         hint = "Mend requirements.txt, then repeat the command. What ran before still runs."
     else:
-        reason = failed.partition("failed to solve: ")[2] or "see the output above"
+        script = re.search(r"bash requirements.sh.*exit code: (\d+)", failed)
+        failed = f"requirements.sh ended with exit code {script[1]}" if script else failed
+        reason = failed.removeprefix("failed to solve: ") or "see the output above"
         hint = "Mend requirements.sh, requirements.txt or the Dockerfile, then repeat the command."
     return BuildFailed(
         f"The image {image} could not be built: {reason}.", hint=hint, detail="\n".join((said or output)[-20:])
@@ -256,8 +276,17 @@ def container_report(attributes: Mapping[str, Any]) -> ServiceReport:
     return ServiceReport(state=state, port=ports[0] if ports else None)
 
 
-def _shorten(command: str) -> str:
-    text = re.sub(r"--(mount|root-user-action|constraint)[= ]\S+ ?", "", command)
+def _describe(command: str) -> str:
+    if "pip install" in command:
+        return "pip install, of runtime.txt and requirements.txt"
+    if "bash requirements.sh" in command:
+        return "requirements.sh"
+    if "useradd" in command:
+        return "the user of the services"
+    return _shorten(" ".join(command.split()))
+
+
+def _shorten(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 

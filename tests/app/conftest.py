@@ -83,7 +83,12 @@ def make_celery(redis: Redis, read_settings: ReadSettings) -> Iterator[Callable[
         celery_app = Celery("denzel", set_as_current=False)
         celery_app.conf.update(configuration(read_settings()))
         apps.append(celery_app)
-        return celery_app.task(name=TASK_NAME)(function)
+
+        @celery_app.task(name=TASK_NAME, shared=False)
+        def invoke_predict(json_data: Any) -> Any:
+            return function(json_data)
+
+        return invoke_predict
 
     yield make
     for celery_app in apps:

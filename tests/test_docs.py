@@ -1,0 +1,193 @@
+"""The documents say what the code does: commands, settings, messages and links."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from denzel import errors
+from denzel.cli import main
+from denzel.settings import KEYS
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
+EXAMPLE = ROOT / "examples" / "iris"
+
+# A function that raises a message it was given: which of its arguments that is.
+_RAISES_ITS_ARGUMENT = {"_raise_failed": 2}
+
+_FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
+_CODE = re.compile(r"`([^`\n]+)`")
+_COMMAND = re.compile(r"(?<![\w/.-])denzel ([a-z][\w-]*)((?: +(?:--?[a-z][\w-]*|[\w.:/-]+))*)")
+_FILE_BLOCK = re.compile(r"^<!-- file: (?P<path>\S+) -->\n```\w+\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def pages() -> Iterator[pytest.param]:
+    for path in PAGES:
+        yield pytest.param(path, id=str(path.relative_to(ROOT)))
+
+
+def table(page: Path, heading: str) -> list[list[str]]:
+    """The rows of the tables of a page whose first column has this heading."""
+    rows: list[list[str]] = []
+    inside = False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+        if not line.startswith("|"):
+            inside = False
+        elif cells[0] == heading:
+            inside = True
+        elif inside and not set(line) <= set("|- "):
+            rows.append(cells)
+    return rows
+
+
+def test_the_command_line_page_is_what_the_commands_say() -> None:
+    specification = importlib.util.spec_from_file_location("make_cli", DOCS / "make_cli.py")
+    assert specification is not None
+    assert specification.loader is not None
+    make_cli = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(make_cli)
+    assert make_cli.PAGE.read_text(encoding="utf-8") == make_cli.page(), "type: make docs"
+
+
+def test_every_setting_is_documented_and_no_other() -> None:
+    documented = [row[0].strip("`") for row in table(DOCS / "settings.md", "key")]
+    assert documented == list(KEYS)
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_a_setting_is_documented_with_its_default_and_what_is_allowed(name: str) -> None:
+    _, meaning, default, allowed, _ = next(
+        row for row in table(DOCS / "settings.md", "key") if row[0].strip("`") == name
+    )
+    assert meaning
+    assert default.startswith(f"`{KEYS[name].default}`" if KEYS[name].default else "empty")
+    assert allowed == KEYS[name].allowed
+
+
+def anchors(page: Path) -> set[str]:
+    """The fragments that lead to the headings of a page, as GitHub makes them."""
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_link_leads_somewhere(page: Path) -> None:
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    for match in _LINK.finditer(text):
+        target, _, fragment = match["target"].partition("#")
+        if target.startswith(("https://", "http://")):
+            continue
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), f"{match['target']} in {page.name}"
+        if fragment:
+            assert fragment in anchors(path), f"{match['target']} in {page.name}"
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_command_shown_exists_with_its_options(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    code = [*(match["text"] for match in _FENCE.finditer(text)), *_CODE.findall(_FENCE.sub("", text))]
+    for match in _COMMAND.finditer("\n".join(code)):
+        name, arguments = match[1], match[2].split()
+        assert name in main.commands, f"{match[0]!r} in {page.name}"
+        known = {"--help", "-h"}.union(
+            *([*option.opts, *option.secondary_opts] for option in main.commands[name].params)
+        )
+        unknown = {argument for argument in arguments if argument.startswith("-")} - known
+        assert not unknown, f"{match[0]!r} in {page.name}"
+
+
+def test_every_command_is_explained_somewhere_beyond_its_help() -> None:
+    told = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.name != "cli.md")
+    assert [name for name in main.commands if not re.search(rf"(denzel |`){name}\b", told)] == []
+
+
+def raised_messages() -> list[tuple[str, str]]:
+    """Every message with which the code raises a DenzelError: a pattern for it, and the name of the error."""
+    kinds = {kind.__name__ for kind in vars(errors).values() if isinstance(kind, type)}
+    found = []
+    for path in sorted((ROOT / "denzel").glob("**/*.py")):
+        if "templates" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name | ast.Attribute):
+                continue
+            called = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+            if called in kinds:
+                position = 0
+            elif called in _RAISES_ITS_ARGUMENT:
+                position = _RAISES_ITS_ARGUMENT[called]
+            elif called == "__init__" and path.name == "errors.py":
+                position, called = 0, "CommandFailed"
+            else:
+                continue
+            pattern = _pattern(node.args[position])
+            if pattern is not None:
+                found.append((pattern, called))
+    return found
+
+
+def _pattern(message: ast.expr) -> str | None:
+    """A pattern for what a string literal or an f-string says; None for what is no literal."""
+    if isinstance(message, ast.Constant) and isinstance(message.value, str):
+        return re.escape(message.value)
+    if isinstance(message, ast.JoinedStr):
+        return "".join(
+            re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".*" for part in message.values
+        )
+    return None
+
+
+def documented_messages() -> list[str]:
+    return [
+        message
+        for row in table(DOCS / "troubleshooting.md", "what you see")
+        for message in re.findall(r"`([^`]+)`", row[0])
+    ]
+
+
+def test_the_messages_are_found() -> None:
+    found = {kind for _, kind in raised_messages()}
+    for name, kind in vars(errors).items():
+        if isinstance(kind, type) and issubclass(kind, errors.DenzelError) and kind is not errors.DenzelError:
+            assert name in found or (name == "ServiceFailed" and "_raise_failed" in found), name
+
+
+@pytest.mark.parametrize(("pattern", "kind"), sorted(set(raised_messages())))
+def test_every_error_of_the_tool_is_in_the_table(pattern: str, kind: str) -> None:
+    shown = documented_messages()
+    assert any(re.fullmatch(pattern, message) for message in shown), f"{kind}: {pattern}"
+
+
+def test_the_table_has_no_error_that_does_not_exist() -> None:
+    patterns = [pattern for pattern, _ in raised_messages()]
+    stale = [
+        message
+        for message in documented_messages()
+        if not any(re.fullmatch(pattern, message) for pattern in patterns if pattern != ".*")
+    ]
+    assert stale == []
+
+
+def test_the_rows_of_the_table_say_why_and_what_to_do() -> None:
+    for row in table(DOCS / "troubleshooting.md", "what you see"):
+        assert len(row) == 3, row
+        assert all(row), row
+
+
+def test_the_tutorial_writes_the_files_of_the_example() -> None:
+    text = (DOCS / "tutorial.md").read_text(encoding="utf-8")
+    shown = {Path(match["path"]).name: match["text"] for match in _FILE_BLOCK.finditer(text)}
+    for path in EXAMPLE.iterdir():
+        if path.is_file():
+            assert shown.get(path.name) == path.read_text(encoding="utf-8"), path.name

@@ -1,0 +1,212 @@
+"""The settings: .env, the environment over it, and what may not be in them."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from denzel import settings
+from denzel.errors import SettingInvalid
+from denzel.settings import KEYS
+
+NEEDED = {"COMPOSE_PROJECT_NAME": "iris", "REDIS_PASSWORD": "eight-or-more"}
+
+# Of each key: texts that are allowed with the value each becomes, and texts that are not.
+VALUES: dict[str, tuple[dict[str, object], list[str]]] = {
+    "COMPOSE_PROJECT_NAME": ({"iris": "iris", "iris_2-a": "iris_2-a"}, ["Iris", "2iris", "-iris", "a b", "a/b", "ü"]),
+    "BACKEND": ({"docker": "docker"}, ["Docker", "podman"]),
+    "API_HOST": ({"127.0.0.1": "127.0.0.1", "0.0.0.0": "0.0.0.0"}, ["localhost", "127.0.0.256", "::1", "127.1"]),
+    "API_PORT": ({"1": 1, "65535": 65535}, ["0", "65536", "-1", "8000.5", "http", "8 000", "0x50"]),
+    "API_WORKERS": ({"1": 1, "4": 4}, ["0", "two", "1.5", "1001"]),
+    "API_THREADS": ({"4": 4, "64": 64}, ["3", "0", "many", "10001"]),
+    "API_KEYS": ({"": "", "a": "a", "a1.~+/=_-,b": "a1.~+/=_-,b"}, [",", "a,", "a, b", "a b", "ä"]),
+    "RESPONSE_MODE": ({"async": "async", "sync": "sync"}, ["asynchronous", "Sync", "true"]),
+    "RESPONSE_TIMEOUT": ({"0": 0.0, "2.5": 2.5, "300": 300.0}, ["-1", "301", "nan", "inf", "1e2", "5s"]),
+    "BODY_LIMIT_MB": ({"0.001": 0.001, "500": 500.0}, ["0", "501", "10MB"]),
+    "QUEUE_LIMIT": ({"1": 1, "1000000": 1000000}, ["0", "-5", "unlimited"]),
+    "WORKER_CONCURRENCY": ({"": "", "1": 1, "16": 16}, ["0", "auto", "1.5"]),
+    "RESULT_LIFETIME": ({"1": 1, "604800": 604800}, ["0", "1 day", "0.5"]),
+    "CALLBACK_TIMEOUT": ({"0.1": 0.1, "60": 60.0}, ["0", "-1", "forever"]),
+    "STOP_TIMEOUT": ({"10": 10, "3600": 3600}, ["9", "30s", "12.5"]),
+    "MONITOR_HOST": ({"127.0.0.1": "127.0.0.1", "0.0.0.0": "0.0.0.0"}, ["*", "localhost"]),
+    "MONITOR_PORT": ({"5555": 5555}, ["0", "99999", ":5555"]),
+    "MONITOR_USER": ({"ada.l-1": "ada.l-1"}, ["a:b", "a b"]),
+    "MONITOR_PASSWORD": ({"": "", "s3cret": "s3cret"}, ["a:b", "a b", "$HOME"]),
+    "REDIS_PASSWORD": ({"eight-or-more": "eight-or-more"}, ["short", "with a space", "quote'quote"]),
+    "PROJECT_UID": ({"1000": 1000}, ["0", "-1", "root"]),
+    "PROJECT_GID": ({"1000": 1000}, ["0", "-1", "root"]),
+    "OS_REQUIREMENTS_UPDATED": ({"": "", "2026-01-02T03:04:05Z": "2026-01-02T03:04:05Z"}, ["yesterday", "$(date)"]),
+    "PIP_REQUIREMENTS_UPDATED": ({"": "", "2026-01-02T03:04:05Z": "2026-01-02T03:04:05Z"}, ["yesterday", "$(date)"]),
+}
+
+GOOD = [(name, text, value) for name, (good, _) in VALUES.items() for text, value in good.items()]
+BAD = [(name, text) for name, (_, bad) in VALUES.items() for text in bad]
+
+
+@pytest.fixture
+def env_file(tmp_path: Path) -> Path:
+    """An .env with what it needs, and a comment."""
+    path = tmp_path / ".env"
+    path.write_text("# Ours\nCOMPOSE_PROJECT_NAME=iris\n\nREDIS_PASSWORD=eight-or-more\n")
+    path.chmod(0o600)
+    return path
+
+
+def write(env_file: Path, *lines: str) -> Path:
+    env_file.write_text(env_file.read_text() + "".join(f"{line}\n" for line in lines))
+    return env_file
+
+
+def problem(env_file: Path) -> SettingInvalid:
+    with pytest.raises(SettingInvalid) as caught:
+        settings.load(env_file, {})
+    assert caught.value.hint
+    return caught.value
+
+
+def test_every_key_is_tried_here() -> None:
+    assert list(VALUES) == list(KEYS)
+
+
+@pytest.mark.parametrize(("name", "text", "value"), GOOD)
+def test_an_allowed_text_becomes_a_value(name: str, text: str, value: object) -> None:
+    assert settings.check({**NEEDED, name: text})[name] == value
+
+
+@pytest.mark.parametrize(("name", "text"), BAD)
+def test_another_text_is_refused_with_key_value_and_what_is_allowed(name: str, text: str) -> None:
+    with pytest.raises(SettingInvalid) as caught:
+        settings.check({**NEEDED, name: text})
+    assert str(caught.value) == f"{name} is {text!r}; allowed is {KEYS[name].allowed}."
+    assert name in caught.value.hint
+
+
+@pytest.mark.parametrize("name", [name for name in KEYS if name not in NEEDED])
+def test_a_key_that_is_absent_or_empty_has_its_default(name: str) -> None:
+    default = KEYS[name].parse(KEYS[name].default)
+    assert settings.check(NEEDED)[name] == default
+    assert settings.check({**NEEDED, name: ""})[name] == default
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_key_without_default_is_needed(name: str) -> None:
+    with pytest.raises(SettingInvalid, match=f"{name} is ''"):
+        settings.check({key: text for key, text in NEEDED.items() if key != name})
+
+
+def test_load_gives_typed_values_and_every_text(env_file: Path) -> None:
+    loaded = settings.load(write(env_file, "API_PORT=8001", "RESPONSE_TIMEOUT=2.5"), {})
+    assert (loaded.compose_name, loaded.api_port, loaded.response_timeout) == ("iris", 8001, 2.5)
+    assert list(loaded.texts) == list(KEYS)
+    assert loaded.texts["API_PORT"] == "8001"
+    assert loaded.texts["MONITOR_PORT"] == "5555"
+
+
+def test_options_beat_the_environment_which_beats_the_file(env_file: Path) -> None:
+    write(env_file, "API_PORT=8001", "MONITOR_PORT=5556")
+    environ = {"API_PORT": "8002", "MONITOR_PORT": "5557", "PATH": "/bin"}
+    loaded = settings.load(env_file, environ, {"API_PORT": "8003"})
+    assert (loaded.api_port, loaded.monitor_port) == (8003, 5557)
+    assert loaded.texts["API_PORT"] == "8003"
+
+
+def test_an_empty_variable_of_the_environment_counts_as_absent(env_file: Path) -> None:
+    assert settings.load(write(env_file, "API_PORT=8001"), {"API_PORT": ""}).api_port == 8001
+
+
+def test_a_bad_value_in_the_environment_is_refused(env_file: Path) -> None:
+    with pytest.raises(SettingInvalid, match="API_PORT is 'eighty'") as caught:
+        settings.load(env_file, {"API_PORT": "eighty"})
+    assert "environment" in caught.value.hint
+
+
+def test_an_unknown_key_is_refused_with_the_one_that_was_meant(env_file: Path) -> None:
+    refused = problem(write(env_file, "API_PROT=8001"))
+    assert str(refused) == f"Line 5 of {env_file} sets API_PROT, which is unknown."
+    assert refused.hint == "Did you mean API_PORT?"
+
+
+def test_an_unknown_key_like_no_other_is_refused_with_where_to_look(env_file: Path) -> None:
+    assert "docs/settings.md" in problem(write(env_file, "TOKEN_OF_MINE=1")).hint
+
+
+def test_the_keys_of_docker_and_compose_are_left_to_them(env_file: Path) -> None:
+    loaded = settings.load(write(env_file, "COMPOSE_PROFILES=x", "DOCKER_BUILDKIT=1", "BUILDKIT_PROGRESS=plain"), {})
+    assert "COMPOSE_PROFILES" not in loaded.texts
+
+
+@pytest.mark.parametrize("line", ["API_PORT 8001", "API_PORT: 8001", "= 1", "2ND=1", "a-b=1", "API_PORT"])
+def test_a_malformed_line_is_quoted_with_its_number(env_file: Path, line: str) -> None:
+    assert str(problem(write(env_file, line))) == f"Line 5 of {env_file} is {line!r}."
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "API_PORT=8001",
+        "API_PORT = 8001",
+        "  API_PORT=8001  ",
+        "export API_PORT=8001",
+        "API_PORT='8001'",
+        'API_PORT="8001"',
+        "API_PORT=8001 # ours",
+        "API_PORT=1\nAPI_PORT=8001",
+    ],
+)
+def test_a_line_is_read_as_compose_reads_it(env_file: Path, line: str) -> None:
+    assert settings.load(write(env_file, line), {}).api_port == 8001
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert str(tmp_path / ".env") in str(problem(tmp_path / ".env"))
+
+
+def test_a_file_that_is_not_text_is_named(env_file: Path) -> None:
+    env_file.write_bytes(b"API_PORT=\xff\xfe")
+    assert str(env_file) in str(problem(env_file))
+
+
+def test_change_leaves_every_other_line_as_it_is(env_file: Path) -> None:
+    env_file.write_text(
+        "# Ours\nAPI_PORT=8000\n#API_PORT=1\n\nCOMPOSE_PROJECT_NAME = iris\nREDIS_PASSWORD=eight-or-more"
+    )
+    settings.change(env_file, {"API_PORT": "8001", "MONITOR_PORT": "5556"})
+    assert env_file.read_text() == (
+        "# Ours\nAPI_PORT=8001\n#API_PORT=1\n\nCOMPOSE_PROJECT_NAME = iris\nREDIS_PASSWORD=eight-or-more\n"
+        "MONITOR_PORT=5556\n"
+    )
+
+
+def test_change_keeps_the_file_private(env_file: Path) -> None:
+    settings.change(env_file, {"API_PORT": "8001"})
+    assert stat.S_IMODE(env_file.stat().st_mode) == 0o600
+    assert list(env_file.parent.iterdir()) == [env_file]
+
+
+def test_change_is_read_back(env_file: Path) -> None:
+    settings.change(env_file, {"API_PORT": "8001"})
+    assert settings.load(env_file, {}).api_port == 8001
+
+
+def test_change_refuses_a_bad_value_and_leaves_the_file(env_file: Path) -> None:
+    before = env_file.read_text()
+    with pytest.raises(SettingInvalid, match="API_PORT is '0'"):
+        settings.change(env_file, {"API_PORT": "0"})
+    assert env_file.read_text() == before
+
+
+def test_change_refuses_a_broken_file_and_leaves_it(env_file: Path) -> None:
+    before = write(env_file, "what is this").read_text()
+    with pytest.raises(SettingInvalid):
+        settings.change(env_file, {"API_PORT": "8001"})
+    assert env_file.read_text() == before
+
+
+def test_a_write_that_fails_half_way_leaves_the_file(env_file: Path) -> None:
+    before = env_file.read_text()
+    with pytest.raises(UnicodeEncodeError):
+        settings.replace(env_file, "x" * 100_000 + "\udcff")
+    assert env_file.read_text() == before
+    assert list(env_file.parent.iterdir()) == [env_file]
