@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,9 +28,7 @@ _COMMAND = re.compile(r"(?<![\w/.-])denzel ([a-z][\w-]*)((?: +(?:--?[a-z][\w-]*|
 _FILE_BLOCK = re.compile(r"^<!-- file: (?P<path>\S+) -->\n```\w+\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def pages() -> Iterator[pytest.param]:
-    for path in PAGES:
-        yield pytest.param(path, id=str(path.relative_to(ROOT)))
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def table(page: Path, heading: str) -> list[list[str]]:
@@ -80,7 +77,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", pages())
+@each_page
 def test_every_link_leads_somewhere(page: Path) -> None:
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     for match in _LINK.finditer(text):
@@ -93,18 +90,28 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert fragment in anchors(path), f"{match['target']} in {page.name}"
 
 
-@pytest.mark.parametrize("page", pages())
+def shown_commands(text: str) -> list[tuple[str, list[str]]]:
+    """Every `denzel` command in the text of a page, with its arguments: those to type, and those in hints."""
+    fenced = "\n".join(match["text"] for match in _FENCE.finditer(text)).splitlines()
+    typed = [line for line in fenced if line.startswith(("$ ", "Hint: ", "Next: "))]
+    named = [code for code in _CODE.findall(_FENCE.sub("", text)) if code.startswith("denzel ")]
+    return [(match[1], match[2].split()) for match in _COMMAND.finditer("\n".join([*typed, *named]))]
+
+
+@each_page
 def test_every_command_shown_exists_with_its_options(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    code = [*(match["text"] for match in _FENCE.finditer(text)), *_CODE.findall(_FENCE.sub("", text))]
-    for match in _COMMAND.finditer("\n".join(code)):
-        name, arguments = match[1], match[2].split()
-        assert name in main.commands, f"{match[0]!r} in {page.name}"
-        known = {"--help", "-h"}.union(
-            *([*option.opts, *option.secondary_opts] for option in main.commands[name].params)
-        )
-        unknown = {argument for argument in arguments if argument.startswith("-")} - known
-        assert not unknown, f"{match[0]!r} in {page.name}"
+    for name, arguments in shown_commands(page.read_text(encoding="utf-8")):
+        assert name in main.commands
+        options = main.commands[name].params
+        known = {"--help", "-h"}.union(*([*option.opts, *option.secondary_opts] for option in options))
+        assert {argument for argument in arguments if argument.startswith("-")} <= known, name
+
+
+def test_the_commands_shown_are_found() -> None:
+    shown = shown_commands(
+        "`denzel stop`\n\n```console\n$ denzel launch --api-port 8000 --no-wait\n  denzel - UP\n```\n"
+    )
+    assert shown == [("launch", ["--api-port", "8000", "--no-wait"]), ("stop", [])]
 
 
 def test_every_command_is_explained_somewhere_beyond_its_help() -> None:

@@ -59,13 +59,7 @@ def imported(path: Path) -> set[str]:
 
 
 def imported_rooms(path: Path) -> set[str]:
-    names = {name.removeprefix("denzel.") for name in imported(path) if name.startswith("denzel.")}
-    # Who imports from a file in a folder goes through that folder's door without asking it for anything.
-    return {
-        name
-        for name in names & rooms().keys()
-        if not any(other.startswith(f"{name}.") for other in names & rooms().keys())
-    }
+    return {name.removeprefix("denzel.") for name in imported(path)} & rooms().keys()
 
 
 def serving_code() -> list[Path]:

@@ -1,0 +1,683 @@
+"""app/api.py: what each address answers, over a queue one can read; the rows are those of the contract."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import falcon
+import pytest
+from falcon.testing import Result, TestClient
+from redis import ConnectionError as BrokerAway
+from redis import Redis
+from waiting import until
+
+from app import keys
+from app.api import PipelineUnusable, create_app
+from app.queue import Accepted, QueueFull, TaskQueue, TaskRecord, WorkerReport
+from app.records import TaskRecords
+from app.settings import ResponseMode, Settings
+from app.workers import WorkerState
+
+OpenQueue = Callable[..., TaskQueue]
+
+ID = "11111111-1111-1111-1111-111111111111"
+PENDING = TaskRecord(status="PENDING")
+DONE = TaskRecord(status="SUCCESS", result={"a123": "Iris-setosa"})
+FAILED = TaskRecord(status="FAILURE", result={"args": ["name 'np' is not defined"]})
+ACCEPTED = {"status": "success", "data": {"task_id": ID}}
+
+SYNCHRONOUS = ResponseMode(synchronous=True, timeout=7)
+ASYNCHRONOUS = ResponseMode(synchronous=False, timeout=7)
+
+
+class Queue:
+    """Accepts everything under one id; `submitted` and `waits` say what was asked of it."""
+
+    def __init__(self, record: TaskRecord | None = PENDING, response: ResponseMode = ASYNCHRONOUS) -> None:
+        self.record = record
+        self.response = response
+        self.reports: list[WorkerReport] = []
+        self.submitted: list[tuple[Any, str | None]] = []
+        self.waits: list[float] = []
+
+    def submit(self, verified: Any, *, callback_uri: str | None) -> Accepted:
+        self.submitted.append((verified, callback_uri))
+        return Accepted(task_id=ID, response=self.response)
+
+    def find(self, task_id: str) -> TaskRecord | None:
+        return self.record if task_id == ID else None
+
+    def wait(self, task_id: str, timeout: float) -> TaskRecord | None:
+        self.waits.append(timeout)
+        return self.find(task_id)
+
+    def workers(self) -> list[WorkerReport]:
+        return self.reports
+
+
+class Full(Queue):
+    def submit(self, verified: Any, *, callback_uri: str | None) -> Accepted:
+        raise QueueFull
+
+
+class Away(Queue):
+    """The broker can not be reached."""
+
+    def submit(self, verified: Any, *, callback_uri: str | None) -> Accepted:
+        raise BrokerAway("Error 111 connecting to redis:6379")
+
+    def find(self, task_id: str) -> TaskRecord | None:
+        raise BrokerAway("Error 111 connecting to redis:6379")
+
+    def workers(self) -> list[WorkerReport]:
+        raise BrokerAway("Error 111 connecting to redis:6379")
+
+
+class AwayAfterSubmit(Queue):
+    """The broker goes away between the moment the task is accepted and its end."""
+
+    def wait(self, task_id: str, timeout: float) -> TaskRecord | None:
+        raise BrokerAway("Connection closed by server.")
+
+
+def as_it_is(json_data: Any) -> Any:
+    return json_data
+
+
+def serve(
+    queue: Any = None,
+    verify_input: Callable[[Any], Any] = as_it_is,
+    *,
+    info: Path = Path("info.txt"),
+    **environ: str,
+) -> TestClient:
+    settings = Settings.from_environment(environ)
+    return TestClient(create_app(queue or Queue(), verify_input, info=info, settings=settings))
+
+
+def problem(answer: Result) -> tuple[int, str, str]:
+    """Status, title and description of an error, after a look at its shape."""
+    assert answer.headers["content-type"] == "application/json; charset=utf-8"
+    assert {"title", "description", "status"} <= set(answer.json)
+    assert answer.json["status"] == answer.status_code
+    return answer.status_code, answer.json["title"], answer.json["description"]
+
+
+# GET /info
+
+
+def test_info_is_the_text_of_the_file_as_it_is_now(tmp_path: Path) -> None:
+    info = tmp_path / "info.txt"
+    client = serve(info=info)
+    for text in ("version 1", "version 2, naïve ☃\n"):
+        info.write_text(text, encoding="utf-8")
+        answer = client.simulate_get("/info")
+        assert (answer.status_code, answer.text) == (200, text)
+        assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+
+
+def test_info_without_a_file_is_404(tmp_path: Path) -> None:
+    answer = serve(info=tmp_path / "info.txt").simulate_get("/info")
+    assert problem(answer)[:2] == (404, "No information")
+
+
+# POST /predict
+
+
+def test_predict_answers_with_the_id_of_the_task() -> None:
+    answer = serve().simulate_post("/predict", json={"x": 1})
+    assert (answer.status_code, answer.json) == (200, ACCEPTED)
+    assert answer.headers["content-type"] == "application/json; charset=utf-8"
+    assert answer.headers["location"] == f"/status/{ID}"
+    assert "preference-applied" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "application/x-www-form-urlencoded", "text/plain", "nonsense", "image/png"]
+)
+def test_the_content_type_of_a_request_is_not_checked(content_type: str) -> None:
+    queue = Queue()
+    answer = serve(queue).simulate_post("/predict", body='{"x": 1}', content_type=content_type)
+    assert answer.status_code == 200
+    assert queue.submitted == [({"x": 1}, None)]
+
+
+@pytest.mark.parametrize("value", [{}, [], "text", 1, 1.5, True, None, {"naïve": "☃"}])
+def test_any_json_value_reaches_verify_input(value: Any) -> None:
+    seen = []
+    serve(verify_input=seen.append).simulate_post("/predict", body=json.dumps(value))
+    assert seen == [value]
+
+
+def test_what_verify_input_returns_is_submitted() -> None:
+    queue = Queue()
+    serve(queue, lambda json_data: {"verified": json_data["x"]}).simulate_post("/predict", json={"x": 1})
+    assert queue.submitted == [({"verified": 1}, None)]
+
+
+def test_numpy_from_verify_input_is_submitted_as_json_values() -> None:
+    import numpy as np
+
+    queue = Queue()
+    serve(queue, lambda json_data: {"rows": np.array([[1.0, np.nan]])}).simulate_post("/predict", json={})
+    assert queue.submitted == [({"rows": [[1.0, None]]}, None)]
+
+
+def test_the_callback_is_read_before_verify_input_can_change_it() -> None:
+    queue = Queue()
+
+    def verify_input(json_data: Any) -> Any:
+        json_data["callback_uri"] = "http://changed.example"
+        return json_data.pop("callback_uri")
+
+    answer = serve(queue, verify_input).simulate_post("/predict", json={"callback_uri": "http://receiver.example"})
+    assert answer.status_code == 200
+    assert queue.submitted == [("http://changed.example", "http://receiver.example")]
+
+
+@pytest.mark.parametrize("request_body", [{"x": 1}, {"callback_uri": None}, ["callback_uri"], "callback_uri"])
+def test_a_callback_is_optional(request_body: Any) -> None:
+    queue = Queue()
+    assert serve(queue).simulate_post("/predict", json=request_body).status_code == 200
+    assert [callback for _, callback in queue.submitted] == [None]
+
+
+@pytest.mark.parametrize("uri", ["receiver.example", "ftp://receiver.example", "", 5, ["http://a.example"], False])
+def test_a_bad_callback_uri_is_bad_input_and_nothing_is_submitted(uri: Any) -> None:
+    queue = Queue()
+    answer = serve(queue).simulate_post("/predict", json={"callback_uri": uri})
+    assert problem(answer)[:2] == (400, "Bad input format")
+    assert answer.json["description"].startswith("callback_uri must be ")
+    assert queue.submitted == []
+
+
+class OfTheUser(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "description"),
+    [
+        (ValueError("no data to predict for!"), "no data to predict for!"),
+        (ValueError(), "ValueError"),
+        (KeyError("data"), "'data'"),
+        (OfTheUser("naïve ☃"), "naïve ☃"),
+        (AssertionError(), "AssertionError"),
+        (TypeError("string indices must be integers"), "string indices must be integers"),
+        (RecursionError("too deep"), "too deep"),
+        (BrokerAway("the user's own Redis is away"), "the user's own Redis is away"),
+        (falcon.HTTPNotFound(title="a falcon"), "a falcon"),
+    ],
+)
+def test_what_verify_input_raises_is_bad_input(error: Exception, description: str) -> None:
+    queue = Queue()
+
+    def verify_input(json_data: Any) -> Any:
+        raise error
+
+    status, title, said = problem(serve(queue, verify_input).simulate_post("/predict", json={}))
+    assert (status, title) == (400, "Bad input format")
+    assert description in said
+    assert queue.submitted == []
+
+
+def test_verify_input_returning_what_json_cannot_say_is_an_error_of_the_pipeline() -> None:
+    queue = Queue()
+    answer = serve(queue, lambda json_data: {"ids": {1, 2}}).simulate_post("/predict", json={})
+    assert problem(answer) == (500, "Pipeline error", 'verify_input(...)["ids"] is a set: not JSON serialisable')
+    assert queue.submitted == []
+
+
+def test_a_pipeline_that_cannot_be_imported_is_an_error_of_the_pipeline() -> None:
+    def verify_input(json_data: Any) -> Any:
+        raise PipelineUnusable("ModuleNotFoundError: No module named 'sklearn'")
+
+    assert problem(serve(verify_input=verify_input).simulate_post("/predict", json={})) == (
+        500,
+        "Pipeline error",
+        "pipeline.py can not be imported: ModuleNotFoundError: No module named 'sklearn'",
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b'{"x": 1,}',
+        b"{'x': 1}",
+        b'{"x": NaN}',
+        b'{"x": Infinity}',
+        b"[-Infinity]",
+        b"\xff\xfe\x00",
+        b'"\xff"',
+        b"x=1",
+        b'{"x": 1} trailing',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"9" * 5000,
+    ],
+)
+def test_malformed_json_is_400_and_nothing_is_submitted(content: bytes) -> None:
+    queue = Queue()
+    status, title, description = problem(serve(queue).simulate_post("/predict", body=content))
+    assert (status, title) == (400, "Malformed JSON")
+    assert description.startswith("Malformed JSON: ")
+    assert queue.submitted == []
+
+
+def test_a_request_without_a_body_is_malformed_json() -> None:
+    assert problem(serve().simulate_post("/predict")) == (400, "Malformed JSON", "Malformed JSON: the body is empty")
+
+
+def test_deep_nesting_is_taken_or_refused_but_never_fails() -> None:
+    for depth in (100, 500, 800, 900, 950, 990, 1000, 5000):
+        queue = Queue()
+        answer = serve(queue).simulate_post("/predict", body="[" * depth + "]" * depth)
+        assert answer.status_code in (200, 400, 500), depth
+        if answer.status_code == 200:
+            assert len(queue.submitted) == 1
+        elif answer.status_code == 500:  # read, but nested too deeply to be handed on
+            assert "nested too deeply" in answer.json["description"]
+
+
+def test_deep_nesting_in_a_request_is_the_fault_of_the_request() -> None:
+    """Whatever depth is refused, the api is not to blame."""
+    statuses = {
+        serve().simulate_post("/predict", body="[" * depth + "]" * depth).status_code for depth in range(100, 1200, 20)
+    }
+    assert statuses == {200, 400}
+
+
+def test_a_body_at_the_limit_is_taken_and_one_above_it_is_413() -> None:
+    queue = Queue()
+    client = serve(queue, BODY_LIMIT_MB="0.001")
+    limit = 1048
+    assert client.simulate_post("/predict", body='"' + "x" * (limit - 2) + '"').status_code == 200
+    status, title, description = problem(client.simulate_post("/predict", body='"' + "x" * (limit - 1) + '"'))
+    assert (status, title) == (413, "Body too large")
+    assert str(limit) in description
+    assert len(queue.submitted) == 1
+
+
+@pytest.mark.parametrize(("size", "status"), [(1048, 200), (1049, 413), (10_000_000, 413)])
+def test_a_chunked_body_has_the_same_limit(size: int, status: int) -> None:
+    """A chunked request does not say how long it is."""
+    content = ('"' + "x" * (size - 2) + '"').encode()
+    answer = serve(BODY_LIMIT_MB="0.001").simulate_post(
+        "/predict", headers={"Transfer-Encoding": "chunked"}, extras={"wsgi.input": Chunked(content)}
+    )
+    assert answer.status_code == status
+
+
+class Chunked:
+    """The body of a chunked request, as gunicorn gives it: of unknown length, and a read may ask for more than is left."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def read(self, size: int = -1) -> bytes:
+        assert size >= 0, "a body without a limit must not be read whole"
+        taken, self._content = self._content[:size], self._content[size:]
+        return taken
+
+
+@pytest.mark.parametrize("length", ["-1", "many", "1.5"])
+def test_a_content_length_that_is_none_is_400(length: str) -> None:
+    answer = serve().simulate_post("/predict", body="{}", headers={"Content-Length": length})
+    assert problem(answer)[0] == 400
+
+
+def test_a_full_queue_is_503_with_retry_after() -> None:
+    answer = serve(Full()).simulate_post("/predict", json={})
+    assert problem(answer)[:2] == (503, "Service unavailable")
+    assert "full" in answer.json["description"]
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_broker_that_is_away_is_503_with_retry_after() -> None:
+    for answer in (
+        serve(Away()).simulate_post("/predict", json={}),
+        serve(Away()).simulate_get(f"/status/{ID}"),
+        serve(Away()).simulate_get(f"/status/{ID}", headers={"Prefer": "wait=5"}),
+    ):
+        assert problem(answer)[:2] == (503, "Service unavailable")
+        assert int(answer.headers["retry-after"]) > 0
+        assert "6379" not in answer.text
+
+
+# Synchronous answers
+
+
+@pytest.mark.parametrize(
+    ("response", "prefer", "waits", "applied"),
+    [
+        (ASYNCHRONOUS, None, [], None),
+        (ASYNCHRONOUS, "wait=3", [3], "wait=3"),
+        (ASYNCHRONOUS, "wait=0", [0], "wait=0"),
+        (ASYNCHRONOUS, "respond-async", [], "respond-async"),
+        (ASYNCHRONOUS, "wait=soon, return=minimal", [], None),
+        (SYNCHRONOUS, None, [7], None),
+        (SYNCHRONOUS, "wait=3", [3], "wait=3"),
+        (SYNCHRONOUS, "respond-async", [], "respond-async"),
+        (SYNCHRONOUS, "wait=soon", [7], None),
+        (SYNCHRONOUS, "respond-async, wait=3", [3], "wait=3"),
+    ],
+)
+def test_the_mode_of_the_deployment_holds_unless_the_request_prefers_otherwise(
+    response: ResponseMode, prefer: str | None, waits: list[float], applied: str | None
+) -> None:
+    queue = Queue(DONE, response)
+    headers = {"Prefer": prefer} if prefer else {}
+    answer = serve(queue).simulate_post("/predict", json={}, headers=headers)
+    assert queue.waits == waits
+    assert answer.headers.get("preference-applied") == applied
+    assert (answer.status_code, answer.json) == (200, DONE.result if waits else ACCEPTED)
+
+
+@pytest.mark.parametrize("record", [PENDING, TaskRecord(status="STARTED"), TaskRecord(status="RETRY"), None])
+def test_a_wait_that_runs_out_is_202_with_the_id(record: TaskRecord | None) -> None:
+    answer = serve(Queue(record, SYNCHRONOUS)).simulate_post("/predict", json={})
+    assert (answer.status_code, answer.json) == (202, ACCEPTED)
+    assert answer.headers["location"] == f"/status/{ID}"
+
+
+@pytest.mark.parametrize(
+    ("record", "description"),
+    [
+        (FAILED, "name 'np' is not defined"),
+        (TaskRecord(status="FAILURE", result={"args": [2, "No such file"]}), "2, No such file"),
+        (TaskRecord(status="FAILURE", result={"args": []}), "FAILURE"),
+        (TaskRecord(status="REVOKED", result={"args": ["terminated"]}), "terminated"),
+    ],
+)
+def test_a_failed_prediction_is_500_with_its_message_and_id(record: TaskRecord, description: str) -> None:
+    answer = serve(Queue(record, SYNCHRONOUS)).simulate_post("/predict", json={})
+    assert problem(answer) == (500, "Prediction failed", description)
+    assert answer.json["task_id"] == ID
+    assert "Traceback" not in answer.text
+
+
+def test_a_broker_that_goes_away_while_waiting_is_a_wait_that_ran_out() -> None:
+    """The task was accepted: to say that it was not would have it sent again."""
+    answer = serve(AwayAfterSubmit(response=SYNCHRONOUS)).simulate_post("/predict", json={})
+    assert (answer.status_code, answer.json) == (202, ACCEPTED)
+
+
+# GET /status
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        PENDING,
+        TaskRecord(status="STARTED"),
+        TaskRecord(status="RETRY"),
+        DONE,
+        FAILED,
+        TaskRecord(status="REVOKED", result={"args": ["terminated"]}),
+    ],
+)
+def test_status_says_state_and_result(record: TaskRecord) -> None:
+    answer = serve(Queue(record)).simulate_get(f"/status/{ID}")
+    assert (answer.status_code, answer.json) == (200, {"status": record.status, "result": record.result})
+    assert answer.headers["content-type"] == "application/json; charset=utf-8"
+
+
+@pytest.mark.parametrize("path", ["/status/never", "/status/%FF", "/status/%2e%2e", "/status/" + "x" * 5000])
+def test_an_unknown_task_is_404(path: str) -> None:
+    assert problem(serve().simulate_get(path))[:2] == (404, "Unknown task")
+
+
+def test_status_waits_where_that_is_preferred() -> None:
+    queue = Queue(DONE)
+    answer = serve(queue).simulate_get(f"/status/{ID}", headers={"Prefer": "wait=12"})
+    assert queue.waits == [12]
+    assert answer.headers["preference-applied"] == "wait=12"
+    assert answer.json == {"status": "SUCCESS", "result": DONE.result}
+
+
+def test_status_does_not_wait_in_synchronous_mode_alone() -> None:
+    queue = Queue(PENDING, SYNCHRONOUS)
+    serve(queue).simulate_get(f"/status/{ID}")
+    assert queue.waits == []
+
+
+# GET /health
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/v2/health/live"])
+def test_live_is_200_whatever_is_missing(path: str) -> None:
+    answer = serve(Away()).simulate_get(path)
+    assert (answer.status_code, answer.json) == (200, {"live": True})
+
+
+def report(state: WorkerState, cause: str = "") -> WorkerReport:
+    return WorkerReport(name=f"worker@{state.value.lower()}", state=state, cause=cause)
+
+
+@pytest.mark.parametrize("path", ["/health/ready", "/v2/health/ready"])
+@pytest.mark.parametrize(
+    ("reports", "status"),
+    [
+        ([], 503),
+        ([report(WorkerState.LOADING)], 503),
+        ([report(WorkerState.ERROR, "ValueError: no")], 503),
+        ([report(WorkerState.UP)], 200),
+        ([report(WorkerState.ERROR, "ValueError: no"), report(WorkerState.UP)], 200),
+    ],
+)
+def test_ready_is_200_when_a_worker_has_its_model(path: str, reports: list[WorkerReport], status: int) -> None:
+    queue = Queue()
+    queue.reports = reports
+    answer = serve(queue).simulate_get(path)
+    assert answer.status_code == status
+    assert answer.json == {
+        "ready": status == 200,
+        "broker": "UP",
+        "workers": [{"name": each.name, "state": each.state.value, "cause": each.cause} for each in reports],
+    }
+    assert ("retry-after" in answer.headers) == (status == 503)
+
+
+def test_ready_says_that_the_broker_is_away() -> None:
+    answer = serve(Away()).simulate_get("/health/ready")
+    assert (answer.status_code, answer.json) == (503, {"ready": False, "broker": "DOWN", "workers": []})
+
+
+# Everything else
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/predict", {"POST", "OPTIONS"}),
+        ("PUT", "/predict", {"POST", "OPTIONS"}),
+        ("POST", "/info", {"GET", "OPTIONS"}),
+        ("POST", f"/status/{ID}", {"GET", "OPTIONS"}),
+        ("PATCH", f"/status/{ID}", {"GET", "OPTIONS"}),
+        ("POST", "/health/live", {"GET", "OPTIONS"}),
+        ("DELETE", "/health/ready", {"GET", "OPTIONS"}),
+    ],
+)
+def test_an_unsupported_method_is_405(method: str, path: str, allowed: set[str]) -> None:
+    answer = serve().simulate_request(method, path)
+    assert problem(answer)[:2] == (405, "Method Not Allowed")
+    assert {name.strip() for name in answer.headers["allow"].split(",")} == allowed
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize("path", ["/", "/predictions", "/status", "/status/a/b", "/info/", "/%00", "/admin.php", "/☃"])
+def test_an_unknown_path_is_404(method: str, path: str) -> None:
+    assert problem(serve().simulate_request(method, path))[0] == 404
+
+
+def test_an_error_has_its_own_content_type_where_the_client_names_it() -> None:
+    headers = {"Accept": "application/problem+json"}
+    for answer in (
+        serve().simulate_post("/predict", body="{", headers=headers),
+        serve().simulate_get("/nowhere", headers=headers),
+        serve().simulate_get("/predict", headers=headers),
+        serve(Full()).simulate_post("/predict", json={}, headers=headers),
+        serve(API_KEYS="one").simulate_get(f"/status/{ID}", headers=headers),
+    ):
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json["status"] == answer.status_code
+
+
+def test_a_good_answer_is_not_refused_for_what_the_client_accepts() -> None:
+    assert serve().simulate_post("/predict", json={}, headers={"Accept": "text/html"}).status_code == 200
+
+
+def test_what_nobody_foresaw_is_500_without_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken(Queue):
+        def find(self, task_id: str) -> TaskRecord | None:
+            raise ZeroDivisionError("a secret")
+
+    answer = serve(Broken()).simulate_get(f"/status/{ID}")
+    assert problem(answer)[0] == 500
+    assert "secret" not in answer.text
+
+
+# API keys
+
+
+@pytest.mark.parametrize("authorization", ["Bearer one", "Bearer two", "bearer one", "BEARER   two"])
+def test_with_api_keys_a_request_with_one_of_them_is_answered(authorization: str) -> None:
+    client = serve(API_KEYS="one,two")
+    headers = {"Authorization": authorization}
+    assert client.simulate_post("/predict", json={}, headers=headers).status_code == 200
+    assert client.simulate_get(f"/status/{ID}", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer three",
+        "Bearer on",
+        "Bearer onee",
+        "Bearer one,two",
+        "Basic one",
+        "one",
+        "Bearer ö",
+    ],
+)
+def test_with_api_keys_a_request_without_one_is_401(authorization: str | None) -> None:
+    queue = Queue()
+    client = serve(queue, API_KEYS="one,two")
+    headers = {} if authorization is None else {"Authorization": authorization}
+    for answer in (
+        client.simulate_post("/predict", json={}, headers=headers),
+        client.simulate_get(f"/status/{ID}", headers=headers),
+    ):
+        assert problem(answer)[:2] == (401, "Not authorised")
+        assert answer.headers["www-authenticate"] == "Bearer"
+    assert queue.submitted == []
+
+
+@pytest.mark.parametrize("path", ["//predict", "///predict", "/predict/", "/%70redict", "/PREDICT"])
+def test_no_other_spelling_of_predict_goes_round_the_keys(path: str) -> None:
+    queue = Queue()
+    answer = serve(queue, API_KEYS="one").simulate_post(path, json={})
+    assert answer.status_code in (401, 404)
+    assert queue.submitted == []
+
+
+@pytest.mark.parametrize("path", [f"//status/{ID}", f"///status/{ID}", f"/status//{ID}", f"/%73tatus/{ID}"])
+def test_no_other_spelling_of_status_goes_round_the_keys(path: str) -> None:
+    assert serve(Queue(DONE), API_KEYS="one").simulate_get(path).status_code in (401, 404)
+
+
+def test_health_and_info_ask_for_no_key(tmp_path: Path) -> None:
+    (tmp_path / "info.txt").write_text("information")
+    client = serve(info=tmp_path / "info.txt", API_KEYS="one")
+    assert client.simulate_get("/info").status_code == 200
+    assert client.simulate_get("/health/live").status_code == 200
+    assert client.simulate_get("/health/ready").status_code == 503
+
+
+def test_without_api_keys_none_is_asked_for() -> None:
+    headers = {"Authorization": "Bearer whatever"}
+    assert serve().simulate_post("/predict", json={}, headers=headers).status_code == 200
+    assert serve().simulate_post("/predict", json={}).status_code == 200
+
+
+# Over the real queue
+
+
+def over(queue: TaskQueue, verify_input: Callable[[Any], Any] = as_it_is) -> TestClient:
+    return serve(queue, verify_input)
+
+
+def test_an_accepted_task_is_found_and_ends(open_queue: OpenQueue, broker: Redis, redis: Redis) -> None:
+    client = over(open_queue())
+    answer = client.simulate_post("/predict", json={"callback_uri": "http://receiver.example", "data": {}})
+    status = answer.headers["location"]
+    task_id = answer.json["data"]["task_id"]
+    assert status == f"/status/{task_id}"
+    assert redis.llen(keys.QUEUE) == 1
+    assert client.simulate_get(status).json == {"status": "PENDING", "result": None}
+    TaskRecords(broker).end(task_id, "SUCCESS", {"a123": "Iris-setosa"}, lifetime=60)
+    assert client.simulate_get(status).json == {"status": "SUCCESS", "result": {"a123": "Iris-setosa"}}
+    assert redis.lrange(keys.CALLBACKS, 0, -1) == [task_id]
+
+
+def test_a_synchronous_request_is_answered_when_its_task_ends(open_queue: OpenQueue, broker: Redis) -> None:
+    client = over(open_queue(RESPONSE_MODE="sync", RESPONSE_TIMEOUT="30"))
+    answers: list[Result] = []
+    asking = threading.Thread(target=lambda: answers.append(client.simulate_post("/predict", json={"x": 1})))
+    asking.start()
+    message = until(lambda: broker.lindex(keys.QUEUE, 0), what="the task on the queue")
+    task_id = json.loads(str(message))["headers"]["id"]
+    assert answers == []
+    TaskRecords(broker).end(task_id, "SUCCESS", {"a123": "Iris-setosa"}, lifetime=60)
+    asking.join(30)
+    assert [(answer.status_code, answer.json) for answer in answers] == [(200, {"a123": "Iris-setosa"})]
+
+
+def test_a_synchronous_wait_runs_out_and_the_task_goes_on(open_queue: OpenQueue, redis: Redis) -> None:
+    client = over(open_queue(RESPONSE_MODE="sync", RESPONSE_TIMEOUT="0.1"))
+    answer = client.simulate_post("/predict", json={"x": 1})
+    assert answer.status_code == 202
+    assert client.simulate_get(answer.headers["location"]).json == {"status": "PENDING", "result": None}
+    assert redis.llen(keys.QUEUE) == 1
+
+
+def test_the_mode_is_changed_without_a_restart(open_queue: OpenQueue, redis: Redis) -> None:
+    client = over(open_queue())
+    assert client.simulate_post("/predict", json={}).status_code == 200
+    redis.hset(keys.RESPONSE, mapping={"mode": "sync", "timeout": "0.1"})
+    assert client.simulate_post("/predict", json={}).status_code == 202
+    redis.hset(keys.RESPONSE, mapping={"mode": "async", "timeout": "0.1"})
+    assert client.simulate_post("/predict", json={}).status_code == 200
+
+
+def test_the_bound_of_the_queue_is_503_and_drops_nothing(open_queue: OpenQueue, redis: Redis) -> None:
+    client = over(open_queue(QUEUE_LIMIT="2"))
+    assert [client.simulate_post("/predict", json={}).status_code for _ in range(4)] == [200, 200, 503, 503]
+    assert redis.llen(keys.QUEUE) == 2
+
+
+def test_lone_surrogates_and_control_characters_survive_the_way(open_queue: OpenQueue, redis: Redis) -> None:
+    client = over(open_queue())
+    answer = client.simulate_post("/predict", body=b'{"x": "\\ud800 \\u0000 \xe2\x98\x83"}')
+    assert answer.status_code == 200
+    assert redis.llen(keys.QUEUE) == 1
+
+
+def test_an_accepted_task_of_any_depth_is_on_the_queue(open_queue: OpenQueue, redis: Redis) -> None:
+    """What the api can read and verify_input passes on, it can also write down, or it says that it cannot."""
+    client = over(open_queue())
+    statuses = [
+        client.simulate_post("/predict", body="[" * depth + "]" * depth).status_code for depth in range(100, 1200, 20)
+    ]
+    assert set(statuses) <= {200, 400, 500}
+    assert redis.llen(keys.QUEUE) == statuses.count(200)

@@ -1,0 +1,138 @@
+"""The tutorial, followed to the letter: its commands are typed, its files written, its output compared."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from driving import DENZEL, docker
+from ports import find_free_port
+from tutorial import Command, File, SecondTerminal, matches, steps
+from waiting import until
+
+PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "iris"
+
+
+class Reader:
+    """Somebody at two terminals, in an empty folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.current = folder
+        self.task_id = ""
+        self.second: subprocess.Popen[bytes] | None = None
+        self.second_output = folder.parent / "second-terminal"
+        self.second_read = 0
+        self.environment = {**os.environ, "PATH": f"{Path(DENZEL).parent}:{os.environ['PATH']}"}
+
+    def write(self, step: File) -> None:
+        path = self.folder / step.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(step.text)
+
+    def type(self, step: Command) -> None:
+        command = step.text.replace("TASK_ID", self.task_id)
+        if step.second_terminal:
+            with self.second_output.open("wb") as output:
+                self.second = subprocess.Popen(
+                    ["bash", "-c", f"exec {command}"],
+                    cwd=self.folder,
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            self.sees(step.output)
+            return
+        end = secrets.token_hex(8)
+        done = subprocess.run(
+            ["bash", "-c", f'{command}\nprintf "\\n{end} %s %s" "$?" "$PWD"'],
+            cwd=self.current,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        shown, _, rest = done.stdout.rpartition(f"\n{end} ")
+        code, _, current = rest.partition(" ")
+        self.current = Path(current)
+        self.task_id = (re.findall(r'"task_id": "([0-9a-f-]{36})"', shown) or [self.task_id])[-1]
+        assert not step.output or matches(step.output, shown), f"$ {command}\n{shown}\nis not\n{step.output}"
+        expected = "1" if any(line.startswith("Error:") for line in step.output) else "0"
+        assert code == expected, f"$ {command}\n{shown}\nexited with {code}"
+
+    def sees(self, expected: list[str]) -> None:
+        """Wait until the second terminal shows what the page says, after what it has shown before."""
+
+        def shown() -> bool:
+            return matches(expected, self.second_output.read_text()[self.second_read :])
+
+        until(shown, within=60, what=f"the second terminal to show {expected}")
+        self.second_read = len(self.second_output.read_text())
+
+    def close_second_terminal(self) -> None:
+        if self.second is not None:
+            self.second.terminate()
+            self.second.wait()
+            self.second = None
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Reader]:
+    folder = tmp_path / "reader"
+    folder.mkdir()
+    reader = Reader(folder)
+    try:
+        yield reader
+    finally:
+        reader.close_second_terminal()
+
+
+@pytest.mark.docker
+def test_the_tutorial_works_as_it_is_written(reader: Reader) -> None:
+    name = f"iris_{secrets.token_hex(4)}"
+    page = PAGE.read_text().replace("iris_classifier", name)
+    for port in ("8000", "5555", "9000"):
+        page = re.sub(rf"\b{port}\b", str(find_free_port()), page)
+    try:
+        for step in steps(page):
+            match step:
+                case File():
+                    reader.write(step)
+                case Command():
+                    reader.type(step)
+                case SecondTerminal(output=None):
+                    reader.close_second_terminal()
+                case SecondTerminal(output=output):
+                    assert output is not None
+                    reader.sees(output)
+        assert docker("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={name}") == ""
+        assert docker("volume", "ls", "--quiet", "--filter", f"label=com.docker.compose.project={name}") == ""
+    finally:
+        project = reader.folder / name
+        if project.exists():
+            subprocess.run([DENZEL, "shutdown", "--purge", "--yes"], cwd=project, capture_output=True, check=False)
+
+
+def test_the_tutorials_files_are_the_examples() -> None:
+    written = {Path(step.path).name: step.text for step in steps(PAGE.read_text()) if isinstance(step, File)}
+    for example in ("train.py", "pipeline.py", "info.txt", "requirements.txt", "request.json", "receiver.py"):
+        assert written[example] == (EXAMPLES / example).read_text(), example
+
+
+def test_the_training_script_trains(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "train.py", tmp_path / "model.pkl"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("accuracy on the test set: ")
+    assert (tmp_path / "model.pkl").stat().st_size > 1000

@@ -1,0 +1,604 @@
+"""Launch, restart, update, shutdown and response: the policy, over a backend in memory."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from backends.fake import FakeBackend, Machine
+from ports import find_free_port
+
+from denzel import activity, lifecycle
+from denzel import settings as settings_file
+from denzel.backends.base import BuildStep
+from denzel.errors import (
+    AlreadyLaunched,
+    BackendUnavailable,
+    BuildFailed,
+    Busy,
+    CommandFailed,
+    DenzelError,
+    NotLaunched,
+    PortTaken,
+    ServiceFailed,
+    SettingInvalid,
+)
+from denzel.lifecycle import OS_REQUIREMENTS, PIP_REQUIREMENTS
+from denzel.project import Project
+from denzel.scaffold import start_project
+from denzel.services import (
+    CALLBACKS_KEY,
+    QUEUE_KEY,
+    RESPONSE_KEY,
+    UNACKED_KEY,
+    Service,
+    ServiceReport,
+    State,
+    Status,
+    WorkerReport,
+)
+from denzel.status import read_status
+
+WORKER = "worker@iris"
+
+
+class Watcher:
+    """Notes what a long command tells, and what another terminal would be told meanwhile."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self.phases: list[str] = []
+        self.steps: list[BuildStep] = []
+        self.announced: list[State | None] = []
+        self.seen: list[Status] = []
+
+    def doing(self, text: str) -> None:
+        self.phases.append(text)
+
+    def built(self, step: BuildStep) -> None:
+        self.steps.append(step)
+        self.announced.append(activity.announced(self._project.activity_file))
+
+    def saw(self, status: Status) -> None:
+        self.seen.append(status)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    project = start_project("iris", tmp_path)
+    settings_file.change(project.env_file, {"API_PORT": str(find_free_port()), "MONITOR_PORT": str(find_free_port())})
+    return project
+
+
+@pytest.fixture
+def backend(project: Project) -> FakeBackend:
+    return FakeBackend(project, settings_file.load(project.env_file, {}))
+
+
+@pytest.fixture
+def watcher(project: Project) -> Watcher:
+    return Watcher(project)
+
+
+@pytest.fixture
+def launched(backend: FakeBackend) -> FakeBackend:
+    """A backend with everything up, and nothing noted as done yet."""
+    backend.build(lambda step: None, stamps={})
+    backend.up()
+    backend.done.clear()
+    return backend
+
+
+def looking(project: Project, backend: FakeBackend) -> lifecycle.Look:
+    return lambda: read_status(project, backend, name="iris")
+
+
+def seeing(*statuses: Status | None) -> lifecycle.Look:
+    """Sees each status once, in order."""
+    return iter(statuses).__next__
+
+
+def status(worker: State = State.UP, *, cause: str = "", **services: State) -> Status:
+    """Everything up, but for what is said."""
+    return Status(
+        services={service: ServiceReport(state=services.get(service.value, State.UP)) for service in Service},
+        worker=WorkerReport(name=WORKER, state=worker, cause=cause),
+    )
+
+
+def launch(
+    project: Project,
+    backend: FakeBackend,
+    watcher: Watcher,
+    *,
+    look: lifecycle.Look | None = None,
+    options: dict[str, str] | None = None,
+) -> None:
+    settings = settings_file.load(project.env_file, {}, options)
+    lifecycle.launch(project, backend, settings, options=options or {}, look=look, progress=watcher)
+
+
+def stored(project: Project) -> dict[str, str]:
+    return settings_file.read(project.env_file)
+
+
+@contextmanager
+def unchanged(project: Project, backend: FakeBackend) -> Iterator[None]:
+    """Nothing is built, started or written meanwhile."""
+    before = project.env_file.read_text(), dict(backend.machine.services)
+    yield
+    assert (project.env_file.read_text(), backend.machine.services) == before
+    assert [action for action in backend.done if action != "check"] == []
+
+
+@contextmanager
+def refused(kind: type[DenzelError], match: str) -> Iterator[None]:
+    with pytest.raises(kind, match=match) as caught:
+        yield
+    assert caught.value.hint
+
+
+@contextmanager
+def taken(port: int) -> Iterator[None]:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        yield
+
+
+# ------------------------------------------------------------------ launch
+
+
+def test_launch_checks_builds_and_starts(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
+    launch(project, backend, watcher, look=looking(project, backend))
+    assert backend.done == ["check", "build", "up"]
+    assert watcher.phases == ["Installing the requirements", "Starting the services"]
+    assert watcher.seen == [read_status(project, backend, name="iris")]
+    assert watcher.seen[0].ready
+
+
+def test_launch_announces_what_it_installs(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
+    launch(project, backend, watcher)
+    assert [step.state for step in watcher.steps] == [State.INSTALLING_OS, State.INSTALLING_PIP]
+    assert watcher.announced == [State.INSTALLING_OS, State.INSTALLING_PIP]
+    assert activity.announced(project.activity_file) is None
+
+
+def test_launch_stores_its_options(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
+    port = str(find_free_port())
+    launch(project, backend, watcher, options={"API_PORT": port})
+    assert stored(project)["API_PORT"] == port
+
+
+def test_launch_builds_and_stores_the_user_that_services_run_as(
+    project: Project, backend: FakeBackend, watcher: Watcher
+) -> None:
+    settings_file.change(project.env_file, {"PROJECT_UID": "4242", "PROJECT_GID": "4242"})
+    launch(project, backend, watcher)
+    uid, gid = map(str, project.service_user)
+    assert (stored(project)["PROJECT_UID"], stored(project)["PROJECT_GID"]) == (uid, gid)
+    assert backend.machine.stamps == {"PROJECT_UID": uid, "PROJECT_GID": gid}
+
+
+def test_launch_without_waiting_does_not_look(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
+    backend.comes_up_as = dict.fromkeys(Service, State.STARTING)
+    launch(project, backend, watcher, look=None)
+    assert watcher.seen == []
+
+
+def test_launch_needs_a_backend(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
+    backend.failures["check"] = BackendUnavailable("The Docker Engine is not running.", hint="Start it.")
+    with unchanged(project, backend), refused(BackendUnavailable, "not running"):
+        launch(project, backend, watcher)
+
+
+def test_launch_needs_its_name_for_itself(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
+    other = FakeBackend(
+        Project(project.root.parent / "other"), settings_file.load(project.env_file, {}), backend.machine
+    )
+    other.build(lambda step: None, stamps={})
+    other.up()
+    with unchanged(project, backend), refused(AlreadyLaunched, "other"):
+        launch(project, backend, watcher)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_launch_of_a_launched_project_says_what_was_meant(
+    project: Project, launched: FakeBackend, watcher: Watcher, stopped: bool
+) -> None:
+    if stopped:
+        launched.stop()
+        launched.done.clear()
+    with (
+        unchanged(project, launched),
+        refused(AlreadyLaunched, 'Project already launched! Did you mean "denzel start"?'),
+    ):
+        launch(project, launched, watcher)
+
+
+@pytest.mark.parametrize(("key", "option"), [("API_PORT", "--api-port"), ("MONITOR_PORT", "--monitor-port")])
+def test_launch_refuses_a_taken_port(
+    project: Project, backend: FakeBackend, watcher: Watcher, free_port: int, key: str, option: str
+) -> None:
+    with taken(free_port), unchanged(project, backend), pytest.raises(PortTaken) as problem:
+        launch(project, backend, watcher, options={key: str(free_port)})
+    assert f"Port {free_port} is already taken" in str(problem.value)
+    assert problem.value.hint == f"Pass another one with {option}."
+
+
+def test_launch_refuses_one_port_for_two_services(
+    project: Project, backend: FakeBackend, watcher: Watcher, free_port: int
+) -> None:
+    both = {"API_PORT": str(free_port), "MONITOR_PORT": str(free_port)}
+    with unchanged(project, backend), refused(PortTaken, f"Port {free_port} is asked for twice"):
+        launch(project, backend, watcher, options=both)
+
+
+def test_launch_refuses_an_address_of_another_machine(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
+    with unchanged(project, backend), pytest.raises(DenzelError, match=r"192\.0\.2\.1") as problem:
+        launch(project, backend, watcher, options={"MONITOR_HOST": "192.0.2.1"})
+    assert "already taken" not in str(problem.value)
+    assert problem.value.hint
+
+
+def test_launch_refuses_an_open_monitor_without_a_password(
+    project: Project, backend: FakeBackend, watcher: Watcher
+) -> None:
+    settings_file.change(project.env_file, {"MONITOR_PASSWORD": ""})
+    with unchanged(project, backend), refused(SettingInvalid, r"MONITOR_HOST is 0\.0\.0\.0"):
+        launch(project, backend, watcher, options={"MONITOR_HOST": "0.0.0.0"})
+
+
+def test_launch_opens_the_monitor_with_a_password(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
+    launch(project, backend, watcher, options={"MONITOR_HOST": "0.0.0.0"})
+    assert stored(project)["MONITOR_HOST"] == "0.0.0.0"
+
+
+def test_launch_waits_its_turn(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
+    with (
+        activity.exclusive(project.activity_file),
+        unchanged(project, backend),
+        refused(Busy, "Another denzel command"),
+    ):
+        launch(project, backend, watcher)
+
+
+def test_a_launch_whose_build_fails_starts_nothing_and_can_be_repeated(
+    project: Project, backend: FakeBackend, watcher: Watcher
+) -> None:
+    backend.failures["build"] = BuildFailed("The image could not be built.", hint="Mend it.")
+    with refused(BuildFailed, "could not be built"):
+        launch(project, backend, watcher)
+    assert not backend.is_launched()
+    assert activity.announced(project.activity_file) is None
+    backend.failures.clear()
+    launch(project, backend, watcher)
+    assert backend.is_launched()
+
+
+# ------------------------------------------------------------------ the wait for the model
+
+
+def start(project: Project, backend: FakeBackend, watcher: Watcher, *seen: Status | None) -> None:
+    lifecycle.start(project, backend, look=seeing(*seen), progress=watcher)
+
+
+def test_the_wait_ends_when_the_model_is_loaded(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
+    story = [status(State.LOADING, api=State.STARTING), status(State.LOADING), status()]
+    start(project, launched, watcher, *story, None)
+    assert watcher.seen == story
+
+
+@pytest.mark.parametrize(
+    ("cause", "hint"),
+    [
+        ("ModuleNotFoundError: No module named 'sklearn'", "denzel updatereqs"),
+        ("FileNotFoundError: [Errno 2] No such file: './app/assets/iris.pkl'", "app/assets"),
+        ("SyntaxError: invalid syntax (pipeline.py, line 3)", "app/logic/pipeline.py"),
+        ("a process died while loading the model", "app/logic/pipeline.py"),
+    ],
+)
+def test_a_model_that_does_not_load_is_reported(
+    project: Project, launched: FakeBackend, watcher: Watcher, cause: str, hint: str
+) -> None:
+    launched.machine.printed[Service.DENZEL] = [f"line {number}" for number in range(100)]
+    with pytest.raises(ServiceFailed) as failure:
+        start(project, launched, watcher, status(State.ERROR, cause=cause, denzel=State.STARTING))
+    assert str(failure.value) == f"The model could not be loaded: {cause}."
+    assert hint in failure.value.hint
+    assert failure.value.detail.splitlines()[-1] == "denzel-1  | line 99"
+    assert len(failure.value.detail.splitlines()) == 20
+
+
+def test_a_service_that_fails_is_reported_with_its_log(
+    project: Project, launched: FakeBackend, watcher: Watcher
+) -> None:
+    launched.machine.printed[Service.API] = ["Traceback", "boom"]
+    with pytest.raises(ServiceFailed) as failure:
+        start(project, launched, watcher, status(api=State.ERROR))
+    assert str(failure.value) == "The service api does not come up."
+    assert "denzel logs --service api" in failure.value.hint
+    assert failure.value.detail == "api-1  | Traceback\napi-1  | boom"
+
+
+def test_a_worker_that_fails_without_a_cause_is_a_failing_service(
+    project: Project, launched: FakeBackend, watcher: Watcher
+) -> None:
+    with refused(ServiceFailed, "The service denzel does not come up"):
+        start(project, launched, watcher, status(State.ERROR, denzel=State.ERROR))
+
+
+def test_a_service_that_goes_down_is_reported_after_a_while(
+    project: Project, launched: FakeBackend, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "_DOWN_FOR", 0.1)
+    with refused(ServiceFailed, "The service monitor does not stay up"):
+        start(project, launched, watcher, *[status(monitor=State.DOWN)] * 3)
+    assert len(watcher.seen) == 2
+
+
+def test_a_service_may_be_down_for_a_moment(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
+    start(project, launched, watcher, status(monitor=State.DOWN), status())
+    assert len(watcher.seen) == 2
+
+
+def test_services_that_are_removed_meanwhile_end_the_wait(
+    project: Project, launched: FakeBackend, watcher: Watcher
+) -> None:
+    with refused(ServiceFailed, "removed"):
+        start(project, launched, watcher, status(State.LOADING), None)
+
+
+def test_a_start_that_the_backend_refuses_names_the_service_at_fault(
+    project: Project, launched: FakeBackend, watcher: Watcher
+) -> None:
+    launched.failures["up"] = CommandFailed(["docker", "compose", "up"], 1, "dependency failed to start")
+    with refused(ServiceFailed, "The service redis does not come up"):
+        start(project, launched, watcher, status(redis=State.ERROR))
+    with pytest.raises(CommandFailed, match="exit code 1"):
+        start(project, launched, watcher, status())
+    with pytest.raises(CommandFailed, match="exit code 1"):
+        lifecycle.start(project, launched, look=None, progress=watcher)
+
+
+# ------------------------------------------------------------------ start, stop, restart
+
+
+def test_stop_and_start(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
+    lifecycle.stop(project, launched, progress=watcher)
+    lifecycle.stop(project, launched, progress=watcher)
+    assert {report.state for report in launched.services().values()} == {State.DOWN}
+    lifecycle.start(project, launched, look=looking(project, launched), progress=watcher)
+    lifecycle.start(project, launched, look=looking(project, launched), progress=watcher)
+    assert launched.done == ["check", "stop", "check", "stop", "check", "up", "check", "up"]
+    assert watcher.seen[-1].ready
+
+
+def test_start_brings_back_what_was_removed_by_hand(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
+    del launched.machine.services[Service.API]
+    lifecycle.start(project, launched, look=looking(project, launched), progress=watcher)
+    assert launched.services()[Service.API].state is State.UP
+
+
+def test_restart_stops_and_starts(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
+    lifecycle.restart(project, launched, look=looking(project, launched), progress=watcher)
+    assert launched.done == ["check", "stop", "up"]
+    assert watcher.phases == ["Stopping the services", "Starting the services"]
+
+
+def test_restart_keeps_the_stored_tasks(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
+    launched.redis("LPUSH", QUEUE_KEY, "a task")
+    lifecycle.restart(project, launched, look=None, progress=watcher)
+    assert launched.redis("LLEN", QUEUE_KEY) == 1
+
+
+COMMANDS: dict[str, Callable[[Project, FakeBackend, Watcher], object]] = {
+    "start": lambda project, backend, watcher: lifecycle.start(project, backend, look=None, progress=watcher),
+    "stop": lambda project, backend, watcher: lifecycle.stop(project, backend, progress=watcher),
+    "restart": lambda project, backend, watcher: lifecycle.restart(project, backend, look=None, progress=watcher),
+    "update": lambda project, backend, watcher: lifecycle.update_requirements(
+        project, backend, kinds=(PIP_REQUIREMENTS,), look=None, progress=watcher
+    ),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_what_was_never_launched_is_left_alone(
+    project: Project,
+    backend: FakeBackend,
+    watcher: Watcher,
+    command: Callable[[Project, FakeBackend, Watcher], object],
+) -> None:
+    with unchanged(project, backend), pytest.raises(NotLaunched) as never:
+        command(project, backend, watcher)
+    assert never.value.hint == "denzel launch"
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_the_services_of_another_folder_are_left_alone(
+    project: Project,
+    launched: FakeBackend,
+    watcher: Watcher,
+    command: Callable[[Project, FakeBackend, Watcher], object],
+) -> None:
+    launched.machine.folder = project.root.parent / "other"
+    with unchanged(project, launched), refused(AlreadyLaunched, "other"):
+        command(project, launched, watcher)
+
+
+# ------------------------------------------------------------------ update requirements
+
+
+@pytest.mark.parametrize(
+    "kinds", [(OS_REQUIREMENTS, PIP_REQUIREMENTS), (OS_REQUIREMENTS,), (PIP_REQUIREMENTS,)], ids=["both", "os", "pip"]
+)
+def test_updating_builds_once_and_replaces_the_services(
+    project: Project, launched: FakeBackend, watcher: Watcher, kinds: tuple[str, ...]
+) -> None:
+    lifecycle.update_requirements(project, launched, kinds=kinds, look=looking(project, launched), progress=watcher)
+    assert launched.done == ["check", "build", "up"]
+    assert set(launched.machine.stamps) == set(kinds)
+    stamps = {name: text for name, text in stored(project).items() if name.endswith("_UPDATED") and text}
+    assert stamps == launched.machine.stamps
+    assert launched.machine.running_image == launched.machine.image
+
+
+def test_a_failed_update_keeps_what_runs_and_stores_no_stamp(
+    project: Project, launched: FakeBackend, watcher: Watcher
+) -> None:
+    launched.failures["build"] = BuildFailed("No matching distribution found for scikit-lern.", hint="Mend it.")
+    with unchanged(project, launched), refused(BuildFailed, "scikit-lern"):
+        lifecycle.update_requirements(
+            project, launched, kinds=(OS_REQUIREMENTS, PIP_REQUIREMENTS), look=None, progress=watcher
+        )
+    assert {report.state for report in launched.services().values()} == {State.UP}
+    assert activity.announced(project.activity_file) is None
+
+
+# ------------------------------------------------------------------ shutdown
+
+
+class Asked:
+    """Answers questions, and keeps them."""
+
+    def __init__(self, answer: bool) -> None:
+        self._answer = answer
+        self.questions: list[str] = []
+
+    def __call__(self, question: str) -> bool:
+        self.questions.append(question)
+        return self._answer
+
+
+def shut_down(
+    project: Project, backend: FakeBackend, watcher: Watcher, *, purge: bool = True, answer: bool = False
+) -> tuple[bool, list[str]]:
+    """Whether anything was removed, and what was asked."""
+    asked = Asked(answer)
+    removed = lifecycle.shutdown(project, backend, purge=purge, confirm=asked, progress=watcher)
+    return removed, asked.questions
+
+
+def test_shutdown_removes_the_services_and_keeps_the_data(
+    project: Project, launched: FakeBackend, watcher: Watcher
+) -> None:
+    launched.redis("LPUSH", QUEUE_KEY, "a task")
+    assert shut_down(project, launched, watcher, purge=False) == (True, [])
+    assert not launched.is_launched()
+    assert launched.holds_data()
+
+
+def test_shutdown_of_nothing_is_no_error(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
+    assert shut_down(project, backend, watcher, purge=False) == (False, [])
+    shut_down(project, backend, watcher, purge=True)
+    assert not backend.is_launched()
+
+
+def test_shutdown_of_what_is_half_gone_removes_the_rest(
+    project: Project, launched: FakeBackend, watcher: Watcher
+) -> None:
+    launched.machine.services = {Service.REDIS: State.DOWN}
+    assert shut_down(project, launched, watcher, purge=False) == (True, [])
+    assert not launched.is_launched()
+
+
+def test_a_purge_with_nothing_to_lose_does_not_ask(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
+    assert shut_down(project, launched, watcher) == (True, [])
+    assert not launched.holds_data()
+
+
+def store(key: str) -> Callable[[FakeBackend], object]:
+    return lambda backend: backend.redis("LPUSH", key, "a", "b")
+
+
+LOSSES: dict[str, tuple[Callable[[FakeBackend], object], str]] = {
+    "waiting": (store(QUEUE_KEY), "2 unfinished tasks and 0 unsent callbacks are stored. Remove them?"),
+    "running": (
+        lambda backend: backend.redis("HSET", UNACKED_KEY, "tag", "a"),
+        "1 unfinished tasks and 0 unsent callbacks are stored. Remove them?",
+    ),
+    "unsent": (store(CALLBACKS_KEY), "0 unfinished tasks and 2 unsent callbacks are stored. Remove them?"),
+    "stopped": (lambda backend: backend.stop(), "Redis is not running, so it may hold unfinished tasks."),
+    "removed": (lambda backend: backend.down(purge=False), "Redis is not running, so it may hold unfinished tasks."),
+}
+
+
+@pytest.mark.parametrize(("loss", "question"), LOSSES.values(), ids=LOSSES)
+def test_a_purge_asks_before_tasks_are_lost(
+    project: Project,
+    launched: FakeBackend,
+    watcher: Watcher,
+    loss: Callable[[FakeBackend], object],
+    question: str,
+) -> None:
+    loss(launched)
+    removed, questions = shut_down(project, launched, watcher, answer=False)
+    assert not removed
+    assert len(questions) == 1
+    assert questions[0].startswith(question)
+    assert launched.holds_data()
+    removed, _ = shut_down(project, launched, watcher, answer=True)
+    assert removed
+    assert not launched.holds_data()
+
+
+def test_launch_after_shutdown_with_other_ports(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
+    shut_down(project, launched, watcher, purge=False)
+    port = str(find_free_port())
+    launch(project, launched, watcher, options={"API_PORT": port})
+    assert stored(project)["API_PORT"] == port
+    assert launched.is_launched()
+
+
+# ------------------------------------------------------------------ response
+
+
+@pytest.mark.parametrize(
+    ("synchronous", "timeout", "mode", "seconds"),
+    [(True, 2.5, "sync", "2.5"), (True, None, "sync", "5"), (False, None, "async", "5")],
+)
+def test_response_tells_the_running_api_and_stores_it(
+    project: Project, launched: FakeBackend, synchronous: bool, timeout: float | None, mode: str, seconds: str
+) -> None:
+    assert lifecycle.respond(project, launched, synchronous=synchronous, timeout=timeout)
+    assert launched.redis("HGETALL", RESPONSE_KEY) == {"mode": mode, "timeout": seconds}
+    assert (stored(project)["RESPONSE_MODE"], stored(project)["RESPONSE_TIMEOUT"]) == (mode, seconds)
+    assert launched.done == []
+
+
+def test_response_survives_a_restart_in_the_settings_alone(
+    project: Project, launched: FakeBackend, watcher: Watcher
+) -> None:
+    lifecycle.respond(project, launched, synchronous=True, timeout=2)
+    lifecycle.restart(project, launched, look=None, progress=watcher)
+    assert launched.redis("HGETALL", RESPONSE_KEY) == {}
+    assert stored(project)["RESPONSE_MODE"] == "sync"
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_response_of_a_stopped_project_is_stored_for_later(
+    project: Project, backend: FakeBackend, stopped: bool
+) -> None:
+    if stopped:
+        backend.build(lambda step: None, stamps={})
+        backend.up()
+        backend.stop()
+    assert not lifecycle.respond(project, backend, synchronous=True, timeout=None)
+    assert stored(project)["RESPONSE_MODE"] == "sync"
+
+
+def test_response_refuses_a_timeout_that_can_not_be(project: Project, launched: FakeBackend) -> None:
+    with unchanged(project, launched), refused(SettingInvalid, "RESPONSE_TIMEOUT is '301'"):
+        lifecycle.respond(project, launched, synchronous=True, timeout=301)
+    assert launched.redis("HGETALL", RESPONSE_KEY) == {}
+
+
+def test_a_machine_may_hold_a_project_that_denzel_did_not_see_before(project: Project) -> None:
+    """As after `docker compose up` without denzel."""
+    machine = Machine(folder=project.root, services=dict.fromkeys(Service, State.UP), image=1, running_image=1)
+    backend = FakeBackend(project, settings_file.load(project.env_file, {}), machine)
+    lifecycle.stop(project, backend, progress=Watcher(project))
+    assert {report.state for report in backend.services().values()} == {State.DOWN}

@@ -1,0 +1,68 @@
+"""The worker's log file, read across its rotations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app import worker_log as writer
+from denzel.errors import NotLaunched
+from denzel.worker_log import follow_log, read_log
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "worker.log"
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
+
+
+def test_the_lines_of_the_file_are_read(path: Path) -> None:
+    append(path, "one\ntwo\nthree")
+    assert list(read_log(path)) == ["one", "two", "three"]
+
+
+def test_what_is_not_text_does_not_stop_the_reader(path: Path) -> None:
+    path.write_bytes(b"one\n\xff\ntwo\n")
+    assert list(read_log(path)) == ["one", "\N{REPLACEMENT CHARACTER}", "two"]
+
+
+@pytest.mark.parametrize("read", [read_log, follow_log])
+def test_without_a_file_there_is_what_to_do(path: Path, read: object) -> None:
+    assert callable(read)
+    with pytest.raises(NotLaunched, match=str(path)) as missing:
+        next(read(path))
+    assert "denzel launch" in missing.value.hint
+
+
+def test_following_gives_the_old_lines_then_each_new_one(path: Path) -> None:
+    append(path, "one\n")
+    chapters = iter(["two\nthr", "ee\n"])
+    lines = follow_log(path, sleep=lambda seconds: append(path, next(chapters)))
+    assert [next(lines) for _ in range(3)] == ["one", "two", "three"]
+    lines.close()
+
+
+def test_following_goes_on_in_the_new_file_after_a_rotation(path: Path) -> None:
+    append(path, "one\n")
+
+    def rotate(seconds: float) -> None:
+        append(path, "last of the old\n")
+        writer.rotate(path, at=1)
+        append(path, "first of the new\n")
+
+    lines = follow_log(path, sleep=rotate)
+    assert [next(lines) for _ in range(3)] == ["one", "last of the old", "first of the new"]
+    lines.close()
+
+
+def test_following_waits_while_there_is_no_file_between_two(path: Path) -> None:
+    append(path, "one\n")
+    story = iter([lambda: path.rename(f"{path}.1"), lambda: None, lambda: append(path, "two\n")])
+    lines = follow_log(path, sleep=lambda seconds: next(story)())
+    assert [next(lines), next(lines)] == ["one", "two"]
+    lines.close()
