@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
-import json
 import logging
 import threading
 import time
@@ -98,53 +96,6 @@ def test_the_body_of_a_failure_names_the_task(status: str) -> None:
     }
 
 
-class Receiver(http.server.ThreadingHTTPServer):
-    """Somebody's server: answers by the path, /status/500 with 500; keeps what it was sent."""
-
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.received: list[tuple[str, dict[str, str], Any]] = []
-        self.released = threading.Event()
-
-    def uri(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}{path}"
-
-    @property
-    def paths(self) -> list[str]:
-        return [path for path, _, _ in self.received]
-
-
-class Answer(http.server.BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        content = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.received.append((self.path, dict(self.headers), json.loads(content)))
-        if self.path.startswith("/hang"):
-            self.server.released.wait(30)
-        self.send_response(int(self.path.rpartition("/")[2]) if "/status/" in self.path else 200)
-        self.send_header("Location", self.server.uri("/elsewhere"))
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_GET = do_POST
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        threading.Thread(target=receiver.serve_forever, args=(0.05,), daemon=True).start()
-        yield receiver
-        receiver.released.set()
-        receiver.shutdown()
-
-
 @pytest.fixture
 def records(broker: Redis) -> TaskRecords:
     return TaskRecords(broker)
@@ -177,7 +128,7 @@ def end(records: TaskRecords, uri: str | None, *, task_id: str = "the-id", statu
 
 
 def test_a_result_is_posted_as_json_with_the_id_of_its_task(
-    sending: Callable[..., None], records: TaskRecords, receiver: Receiver
+    sending: Callable[..., None], records: TaskRecords, receiver: Any
 ) -> None:
     sending()
     end(records, receiver.uri("/stash?a=b"))
@@ -189,7 +140,7 @@ def test_a_result_is_posted_as_json_with_the_id_of_its_task(
     assert headers["User-Agent"] == "denzel"
 
 
-def test_a_failure_is_posted_too(sending: Callable[..., None], records: TaskRecords, receiver: Receiver) -> None:
+def test_a_failure_is_posted_too(sending: Callable[..., None], records: TaskRecords, receiver: Any) -> None:
     sending()
     end(records, receiver.uri("/stash"), status="FAILURE")
     until(lambda: receiver.received, what="the callback")
@@ -199,7 +150,7 @@ def test_a_failure_is_posted_too(sending: Callable[..., None], records: TaskReco
 
 
 def test_callbacks_that_were_queued_before_the_start_are_sent(
-    sending: Callable[..., None], records: TaskRecords, receiver: Receiver, redis: Redis
+    sending: Callable[..., None], records: TaskRecords, receiver: Any, redis: Redis
 ) -> None:
     for number in range(20):
         end(records, receiver.uri(f"/{number}"), task_id=f"task-{number}")
@@ -213,7 +164,7 @@ def test_callbacks_that_were_queued_before_the_start_are_sent(
 def test_any_2xx_is_delivered(
     sending: Callable[..., None],
     records: TaskRecords,
-    receiver: Receiver,
+    receiver: Any,
     caplog: pytest.LogCaptureFixture,
     status: int,
 ) -> None:
@@ -228,7 +179,7 @@ def test_any_2xx_is_delivered(
 def test_any_other_answer_is_reported_and_not_followed(
     sending: Callable[..., None],
     records: TaskRecords,
-    receiver: Receiver,
+    receiver: Any,
     caplog: pytest.LogCaptureFixture,
     status: int,
 ) -> None:
@@ -243,7 +194,7 @@ def test_any_other_answer_is_reported_and_not_followed(
 
 
 def test_a_receiver_that_hangs_holds_up_nobody_else(
-    sending: Callable[..., None], records: TaskRecords, receiver: Receiver
+    sending: Callable[..., None], records: TaskRecords, receiver: Any
 ) -> None:
     sending(timeout=20)
     for number in range(10):
@@ -257,7 +208,7 @@ def test_a_receiver_that_hangs_holds_up_nobody_else(
 
 
 def test_a_receiver_that_hangs_is_given_up_after_the_timeout(
-    sending: Callable[..., None], records: TaskRecords, receiver: Receiver, caplog: pytest.LogCaptureFixture
+    sending: Callable[..., None], records: TaskRecords, receiver: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     sending(timeout=0.2)
     end(records, receiver.uri("/hang"))
@@ -280,7 +231,7 @@ def test_a_receiver_that_cannot_be_reached_is_reported(
 
 
 def test_a_record_that_has_expired_sends_nothing(
-    sending: Callable[..., None], records: TaskRecords, receiver: Receiver, redis: Redis
+    sending: Callable[..., None], records: TaskRecords, receiver: Any, redis: Redis
 ) -> None:
     end(records, receiver.uri("/gone"), task_id="gone")
     redis.delete(keys.task("gone"))
@@ -293,7 +244,7 @@ def test_a_record_that_has_expired_sends_nothing(
 def test_the_sender_goes_on_after_redis_cut_it_off(
     sending: Callable[..., None],
     records: TaskRecords,
-    receiver: Receiver,
+    receiver: Any,
     redis: Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -319,7 +270,7 @@ def accepted(attempt: Callable[[], None]) -> bool:
 def test_what_is_on_its_way_is_finished_when_told_to_stop(
     broker: Redis,
     records: TaskRecords,
-    receiver: Receiver,
+    receiver: Any,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -338,7 +289,7 @@ def test_what_is_on_its_way_is_finished_when_told_to_stop(
 
 
 def test_many_more_hanging_receivers_than_places_only_cost_time(
-    sending: Callable[..., None], records: TaskRecords, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    sending: Callable[..., None], records: TaskRecords, receiver: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(callbacks, "IN_FLIGHT", 4)
     sending(timeout=0.3)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from celery import states
+from celery import signals, states
 from celery.contrib.testing.worker import start_worker
 from redis import Redis
 
@@ -40,6 +40,18 @@ def run(make_celery: MakeCelery, records: TaskRecords, redis: Redis) -> Callable
         return record
 
     return run_one
+
+
+@pytest.fixture
+def _logging_as_it_was() -> Iterator[None]:
+    """A worker sets up logging for its whole process, unless somebody else says that he did."""
+
+    def already_done(**_: Any) -> None:
+        pass
+
+    signals.setup_logging.connect(already_done)
+    yield
+    signals.setup_logging.disconnect(already_done)
 
 
 def raising(error: BaseException) -> Callable[[Any], Any]:
@@ -106,7 +118,7 @@ def test_an_exception_that_cannot_even_be_written_ends_the_task(run: Callable[..
 
 
 def test_a_result_that_cannot_be_written_fails_the_task(run: Callable[..., TaskRecord]) -> None:
-    """A task that has run must end, whatever it returned: this one returned a number of more digits than Python writes."""
+    """A task that has run must end, whatever it returned: here a number of more digits than Python writes."""
     record = run(lambda json_data: json_values({"n": 10**5000}), 1)
     assert record.status == "FAILURE"
     assert record.result["args"][0].startswith('result["n"] is ')
@@ -152,6 +164,7 @@ def test_celery_reads_the_record_back(make_celery: MakeCelery, records: TaskReco
 
 
 @pytest.mark.filterwarnings("ignore::celery.exceptions.DuplicateTaskNameWarning")  # app.tasks has the same name
+@pytest.mark.usefixtures("_logging_as_it_was")
 def test_a_real_worker_runs_what_the_api_accepts(make_celery: MakeCelery, records: TaskRecords, redis: Redis) -> None:
     from waiting import until
 

@@ -10,4 +10,5 @@ exec celery --app app.tasks flower \
     --address="${bind%:*}" \
     --port="${bind##*:}" \
     --max-tasks=10000 \
+    --tasks-columns=name,uuid,state,args,result,received,started,runtime,worker \
     --persistent=False
