@@ -16,7 +16,6 @@ from denzel.settings import KEYS
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
-EXAMPLE = ROOT / "examples" / "iris"
 
 # A function that raises a message it was given: which of its arguments that is.
 _RAISES_ITS_ARGUMENT = {"_raise_failed": 2}
@@ -25,7 +24,6 @@ _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE |
 _LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
 _COMMAND = re.compile(r"(?<![\w/.-])denzel ([a-z][\w-]*)((?: +(?:--?[a-z][\w-]*|[\w.:/-]+))*)")
-_FILE_BLOCK = re.compile(r"^<!-- file: (?P<path>\S+) -->\n```\w+\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -190,11 +188,3 @@ def test_the_rows_of_the_table_say_why_and_what_to_do() -> None:
     for row in table(DOCS / "troubleshooting.md", "what you see"):
         assert len(row) == 3, row
         assert all(row), row
-
-
-def test_the_tutorial_writes_the_files_of_the_example() -> None:
-    text = (DOCS / "tutorial.md").read_text(encoding="utf-8")
-    shown = {Path(match["path"]).name: match["text"] for match in _FILE_BLOCK.finditer(text)}
-    for path in EXAMPLE.iterdir():
-        if path.is_file():
-            assert shown.get(path.name) == path.read_text(encoding="utf-8"), path.name

@@ -98,7 +98,7 @@ def make_celery(redis: Redis, read_settings: ReadSettings) -> Iterator[Callable[
 
 
 class Receiver(http.server.ThreadingHTTPServer):
-    """Somebody's server: answers by the path, /status/500 with 500, /hang when it is released; keeps what it was sent."""
+    """Somebody's server, keeping what it is sent: /status/500 answers with 500, /hang when it is released."""
 
     daemon_threads = True
     request_queue_size = 128

@@ -13,6 +13,11 @@ from denzel.project import Project
 from denzel.services import Service, ServiceReport, State, worker_key, worker_name
 from denzel.settings import Settings
 
+_REQUIREMENTS = {
+    "OS_REQUIREMENTS_UPDATED": BuildStep(state=State.INSTALLING_OS, text="1/2 requirements.sh"),
+    "PIP_REQUIREMENTS_UPDATED": BuildStep(state=State.INSTALLING_PIP, text="2/2 requirements.txt"),
+}
+
 
 @dataclass
 class Machine:
@@ -27,6 +32,8 @@ class Machine:
     builds: int = 0
     running_image: int | None = None
     stamps: dict[str, str] = field(default_factory=dict)
+    #: The stamp with which each kind of requirements was last installed.
+    installed: dict[str, str] = field(default_factory=dict)
 
 
 class FakeBackend(Backend):
@@ -62,9 +69,12 @@ class FakeBackend(Backend):
             )
 
     def build(self, on_step: Callable[[BuildStep], None], *, stamps: Mapping[str, str]) -> None:
-        on_step(BuildStep(state=State.INSTALLING_OS, text="1/2 requirements.sh"))
-        on_step(BuildStep(state=State.INSTALLING_PIP, text="2/2 requirements.txt"))
+        wanted = {name: stamps.get(name, self._settings.texts[name]) for name in _REQUIREMENTS}
+        for name, step in _REQUIREMENTS.items():
+            if self.machine.installed.get(name) != wanted[name]:
+                on_step(step)
         self._do("build")
+        self.machine.installed = wanted
         self.machine.builds += 1
         self.machine.image = self.machine.builds
         self.machine.stamps = dict(stamps)

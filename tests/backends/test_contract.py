@@ -9,6 +9,7 @@ import secrets
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,12 @@ def launched(rig: Rig) -> Backend:
     return backend
 
 
+def stamps_of_now() -> dict[str, str]:
+    """Stamps with which nothing was built before."""
+    now = datetime.now(UTC).isoformat()
+    return {"OS_REQUIREMENTS_UPDATED": now, "PIP_REQUIREMENTS_UPDATED": now}
+
+
 def _states(backend: Backend) -> set[State]:
     return {report.state for report in backend.services().values()}
 
@@ -202,13 +209,21 @@ def test_up_without_a_build_says_so(absent: Backend) -> None:
         absent.up()
 
 
-def test_a_build_tells_its_steps_and_launches_nothing(rig: Rig, absent: Backend) -> None:
+def test_a_build_tells_what_it_installs_and_launches_nothing(rig: Rig, absent: Backend) -> None:
     (rig.project.root / "requirements.txt").write_text("")
     steps: list[BuildStep] = []
-    absent.build(steps.append, stamps=NO_STAMPS)
+    absent.build(steps.append, stamps=stamps_of_now())
     assert {step.state for step in steps} == {State.INSTALLING_OS, State.INSTALLING_PIP}
     assert all(step.text and "\n" not in step.text for step in steps)
     assert not absent.is_launched()
+
+
+def test_a_build_of_what_was_built_installs_nothing(absent: Backend) -> None:
+    stamps = stamps_of_now()
+    absent.build(lambda step: None, stamps=stamps)
+    steps: list[BuildStep] = []
+    absent.build(steps.append, stamps=stamps)
+    assert steps == []
 
 
 def test_up_brings_every_service_up_on_its_port(rig: Rig, launched: Backend) -> None:
@@ -296,7 +311,7 @@ def test_up_brings_back_a_part_that_was_removed_by_hand(rig: Rig, launched: Back
 
 def test_up_replaces_what_an_older_build_made(rig: Rig, launched: Backend) -> None:
     (rig.project.root / "requirements.txt").write_text("# changed\n")
-    launched.build(lambda step: None, stamps={"PIP_REQUIREMENTS_UPDATED": "2026-01-02T03:04:05Z"})
+    launched.build(lambda step: None, stamps=stamps_of_now())
     assert not rig.runs_the_newest_build()
     launched.up()
     assert rig.runs_the_newest_build()

@@ -77,6 +77,8 @@ class Info:
             ) from error
         resp.content_type = "text/plain; charset=utf-8"
 
+    on_head = on_get
+
 
 class Predict:
     def __init__(self, queue: TaskQueue, verify_input: VerifyInput, settings: Settings) -> None:
@@ -135,6 +137,8 @@ class Status:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, task_id: str) -> None:
         """The task's state and result; with `Prefer: wait=N`, as soon as it has ended or N seconds have passed."""
+        if not task_id:
+            problems.unknown_path(req, resp)
         wait = read_preferences(req.get_header("Prefer")).wait
         if wait is None:
             record = self._queue.find(task_id)
@@ -147,11 +151,15 @@ class Status:
             )
         _answer_json(resp, {"status": record.status, "result": record.result})
 
+    on_head = on_get
+
 
 class Live:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """200 while this process answers."""
         _answer_json(resp, {"live": True})
+
+    on_head = on_get
 
 
 class Ready:
@@ -181,6 +189,8 @@ class Ready:
         if not ready:
             resp.status = falcon.HTTP_503
             resp.set_header("Retry-After", str(problems.RETRY_AFTER))
+
+    on_head = on_get
 
 
 class PipelineUnusable(falcon.HTTPInternalServerError):

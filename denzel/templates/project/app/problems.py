@@ -47,7 +47,7 @@ def unavailable(description: str) -> falcon.HTTPServiceUnavailable:
 def broker_away(req: falcon.Request, resp: falcon.Response, error: Exception, params: dict[str, Any]) -> None:
     """Falcon's handler for redis.RedisError."""
     assert isinstance(error, RedisError)
-    raise unavailable("The queue can not be reached; nothing was accepted. Try again.") from error
+    raise unavailable("The queue can not be reached. Try again.") from error
 
 
 def unknown_path(req: falcon.Request, resp: falcon.Response, **_: Any) -> None:

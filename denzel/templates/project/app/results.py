@@ -52,7 +52,7 @@ def _answer(result: Any, state: str) -> Any:
         return result
     if not isinstance(result, BaseException):
         return {"args": [str(result)]}
-    return {"args": [_argument(argument) for argument in result.args]}
+    return {"args": [_argument(argument) for argument in result.args] or [type(result).__name__]}
 
 
 def _argument(argument: Any) -> Any:

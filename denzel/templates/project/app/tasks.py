@@ -16,7 +16,7 @@ from app.messages import TASK_NAME
 from app.predictor import Predictor
 from app.settings import Settings
 from app.worker import Callbacks, LogRotation, Report, StopWhileLoading
-from app.workers import WorkerReports
+from app.workers import WorkerReports, WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -76,13 +76,14 @@ def load_model(sender: str, **_: Any) -> None:
     """Load the model in each process that predicts, before it takes its first task."""
     reports = WorkerReports(connect(celery_app.conf.denzel_settings.redis_url))
 
-    def report_failure(cause: str) -> None:
+    def report(state: WorkerState, cause: str = "") -> None:
         try:
-            reports.failed(sender, os.getpid(), cause)
+            reports.process(sender, os.getpid(), state, cause)
         except RedisError as error:
-            log.warning("the failure could not be reported: %s", error)
+            log.warning("%s could not be reported: %s", state.value, error)
 
-    predictor.load(report_failure)
+    predictor.load(lambda cause: report(WorkerState.ERROR, cause))
+    report(WorkerState.UP)
 
 
 @signals.after_setup_logger.connect

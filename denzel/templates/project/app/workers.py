@@ -32,17 +32,17 @@ local function merge(report)
 end
 """
 
-_FAILED = (
+_PROCESS = (
     _MERGE
     + """
-local report, lifetime, pid, cause = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
-redis.call('HSET', report, 'process:' .. pid, 'ERROR ' .. cause)
+local report, lifetime, pid, state, cause = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+redis.call('HSET', report, 'process:' .. pid, state .. ' ' .. cause)
 merge(report)
 redis.call('EXPIRE', report, lifetime)
 """
 )
 
-# A loading process keeps the failure that it has reported itself, until it is up.
+# A process that the worker takes for loading keeps what it has reported itself: that it failed, or is just up.
 _ALIVE = (
     _MERGE
     + """
@@ -95,7 +95,7 @@ class WorkerReports:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._failed = redis.register_script(_FAILED)
+        self._process = redis.register_script(_PROCESS)
         self._alive = redis.register_script(_ALIVE)
 
     def alive(self, name: str, *, up: Collection[int], loading: Collection[int]) -> None:
@@ -105,9 +105,9 @@ class WorkerReports:
             args=[REPORT_LIFETIME, name, json.dumps(sorted(up)), json.dumps(sorted(loading))],
         )
 
-    def failed(self, name: str, pid: int, cause: str) -> None:
-        """Report that a process of the worker `name` could not load the model; it stays so until the process is up."""
-        self._failed(keys=[keys.worker(name)], args=[REPORT_LIFETIME, pid, cause])
+    def process(self, name: str, pid: int, state: WorkerState, cause: str = "") -> None:
+        """Report at once that a process of the worker `name` is UP, or could not load the model and why."""
+        self._process(keys=[keys.worker(name)], args=[REPORT_LIFETIME, pid, state.value, cause])
 
     def forget(self, name: str) -> None:
         """Remove the report of a worker that starts or stops."""

@@ -33,6 +33,7 @@ def import_verify_input() -> VerifyInput:
     return refuse
 
 
+logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s/%(name)s] %(message)s")
 settings = Settings.from_environment(os.environ)
 app = create_app(
     TaskQueue(connect(settings.redis_url), settings),

