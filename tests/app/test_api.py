@@ -420,6 +420,10 @@ def test_status_says_state_and_result(record: TaskRecord) -> None:
     assert answer.headers["content-type"] == "application/json; charset=utf-8"
 
 
+def test_status_of_no_id_at_all_is_an_unknown_path() -> None:
+    assert problem(serve().simulate_get("/status/"))[:2] == (404, "Not found")
+
+
 @pytest.mark.parametrize("path", ["/status/never", "/status/%FF", "/status/%2e%2e", "/status/" + "x" * 5000])
 def test_an_unknown_task_is_404(path: str) -> None:
     assert problem(serve().simulate_get(path))[:2] == (404, "Unknown task")
@@ -483,23 +487,33 @@ def test_ready_says_that_the_broker_is_away() -> None:
 
 # Everything else
 
+READ = {"GET", "HEAD", "OPTIONS"}
+
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
         ("GET", "/predict", {"POST", "OPTIONS"}),
         ("PUT", "/predict", {"POST", "OPTIONS"}),
-        ("POST", "/info", {"GET", "OPTIONS"}),
-        ("POST", f"/status/{ID}", {"GET", "OPTIONS"}),
-        ("PATCH", f"/status/{ID}", {"GET", "OPTIONS"}),
-        ("POST", "/health/live", {"GET", "OPTIONS"}),
-        ("DELETE", "/health/ready", {"GET", "OPTIONS"}),
+        ("POST", "/info", READ),
+        ("POST", f"/status/{ID}", READ),
+        ("PATCH", f"/status/{ID}", READ),
+        ("POST", "/health/live", READ),
+        ("DELETE", "/health/ready", READ),
     ],
 )
 def test_an_unsupported_method_is_405(method: str, path: str, allowed: set[str]) -> None:
     answer = serve().simulate_request(method, path)
     assert problem(answer)[:2] == (405, "Method Not Allowed")
     assert {name.strip() for name in answer.headers["allow"].split(",")} == allowed
+
+
+@pytest.mark.parametrize("path", ["/info", f"/status/{ID}", "/health/live", "/health/ready"])
+def test_head_is_answered_like_get_without_a_body(tmp_path: Path, path: str) -> None:
+    (tmp_path / "info.txt").write_text("information")
+    client = serve(info=tmp_path / "info.txt")
+    head, get = client.simulate_head(path), client.simulate_get(path)
+    assert (head.status_code, head.headers, head.text) == (get.status_code, get.headers, "")
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])

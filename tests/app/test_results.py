@@ -88,7 +88,7 @@ class OfTheUser(Exception):
     ("error", "arguments"),
     [
         (NameError("name 'np' is not defined"), ["name 'np' is not defined"]),
-        (ValueError(), []),
+        (ValueError(), ["ValueError"]),
         (KeyError("x"), ["x"]),
         (KeyError(3), [3]),
         (OfTheUser("a", second="b"), ["a", "b"]),

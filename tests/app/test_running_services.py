@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import shutil
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.local
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "iris"
 
-#: The example's pipeline, and around it what tests ask of a pipeline: by the request, and by the files `slow` and `loads`.
+#: The example's pipeline, and around it what tests ask of one: by the request, and by the files `slow` and `loads`.
 PIPELINE = """
 import os, signal, time
 from pathlib import Path
@@ -91,8 +92,8 @@ class Deployment:
             "STOP_TIMEOUT": "10",
         }
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self._redis = connect(self.environ["REDIS_URL"])
-        self.queue = TaskQueue(self._redis, Settings.from_environment(self.environ))
+        self.redis = connect(self.environ["REDIS_URL"])
+        self.queue = TaskQueue(self.redis, Settings.from_environment(self.environ))
 
     def start(self, *services: str) -> None:
         for service in services:
@@ -128,18 +129,26 @@ class Deployment:
         """Send the signal to everything that the service runs."""
         os.killpg(self.running[service].pid, signum)
 
+    def restarted(self, service: str) -> Deployment:
+        """Starts the service again if it has ended, as Docker and supervisord do."""
+        if self.running[service].poll() is not None:
+            self.end_group(service)
+            self.start(service)
+        return self
+
     def exit_code(self, service: str, *, within: float) -> int:
         return self.running[service].wait(within)
 
+    def end_group(self, service: str) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.end(service)
+
     def end_all(self) -> None:
         for service, process in self.running.items():
-            try:
-                self.end(service)
-            except ProcessLookupError:
-                pass
+            self.end_group(service)
             process.wait(30)
             print(f"--- {service}\n{self.output(service)[-3000:]}")  # pytest shows it when the test has failed
-        self._redis.close()
+        self.redis.close()
 
     def output(self, service: str) -> str:
         return (self.root / f"{service}.output").read_text(errors="replace")
@@ -179,7 +188,7 @@ class Deployment:
 
     def worker(self) -> tuple[str, str]:
         """State and cause of the worker; empty when none reports."""
-        reports = WorkerReports(self._redis).read()
+        reports = WorkerReports(self.redis).read()
         return (reports[0].state.value, reports[0].cause) if reports else ("", "")
 
     def until_worker_is(self, state: str, *, within: float = 60) -> str:
@@ -281,7 +290,7 @@ def test_a_failed_prediction_says_why_and_its_traceback_is_in_the_log_alone(shar
 def lines_after(deployment: Deployment, first: str, last: str) -> str:
     """The worker's log from the first text to the last; empty while they are not there."""
     log = (deployment.root / "logs" / "worker.log").read_text()
-    begin, found, rest = log.partition(first)
+    _, found, rest = log.partition(first)
     inner, ended, _ = rest.partition(last)
     return found + inner + ended if ended else ""
 
@@ -295,7 +304,7 @@ def test_bad_input_is_the_words_of_the_users_code(shared: Deployment) -> None:
 def test_twenty_synchronous_requests_wait_while_the_api_goes_on_answering(shared: Deployment) -> None:
     with concurrent.futures.ThreadPoolExecutor(20) as pool:
         waiting = [pool.submit(shared.predict, {"do": True, "sleep": 0.3}, Prefer="wait=60") for _ in range(20)]
-        until(lambda: connect(shared.environ["REDIS_URL"]).llen(keys.QUEUE), what="a queue")
+        until(lambda: shared.redis.llen(keys.QUEUE), what="a queue")
         times = []
         while not all(each.done() for each in waiting):
             started = time.monotonic()
@@ -514,6 +523,7 @@ def test_a_worker_told_to_stop_while_it_loads_stops_in_a_few_seconds(single: Dep
     (single.root / "slow").write_text("600")
     single.start("redis", "denzel")
     single.until_worker_is("LOADING")
+    until(lambda: "worker@iris ready." in single.output("denzel"), what="the worker to be past its own start")
     single.running["denzel"].terminate()
     assert single.exit_code("denzel", within=8) == 0
     until(lambda: not single.processes("denzel"), within=5, what="every process of the worker to be gone")
@@ -543,7 +553,7 @@ def test_a_task_that_outlasts_the_stop_goes_back_and_is_run_by_the_next_worker(s
     single.exit_code("denzel", within=15)
     assert time.monotonic() - started < 10  # the stop time, when Docker would kill
     until(lambda: not single.processes("denzel"), within=5, what="every process of the worker to be gone")
-    assert connect(single.environ["REDIS_URL"]).llen(keys.QUEUE) == 3
+    assert single.redis.llen(keys.QUEUE) == 3
     single.start("denzel")
     single.until_worker_is("UP")
     assert single.ended(long) == TaskRecord(status="SUCCESS", result={"run": "again"})
@@ -578,6 +588,7 @@ def test_work_goes_on_after_redis_was_killed_and_is_back(single: Deployment) -> 
     """A worker that is up and consumes nothing is the failure to be afraid of (celery#8091)."""
     single.launch("denzel", "api")
     assert single.predict({"do": True}, Prefer="wait=30").status_code == 200
+    until(lambda: not single.redis.exists(keys.UNACKED), what="the worker to be idle")
     single.end("redis")
     single.exit_code("redis", within=10)
     away = single.predict({"do": True})
@@ -586,13 +597,33 @@ def test_work_goes_on_after_redis_was_killed_and_is_back(single: Deployment) -> 
     assert requests.get(single.url("/health/ready"), timeout=30).json()["broker"] == "DOWN"
     assert single.healthy("api")
     single.start("redis")
-    answer = until(lambda: accepted(single), what="the api to accept again")
-    task_id = answer.json()["data"]["task_id"]
+    task_id = accepted(single)
     assert single.ended(task_id, within=60).status == "SUCCESS"
     single.until_worker_is("UP")
     assert single.predict({"do": True}, Prefer="wait=60").status_code == 200
+    assert single.running["denzel"].poll() is None
+    assert len(single.loads()) == 2
 
 
-def accepted(deployment: Deployment) -> requests.Response | None:
-    answer = deployment.predict({"do": True})
+def test_work_goes_on_after_redis_was_killed_under_a_running_task(single: Deployment) -> None:
+    """The worker may end then (Kombu cannot give back what it holds), and is started again as Docker does."""
+    single.launch("denzel", "api")
+    running = single.submit(sleep=3)
+    until(lambda: single.status_of(running) == "STARTED", what="the task to run")
+    single.end("redis")
+    single.exit_code("redis", within=10)
+    single.start("redis")
+    task_id = accepted(single)
+    until(lambda: single.restarted("denzel").status_of(task_id) == "SUCCESS", within=60, what="the next task to end")
+    single.until_worker_is("UP")
+
+
+def accepted(deployment: Deployment) -> str:
+    """The id of a task, as soon as the api accepts one."""
+    answer = until(lambda: ok(deployment.predict({"do": True})), what="the api to accept again")
+    task_id: str = answer.json()["data"]["task_id"]
+    return task_id
+
+
+def ok(answer: requests.Response) -> requests.Response | None:
     return answer if answer.status_code == 200 else None

@@ -12,6 +12,7 @@ from app import keys
 from app.workers import REPORT_EVERY, REPORT_LIFETIME, WorkerReport, WorkerReports, WorkerState
 
 NAME = "worker@iris"
+ERROR, UP = WorkerState.ERROR, WorkerState.UP
 
 
 @pytest.fixture
@@ -46,19 +47,19 @@ def test_one_process_with_the_model_makes_the_worker_up(reports: WorkerReports) 
 
 def test_a_failure_is_reported_with_its_cause(reports: WorkerReports) -> None:
     reports.alive(NAME, up=[], loading=[11, 12])
-    reports.failed(NAME, 11, "FileNotFoundError: [Errno 2] no such file: './model.pkl'")
+    reports.process(NAME, 11, ERROR, "FileNotFoundError: [Errno 2] no such file: './model.pkl'")
     assert state(reports) == ("ERROR", "FileNotFoundError: [Errno 2] no such file: './model.pkl'")
 
 
 def test_a_failure_stays_while_the_process_tries_again(reports: WorkerReports) -> None:
     reports.alive(NAME, up=[], loading=[11])
-    reports.failed(NAME, 11, "ValueError: no")
+    reports.process(NAME, 11, ERROR, "ValueError: no")
     reports.alive(NAME, up=[], loading=[11])
     assert state(reports) == ("ERROR", "ValueError: no")
 
 
 def test_a_failure_is_forgotten_once_the_process_is_up(reports: WorkerReports) -> None:
-    reports.failed(NAME, 11, "ValueError: no")
+    reports.process(NAME, 11, ERROR, "ValueError: no")
     reports.alive(NAME, up=[11], loading=[])
     assert state(reports) == ("UP", "")
     reports.alive(NAME, up=[], loading=[12])
@@ -66,14 +67,39 @@ def test_a_failure_is_forgotten_once_the_process_is_up(reports: WorkerReports) -
 
 
 def test_one_process_up_outweighs_another_that_failed(reports: WorkerReports) -> None:
-    reports.failed(NAME, 11, "ValueError: no")
+    reports.process(NAME, 11, ERROR, "ValueError: no")
     reports.alive(NAME, up=[12], loading=[11])
     assert state(reports) == ("UP", "")
 
 
+def test_a_process_says_itself_that_it_is_up(reports: WorkerReports) -> None:
+    """It knows at once; its worker looks once a second."""
+    reports.alive(NAME, up=[], loading=[11, 12])
+    reports.process(NAME, 11, UP)
+    assert state(reports) == ("UP", "")
+    reports.alive(NAME, up=[], loading=[11, 12])
+    assert state(reports) == ("UP", "")
+    reports.alive(NAME, up=[11, 12], loading=[])
+    assert state(reports) == ("UP", "")
+
+
+def test_a_process_that_is_up_after_its_failure_says_so(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[], loading=[11])
+    reports.process(NAME, 11, ERROR, "ValueError: no")
+    reports.process(NAME, 11, UP)
+    assert state(reports) == ("UP", "")
+
+
+def test_a_process_that_said_it_is_up_and_died_is_up_no_more(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[], loading=[11])
+    reports.process(NAME, 11, UP)
+    reports.alive(NAME, up=[], loading=[12])
+    assert state(reports) == ("LOADING", "")
+
+
 def test_the_failure_reported_before_the_first_renewal_counts(reports: WorkerReports) -> None:
     """A process may fail before its worker has looked for the first time."""
-    reports.failed(NAME, 11, "ImportError: no module")
+    reports.process(NAME, 11, ERROR, "ImportError: no module")
     reports.alive(NAME, up=[], loading=[11])
     assert state(reports) == ("ERROR", "ImportError: no module")
 
@@ -113,13 +139,13 @@ def test_a_report_outlives_a_few_renewals_that_are_missed() -> None:
 
 
 def test_a_failure_renews_the_report(reports: WorkerReports, redis: Redis) -> None:
-    reports.failed(NAME, 11, "ValueError: no")
+    reports.process(NAME, 11, ERROR, "ValueError: no")
     assert 0 < int(redis.ttl(keys.worker(NAME))) <= REPORT_LIFETIME
 
 
 def test_a_worker_that_stops_is_forgotten_with_its_failures(reports: WorkerReports, redis: Redis) -> None:
     reports.alive(NAME, up=[], loading=[11])
-    reports.failed(NAME, 11, "ValueError: no")
+    reports.process(NAME, 11, ERROR, "ValueError: no")
     reports.forget(NAME)
     assert reports.read() == []
     assert redis.keys() == []
@@ -136,7 +162,7 @@ def test_workers_are_read_by_name(reports: WorkerReports) -> None:
 
 @pytest.mark.parametrize("cause", ["", "UP", "ERROR", "a: b, 50 % of {this}", "naïve ☃", "x" * 5000])
 def test_a_cause_is_kept_word_for_word(reports: WorkerReports, cause: str) -> None:
-    reports.failed(NAME, 11, cause)
+    reports.process(NAME, 11, ERROR, cause)
     reports.alive(NAME, up=[], loading=[11])
     assert state(reports) == ("ERROR", cause)
 
@@ -145,7 +171,7 @@ def test_every_method_raises_when_redis_is_away(away: Redis) -> None:
     reports = WorkerReports(away)
     attempts: list[Callable[[], Any]] = [
         lambda: reports.alive(NAME, up=[], loading=[]),
-        lambda: reports.failed(NAME, 1, "no"),
+        lambda: reports.process(NAME, 1, ERROR, "no"),
         lambda: reports.forget(NAME),
         reports.read,
     ]
