@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from denzel.errors import Busy
+from denzel.errors import Busy, NotPermitted
 from denzel.services import State
 
 Announce = Callable[[State | None], None]
@@ -22,8 +22,15 @@ def exclusive(path: Path) -> Iterator[Announce]:
     Gives a function that announces a state. The system drops the lock when this process ends, however it ends, so what
     is read is never the trace of a command that died.
     """
-    path.parent.mkdir(exist_ok=True)
-    with path.open("a+") as file:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        file = path.open("a+")
+    except PermissionError:
+        raise NotPermitted(
+            f"{path} can not be written: the project belongs to another user.",
+            hint=f"Run denzel as that user, or make the project yours: sudo chown -R $USER {path.parents[1]}",
+        ) from None
+    with file:
         _lock(file)
 
         def announce(state: State | None) -> None:

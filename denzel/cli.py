@@ -16,7 +16,7 @@ from denzel import __version__, console, lifecycle, worker_log
 from denzel import settings as settings_file
 from denzel.backends import open_backend
 from denzel.backends.base import Backend
-from denzel.errors import DenzelError, NotLaunched
+from denzel.errors import DenzelError, NotLaunched, ProjectNotFound
 from denzel.project import Project, find_project
 from denzel.services import Service, Status
 from denzel.settings import Settings
@@ -62,8 +62,15 @@ class Opened:
             time.sleep(every)
 
 
+def current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise ProjectNotFound("The current folder does not exist any more.", hint="Go to another one (cd).") from None
+
+
 def opened(options: dict[str, str] | None = None) -> Opened:
-    project = find_project(Path.cwd())
+    project = find_project(current_folder())
     settings = settings_file.load(project.env_file, os.environ, options)
     return Opened(project, settings, open_backend(project, settings))
 
@@ -89,7 +96,7 @@ def startproject(name: str, gpu: bool) -> None:
     # Imported here: no other command renders templates.
     from denzel import scaffold
 
-    console.scaffolded(scaffold.start_project(name, Path.cwd(), gpu=gpu))
+    console.scaffolded(scaffold.start_project(name, current_folder(), gpu=gpu))
 
 
 @main.command()
@@ -101,7 +108,7 @@ def launch(api_port: int | None, monitor_port: int | None, monitor_host: str | N
     """Build and start all services, the first time."""
     given = {"API_PORT": api_port, "MONITOR_PORT": monitor_port, "MONITOR_HOST": monitor_host}
     options = {key: str(value) for key, value in given.items() if value is not None}
-    project = find_project(Path.cwd())
+    project = find_project(current_folder())
     if not project.env_file.exists():
         from denzel import scaffold
 
@@ -139,7 +146,7 @@ def stop() -> None:
 @main.command()
 @waiting
 def restart(wait: bool) -> None:
-    """Stop and start the services, with the code and settings as they are now."""
+    """Stop and start, with code and settings as they are now."""
     here = opened()
     lifecycle.restart(here.project, here.backend, look=here.look if wait else None, progress=console.Watching())
     console.launched(here.settings)
@@ -149,7 +156,7 @@ def restart(wait: bool) -> None:
 @click.option("--purge/--no-purge", default=False, show_default=True, help="Remove the image and the stored data too.")
 @click.option("--yes", is_flag=True, help="Do not ask before unfinished tasks are lost.")
 def shutdown(purge: bool, yes: bool) -> None:
-    """Stop and remove the services; the stored data stays, unless purged."""
+    """Remove the services; the stored data stays, unless purged."""
     here = opened()
     removed = lifecycle.shutdown(
         here.project,
@@ -192,7 +199,7 @@ def logs(service: str, live: bool) -> None:
 @click.option("--live/--no-live", default=False, show_default=True, help="Keep following, until Ctrl-C.")
 def logworker(live: bool) -> None:
     """Show the worker's log file, logs/worker.log."""
-    path = find_project(Path.cwd()).worker_log
+    path = find_project(current_folder()).worker_log
     console.lines(worker_log.follow_log(path) if live else worker_log.read_log(path))
 
 
@@ -202,7 +209,9 @@ def logworker(live: bool) -> None:
 )
 def shell(service: str) -> None:
     """Open a shell inside a service."""
-    sys.exit(opened().backend.shell(Service(service)))
+    here = opened()
+    next(here.looks(every=0))
+    sys.exit(here.backend.shell(Service(service)))
 
 
 @main.command()
@@ -223,7 +232,7 @@ def response(synchronous: bool | None, timeout: float | None) -> None:
 @main.command()
 @waiting
 def updatereqs(wait: bool) -> None:
-    """Install requirements.sh and requirements.txt anew, at their newest versions."""
+    """Install both requirements anew, at their newest versions."""
     _update((lifecycle.OS_REQUIREMENTS, lifecycle.PIP_REQUIREMENTS), wait=wait)
 
 

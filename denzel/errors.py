@@ -43,6 +43,10 @@ class Busy(DenzelError):
     """Another denzel command is changing this project."""
 
 
+class NotPermitted(DenzelError):
+    """A file of the project belongs to another user."""
+
+
 class BackendUnavailable(DenzelError):
     """What runs the services can not be used."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 import time
@@ -178,10 +179,11 @@ def _check_ports(settings: Settings) -> None:
             f"Port {settings.api_port} is asked for twice, for the api and for the monitor.",
             hint="Pass another one with --api-port or --monitor-port.",
         )
-    for host, port, option in (
-        (settings.api_host, settings.api_port, "--api-port"),
-        (settings.monitor_host, settings.monitor_port, "--monitor-port"),
+    for service, host, port in (
+        (Service.API, settings.api_host, settings.api_port),
+        (Service.MONITOR, settings.monitor_host, settings.monitor_port),
     ):
+        option, key = f"--{service.value}-port", f"{service.name}_HOST"
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -191,6 +193,11 @@ def _check_ports(settings: Settings) -> None:
                     f"Port {port} is reserved for the system.", hint=f"Pass one above 1023 with {option}."
                 ) from None
             except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    raise SettingInvalid(
+                        f"{key} is {host}, which is not an address of this machine.",
+                        hint=f"Set {key} in .env to one that is, or to 0.0.0.0 for all.",
+                    ) from None
                 raise PortTaken(
                     f"Port {port} is already taken ({host}: {error.strerror}).", hint=f"Pass another one with {option}."
                 ) from None

@@ -29,8 +29,8 @@ def run(argv: Sequence[str], *, cwd: Path | None = None, variables: Mapping[str,
             errors="replace",
             check=False,
         )
-    except FileNotFoundError:
-        raise _missing(argv) from None
+    except FileNotFoundError as error:
+        raise _not_found(argv, error) from None
     if done.returncode != 0:
         raise CommandFailed(argv, done.returncode, done.stderr)
     return done.stdout
@@ -52,8 +52,8 @@ def lines(argv: Sequence[str], *, cwd: Path | None = None, variables: Mapping[st
             text=True,
             errors="replace",
         )
-    except FileNotFoundError:
-        raise _missing(argv) from None
+    except FileNotFoundError as error:
+        raise _not_found(argv, error) from None
     tail: list[str] = []
     try:
         assert process.stdout is not None
@@ -75,13 +75,16 @@ def attach(argv: Sequence[str], *, cwd: Path | None = None, variables: Mapping[s
     """Hand this terminal over to a program and return its exit code; raises ToolMissing."""
     try:
         return subprocess.run(argv, cwd=cwd, env=_environment(variables), check=False).returncode
-    except FileNotFoundError:
-        raise _missing(argv) from None
+    except FileNotFoundError as error:
+        raise _not_found(argv, error) from None
 
 
 def _environment(variables: Mapping[str, str] | None) -> dict[str, str]:
     return {**os.environ, **(variables or {})}
 
 
-def _missing(argv: Sequence[str]) -> ToolMissing:
+def _not_found(argv: Sequence[str], error: FileNotFoundError) -> Exception:
+    """The program is not there; or the folder to run it in, which is an error of ours."""
+    if error.filename != argv[0]:
+        return error
     return ToolMissing(f"The program {argv[0]} is not installed.", hint=INSTALL.get(argv[0], f"Install {argv[0]}."))

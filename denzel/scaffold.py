@@ -95,12 +95,13 @@ def _render(target: Path, values: dict[str, object]) -> None:
                 continue
             destination = target / relative
             if path.is_dir():
-                destination.mkdir(exist_ok=True)
+                destination.mkdir()
             elif path.suffix == _SUFFIX:
                 text = environment.from_string(path.read_text(encoding="utf-8")).render(values)
-                destination.with_suffix("").write_text(text, encoding="utf-8")
+                destination = destination.with_suffix("")
+                destination.write_text(text, encoding="utf-8")
             else:
                 shutil.copyfile(path, destination)
-                # Not every way of installing keeps the mode.
-                destination.chmod(0o755 if path.suffix == ".sh" else 0o644)
+            # Not every way of installing keeps the mode, and the user's umask may close what the services must read.
+            destination.chmod(0o755 if path.is_dir() or path.suffix == ".sh" else 0o644)
     (target / ".env").chmod(0o600)

@@ -230,7 +230,7 @@ def test_before_the_launch_the_rest_says_so_too() -> None:
     assert done("shutdown") == "Nothing was removed.\n"
     assert json.loads(done("status", "--json")) == {"launched": False}
     assert "no worker log yet" in failed("logworker")[0]
-    assert "not running" in failed("shell")[0]
+    assert failed("shell") == ["Error: The project is not launched.", "Hint: denzel launch"]
     assert "from the next start on" in done("response", "--sync")
 
 

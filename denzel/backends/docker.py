@@ -52,7 +52,8 @@ _BUILD_STEP = re.compile(r"#(\d+) \[(?:\S+ )*(\d+/\d+)\] RUN (.*)")
 _BUILD_OUTPUT = re.compile(r"#(\d+) \d+\.\d+ (.*)")
 _BUILD_DONE = re.compile(r"#(\d+) DONE .*")
 _WORTH_SHOWING = re.compile(r"\s*(Downloading .* \([\d.]+ [MG]B\)|Installing collected packages)(?::.*)?")
-_TAKEN_PORT = re.compile(r":(\d+)(?: failed|: bind).*(?:already allocated|already in use)")
+_CLEARED = re.compile("^(\033\\[2K)+")
+_TAKEN_PORT = re.compile(r"(?:Bind for|listen tcp4?|host port(?: for)?) \S*?:(\d+)\b.*already (?:allocated|in use)")
 
 
 class DockerBackend(Backend):
@@ -70,7 +71,8 @@ class DockerBackend(Backend):
             version = runner.run(["docker", "version", "--format", "{{.Server.Version}}"]).strip()
         except CommandFailed as error:
             raise _unreachable(error.stderr) from None
-        if int(version.partition(".")[0]) < OLDEST_ENGINE:
+        release = re.match(r"\d+", version)
+        if release and int(release[0]) < OLDEST_ENGINE:
             raise BackendUnavailable(
                 f"Docker Engine {version} is too old.", hint=f"Install release {OLDEST_ENGINE} or newer."
             )
@@ -111,6 +113,7 @@ class DockerBackend(Backend):
             self._run(up_command())
         except CommandFailed as error:
             raise _up_failure(self._image, error) from None
+        self._prune()
 
     def stop(self) -> None:
         self._run(compose("stop"))
@@ -120,6 +123,7 @@ class DockerBackend(Backend):
         if purge:
             with suppress(ImageNotFound):
                 self._client.images.remove(self._image, force=True)
+            self._prune()
 
     def holds_data(self) -> bool:
         return bool(self._client.volumes.list(filters={"label": self._label}))
@@ -133,7 +137,9 @@ class DockerBackend(Backend):
         return reports
 
     def logs(self, services: Collection[Service], *, follow: bool = False, tail: int | None = None) -> Iterator[str]:
-        return self._lines(logs_command(services, follow=follow, tail=tail))
+        for line in self._lines(logs_command(services, follow=follow, tail=tail)):
+            # Compose 2.26 clears the line of the screen first, where there is no screen too.
+            yield _CLEARED.sub("", line)
 
     def shell(self, service: Service) -> int:
         self._running(service)
@@ -181,6 +187,10 @@ class DockerBackend(Backend):
             )
         except (DockerException, OSError) as error:
             raise _unreachable(str(error)) from None
+
+    def _prune(self) -> None:
+        """Remove what earlier builds left: images without a name, which nothing runs from."""
+        self._client.images.prune(filters={"dangling": True, "label": self._label})
 
     def _running(self, service: Service) -> Container:
         for container in self._containers():
@@ -248,15 +258,18 @@ def build_failure(image: str, output: list[str]) -> BuildFailed:
     """What went wrong in a build, in pip's own words where it was pip."""
     said = [match[2] for line in output if (match := _BUILD_OUTPUT.fullmatch(line))]
     errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
+    # pip says first what it could not install; before it, at most which versions this Python is too new or old for.
+    pip = next((error for error in errors if not error.startswith("Ignored the following")), "")
     failed = next((line for line in reversed(output) if "failed to solve" in line), "")
-    if errors:
-        reason = errors[-1].rstrip(".")
-        hint = "Mend requirements.txt, then repeat the command. What ran before still runs."
+    script = re.search(r"bash requirements.sh.*exit code: (\d+)", failed)
+    hint = "Mend {}, then repeat the command. What ran before still runs."
+    if script:
+        reason, hint = f"requirements.sh ended with exit code {script[1]}", hint.format("requirements.sh")
+    elif pip:
+        reason, hint = pip.rstrip("."), hint.format("requirements.txt")
     else:
-        script = re.search(r"bash requirements.sh.*exit code: (\d+)", failed)
-        failed = f"requirements.sh ended with exit code {script[1]}" if script else failed
         reason = failed.removeprefix("failed to solve: ") or "see the output above"
-        hint = "Mend requirements.sh, requirements.txt or the Dockerfile, then repeat the command."
+        hint = hint.format("what it names")
     return BuildFailed(
         f"The image {image} could not be built: {reason}.", hint=hint, detail="\n".join((said or output)[-20:])
     )
@@ -269,6 +282,8 @@ def container_report(attributes: Mapping[str, Any]) -> ServiceReport:
         state = _HEALTH_STATES[attributes["State"].get("Health", {}).get("Status", "none")]
         if state is State.STARTING and attributes.get("RestartCount", 0) >= _RESTARTS_TO_ERROR:
             state = State.ERROR
+    elif status == "created" and attributes["State"].get("Error"):
+        state = State.ERROR
     else:
         state = _CONTAINER_STATES[status]
     bindings = attributes["HostConfig"].get("PortBindings") or {}
