@@ -14,9 +14,9 @@ from redis import RedisError
 
 from app import problems
 from app.callbacks import check_uri
-from app.json_values import NotJson, json_values
+from app.json_values import NotJson, TooDeep, json_values
 from app.preferences import read_preferences
-from app.queue import Accepted, QueueFull, TaskQueue
+from app.queue import LONGEST_WAIT, Accepted, QueueFull, TaskQueue
 from app.records import SUCCESS, TaskRecord
 from app.settings import Settings
 from app.workers import WorkerState
@@ -45,13 +45,15 @@ def create_app(queue: TaskQueue, verify_input: VerifyInput, *, info: Path, setti
 
 
 class Authorization:
-    """With API keys set, /predict and /status want `Authorization: Bearer <key>`."""
+    """With API keys set, a resource that needs one wants `Authorization: Bearer <key>`."""
 
     def __init__(self, api_keys: frozenset[str]) -> None:
         self._keys = [key.encode() for key in api_keys]
 
-    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
-        if not self._keys or not (req.path == "/predict" or req.path.startswith("/status/")):
+    def process_resource(
+        self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]
+    ) -> None:
+        if not self._keys or not getattr(resource, "needs_key", False):
             return
         scheme, _, given = (req.get_header("Authorization") or "").partition(" ")
         given_key = given.strip().encode()
@@ -81,6 +83,8 @@ class Info:
 
 
 class Predict:
+    needs_key = True
+
     def __init__(self, queue: TaskQueue, verify_input: VerifyInput, settings: Settings) -> None:
         self._queue = queue
         self._verify_input = verify_input
@@ -97,8 +101,7 @@ class Predict:
         except QueueFull:
             raise problems.unavailable("The queue is full; nothing was accepted. Try again later.") from None
         if preferences.wait is not None:
-            resp.set_header("Preference-Applied", f"wait={preferences.wait}")
-            self._answer_in_time(resp, accepted, preferences.wait)
+            self._answer_in_time(resp, accepted, _granted(resp, preferences.wait))
         elif accepted.response.synchronous and not preferences.respond_async:
             self._answer_in_time(resp, accepted, accepted.response.timeout)
         else:
@@ -115,12 +118,18 @@ class Predict:
             raise _bad_input(str(error) or type(error).__name__) from error
         try:
             return json_values(verified, "verify_input(...)")
+        except TooDeep as error:
+            raise _bad_input(str(error)) from error
         except NotJson as error:
             log.error("verify_input must return JSON values: %s", error)
             raise falcon.HTTPInternalServerError(title="Pipeline error", description=str(error)) from error
 
     def _answer_in_time(self, resp: falcon.Response, accepted: Accepted, timeout: float) -> None:
-        record = self._queue.wait(accepted.task_id, timeout)
+        try:
+            record = self._queue.wait(accepted.task_id, timeout)
+        except RedisError as error:
+            log.warning("task %s is accepted, but cannot be waited for: %s", accepted.task_id, error)
+            record = None
         if record is None or not record.ended:
             _answer_accepted(resp, accepted, falcon.HTTP_202)
         elif record.status == SUCCESS:
@@ -132,6 +141,8 @@ class Predict:
 
 
 class Status:
+    needs_key = True
+
     def __init__(self, queue: TaskQueue) -> None:
         self._queue = queue
 
@@ -140,11 +151,7 @@ class Status:
         if not task_id:
             problems.unknown_path(req, resp)
         wait = read_preferences(req.get_header("Prefer")).wait
-        if wait is None:
-            record = self._queue.find(task_id)
-        else:
-            resp.set_header("Preference-Applied", f"wait={wait}")
-            record = self._queue.wait(task_id, wait)
+        record = self._queue.find(task_id) if wait is None else self._queue.wait(task_id, _granted(resp, wait))
         if record is None:
             raise falcon.HTTPNotFound(
                 title="Unknown task", description=f"No task has the id {task_id}, or its result has expired."
@@ -233,6 +240,13 @@ def _callback_uri(json_data: Any) -> str | None:
 
 def _bad_input(description: str) -> falcon.HTTPBadRequest:
     return falcon.HTTPBadRequest(title="Bad input format", description=description)
+
+
+def _granted(resp: falcon.Response, wait: int) -> int:
+    """The seconds that a request may wait of those it asks for; the answer says so."""
+    granted = min(wait, LONGEST_WAIT)
+    resp.set_header("Preference-Applied", f"wait={granted}")
+    return granted
 
 
 def _reason(record: TaskRecord) -> str:

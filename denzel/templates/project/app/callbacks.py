@@ -40,6 +40,7 @@ def check_uri(uri: Any) -> str:
         raise ValueError(problem)
     try:
         parts = urlsplit(uri)
+        (parts.hostname or "").encode("idna")
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
@@ -93,7 +94,7 @@ class CallbackSender:
                 return
             self.post(task_id, record)
             log.info("callback of task %s delivered to %s", task_id, record.callback_uri)
-        except (requests.RequestException, RedisError, UnicodeError) as error:
+        except (requests.RequestException, RedisError, ValueError) as error:
             log.warning("callback of task %s not delivered: %s", task_id, error)
         finally:
             self._room.release()

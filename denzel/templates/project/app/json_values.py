@@ -11,6 +11,10 @@ class NotJson(TypeError):
     """A value that JSON cannot say; the message names its path and its type."""
 
 
+class TooDeep(NotJson):
+    """A value that is nested too deeply, or contains itself."""
+
+
 def json_values(value: Any, path: str = "result") -> Any:
     """A copy of `value` made of dicts, lists, strings, numbers, booleans and None.
 
@@ -20,7 +24,7 @@ def json_values(value: Any, path: str = "result") -> Any:
     try:
         return _convert(value, path)
     except RecursionError:
-        raise NotJson(f"{path} is nested too deeply, or contains itself: not JSON serialisable") from None
+        raise TooDeep(f"{path} is nested too deeply, or contains itself: not JSON serialisable") from None
 
 
 def _convert(value: Any, path: str) -> Any:
@@ -29,7 +33,7 @@ def _convert(value: Any, path: str) -> Any:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int):
-        return int(value)
+        return _integer(value, path)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -37,9 +41,19 @@ def _convert(value: Any, path: str) -> Any:
         return {key: _convert(item, f"{path}[{json.dumps(key)}]") for key, item in named}
     if isinstance(value, list | tuple):
         return [_convert(item, f"{path}[{index}]") for index, item in enumerate(value)]
+    if _is_numpy(value) and getattr(value, "dtype", None) is not None and value.dtype.kind in "mM":
+        raise NotJson(f"{path} is a {value.dtype.name}: not JSON serialisable")
     if _is_numpy(value) and not isinstance(value.tolist(), type(value)):
         return _convert(value.tolist(), path)
     raise NotJson(f"{path} is a {type(value).__name__}: not JSON serialisable")
+
+
+def _integer(value: int, path: str) -> int:
+    try:
+        int.__repr__(value)
+    except ValueError as error:
+        raise NotJson(f"{path} is an int that is too long: {error}") from None
+    return int(value)
 
 
 def _key(key: Any, path: str) -> str:
@@ -51,7 +65,7 @@ def _key(key: Any, path: str) -> str:
     if key is None or isinstance(key, bool):
         return {None: "null", True: "true", False: "false"}[key]
     if isinstance(key, int) or (isinstance(key, float) and math.isfinite(key)):
-        return repr(key)
+        return int.__repr__(key) if isinstance(key, int) else float.__repr__(key)
     raise NotJson(f"{path} has the key {key!r}, a {type(key).__name__}: not JSON serialisable")
 
 

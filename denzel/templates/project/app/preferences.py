@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+# One preference of the list: a comma or semicolon inside quotes does not end it.
+_PREFERENCE = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +21,7 @@ def read_preferences(header: str | None) -> Preferences:
     """What a Prefer header says; unknown and malformed preferences are ignored, and the first of a kind counts."""
     wait: int | None = None
     respond_async = False
-    for preference in (header or "").split(","):
+    for preference in _PREFERENCE.findall(header or ""):
         name, _, value = preference.partition(";")[0].partition("=")
         name, value = name.strip().lower(), value.strip().strip('"')
         if name == "respond-async":

@@ -50,6 +50,11 @@ def broker_away(req: falcon.Request, resp: falcon.Response, error: Exception, pa
     raise unavailable("The queue can not be reached. Try again.") from error
 
 
+def malformed_body(req: falcon.Request, resp: falcon.Response, error: Exception, params: dict[str, Any]) -> None:
+    """Falcon's handler for a body that breaks the rules of HTTP, or off, while it is read."""
+    raise falcon.HTTPBadRequest(title="Malformed body", description=f"The body can not be read: {error}") from error
+
+
 def unknown_path(req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
     """The answer where no resource is."""
     raise falcon.HTTPNotFound(title="Not found", description=f"There is nothing at {req.path}.")

@@ -19,7 +19,7 @@ from app.workers import WorkerReport, WorkerReports
 __all__ = ["Accepted", "QueueFull", "TaskQueue", "TaskRecord", "WorkerReport"]
 
 #: The longest a request may wait, in seconds, whatever it asks for.
-LONGEST_WAIT = 300.0
+LONGEST_WAIT = 300
 
 
 @dataclass(frozen=True, kw_only=True)

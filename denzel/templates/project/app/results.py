@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import states
 from celery.backends.base import BaseBackend
+from celery.utils.serialization import UnpickleableExceptionWrapper
 from redis import RedisError
 
 from app.broker import connect
@@ -52,7 +53,11 @@ def _answer(result: Any, state: str) -> Any:
         return result
     if not isinstance(result, BaseException):
         return {"args": [str(result)]}
-    return {"args": [_argument(argument) for argument in result.args] or [type(result).__name__]}
+    if isinstance(result, UnpickleableExceptionWrapper):
+        name, arguments = result.exc_cls_name, result.exc_args
+    else:
+        name, arguments = type(result).__name__, result.args
+    return {"args": [_argument(argument) for argument in arguments] or [name]}
 
 
 def _argument(argument: Any) -> Any:

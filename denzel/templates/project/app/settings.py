@@ -49,11 +49,11 @@ class Settings:
                 timeout=read.number("RESPONSE_TIMEOUT", float, "5", least=0),
             ),
             api_threads=read.number("API_THREADS", int, "64", least=4),
-            api_keys=frozenset(filter(None, read.text("API_KEYS", "").split(","))),
+            api_keys=frozenset(key for part in read.text("API_KEYS", "").split(",") if (key := part.strip())),
             body_limit=int(read.number("BODY_LIMIT_MB", float, "10", least=0) * 1024 * 1024),
             queue_limit=read.number("QUEUE_LIMIT", int, "10000", least=1),
             result_lifetime=read.number("RESULT_LIFETIME", int, "86400", least=1),
-            callback_timeout=read.number("CALLBACK_TIMEOUT", float, "10", least=0),
+            callback_timeout=read.number("CALLBACK_TIMEOUT", float, "10", least=0.1),
             stop_timeout=read.number("STOP_TIMEOUT", float, "30", least=10),
             worker_log=read.text("WORKER_LOG", "logs/worker.log"),
         )

@@ -36,5 +36,7 @@ def rotate(path: Path, *, at: int = ROTATE_AT, keep: int = KEEP) -> None:
             if older.exists():
                 older.replace(path.with_name(f"{path.name}.{number + 1}"))
         path.replace(path.with_name(f"{path.name}.1"))
+    except FileNotFoundError:
+        return
     except OSError as error:
         log.warning("log file not rotated: %s", error)

@@ -8,6 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from gunicorn.http.errors import NoMoreData, ParseException
+
+from app import problems
 from app.api import PipelineUnusable, VerifyInput, create_app
 from app.broker import connect
 from app.predictor import PIPELINE, describe
@@ -41,3 +44,5 @@ app = create_app(
     info=Path("app/assets/info.txt"),
     settings=settings,
 )
+for unreadable in (ParseException, NoMoreData):
+    app.add_error_handler(unreadable, problems.malformed_body)
