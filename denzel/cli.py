@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from denzel import __version__, console, lifecycle, worker_log
+from denzel import __version__, console, lifecycle, log_file
 from denzel import settings as settings_file
 from denzel.backends import open_backend
 from denzel.backends.base import Backend
@@ -103,10 +103,13 @@ def startproject(name: str, gpu: bool) -> None:
 @click.option("--api-port", type=PORT, help="Port of the API.  [default: 8000]")
 @click.option("--monitor-port", type=PORT, help="Port of the dashboard.  [default: 5555]")
 @click.option("--monitor-host", help="Address the dashboard is published on.  [default: 127.0.0.1]")
+@click.option("--backend", type=click.Choice(["docker", "local"]), help="What runs the services.  [default: docker]")
 @waiting
-def launch(api_port: int | None, monitor_port: int | None, monitor_host: str | None, wait: bool) -> None:
+def launch(
+    api_port: int | None, monitor_port: int | None, monitor_host: str | None, backend: str | None, wait: bool
+) -> None:
     """Build and start all services, the first time."""
-    given = {"API_PORT": api_port, "MONITOR_PORT": monitor_port, "MONITOR_HOST": monitor_host}
+    given = {"API_PORT": api_port, "MONITOR_PORT": monitor_port, "MONITOR_HOST": monitor_host, "BACKEND": backend}
     options = {key: str(value) for key, value in given.items() if value is not None}
     project = find_project(current_folder())
     if not project.env_file.exists():
@@ -119,6 +122,7 @@ def launch(api_port: int | None, monitor_port: int | None, monitor_host: str | N
         here.project,
         here.backend,
         here.settings,
+        previous=opened().backend,
         options=options,
         look=here.look if wait else None,
         progress=console.Watching(),
@@ -200,7 +204,7 @@ def logs(service: str, live: bool) -> None:
 def logworker(live: bool) -> None:
     """Show the worker's log file, logs/worker.log."""
     path = find_project(current_folder()).worker_log
-    console.lines(worker_log.follow_log(path) if live else worker_log.read_log(path))
+    console.lines(log_file.follow_log(path) if live else log_file.read_log(path))
 
 
 @main.command()
@@ -229,30 +233,42 @@ def response(synchronous: bool | None, timeout: float | None) -> None:
     console.say(f"POST /predict answers {mode}{'' if running else ', from the next start on'}.")
 
 
+def consenting(command: Callable[..., None]) -> Callable[..., None]:
+    """The option of every command that runs requirements.sh."""
+    return click.option("--yes", is_flag=True, help="Run requirements.sh on this machine too (local backend).")(command)
+
+
 @main.command()
+@consenting
 @waiting
-def updatereqs(wait: bool) -> None:
+def updatereqs(yes: bool, wait: bool) -> None:
     """Install both requirements anew, at their newest versions."""
-    _update((lifecycle.OS_REQUIREMENTS, lifecycle.PIP_REQUIREMENTS), wait=wait)
+    _update((lifecycle.OS_REQUIREMENTS, lifecycle.PIP_REQUIREMENTS), consent=yes, wait=wait)
 
 
 @main.command()
 @waiting
 def updatepipreqs(wait: bool) -> None:
     """Install requirements.txt anew, at its newest versions."""
-    _update((lifecycle.PIP_REQUIREMENTS,), wait=wait)
+    _update((lifecycle.PIP_REQUIREMENTS,), consent=False, wait=wait)
 
 
 @main.command()
+@consenting
 @waiting
-def updateosreqs(wait: bool) -> None:
+def updateosreqs(yes: bool, wait: bool) -> None:
     """Run requirements.sh anew."""
-    _update((lifecycle.OS_REQUIREMENTS,), wait=wait)
+    _update((lifecycle.OS_REQUIREMENTS,), consent=yes, wait=wait)
 
 
-def _update(kinds: tuple[str, ...], *, wait: bool) -> None:
+def _update(kinds: tuple[str, ...], *, consent: bool, wait: bool) -> None:
     here = opened()
     lifecycle.update_requirements(
-        here.project, here.backend, kinds=kinds, look=here.look if wait else None, progress=console.Watching()
+        here.project,
+        here.backend,
+        kinds=kinds,
+        consent=consent,
+        look=here.look if wait else None,
+        progress=console.Watching(),
     )
     console.launched(here.settings)

@@ -93,6 +93,9 @@ class Watching:
     def doing(self, text: str) -> None:
         click.echo(f"{text} ...")
 
+    def note(self, text: str) -> None:
+        click.echo(text)
+
     def built(self, step: BuildStep) -> None:
         if step.text != self._step:
             click.echo(f"    {step.text}")

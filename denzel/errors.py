@@ -44,7 +44,7 @@ class Busy(DenzelError):
 
 
 class NotPermitted(DenzelError):
-    """A file of the project belongs to another user."""
+    """A file belongs to another user, or a command needs the user's consent."""
 
 
 class BackendUnavailable(DenzelError):

@@ -19,6 +19,7 @@ from denzel.errors import (
     BackendUnavailable,
     CommandFailed,
     NotLaunched,
+    NotPermitted,
     PortTaken,
     ServiceFailed,
     ServiceNotRunning,
@@ -45,6 +46,9 @@ class Progress(Protocol):
     def doing(self, text: str) -> None:
         """A new phase begins."""
 
+    def note(self, text: str) -> None:
+        """Something worth knowing."""
+
     def built(self, step: BuildStep) -> None:
         """A step of the build begins."""
 
@@ -60,24 +64,27 @@ def launch(
     backend: Backend,
     settings: Settings,
     *,
+    previous: Backend,
     options: Mapping[str, str],
     look: Look | None,
     progress: Progress,
 ) -> None:
     """Build and start the services for the first time, and wait until `look` sees the model loaded (None: do not wait).
 
-    `options` are the settings given on the command line, which are stored in .env once every check has passed.
+    `options` are the settings given on the command line, which are stored in .env once every check has passed;
+    `previous` is the backend that was stored there before, on which the project must not be launched any more.
     """
     with activity.exclusive(project.activity_file) as announce:
         backend.check()
         backend.check_name_is_free()
-        if backend.is_launched():
-            raise AlreadyLaunched('Project already launched! Did you mean "denzel start"?', hint="denzel start")
+        _check_not_launched(backend, previous)
         _check_monitor(settings)
         _check_ports(settings)
         uid, gid = project.service_user
         settings_file.change(project.env_file, {**options, "PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})
         project.hand_over_logs()
+        if backend.changes_the_machine and project.has_os_requirements:
+            progress.note("requirements.sh is not run, as it would change this machine; to run it: denzel updateosreqs")
         _build(backend, announce, progress, stamps={"PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})
         _up(backend, look, progress)
 
@@ -107,12 +114,24 @@ def restart(project: Project, backend: Backend, *, look: Look | None, progress: 
 
 
 def update_requirements(
-    project: Project, backend: Backend, *, kinds: tuple[str, ...], look: Look | None, progress: Progress
+    project: Project,
+    backend: Backend,
+    *,
+    kinds: tuple[str, ...],
+    consent: bool,
+    look: Look | None,
+    progress: Progress,
 ) -> None:
     """Install the requirements anew and recreate the services; while that fails, what runs keeps running.
 
-    `kinds` names which: OS_REQUIREMENTS, PIP_REQUIREMENTS or both.
+    `kinds` names which: OS_REQUIREMENTS, PIP_REQUIREMENTS or both. Those of the operating system need the user's
+    `consent` where they would change this machine; without it NotPermitted is raised.
     """
+    if OS_REQUIREMENTS in kinds and backend.changes_the_machine and project.has_os_requirements and not consent:
+        raise NotPermitted(
+            "requirements.sh would change this machine itself, as there is no container.",
+            hint="Read it, then pass --yes. The Python packages alone: denzel updatepipreqs",
+        )
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     stamps = dict.fromkeys(kinds, stamp)
     with activity.exclusive(project.activity_file) as announce:
@@ -163,6 +182,17 @@ def _check_launched(backend: Backend) -> None:
     backend.check_name_is_free()
     if not backend.is_launched():
         raise NotLaunched("The project is not launched.", hint="denzel launch")
+
+
+def _check_not_launched(backend: Backend, previous: Backend) -> None:
+    if backend.is_launched():
+        raise AlreadyLaunched('Project already launched! Did you mean "denzel start"?', hint="denzel start")
+    with suppress(BackendUnavailable, ToolMissing):
+        if previous.is_launched():
+            raise AlreadyLaunched(
+                f"Project already launched, on the {previous.name} backend!",
+                hint=f"First: denzel shutdown. Then: denzel launch --backend {backend.name}",
+            )
 
 
 def _check_monitor(settings: Settings) -> None:

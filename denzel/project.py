@@ -31,6 +31,12 @@ class Project:
         return self.root / "app" / "logic" / "pipeline.py"
 
     @property
+    def has_os_requirements(self) -> bool:
+        """Whether requirements.sh does anything."""
+        text = (self.root / "requirements.sh").read_text(encoding="utf-8")
+        return any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 
@@ -47,9 +53,10 @@ class Project:
         return status.st_uid, status.st_gid or UNPRIVILEGED
 
     def hand_over_logs(self) -> None:
-        """Give root's logs folder to the user that the services run as; any other owner's is theirs already."""
+        """Give root's logs to the user that the services run as; any other owner's are theirs already."""
         if os.geteuid() == 0:
-            os.chown(self.logs, *self.service_user)
+            for path in (self.logs, *self.logs.iterdir()):
+                os.chown(path, *self.service_user)
 
     @property
     def activity_file(self) -> Path:

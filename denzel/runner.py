@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +14,16 @@ from denzel.errors import CommandFailed, ToolMissing
 INSTALL = {"docker": "Install Docker Engine and its Compose plugin: https://docs.docker.com/engine/install/"}
 
 
-def run(argv: Sequence[str], *, cwd: Path | None = None, variables: Mapping[str, str] | None = None) -> str:
+def run(
+    argv: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+) -> str:
     """Run to the end, with `variables` in its environment, and return the standard output.
 
-    Raises CommandFailed and ToolMissing.
+    Raises CommandFailed, also for a program that is ended after `timeout` seconds, and ToolMissing.
     """
     try:
         done = subprocess.run(
@@ -27,8 +34,11 @@ def run(argv: Sequence[str], *, cwd: Path | None = None, variables: Mapping[str,
             capture_output=True,
             text=True,
             errors="replace",
+            timeout=timeout,
             check=False,
         )
+    except subprocess.TimeoutExpired:
+        raise CommandFailed(argv, -signal.SIGKILL, f"no end after {timeout} s") from None
     except FileNotFoundError as error:
         raise _not_found(argv, error) from None
     if done.returncode != 0:

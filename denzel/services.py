@@ -21,6 +21,23 @@ class Service(enum.Enum):
         return self is not Service.REDIS
 
 
+#: The settings of .env that each service is given, beside PROJECT_NAME and REDIS_URL.
+SETTINGS: Mapping[Service, tuple[str, ...]] = {
+    Service.API: (
+        "API_WORKERS",
+        "API_THREADS",
+        "API_KEYS",
+        "RESPONSE_MODE",
+        "RESPONSE_TIMEOUT",
+        "BODY_LIMIT_MB",
+        "QUEUE_LIMIT",
+    ),
+    Service.DENZEL: ("WORKER_CONCURRENCY", "RESULT_LIFETIME", "CALLBACK_TIMEOUT", "STOP_TIMEOUT"),
+    Service.MONITOR: ("MONITOR_HOST", "MONITOR_USER", "MONITOR_PASSWORD"),
+    Service.REDIS: (),
+}
+
+
 class State(enum.Enum):
     """What a service or a worker is, in the words that `status` prints."""
 

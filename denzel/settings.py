@@ -40,6 +40,7 @@ class Settings:
     monitor_user: str
     monitor_password: str
     redis_password: str
+    redis_server: str
     response_mode: str
     response_timeout: float
     texts: Mapping[str, str]
@@ -86,7 +87,7 @@ KEYS: Mapping[str, Key] = {
     "COMPOSE_PROJECT_NAME": Key(
         "", _matches("[a-z][a-z0-9_-]*"), "lower-case letters, digits, _ and -, starting with a letter"
     ),
-    "BACKEND": Key("docker", _matches("docker"), "docker"),
+    "BACKEND": Key("docker", _matches("docker|local"), "docker or local"),
     "API_HOST": Key("0.0.0.0", _address, "an IPv4 address of this machine, or 0.0.0.0 for all"),
     "API_PORT": Key("8000", *_PORT),
     "API_WORKERS": Key("1", _number(int, 1, 1000), "a number of processes from 1 to 1000"),
@@ -109,6 +110,7 @@ KEYS: Mapping[str, Key] = {
     "MONITOR_USER": Key("denzel", _matches("[A-Za-z0-9._-]+"), "letters, digits, . _ and -"),
     "MONITOR_PASSWORD": Key("", _matches("[A-Za-z0-9._-]*"), "letters, digits, . _ and -"),
     "REDIS_PASSWORD": Key("", _matches("[A-Za-z0-9_-]{8,}"), "8 or more letters, digits, _ and -"),
+    "REDIS_SERVER": Key("bundled", _matches("bundled|system"), "bundled or system"),
     "PROJECT_UID": Key("10001", *_ID),
     "PROJECT_GID": Key("10001", *_ID),
     "OS_REQUIREMENTS_UPDATED": Key("", *_STAMP),
@@ -138,6 +140,7 @@ def load(env_file: Path, environ: Mapping[str, str], options: Mapping[str, str] 
         monitor_user=values["MONITOR_USER"],
         monitor_password=values["MONITOR_PASSWORD"],
         redis_password=values["REDIS_PASSWORD"],
+        redis_server=values["REDIS_SERVER"],
         response_mode=values["RESPONSE_MODE"],
         response_timeout=values["RESPONSE_TIMEOUT"],
         texts={name: texts.get(name) or key.default for name, key in KEYS.items()},

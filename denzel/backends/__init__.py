@@ -9,7 +9,11 @@ from denzel.settings import Settings
 
 def open_backend(project: Project, settings: Settings) -> Backend:
     """The backend that the settings name."""
-    # Imported here: the Docker SDK takes a third of a second, and no other command needs it.
+    # Imported here: each needs libraries that the other does not, and that take their time.
+    if settings.backend == "local":
+        from denzel.backends.local import LocalBackend
+
+        return LocalBackend(project, settings)
     from denzel.backends.docker import DockerBackend
 
     return DockerBackend(project, settings)

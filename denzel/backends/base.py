@@ -23,6 +23,9 @@ class Backend(ABC):
 
     name: ClassVar[str]
 
+    #: Whether requirements.sh would change the user's own machine, and so needs their consent.
+    changes_the_machine: ClassVar[bool] = False
+
     @abstractmethod
     def check(self) -> None:
         """Raise BackendUnavailable, or ToolMissing, unless this backend can run services here."""

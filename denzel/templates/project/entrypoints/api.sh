@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # The api: gunicorn serving app/wsgi.py.
 set -euo pipefail
+# gunicorn's heartbeat is a file; in memory, where there is such a folder, it never waits for a disk.
+heartbeats=/dev/shm
+[ -d "$heartbeats" ] || heartbeats=${TMPDIR:-/tmp}
 exec gunicorn app.wsgi:app \
     --worker-class app.server.Worker \
     --workers "${API_WORKERS:-1}" \
@@ -9,5 +12,5 @@ exec gunicorn app.wsgi:app \
     --timeout 120 \
     --graceful-timeout 20 \
     --keep-alive 30 \
-    --worker-tmp-dir /dev/shm \
+    --worker-tmp-dir "$heartbeats" \
     --name "${PROJECT_NAME}-api"

@@ -1,32 +1,36 @@
 #!/usr/bin/env bash
-# Exits 0 while a service is healthy: health.sh api|denzel|monitor. Bash alone, because it runs all the time.
+# Exits 0 while a service is healthy: health.sh api|denzel|monitor|redis. Bash alone, because it runs all the time.
 set -euo pipefail
 
 answers() { # address path: an HTTP server there answers 200
-    exec 3<>"/dev/tcp/127.0.0.1/${1##*:}"
+    local host=${1%:*}
+    [ -n "$host" ] && [ "$host" != 0.0.0.0 ] || host=127.0.0.1
+    exec 3<>"/dev/tcp/$host/${1##*:}"
     printf 'GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' "$2" >&3
     read -r _ status _ <&3
     [ "$status" = 200 ]
 }
 
-reports() { # worker: its report in Redis has not expired
+redis() { # command answer: Redis answers so
     [[ $REDIS_URL =~ ^redis://(:([^@]*)@)?([^:/]+):([0-9]+) ]]
     exec 3<>"/dev/tcp/${BASH_REMATCH[3]}/${BASH_REMATCH[4]}"
     if [ -n "${BASH_REMATCH[2]}" ]; then
         printf 'AUTH %s\r\n' "${BASH_REMATCH[2]}" >&3
         read -r _ <&3
     fi
-    printf 'EXISTS denzel:worker:%s\r\n' "$1" >&3
-    read -r exists <&3
-    [ "${exists%$'\r'}" = :1 ]
+    printf '%s\r\n' "$1" >&3
+    read -r answer <&3
+    [ "${answer%$'\r'}" = "$2" ]
 }
 
 case "${1:-}" in
 api) answers "${API_BIND:-:8000}" /health/live ;;
 monitor) answers "${MONITOR_BIND:-:5555}" /healthcheck ;;
-denzel) reports "worker@${PROJECT_NAME}" ;;
+# The worker's report expires when it is no longer renewed.
+denzel) redis "EXISTS denzel:worker:worker@${PROJECT_NAME}" :1 ;;
+redis) redis PING +PONG ;;
 *)
-    echo "usage: health.sh api|denzel|monitor" >&2
+    echo "usage: health.sh api|denzel|monitor|redis" >&2
     exit 64
     ;;
 esac

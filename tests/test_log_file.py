@@ -8,7 +8,7 @@ import pytest
 
 from app import worker_log as writer
 from denzel.errors import NotLaunched
-from denzel.worker_log import follow_log, read_log
+from denzel.log_file import follow_log, read_log
 
 
 @pytest.fixture

