@@ -393,6 +393,7 @@ def _build_failure(output: list[str]) -> BuildFailed:
         hint = "Install redis-server, and set REDIS_SERVER=system in .env."
     elif "error sending request" in text or "dns error" in text or "Failed to fetch" in text:
         hint = "Look at your network, then repeat the command. What ran before still runs."
-    errors = [line.strip(" \u00d7\u2570\u2500\u25b6") for line in output if re.match(r"error:|\s*[\u00d7\u2570]", line)]
-    reason = " ".join(errors).removeprefix("error: ").rstrip(".") or "see above"
+    # uv says what failed, then why; how it draws the two depends on its release.
+    said = re.sub(r"^.*?(?:error:|\u00d7) ", "", text)
+    reason = re.sub(r":? (?:cause:|\u2570\u2500\u25b6) ", ": ", said).rstrip(".")
     return BuildFailed(f"The requirements could not be installed: {reason}.", hint=hint, detail="\n".join(output[-20:]))

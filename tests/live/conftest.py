@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from driving import Driven, Receiver, denzel, receiving
+from driving import BACKENDS, Driven, Receiver, Render, denzel, receiving
 from ports import find_free_port
 
 from denzel import settings
 
 LAB = Path(__file__).parent / "lab_pipeline.py"
 
-Render = Callable[[], Driven]
-
 
 @pytest.fixture(scope="session")
 def render(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Render]:
-    """Makes projects with the lab pipeline, under names and ports of their own; removes what they leave in Docker."""
+    """Makes projects with the lab pipeline, under names and ports of their own; removes what they leave behind."""
     made: list[Driven] = []
 
-    def make() -> Driven:
+    def make(backend: str) -> Driven:
         name = f"lab-{secrets.token_hex(4)}"
         parent = tmp_path_factory.mktemp("projects")
         denzel("startproject", name, cwd=parent)
-        driven = Driven(parent / name)
+        driven = Driven(parent / name, backend)
         shutil.copy(LAB, driven.root / "app" / "logic" / "pipeline.py")
         (driven.root / "requirements.txt").write_text("numpy\n")
         settings.change(
@@ -42,18 +40,21 @@ def render(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Render]:
         made.append(driven)
         return driven
 
-    try:
-        yield make
-    finally:
-        for driven in made:
-            driven.remove()
+    with pytest.MonkeyPatch.context() as patch:
+        # One cache for the projects of all tests; a project's own would be inside it.
+        patch.setenv("UV_CACHE_DIR", str(tmp_path_factory.mktemp("uv-cache")))
+        try:
+            yield make
+        finally:
+            for driven in made:
+                driven.remove()
 
 
-@pytest.fixture(scope="session")
-def shared(render: Render) -> Driven:
-    """One launched project for all tests that leave it up and whole."""
-    driven = render()
-    driven.denzel("launch")
+@pytest.fixture(scope="session", params=BACKENDS)
+def shared(request: pytest.FixtureRequest, render: Render) -> Driven:
+    """One launched project a backend, for all tests that leave it up and whole."""
+    driven = render(request.param)
+    driven.launch()
     return driven
 
 

@@ -7,17 +7,22 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 from waiting import until
 
+from denzel.backends.supervisor import Supervisor
 from denzel.settings import read
+
+#: Values of a parameter `backend`, each with the mark of what it needs.
+BACKENDS = [pytest.param("docker", marks=pytest.mark.docker), pytest.param("local", marks=pytest.mark.local)]
 
 DENZEL = str(Path(sys.executable).parent / "denzel")
 
@@ -51,9 +56,13 @@ def docker(*arguments: str, cwd: Path | None = None) -> str:
 
 @dataclass(frozen=True)
 class Driven:
-    """A project folder that a test drives."""
+    """A project folder that a test drives, on one of the backends."""
 
     root: Path
+    backend: str = "docker"
+
+    def launch(self, *options: str) -> str:
+        return self.denzel("launch", "--backend", self.backend, *options)
 
     def denzel(self, *arguments: str, code: int = 0, stdin: str | None = None) -> str:
         return denzel(*arguments, cwd=self.root, code=code, stdin=stdin)
@@ -77,10 +86,25 @@ class Driven:
     def monitor(self) -> str:
         return f"http://127.0.0.1:{read(self.root / '.env')['MONITOR_PORT']}"
 
+    def pid(self, service: str) -> int:
+        """The main process of a service; 0 while there is none."""
+        if self.backend == "docker":
+            return int(docker("inspect", "--format", "{{.State.Pid}}", self.container(service)))
+        states = Supervisor(self.root).states() or {}
+        return int(states[service]["pid"])
+
     def container(self, service: str) -> str:
         """The id of a service's container."""
         labels = [f"label=com.docker.compose.project={self.name}", f"label=com.docker.compose.service={service}"]
         return docker("ps", "--all", "--quiet", "--no-trunc", *[part for label in labels for part in ("-f", label)])
+
+    def installed(self) -> list[str]:
+        """What tells one installation of the requirements from another."""
+        if self.backend == "docker":
+            layers = "{{range .RootFS.Layers}}{{.}} {{end}}"
+            # The last layer is the project's code.
+            return docker("image", "inspect", "--format", layers, f"denzel/{self.name}").split()[:-1]
+        return [str((self.root / ".denzel" / "venv").readlink())]
 
     def post(self, body: Any, **headers: str) -> requests.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -117,16 +141,20 @@ class Driven:
         self.denzel("shutdown", "--purge", "--yes")
 
 
+Render = Callable[[str], Driven]
+
+
 @dataclass
 class Receiver:
-    """A real HTTP server that keeps the callbacks it gets; containers reach it under `uri`."""
+    """A real HTTP server that keeps the callbacks it gets."""
 
     port: int
     received: list[tuple[dict[str, str], Any]] = field(default_factory=list)
 
-    @property
-    def uri(self) -> str:
-        return f"http://host.docker.internal:{self.port}/stash"
+    def uri(self, backend: str) -> str:
+        """Where the services of a backend reach it."""
+        host = "host.docker.internal" if backend == "docker" else "127.0.0.1"
+        return f"http://{host}:{self.port}/stash"
 
     def bodies(self) -> list[Any]:
         return [body for _, body in self.received]

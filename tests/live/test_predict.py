@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 import requests
 from driving import Driven, Receiver
 from waiting import until
 
-pytestmark = pytest.mark.docker
-
 
 def test_a_task_is_accepted_run_stored_and_called_back(lab: Driven, receiver: Receiver) -> None:
-    answer = lab.post({"echo": "hello", "callback_uri": receiver.uri})
+    answer = lab.post({"echo": "hello", "callback_uri": receiver.uri(lab.backend)})
     task_id = answer.json()["data"]["task_id"]
     assert answer.json() == {"status": "success", "data": {"task_id": task_id}}
     assert answer.headers["Location"] == f"/status/{task_id}"
@@ -57,7 +54,7 @@ def test_a_result_that_is_not_json_fails_with_its_path(lab: Driven) -> None:
 def test_a_failing_task_says_why_everywhere_and_its_traceback_is_in_the_log_alone(
     lab: Driven, receiver: Receiver
 ) -> None:
-    answer = lab.post({"raise": "no such plant", "callback_uri": receiver.uri}, prefer="wait=20")
+    answer = lab.post({"raise": "no such plant", "callback_uri": receiver.uri(lab.backend)}, prefer="wait=20")
     problem = answer.json()
     task_id = problem["task_id"]
     assert answer.status_code == 500
@@ -111,12 +108,12 @@ def test_a_wait_that_runs_out_is_202_and_the_task_goes_on(lab: Driven) -> None:
 
 
 def test_response_changes_the_running_api_at_once_and_survives_a_restart(lab: Driven) -> None:
-    container = lab.container("api")
+    process = lab.pid("api")
     lab.denzel("response", "--sync", "--timeout", "7")
     try:
         assert lab.post({"echo": 1}).json()["echo"] == 1
         assert lab.post({}, prefer="respond-async").json()["status"] == "success"
-        assert lab.container("api") == container
+        assert lab.pid("api") == process
         lab.denzel("restart")
         assert lab.post({"echo": 2}).json()["echo"] == 2
     finally:

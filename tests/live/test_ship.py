@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from driving import Driven, docker
+from driving import Driven, Render, docker
 from ports import find_free_port
 from waiting import until
 
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.docker
 
 
 @pytest.fixture
-def moved(render, tmp_path: Path) -> Driven:
+def moved(render: Render, tmp_path: Path) -> Driven:
     """The project folder alone, copied to another place, with no containers."""
-    project = render()
+    project = render("docker")
     shutil.copytree(project.root, tmp_path / project.name)
     return Driven(tmp_path / project.name)
 

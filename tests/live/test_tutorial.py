@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from driving import DENZEL, docker
+from driving import BACKENDS, DENZEL, docker
 from ports import find_free_port
 from tutorial import Command, File, SecondTerminal, matches, steps
 from waiting import until
@@ -98,10 +98,20 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
         reader.close_second_terminal()
 
 
-@pytest.mark.docker
-def test_the_tutorial_works_as_it_is_written(reader: Reader) -> None:
+def without_docker(page: str) -> str:
+    """The page for a reader with no Docker, who launches on the local backend and deploys by copying the folder."""
+    page = page.replace("\n$ denzel launch", "\n$ denzel launch --backend local").replace("host.docker.internal", "127.0.0.1")
+    page = page.replace("docker compose up --build --detach --wait", "denzel launch --backend local")
+    page = re.sub(r"^\$ docker .*--?version\n.*\n", "", page, flags=re.MULTILINE)
+    return re.sub(r"^\$ docker compose version\n.*\n", "", page, flags=re.MULTILINE).replace('"/project/', '".../')
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_tutorial_works_as_it_is_written(reader: Reader, backend: str) -> None:
     name = f"iris_{secrets.token_hex(4)}"
     page = PAGE.read_text().replace("iris_classifier", name)
+    if backend == "local":
+        page = without_docker(page)
     for port in ("8000", "5555", "9000"):
         page = re.sub(rf"\b{port}\b", str(find_free_port()), page)
     try:
@@ -116,8 +126,10 @@ def test_the_tutorial_works_as_it_is_written(reader: Reader) -> None:
                 case SecondTerminal(output=output):
                     assert output is not None
                     reader.sees(output)
-        assert docker("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={name}") == ""
-        assert docker("volume", "ls", "--quiet", "--filter", f"label=com.docker.compose.project={name}") == ""
+        if backend == "docker":
+            label = f"label=com.docker.compose.project={name}"
+            assert docker("ps", "--all", "--quiet", "--filter", label) == ""
+            assert docker("volume", "ls", "--quiet", "--filter", label) == ""
     finally:
         project = reader.folder / name
         if project.exists():
