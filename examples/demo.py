@@ -1,6 +1,6 @@
 """denzel's main job, end to end: a trained model becomes a service, answers, calls back, and goes away again.
 
-Usage: python examples/demo.py. Everything happens in a temporary folder; whatever is started is removed at the end.
+Usage: python examples/demo.py. It needs no Docker. Everything happens in a temporary folder, and is removed at the end.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ def main() -> None:
         shutil.copy(IRIS / "requirements.txt", project)
         api_port, monitor_port = free_port(), free_port()
         try:
-            step("Launch it: the image, the four services, the model")
-            run(DENZEL, "launch", "--api-port", str(api_port), "--monitor-port", str(monitor_port), cwd=project)
+            step("Launch it: its packages, the four services, the model")
+            ports = ["--api-port", str(api_port), "--monitor-port", str(monitor_port)]
+            run(DENZEL, "launch", "--backend", "local", *ports, cwd=project)
             predict(f"http://127.0.0.1:{api_port}", f"http://127.0.0.1:{monitor_port}", port, callbacks)
         finally:
             step("Shut it down and remove all of it")
@@ -53,7 +54,7 @@ def main() -> None:
 def predict(api: str, monitor: str, receiver_port: int, callbacks: Queue[Any]) -> None:
     step("Ask for two predictions in one task")
     request = json.loads((IRIS / "request.json").read_text())
-    request["callback_uri"] = f"http://host.docker.internal:{receiver_port}/stash"
+    request["callback_uri"] = f"http://127.0.0.1:{receiver_port}/stash"
     accepted = call(f"{api}/predict", request)
     show("accepted ", accepted)
     task_id = accepted["data"]["task_id"]
@@ -106,8 +107,7 @@ def receiver() -> Iterator[tuple[int, Queue[Any]]]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    # Containers reach this machine by Docker's bridge, not by loopback.
-    with ThreadingHTTPServer(("0.0.0.0", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_address[1], arrived
         server.shutdown()

@@ -199,8 +199,7 @@ class LocalBackend(Backend):
                 [_uv(), "venv", "--quiet", "--no-project", "--python", sys.executable, str(venv)],
                 [_uv(), "pip", "install", "--python", python, *(["--refresh"] if refresh else []), *packages],
             ):
-                cache = {"UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR", str(self._home / "cache"))}
-                for line in runner.lines(command, cwd=self._project.root, variables=cache):
+                for line in runner.lines(command, cwd=self._project.root, variables=self._uv_variables()):
                     output.append(line)
                     if "Downloading" in line or "Installed" in line:
                         on_step(BuildStep(state=State.INSTALLING_PIP, text=f"    {line.strip()}"))
@@ -208,6 +207,11 @@ class LocalBackend(Backend):
             shutil.rmtree(venv, ignore_errors=True)
             raise _build_failure(output) from None
         (venv / "complete").touch()
+
+    def _uv_variables(self) -> dict[str, str]:
+        """uv's own settings, where the user has not set them: nothing outside the project, and the system's trust."""
+        wanted = {"UV_CACHE_DIR": str(self._home / "cache"), "UV_SYSTEM_CERTS": "true", "UV_NATIVE_TLS": "true"}
+        return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
     def _run_os_requirements(self) -> None:
         try:

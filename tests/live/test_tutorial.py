@@ -100,7 +100,9 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 
 def without_docker(page: str) -> str:
     """The page for a reader with no Docker, who launches on the local backend and deploys by copying the folder."""
-    page = page.replace("\n$ denzel launch", "\n$ denzel launch --backend local").replace("host.docker.internal", "127.0.0.1")
+    page = page.replace("\n$ denzel launch", "\n$ denzel launch --backend local").replace(
+        "host.docker.internal", "127.0.0.1"
+    )
     page = page.replace("docker compose up --build --detach --wait", "denzel launch --backend local")
     page = re.sub(r"^\$ docker .*--?version\n.*\n", "", page, flags=re.MULTILINE)
     return re.sub(r"^\$ docker compose version\n.*\n", "", page, flags=re.MULTILINE).replace('"/project/', '".../')
