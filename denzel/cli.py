@@ -195,7 +195,7 @@ def logs(service: str, live: bool) -> None:
     """Show what the services printed."""
     here = opened()
     chosen = list(Service) if service == "all" else [Service(service)]
-    next(here.looks(every=0))
+    lifecycle.check_launched(here.backend)
     console.lines(here.backend.logs(chosen, follow=live))
 
 
@@ -214,7 +214,7 @@ def logworker(live: bool) -> None:
 def shell(service: str) -> None:
     """Open a shell inside a service."""
     here = opened()
-    next(here.looks(every=0))
+    lifecycle.check_launched(here.backend)
     sys.exit(here.backend.shell(Service(service)))
 
 

@@ -71,7 +71,11 @@ class CommandFailed(DenzelError):
     """A program that denzel started failed; `detail` is what it said."""
 
     def __init__(self, argv: Sequence[str], code: int, stderr: str) -> None:
-        super().__init__(f"{shlex.join(argv)} failed with exit code {code}.", detail=stderr.strip())
+        super().__init__(
+            f"{shlex.join(argv)} failed with exit code {code}.",
+            hint="Mend what it says above, then repeat the command.",
+            detail=stderr.strip(),
+        )
         self.argv = list(argv)
         self.code = code
         self.stderr = stderr

@@ -86,31 +86,31 @@ def launch(
         if backend.changes_the_machine and project.has_os_requirements:
             progress.note("requirements.sh is not run, as it would change this machine; to run it: denzel updateosreqs")
         _build(backend, announce, progress, stamps={"PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})
-        _up(backend, look, progress)
+        _up(backend, announce, look, progress)
 
 
 def start(project: Project, backend: Backend, *, look: Look | None, progress: Progress) -> None:
     """Start what is stopped or missing; raises NotLaunched."""
-    with activity.exclusive(project.activity_file):
-        _check_launched(backend)
-        _up(backend, look, progress)
+    with activity.exclusive(project.activity_file) as announce:
+        check_launched(backend)
+        _up(backend, announce, look, progress)
 
 
 def stop(project: Project, backend: Backend, *, progress: Progress) -> None:
     """Stop every service, letting running predictions end; raises NotLaunched."""
     with activity.exclusive(project.activity_file):
-        _check_launched(backend)
+        check_launched(backend)
         progress.doing("Stopping the services")
         backend.stop()
 
 
 def restart(project: Project, backend: Backend, *, look: Look | None, progress: Progress) -> None:
     """Stop, then start, with the code and the settings as they are now; raises NotLaunched."""
-    with activity.exclusive(project.activity_file):
-        _check_launched(backend)
+    with activity.exclusive(project.activity_file) as announce:
+        check_launched(backend)
         progress.doing("Stopping the services")
         backend.stop()
-        _up(backend, look, progress)
+        _up(backend, announce, look, progress)
 
 
 def update_requirements(
@@ -135,10 +135,10 @@ def update_requirements(
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     stamps = dict.fromkeys(kinds, stamp)
     with activity.exclusive(project.activity_file) as announce:
-        _check_launched(backend)
+        check_launched(backend)
         _build(backend, announce, progress, stamps=stamps)
         settings_file.change(project.env_file, stamps)
-        _up(backend, look, progress)
+        _up(backend, announce, look, progress)
 
 
 def shutdown(
@@ -151,15 +151,14 @@ def shutdown(
     with activity.exclusive(project.activity_file):
         backend.check()
         backend.check_name_is_free()
-        if not backend.is_launched() and not purge:
-            return False
+        launched = backend.is_launched()
         if purge:
             question = _loss(backend)
             if question and not confirm(question):
                 return False
         progress.doing("Removing the services")
         backend.down(purge=purge)
-        return True
+        return launched or purge
 
 
 def respond(project: Project, backend: Backend, *, synchronous: bool, timeout: float | None) -> bool:
@@ -177,7 +176,8 @@ def respond(project: Project, backend: Backend, *, synchronous: bool, timeout: f
         return True
 
 
-def _check_launched(backend: Backend) -> None:
+def check_launched(backend: Backend) -> None:
+    """Raise NotLaunched, or why the backend can not tell, unless the project is launched."""
     backend.check()
     backend.check_name_is_free()
     if not backend.is_launched():
@@ -219,9 +219,8 @@ def _check_ports(settings: Settings) -> None:
             try:
                 probe.bind((host, port))
             except PermissionError:
-                raise PortTaken(
-                    f"Port {port} is reserved for the system.", hint=f"Pass one above 1023 with {option}."
-                ) from None
+                # A port below 1024 is not ours to try; Docker, which publishes it, mostly may.
+                continue
             except OSError as error:
                 if error.errno == errno.EADDRNOTAVAIL:
                     raise SettingInvalid(
@@ -240,21 +239,22 @@ def _build(backend: Backend, announce: activity.Announce, progress: Progress, *,
 
     progress.doing("Installing the requirements")
     announce(State.INSTALLING_OS)
-    try:
-        backend.build(on_step, stamps=stamps)
-    finally:
-        announce(None)
+    backend.build(on_step, stamps=stamps)
 
 
-def _up(backend: Backend, look: Look | None, progress: Progress) -> None:
+def _up(backend: Backend, announce: activity.Announce, look: Look | None, progress: Progress) -> None:
     progress.doing("Starting the services")
+    # Until the first of them is made there is nothing else by which `status` could tell this from no launch at all.
+    announce(State.STARTING)
     try:
         backend.up()
     except CommandFailed:
+        announce(None)
         status = look() if look else None
         if status is not None:
             _raise_failure(backend, status)
         raise
+    announce(None)
     with suppress(ServiceNotRunning):
         # The api has just read its mode from .env; what `denzel response` told the running one is in there.
         backend.redis("DEL", RESPONSE_KEY)

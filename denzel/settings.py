@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from denzel.errors import SettingInvalid
+from denzel.errors import NotPermitted, SettingInvalid
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def read(env_file: Path) -> dict[str, str]:
 
 
 def change(env_file: Path, changes: Mapping[str, str]) -> None:
-    """Set keys in the file and leave every other line as it is. The file is replaced whole, with its mode and owner."""
+    """Set keys in the file and leave every other line as it is."""
     check({**read(env_file), **changes})
     lines = env_file.read_text(encoding="utf-8").splitlines()
     missing = dict(changes)
@@ -202,7 +202,16 @@ def change(env_file: Path, changes: Mapping[str, str]) -> None:
 
 def replace(env_file: Path, text: str) -> None:
     """Put `text` in the file's place, readable by its owner alone; the old text stays when that fails."""
-    handle, name = tempfile.mkstemp(dir=env_file.parent, prefix=".env.")
+    # Beside the file, in a folder that neither the image nor version control takes.
+    folder = env_file.parent / ".denzel"
+    try:
+        folder.mkdir(exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder)
+    except PermissionError:
+        raise NotPermitted(
+            f"{env_file} can not be changed: the project belongs to another user.",
+            hint=f"Run denzel as that user, or make the project yours: sudo chown -R $USER {env_file.parent}",
+        ) from None
     temporary = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

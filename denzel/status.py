@@ -24,10 +24,15 @@ def read_status(project: Project, backend: Backend, *, name: str) -> Status | No
     worker = _worker(backend, services, worker_name(name))
     if building is not None:
         services = {
-            service: replace(report, state=building) if service.carries_requirements else report
+            service: replace(report, state=building) if _waits(service, report, building) else report
             for service, report in services.items()
         }
     return Status(services=services, worker=worker)
+
+
+def _waits(service: Service, report: ServiceReport, announced: State) -> bool:
+    """Whether what was announced is what this service waits for: to be made, or for its requirements."""
+    return report.state is State.DOWN if announced is State.STARTING else service.carries_requirements
 
 
 def _worker(backend: Backend, services: Mapping[Service, ServiceReport], name: str) -> WorkerReport:

@@ -17,10 +17,10 @@ APP = TOOL / "templates" / "project" / "app"
 FLOORS = [
     {"cli"},
     {"console"},
-    {"lifecycle", "status", "scaffold", "worker_log"},
+    {"lifecycle", "status", "scaffold"},
     {"backends"},
-    {"backends.docker"},
-    {"backends.base"},
+    {"backends.docker", "backends.local"},
+    {"backends.base", "backends.supervisor", "log_file"},
     {"runner", "project", "activity"},
     {"settings"},
     {"services", "errors"},
@@ -28,7 +28,7 @@ FLOORS = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # What the backends' door and the cli open when they are asked to, and not before.
-HEAVY = ("docker", "requests", "jinja2", "urllib3")
+HEAVY = ("docker", "jinja2", "psutil", "redis", "requests", "supervisor", "urllib3", "xmlrpc")
 
 # Who may use what is not ours.
 OWNERS = {
@@ -36,6 +36,9 @@ OWNERS = {
     "subprocess": {"runner"},
     "jinja2": {"scaffold"},
     "docker": {"backends.docker"},
+    "psutil": {"backends.local"},
+    "redis": {"backends.local"},
+    "supervisor": {"backends.supervisor"},
 }
 
 

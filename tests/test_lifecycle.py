@@ -22,9 +22,11 @@ from denzel.errors import (
     CommandFailed,
     DenzelError,
     NotLaunched,
+    NotPermitted,
     PortTaken,
     ServiceFailed,
     SettingInvalid,
+    ToolMissing,
 )
 from denzel.lifecycle import OS_REQUIREMENTS, PIP_REQUIREMENTS
 from denzel.project import Project
@@ -44,6 +46,10 @@ from denzel.status import read_status
 
 WORKER = "worker@iris"
 
+# A requirements.sh that does something, and one that does nothing.
+OS_SCRIPT = "#!/usr/bin/env bash\n# Ours:\napt-get install --yes libgomp1\n"
+NO_OS_SCRIPT = "#!/usr/bin/env bash\n# apt-get install --yes libgomp1\n\n   # no more\n"
+
 
 class Watcher:
     """Notes what a long command tells, and what another terminal would be told meanwhile."""
@@ -51,12 +57,16 @@ class Watcher:
     def __init__(self, project: Project) -> None:
         self._project = project
         self.phases: list[str] = []
+        self.notes: list[str] = []
         self.steps: list[BuildStep] = []
         self.announced: list[State | None] = []
         self.seen: list[Status] = []
 
     def doing(self, text: str) -> None:
         self.phases.append(text)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def built(self, step: BuildStep) -> None:
         self.steps.append(step)
@@ -114,11 +124,23 @@ def launch(
     backend: FakeBackend,
     watcher: Watcher,
     *,
+    previous: FakeBackend | None = None,
     look: lifecycle.Look | None = None,
     options: dict[str, str] | None = None,
 ) -> None:
-    settings = settings_file.load(project.env_file, {}, options)
-    lifecycle.launch(project, backend, settings, options=options or {}, look=look, progress=watcher)
+    settings, previous = settings_file.load(project.env_file, {}, options), previous or backend
+    lifecycle.launch(project, backend, settings, previous=previous, options=options or {}, look=look, progress=watcher)
+
+
+def update(
+    project: Project,
+    backend: FakeBackend,
+    watcher: Watcher,
+    *kinds: str,
+    consent: bool = False,
+    look: lifecycle.Look | None = None,
+) -> None:
+    lifecycle.update_requirements(project, backend, kinds=kinds, consent=consent, look=look, progress=watcher)
 
 
 def stored(project: Project) -> dict[str, str]:
@@ -279,6 +301,53 @@ def test_a_launch_whose_build_fails_starts_nothing_and_can_be_repeated(
     assert backend.is_launched()
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_launch_is_refused_while_the_other_backend_has_the_project(
+    project: Project, backend: FakeBackend, watcher: Watcher, stopped: bool
+) -> None:
+    backend.name = "local"
+    other = FakeBackend(project, settings_file.load(project.env_file, {}))
+    other.name = "docker"
+    other.build(lambda step: None, stamps={})
+    other.up()
+    if stopped:
+        other.stop()
+    with unchanged(project, backend), pytest.raises(AlreadyLaunched) as refusal:
+        launch(project, backend, watcher, previous=other, options={"BACKEND": "local"})
+    assert str(refusal.value) == "Project already launched, on the docker backend!"
+    assert refusal.value.hint == "First: denzel shutdown. Then: denzel launch --backend local"
+    other.down(purge=False)
+    launch(project, backend, watcher, previous=other, options={"BACKEND": "local"})
+    assert stored(project)["BACKEND"] == "local"
+    assert backend.is_launched()
+    assert not other.is_launched()
+
+
+@pytest.mark.parametrize("error", [BackendUnavailable("No engine."), ToolMissing("No docker.")])
+def test_launch_goes_on_where_the_other_backend_is_not_there(
+    project: Project, backend: FakeBackend, watcher: Watcher, error: DenzelError
+) -> None:
+    class Away(FakeBackend):
+        def is_launched(self) -> bool:
+            raise error
+
+    launch(project, backend, watcher, previous=Away(project, settings_file.load(project.env_file, {})))
+    assert backend.is_launched()
+
+
+@pytest.mark.parametrize(
+    ("changes", "script", "told"), [(True, OS_SCRIPT, 1), (True, NO_OS_SCRIPT, 0), (False, OS_SCRIPT, 0)]
+)
+def test_launch_tells_that_it_does_not_change_the_machine(
+    project: Project, backend: FakeBackend, watcher: Watcher, changes: bool, script: str, told: int
+) -> None:
+    backend.changes_the_machine = changes
+    (project.root / "requirements.sh").write_text(script)
+    launch(project, backend, watcher)
+    assert len(watcher.notes) == told
+    assert all("requirements.sh is not run" in note and "denzel updateosreqs" in note for note in watcher.notes)
+
+
 # ------------------------------------------------------------------ the wait for the model
 
 
@@ -399,9 +468,7 @@ COMMANDS: dict[str, Callable[[Project, FakeBackend, Watcher], object]] = {
     "start": lambda project, backend, watcher: lifecycle.start(project, backend, look=None, progress=watcher),
     "stop": lambda project, backend, watcher: lifecycle.stop(project, backend, progress=watcher),
     "restart": lambda project, backend, watcher: lifecycle.restart(project, backend, look=None, progress=watcher),
-    "update": lambda project, backend, watcher: lifecycle.update_requirements(
-        project, backend, kinds=(PIP_REQUIREMENTS,), look=None, progress=watcher
-    ),
+    "update": lambda project, backend, watcher: update(project, backend, watcher, PIP_REQUIREMENTS),
 }
 
 
@@ -438,7 +505,7 @@ def test_the_services_of_another_folder_are_left_alone(
 def test_updating_builds_once_and_replaces_the_services(
     project: Project, launched: FakeBackend, watcher: Watcher, kinds: tuple[str, ...]
 ) -> None:
-    lifecycle.update_requirements(project, launched, kinds=kinds, look=looking(project, launched), progress=watcher)
+    update(project, launched, watcher, *kinds, look=looking(project, launched))
     assert launched.done == ["check", "build", "up"]
     assert set(launched.machine.stamps) == set(kinds)
     stamps = {name: text for name, text in stored(project).items() if name.endswith("_UPDATED") and text}
@@ -451,11 +518,42 @@ def test_a_failed_update_keeps_what_runs_and_stores_no_stamp(
 ) -> None:
     launched.failures["build"] = BuildFailed("No matching distribution found for scikit-lern.", hint="Mend it.")
     with unchanged(project, launched), refused(BuildFailed, "scikit-lern"):
-        lifecycle.update_requirements(
-            project, launched, kinds=(OS_REQUIREMENTS, PIP_REQUIREMENTS), look=None, progress=watcher
-        )
+        update(project, launched, watcher, OS_REQUIREMENTS, PIP_REQUIREMENTS)
     assert {report.state for report in launched.services().values()} == {State.UP}
     assert activity.announced(project.activity_file) is None
+
+
+BOTH = (OS_REQUIREMENTS, PIP_REQUIREMENTS)
+
+
+@pytest.mark.parametrize("kinds", [BOTH, (OS_REQUIREMENTS,)], ids=["both", "os"])
+def test_what_changes_the_machine_needs_consent(
+    project: Project, launched: FakeBackend, watcher: Watcher, kinds: tuple[str, ...]
+) -> None:
+    launched.changes_the_machine = True
+    (project.root / "requirements.sh").write_text(OS_SCRIPT)
+    with unchanged(project, launched), pytest.raises(NotPermitted, match=r"requirements\.sh") as refusal:
+        update(project, launched, watcher, *kinds)
+    assert "--yes" in refusal.value.hint
+    assert "denzel updatepipreqs" in refusal.value.hint
+    assert launched.done == []
+    update(project, launched, watcher, *kinds, consent=True)
+    assert set(launched.machine.stamps) == set(kinds)
+
+
+@pytest.mark.parametrize(
+    ("changes", "script", "kinds"),
+    [(False, OS_SCRIPT, BOTH), (True, NO_OS_SCRIPT, BOTH), (True, OS_SCRIPT, (PIP_REQUIREMENTS,))],
+    ids=["in a container", "nothing to run", "packages alone"],
+)
+def test_what_leaves_the_machine_alone_needs_no_consent(
+    project: Project, launched: FakeBackend, watcher: Watcher, changes: bool, script: str, kinds: tuple[str, ...]
+) -> None:
+    launched.changes_the_machine = changes
+    (project.root / "requirements.sh").write_text(script)
+    update(project, launched, watcher, *kinds)
+    assert launched.done == ["check", "build", "up"]
+    assert set(launched.machine.stamps) == set(kinds)
 
 
 # ------------------------------------------------------------------ shutdown

@@ -16,7 +16,7 @@ NEEDED = {"COMPOSE_PROJECT_NAME": "iris", "REDIS_PASSWORD": "eight-or-more"}
 # Of each key: texts that are allowed with the value each becomes, and texts that are not.
 VALUES: dict[str, tuple[dict[str, object], list[str]]] = {
     "COMPOSE_PROJECT_NAME": ({"iris": "iris", "iris_2-a": "iris_2-a"}, ["Iris", "2iris", "-iris", "a b", "a/b", "ü"]),
-    "BACKEND": ({"docker": "docker"}, ["Docker", "podman"]),
+    "BACKEND": ({"docker": "docker", "local": "local"}, ["Docker", "podman", "docker,local"]),
     "API_HOST": ({"127.0.0.1": "127.0.0.1", "0.0.0.0": "0.0.0.0"}, ["localhost", "127.0.0.256", "::1", "127.1"]),
     "API_PORT": ({"1": 1, "65535": 65535}, ["0", "65536", "-1", "8000.5", "http", "8 000", "0x50"]),
     "API_WORKERS": ({"1": 1, "4": 4}, ["0", "two", "1.5", "1001"]),
@@ -35,6 +35,7 @@ VALUES: dict[str, tuple[dict[str, object], list[str]]] = {
     "MONITOR_USER": ({"ada.l-1": "ada.l-1"}, ["a:b", "a b"]),
     "MONITOR_PASSWORD": ({"": "", "s3cret": "s3cret"}, ["a:b", "a b", "$HOME"]),
     "REDIS_PASSWORD": ({"eight-or-more": "eight-or-more"}, ["short", "with a space", "quote'quote"]),
+    "REDIS_SERVER": ({"bundled": "bundled", "system": "system"}, ["System", "redis-server", "/usr/bin/redis-server"]),
     "PROJECT_UID": ({"1000": 1000}, ["0", "-1", "root"]),
     "PROJECT_GID": ({"1000": 1000}, ["0", "-1", "root"]),
     "OS_REQUIREMENTS_UPDATED": ({"": "", "2026-01-02T03:04:05Z": "2026-01-02T03:04:05Z"}, ["yesterday", "$(date)"]),

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import docker
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import APIError, DockerException
 from docker.models.containers import Container
 
 from denzel import runner
@@ -37,7 +37,7 @@ OLDEST_ENGINE = 25
 # Docker's words, and ours. A container that runs is what its health check says.
 _CONTAINER_STATES = {
     "created": State.STARTING,
-    "restarting": State.ERROR,
+    "restarting": State.STARTING,
     "paused": State.DOWN,
     "removing": State.DOWN,
     "exited": State.DOWN,
@@ -121,12 +121,16 @@ class DockerBackend(Backend):
     def down(self, *, purge: bool) -> None:
         self._run(down_command(purge=purge))
         if purge:
-            with suppress(ImageNotFound):
+            # Somebody may run the image by itself; then it stays, and is no error.
+            with suppress(APIError):
                 self._client.images.remove(self._image, force=True)
             self._prune()
 
     def holds_data(self) -> bool:
-        return bool(self._client.volumes.list(filters={"label": self._label}))
+        try:
+            return bool(self._client.volumes.list(filters={"label": self._label}))
+        except (DockerException, OSError) as error:
+            raise _unreachable(str(error)) from None
 
     def services(self) -> dict[Service, ServiceReport]:
         reports = {service: ServiceReport(state=State.DOWN) for service in Service}
@@ -149,8 +153,8 @@ class DockerBackend(Backend):
     def redis(self, *command: str) -> Any:
         try:
             result = self._running(Service.REDIS).exec_run(["redis-cli", "-e", "--json", *command])
-        except APIError as error:
-            raise ServiceNotRunning(f"redis does not answer: {error.explanation}.", hint="denzel start") from None
+        except (DockerException, OSError) as error:
+            raise ServiceNotRunning(f"redis does not answer: {error}.", hint="denzel start") from None
         output: Any = result.output
         text = output.decode(errors="replace").strip()
         if result.exit_code != 0:
@@ -190,7 +194,9 @@ class DockerBackend(Backend):
 
     def _prune(self) -> None:
         """Remove what earlier builds left: images without a name, which nothing runs from."""
-        self._client.images.prune(filters={"dangling": True, "label": self._label})
+        # It may wait for the next time: the engine refuses two of these at once.
+        with suppress(DockerException, OSError):
+            self._client.images.prune(filters={"dangling": True, "label": self._label})
 
     def _running(self, service: Service) -> Container:
         for container in self._containers():
@@ -261,7 +267,7 @@ def build_failure(image: str, output: list[str]) -> BuildFailed:
     # pip says first what it could not install; before it, at most which versions this Python is too new or old for.
     pip = next((error for error in errors if not error.startswith("Ignored the following")), "")
     failed = next((line for line in reversed(output) if "failed to solve" in line), "")
-    script = re.search(r"bash requirements.sh.*exit code: (\d+)", failed)
+    script = re.search(r"bash .*requirements\.sh.*exit code: (\d+)", failed)
     hint = "Mend {}, then repeat the command. What ran before still runs."
     if script:
         reason, hint = f"requirements.sh ended with exit code {script[1]}", hint.format("requirements.sh")
@@ -280,12 +286,12 @@ def container_report(attributes: Mapping[str, Any]) -> ServiceReport:
     status: str = attributes["State"]["Status"]
     if status == "running":
         state = _HEALTH_STATES[attributes["State"].get("Health", {}).get("Status", "none")]
-        if state is State.STARTING and attributes.get("RestartCount", 0) >= _RESTARTS_TO_ERROR:
-            state = State.ERROR
     elif status == "created" and attributes["State"].get("Error"):
         state = State.ERROR
     else:
         state = _CONTAINER_STATES[status]
+    if state is State.STARTING and attributes.get("RestartCount", 0) >= _RESTARTS_TO_ERROR:
+        state = State.ERROR
     bindings = attributes["HostConfig"].get("PortBindings") or {}
     ports = [int(binding["HostPort"]) for found in bindings.values() for binding in found or [] if binding["HostPort"]]
     return ServiceReport(state=state, port=ports[0] if ports else None)
@@ -294,7 +300,7 @@ def container_report(attributes: Mapping[str, Any]) -> ServiceReport:
 def _describe(command: str) -> str:
     if "pip install" in command:
         return "pip install, of runtime.txt and requirements.txt"
-    if "bash requirements.sh" in command:
+    if command.endswith("requirements.sh"):
         return "requirements.sh"
     if "useradd" in command:
         return "the user of the services"

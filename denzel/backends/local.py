@@ -215,7 +215,7 @@ class LocalBackend(Backend):
 
     def _run_os_requirements(self) -> None:
         try:
-            list(runner.lines(["bash", "requirements.sh"], cwd=self._project.root))
+            list(runner.lines(["bash", "-eo", "pipefail", "requirements.sh"], cwd=self._project.root))
         except CommandFailed as error:
             raise BuildFailed(
                 f"requirements.sh ended with exit code {error.code}.",

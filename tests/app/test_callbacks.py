@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,7 +16,8 @@ from redis import Redis
 from waiting import until
 
 from app import callbacks, keys
-from app.callbacks import CallbackSender, body, check_uri
+from app.addresses import check_uri
+from app.callbacks import CallbackSender, body
 from app.records import TaskRecord, TaskRecords
 
 GOOD = [
@@ -298,3 +301,25 @@ def test_many_more_hanging_receivers_than_places_only_cost_time(
     end(records, receiver.uri("/stash"))
     until(lambda: "/stash" in receiver.paths, what="the callback behind them")
     assert len(receiver.received) == 13
+
+
+def test_a_receiver_that_drips_its_answer_is_cut_off(redis: Redis) -> None:
+    stopped = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            while not stopped.wait(0.1):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        dripping = threading.Thread(target=drip, args=[listener])
+        dripping.start()
+        record = TaskRecord(status="SUCCESS", result={}, callback_uri=f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        try:
+            with pytest.raises(requests.RequestException):
+                CallbackSender(redis, timeout=0.3).post("the-id", record)
+        finally:
+            stopped.set()
+            dripping.join()

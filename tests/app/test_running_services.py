@@ -381,6 +381,18 @@ def complete(answer: bytes) -> bool:
     return bool(found) and bool(length) and len(body) >= int(length[0].split()[1])
 
 
+def test_clients_that_fall_silent_do_not_hold_the_api(shared: Deployment) -> None:
+    silent = [socket.create_connection(("127.0.0.1", shared.api_port)) for _ in range(80)]
+    try:
+        for connection in silent:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        live = requests.get(shared.url("/health/live"), timeout=60)
+        assert live.status_code == 200
+    finally:
+        for connection in silent:
+            connection.close()
+
+
 def test_a_chunked_request_is_read_like_any_other(shared: Deployment) -> None:
     body = json.dumps({"do": True}).encode()
     answer = requests.post(shared.url("/predict"), data=iter([body[:5], body[5:]]), timeout=30)
@@ -418,7 +430,7 @@ def test_health_is_not_0_for_another_server_on_the_port(shared: Deployment) -> N
 @pytest.mark.parametrize("arguments", [[], ["redis"], ["nonsense"]])
 def test_health_of_no_service_is_wrong_usage(shared: Deployment, arguments: list[str]) -> None:
     done = shared.health(*arguments)
-    assert (done.returncode, done.stderr) == (64, "usage: health.sh api|denzel|monitor\n")
+    assert (done.returncode, done.stderr) == (64, "usage: health.sh api|denzel|monitor|redis\n")
 
 
 def test_ready_names_the_worker_that_is_up(shared: Deployment) -> None:

@@ -54,6 +54,7 @@ class FakeBackend(Backend):
         self.comes_up_as: dict[Service, State] = {}
         self.worker: dict[str, str] = {"state": "UP", "cause": ""}
         self.shell_code = 0
+        self.changes_the_machine = False
 
     def check(self) -> None:
         self._do("check")

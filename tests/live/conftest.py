@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +67,14 @@ def lab(shared: Driven) -> Driven:
         shutil.copy(LAB, shared.root / "app" / "logic" / "pipeline.py")
         shared.denzel("restart")
     return shared
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """The port of a server that takes connections and never says a word."""
+    with socket.create_server(("0.0.0.0", 0), backlog=200) as server:
+        port: int = server.getsockname()[1]
+        yield port
 
 
 @pytest.fixture

@@ -78,6 +78,7 @@ def test_a_service_whose_main_process_dies_comes_back(lab: Driven, service: str)
 
 
 def test_the_worker_is_loading_while_its_model_loads_however_long(lab: Driven) -> None:
+    loaded = lab.denzel("logworker").count("model loaded")
     lab.order(load_for=8)
     lab.denzel("restart", "--no-wait")
     assert lab.denzel("status").splitlines()[-1] == "Worker: all - LOADING..."
@@ -86,7 +87,7 @@ def test_the_worker_is_loading_while_its_model_loads_however_long(lab: Driven) -
     task = lab.submit({"echo": "soon"})
     until(lambda: lab.status()["ready"], what="the model")
     assert lab.ended(task)["result"]["echo"] == "soon"
-    assert lab.denzel("logworker").count("model loaded") >= 2
+    until(lambda: lab.denzel("logworker").count("model loaded") == loaded + 2, what="each process to load it, once")
     lab.order()
 
 

@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import falcon
-from redis import RedisError
 
 from app import problems
-from app.callbacks import check_uri
+from app.addresses import check_uri
 from app.json_values import NotJson, TooDeep, json_values
 from app.preferences import read_preferences
-from app.queue import LONGEST_WAIT, Accepted, QueueFull, TaskQueue
-from app.records import SUCCESS, TaskRecord
+from app.queue import LONGEST_WAIT, SUCCESS, Accepted, BrokerAway, QueueFull, TaskQueue, TaskRecord, WorkerState
 from app.settings import Settings
-from app.workers import WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +29,7 @@ def create_app(queue: TaskQueue, verify_input: VerifyInput, *, info: Path, setti
     app = falcon.App(middleware=[Authorization(settings.api_keys)])
     app.resp_options.media_handlers[falcon.MEDIA_JSON] = falcon.media.JSONHandler()
     app.set_error_serializer(problems.serialize)
-    app.add_error_handler(RedisError, problems.broker_away)
+    app.add_error_handler(BrokerAway, problems.broker_away)
     app.add_sink(problems.unknown_path)
     predict, status = Predict(queue, verify_input, settings), Status(queue)
     app.add_route("/info", Info(info))
@@ -127,7 +124,7 @@ class Predict:
     def _answer_in_time(self, resp: falcon.Response, accepted: Accepted, timeout: float) -> None:
         try:
             record = self._queue.wait(accepted.task_id, timeout)
-        except RedisError as error:
+        except BrokerAway as error:
             log.warning("task %s is accepted, but cannot be waited for: %s", accepted.task_id, error)
             record = None
         if record is None or not record.ended:
@@ -178,7 +175,7 @@ class Ready:
         try:
             workers = self._queue.workers()
             broker = "UP"
-        except RedisError as error:
+        except BrokerAway as error:
             log.warning("the broker can not be reached: %s", error)
             workers = []
             broker = "DOWN"

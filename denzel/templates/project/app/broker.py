@@ -13,7 +13,8 @@ TIMEOUT = 2.0
 def connect(url: str) -> Redis:
     """A pool of connections to the Redis at `url`, safe to share between threads and to inherit over a fork.
 
-    A command whose connection broke is sent once more on a new one: everything this project sends can be repeated.
+    A command whose connection broke is sent once more on a new one. Everything this project sends can be repeated, but
+    for the taking of a callback from its list: there a repeat may lose one.
     """
     return Redis.from_url(
         url,
@@ -21,5 +22,7 @@ def connect(url: str) -> Redis:
         socket_timeout=TIMEOUT,
         socket_connect_timeout=TIMEOUT,
         socket_keepalive=True,
+        # As many as there are threads: redis-py would refuse the hundred and first.
+        max_connections=2**31,
         retry=Retry(ConstantBackoff(0.05), 1),
     )

@@ -10,15 +10,16 @@ import logging
 import os
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from redis import Redis, RedisError
 
 from app import keys
 from app.broker import connect
+from app.deadlines import session
 from app.records import SUCCESS, TaskRecord, TaskRecords
 from app.settings import Settings
 
@@ -29,24 +30,6 @@ IN_FLIGHT = 64
 
 #: Seconds between two looks at whether this process should end.
 POLL = 1
-
-
-def check_uri(uri: Any) -> str:
-    """`uri` when a callback can be sent there; raises ValueError saying what is wrong with it."""
-    if not isinstance(uri, str):
-        raise ValueError(f"callback_uri must be text, not {type(uri).__name__}")
-    problem = f"callback_uri must be an http or https address, not {uri!r}"
-    if not uri.isascii() or not uri.isprintable() or " " in uri:
-        raise ValueError(problem)
-    try:
-        parts = urlsplit(uri)
-        (parts.hostname or "").encode("idna")
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ValueError(problem)
-    return uri
 
 
 def body(task_id: str, record: TaskRecord) -> dict[str, Any]:
@@ -83,7 +66,7 @@ class CallbackSender:
             taken: Any = self._redis.brpop([keys.CALLBACKS], timeout=POLL)
         except RedisError as error:
             log.warning("cannot read callbacks, trying again: %s", error)
-            threading.Event().wait(POLL)
+            time.sleep(POLL)
             return None
         return taken[1] if taken else None
 
@@ -102,14 +85,17 @@ class CallbackSender:
     def post(self, task_id: str, record: TaskRecord) -> None:
         """One POST of the result; raises requests.RequestException unless the receiver answers with a 2xx status."""
         assert record.callback_uri is not None
-        with requests.post(
-            record.callback_uri,
-            data=json.dumps(body(task_id, record)),
-            headers={"Content-Type": "application/json", "User-Agent": "denzel", "webhook-id": task_id},
-            timeout=self._timeout,
-            allow_redirects=False,
-            stream=True,
-        ) as answer:
+        with (
+            session() as http,
+            http.post(
+                record.callback_uri,
+                data=json.dumps(body(task_id, record)),
+                headers={"Content-Type": "application/json", "User-Agent": "denzel", "webhook-id": task_id},
+                timeout=self._timeout,
+                allow_redirects=False,
+                stream=True,
+            ) as answer,
+        ):
             if not 200 <= answer.status_code < 300:
                 raise requests.HTTPError(f"{record.callback_uri} answered {answer.status_code}")
 
@@ -125,7 +111,7 @@ def main() -> None:
 
     def end_with_worker() -> None:
         while os.getppid() == worker:
-            threading.Event().wait(POLL)
+            time.sleep(POLL)
         stopping.set()
 
     threading.Thread(target=end_with_worker, daemon=True).start()

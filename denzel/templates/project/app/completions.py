@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ class Completions:
                         self._receive(channel.get_message(timeout=None))
             except RedisError as error:
                 log.warning("cannot listen for ended tasks, trying again: %s", error)
-                threading.Event().wait(RECONNECT_AFTER)
+                time.sleep(RECONNECT_AFTER)
 
     def _receive(self, message: dict[str, object] | None) -> None:
         if message is None:

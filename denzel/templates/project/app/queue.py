@@ -8,15 +8,18 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from redis import Redis
+from redis import Redis, RedisError
 
 from app.completions import Completions
 from app.messages import task_message
-from app.records import QueueFull, TaskRecord, TaskRecords
+from app.records import SUCCESS, QueueFull, TaskRecord, TaskRecords
 from app.settings import ResponseMode, Settings
-from app.workers import WorkerReport, WorkerReports
+from app.workers import WorkerReport, WorkerReports, WorkerState
 
-__all__ = ["Accepted", "QueueFull", "TaskQueue", "TaskRecord", "WorkerReport"]
+__all__ = ["SUCCESS", "Accepted", "BrokerAway", "QueueFull", "TaskQueue", "TaskRecord", "WorkerState"]
+
+#: What every method of TaskQueue raises when the broker is away.
+BrokerAway = RedisError
 
 #: The longest a request may wait, in seconds, whatever it asks for.
 LONGEST_WAIT = 300
@@ -31,7 +34,7 @@ class Accepted:
 
 
 class TaskQueue:
-    """Raises redis.RedisError from every method when the broker is away."""
+    """Every method raises BrokerAway when the broker is away."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._settings = settings

@@ -15,16 +15,13 @@ from app.broker import connect
 from app.messages import TASK_NAME
 from app.predictor import Predictor
 from app.settings import Settings
-from app.worker import Callbacks, LogRotation, Report, StopWhileLoading
+from app.worker import HAND_BACK, Callbacks, LogRotation, Report, StopWhileLoading
 from app.workers import WorkerReports, WorkerState
 
 log = logging.getLogger(__name__)
 
 #: Seconds that a process may take until its model is loaded: any number. Celery would end it after 4.
 MODEL_LOADING_TIMEOUT = 10 * 365 * 24 * 3600.0
-
-#: Seconds before the end of STOP_TIMEOUT at which running tasks go back to the queue.
-HAND_BACK = 5
 
 #: Seconds after which Redis offers a taken task again, when its worker has not said that it ended.
 VISIBILITY_TIMEOUT = 12 * 3600

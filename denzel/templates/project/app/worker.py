@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,6 +22,11 @@ from app.settings import Settings
 from app.workers import REPORT_EVERY, WorkerReports
 
 log = logging.getLogger(__name__)
+
+#: Seconds before the end of STOP_TIMEOUT at which running tasks go back to the queue, and of these, seconds that
+#: callbacks on their way may take.
+HAND_BACK = 5
+CALLBACKS_GRACE = 4
 
 #: Seconds between two looks at the worker's own processes.
 LOOK_EVERY = 1.0
@@ -110,6 +116,9 @@ class Callbacks(bootsteps.StartStopStep):  # type: ignore[misc]
     def stop(self, worker: Any) -> None:
         if self._process is not None:
             self._process.terminate()
+            # The container ends with this process; what is being sent has until then.
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(CALLBACKS_GRACE)
 
     terminate = stop
 

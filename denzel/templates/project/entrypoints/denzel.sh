@@ -3,6 +3,8 @@
 set -euo pipefail
 # SIGTERM lets running predictions end until STOP_TIMEOUT is nearly over, then hands them back to the queue.
 export REMAP_SIGTERM=SIGQUIT
+# What a worker that was killed has reported must not speak for this one; where Redis is away, it expires.
+entrypoints/health.sh forget 2>/dev/null || true
 exec celery --app app.tasks worker \
     --hostname "worker@${PROJECT_NAME}" \
     ${WORKER_CONCURRENCY:+--concurrency "${WORKER_CONCURRENCY}"} \

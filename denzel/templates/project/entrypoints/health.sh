@@ -29,6 +29,7 @@ monitor) answers "${MONITOR_BIND:-:5555}" /healthcheck ;;
 # The worker's report expires when it is no longer renewed.
 denzel) redis "EXISTS denzel:worker:worker@${PROJECT_NAME}" :1 ;;
 redis) redis PING +PONG ;;
+forget) redis "DEL denzel:worker:worker@${PROJECT_NAME}" :1 ;;
 *)
     echo "usage: health.sh api|denzel|monitor|redis" >&2
     exit 64

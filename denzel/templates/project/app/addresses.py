@@ -1,0 +1,24 @@
+"""Where a callback may be sent."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+
+def check_uri(uri: Any) -> str:
+    """`uri` when a callback can be sent there; raises ValueError saying what is wrong with it."""
+    if not isinstance(uri, str):
+        raise ValueError(f"callback_uri must be text, not {type(uri).__name__}")
+    problem = f"callback_uri must be an http or https address, not {uri!r}"
+    if not uri.isascii() or not uri.isprintable() or " " in uri:
+        raise ValueError(problem)
+    try:
+        parts = urlsplit(uri)
+        (parts.hostname or "").encode("idna")
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(problem)
+    return uri
