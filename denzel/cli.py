@@ -35,6 +35,9 @@ class Commands(click.Group):
         except DenzelError as error:
             console.error(error)
             ctx.exit(1)
+        except KeyboardInterrupt:
+            console.interrupted()
+            ctx.exit(1)
 
 
 @dataclass(frozen=True)
@@ -111,12 +114,6 @@ def launch(
     """Build and start all services, the first time."""
     given = {"API_PORT": api_port, "MONITOR_PORT": monitor_port, "MONITOR_HOST": monitor_host, "BACKEND": backend}
     options = {key: str(value) for key, value in given.items() if value is not None}
-    project = find_project(current_folder())
-    if not project.env_file.exists():
-        from denzel import scaffold
-
-        scaffold.restore_settings(project)
-        console.say("There was no .env: wrote one, with new secrets.")
     here = opened(options)
     lifecycle.launch(
         here.project,
@@ -135,7 +132,9 @@ def launch(
 def start(wait: bool) -> None:
     """Start the services that are stopped."""
     here = opened()
-    lifecycle.start(here.project, here.backend, look=here.look if wait else None, progress=console.Watching())
+    lifecycle.start(
+        here.project, here.backend, here.settings, look=here.look if wait else None, progress=console.Watching()
+    )
     console.launched(here.settings)
 
 
@@ -152,7 +151,9 @@ def stop() -> None:
 def restart(wait: bool) -> None:
     """Stop and start, with code and settings as they are now."""
     here = opened()
-    lifecycle.restart(here.project, here.backend, look=here.look if wait else None, progress=console.Watching())
+    lifecycle.restart(
+        here.project, here.backend, here.settings, look=here.look if wait else None, progress=console.Watching()
+    )
     console.launched(here.settings)
 
 
@@ -178,6 +179,7 @@ def shutdown(purge: bool, yes: bool) -> None:
 def status(live: bool, as_json: bool) -> None:
     """Show the state of the services and of the worker."""
     here = opened()
+    here.backend.check_name_is_free()
     if as_json:
         console.shown_status_json(here.look())
     elif live:
@@ -266,6 +268,7 @@ def _update(kinds: tuple[str, ...], *, consent: bool, wait: bool) -> None:
     lifecycle.update_requirements(
         here.project,
         here.backend,
+        here.settings,
         kinds=kinds,
         consent=consent,
         look=here.look if wait else None,

@@ -79,8 +79,16 @@ def lines(text: Iterable[str]) -> None:
             click.echo(line)
 
 
+def interrupted() -> None:
+    click.echo("Interrupted. What is up now: denzel status", err=True)
+
+
 def confirm(question: str) -> bool:
-    return click.confirm(question)
+    try:
+        return click.confirm(question)
+    except click.Abort:
+        click.echo("No answer. To go on without being asked, pass --yes.", err=True)
+        return False
 
 
 class Watching:

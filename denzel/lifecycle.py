@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import socket
 import time
@@ -78,21 +77,22 @@ def launch(
         backend.check()
         backend.check_name_is_free()
         _check_not_launched(backend, previous)
-        _check_monitor(settings)
-        _check_ports(settings)
+        _check_settings(settings)
+        _check_ports_are_free(settings)
         uid, gid = project.service_user
         settings_file.change(project.env_file, {**options, "PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})
         project.hand_over_logs()
         if backend.changes_the_machine and project.has_os_requirements:
-            progress.note("requirements.sh is not run, as it would change this machine; to run it: denzel updateosreqs")
+            progress.note("requirements.sh is not run here. It would change this machine: denzel updateosreqs --yes")
         _build(backend, announce, progress, stamps={"PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})
         _up(backend, announce, look, progress)
 
 
-def start(project: Project, backend: Backend, *, look: Look | None, progress: Progress) -> None:
+def start(project: Project, backend: Backend, settings: Settings, *, look: Look | None, progress: Progress) -> None:
     """Start what is stopped or missing; raises NotLaunched."""
     with activity.exclusive(project.activity_file) as announce:
         check_launched(backend)
+        _check_settings(settings)
         _up(backend, announce, look, progress)
 
 
@@ -104,10 +104,11 @@ def stop(project: Project, backend: Backend, *, progress: Progress) -> None:
         backend.stop()
 
 
-def restart(project: Project, backend: Backend, *, look: Look | None, progress: Progress) -> None:
+def restart(project: Project, backend: Backend, settings: Settings, *, look: Look | None, progress: Progress) -> None:
     """Stop, then start, with the code and the settings as they are now; raises NotLaunched."""
     with activity.exclusive(project.activity_file) as announce:
         check_launched(backend)
+        _check_settings(settings)
         progress.doing("Stopping the services")
         backend.stop()
         _up(backend, announce, look, progress)
@@ -116,6 +117,7 @@ def restart(project: Project, backend: Backend, *, look: Look | None, progress: 
 def update_requirements(
     project: Project,
     backend: Backend,
+    settings: Settings,
     *,
     kinds: tuple[str, ...],
     consent: bool,
@@ -136,6 +138,7 @@ def update_requirements(
     stamps = dict.fromkeys(kinds, stamp)
     with activity.exclusive(project.activity_file) as announce:
         check_launched(backend)
+        _check_settings(settings)
         _build(backend, announce, progress, stamps=stamps)
         settings_file.change(project.env_file, stamps)
         _up(backend, announce, look, progress)
@@ -167,6 +170,8 @@ def respond(project: Project, backend: Backend, *, synchronous: bool, timeout: f
     if timeout is not None:
         changes["RESPONSE_TIMEOUT"] = f"{timeout:g}"
     with activity.exclusive(project.activity_file):
+        with suppress(BackendUnavailable, ToolMissing):
+            backend.check_name_is_free()
         settings_file.change(project.env_file, changes)
         now = settings_file.check(settings_file.read(project.env_file))
         try:
@@ -195,41 +200,50 @@ def _check_not_launched(backend: Backend, previous: Backend) -> None:
             )
 
 
-def _check_monitor(settings: Settings) -> None:
+def _check_settings(settings: Settings) -> None:
+    """Refuse what no service can be started with, while those that run are still up."""
     if not ipaddress.ip_address(settings.monitor_host).is_loopback and not settings.monitor_password:
         raise SettingInvalid(
             f"MONITOR_HOST is {settings.monitor_host}: the dashboard would be open to others without a password.",
             hint="Set MONITOR_PASSWORD in .env, or leave out --monitor-host.",
         )
-
-
-def _check_ports(settings: Settings) -> None:
     if settings.api_port == settings.monitor_port:
         raise PortTaken(
             f"Port {settings.api_port} is asked for twice, for the api and for the monitor.",
-            hint="Pass another one with --api-port or --monitor-port.",
+            hint="Pass another one with --api-port or --monitor-port, or set it in .env.",
         )
+    for service, host in ((Service.API, settings.api_host), (Service.MONITOR, settings.monitor_host)):
+        key = f"{service.name}_HOST"
+        if _refusal(host, 0) is not None:
+            raise SettingInvalid(
+                f"{key} is {host}, which is not an address of this machine.",
+                hint=f"Set {key} in .env to one that is, or to 0.0.0.0 for all.",
+            )
+
+
+def _check_ports_are_free(settings: Settings) -> None:
     for service, host, port in (
         (Service.API, settings.api_host, settings.api_port),
         (Service.MONITOR, settings.monitor_host, settings.monitor_port),
     ):
-        option, key = f"--{service.value}-port", f"{service.name}_HOST"
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except PermissionError:
-                # A port below 1024 is not ours to try; Docker, which publishes it, mostly may.
-                continue
-            except OSError as error:
-                if error.errno == errno.EADDRNOTAVAIL:
-                    raise SettingInvalid(
-                        f"{key} is {host}, which is not an address of this machine.",
-                        hint=f"Set {key} in .env to one that is, or to 0.0.0.0 for all.",
-                    ) from None
-                raise PortTaken(
-                    f"Port {port} is already taken ({host}: {error.strerror}).", hint=f"Pass another one with {option}."
-                ) from None
+        refusal = _refusal(host, port)
+        # A port below 1024 is not ours to try; Docker, which publishes it, mostly may.
+        if refusal is not None and not isinstance(refusal, PermissionError):
+            raise PortTaken(
+                f"Port {port} is already taken ({host}: {refusal.strerror}).",
+                hint=f"Pass another one with --{service.value}-port.",
+            )
+
+
+def _refusal(host: str, port: int) -> OSError | None:
+    """Why the system would not let a server listen there; None when it would."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error
+    return None
 
 
 def _build(backend: Backend, announce: activity.Announce, progress: Progress, *, stamps: Mapping[str, str]) -> None:
@@ -248,11 +262,11 @@ def _up(backend: Backend, announce: activity.Announce, look: Look | None, progre
     announce(State.STARTING)
     try:
         backend.up()
-    except CommandFailed:
+    except CommandFailed as error:
         announce(None)
         status = look() if look else None
         if status is not None:
-            _raise_failure(backend, status)
+            _raise_failure(backend, status, said=error.detail)
         raise
     announce(None)
     with suppress(ServiceNotRunning):
@@ -284,22 +298,22 @@ def _wait_until_ready(
         sleep(0.5)
 
 
-def _raise_failure(backend: Backend, status: Status) -> None:
-    """Raise ServiceFailed when something will not come up by waiting."""
+def _raise_failure(backend: Backend, status: Status, *, said: str = "") -> None:
+    """Raise ServiceFailed when something will not come up by waiting; `said` is what is known beside its log."""
     if status.worker.state is State.ERROR and status.worker.cause:
         cause = status.worker.cause
         _raise_failed(backend, Service.DENZEL, f"The model could not be loaded: {cause}.", hint=_hint(cause))
     for service, report in status.services.items():
         if report.state is State.ERROR:
-            _raise_failed(backend, service, f"The service {service.value} does not come up.")
+            _raise_failed(backend, service, f"The service {service.value} does not come up.", said=said)
 
 
-def _raise_failed(backend: Backend, service: Service, message: str, *, hint: str = "") -> NoReturn:
+def _raise_failed(backend: Backend, service: Service, message: str, *, hint: str = "", said: str = "") -> NoReturn:
     tail = "\n".join(backend.logs([service], tail=_LOG_TAIL))
     raise ServiceFailed(
         message,
         hint=hint or f"The whole log: denzel logs --service {service.value}. When mended: denzel restart",
-        detail=tail,
+        detail="\n".join(filter(None, (tail, said))),
     )
 
 
@@ -307,6 +321,8 @@ def _hint(cause: str) -> str:
     kind = cause.partition(":")[0]
     if kind in ("ModuleNotFoundError", "ImportError"):
         return "Add the package to requirements.txt, then: denzel updatereqs"
+    if cause.startswith("a process died"):
+        return "It may be short of memory: set a lower WORKER_CONCURRENCY in .env, then: denzel restart"
     if kind == "FileNotFoundError":
         return "Put the file into app/assets (paths are relative to the project folder), then: denzel restart"
     return "Mend app/logic/pipeline.py, then: denzel restart"

@@ -40,7 +40,9 @@ def merge_logs(paths: Mapping[str, Path], *, follow: bool, tail: int | None) -> 
         while first or follow:
             seen = {name: following.new_lines() for name, following in followed.items()}
             for name, lines in seen.items():
-                for line in lines[-tail:] if first and tail is not None else lines:
+                if first and not follow:
+                    lines = [*lines, *followed[name].rest()]
+                for line in lines[max(0, len(lines) - tail) :] if first and tail is not None else lines:
                     yield f"{name:{width}} | {line}"
             if not first and not any(seen.values()):
                 time.sleep(_LOOK_EVERY)
@@ -75,6 +77,10 @@ class _Following:
             self._file.close()
             self._file = _open(self._path)
         return complete
+
+    def rest(self) -> list[str]:
+        """What stands after the last completed line, as the last words of a program that was killed."""
+        return [self._partial] if self._partial else []
 
     def _replaced(self) -> bool:
         try:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from denzel.errors import CommandFailed, ToolMissing
 
+#: Seconds that a program may take to end when it is told to.
+_PATIENCE = 5
+
 #: What to install for a program that is not there.
 INSTALL = {"docker": "Install Docker Engine and its Compose plugin: https://docs.docker.com/engine/install/"}
 
@@ -74,11 +77,10 @@ def lines(argv: Sequence[str], *, cwd: Path | None = None, variables: Mapping[st
         if code != 0:
             raise CommandFailed(argv, code, "".join(tail))
     finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
+        # First the pipe: a program that is writing into it would wait for a reader, and not hear that it should end.
         if process.stdout is not None:
             process.stdout.close()
+        _end(process)
 
 
 def attach(argv: Sequence[str], *, cwd: Path | None = None, variables: Mapping[str, str] | None = None) -> int:
@@ -87,6 +89,17 @@ def attach(argv: Sequence[str], *, cwd: Path | None = None, variables: Mapping[s
         return subprocess.run(argv, cwd=cwd, env=_environment(variables), check=False).returncode
     except FileNotFoundError as error:
         raise _not_found(argv, error) from None
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _environment(variables: Mapping[str, str] | None) -> dict[str, str]:

@@ -11,12 +11,10 @@ from pathlib import Path
 
 import jinja2
 
-from denzel import settings
 from denzel.errors import NameNotUsable
 from denzel.project import Project
 
 _SUFFIX = ".jinja"
-_ENV_TEMPLATE = f".env{_SUFFIX}"
 _LONGEST_NAME = 63
 
 
@@ -41,18 +39,6 @@ def start_project(name: str, parent: Path, *, gpu: bool = False) -> Project:
         shutil.rmtree(work, ignore_errors=True)
         raise
     return Project(target)
-
-
-def restore_settings(project: Project) -> None:
-    """Write a new .env, with new secrets, for a project that came without one (it is not under version control)."""
-    check_name(project.root.name)
-    with as_file(files("denzel") / "templates" / "project" / _ENV_TEMPLATE) as template:
-        text = (
-            _environment()
-            .from_string(template.read_text(encoding="utf-8"))
-            .render(_values(project.root.name, project, gpu=False))
-        )
-    settings.replace(project.env_file, text)
 
 
 def check_name(name: str) -> None:

@@ -85,7 +85,9 @@ _ID = (_number(int, 1, 2**31), "a user or group id of 1 or more")
 #: Every key that .env may hold.
 KEYS: Mapping[str, Key] = {
     "COMPOSE_PROJECT_NAME": Key(
-        "", _matches("[a-z][a-z0-9_-]*"), "lower-case letters, digits, _ and -, starting with a letter"
+        "",
+        _matches("(?=[a-z])[a-z0-9]+((_|__|-+)[a-z0-9]+)*"),
+        "words of lower-case letters and digits, with _ or - between",
     ),
     "BACKEND": Key("docker", _matches("docker|local"), "docker or local"),
     "API_HOST": Key("0.0.0.0", _address, "an IPv4 address of this machine, or 0.0.0.0 for all"),
@@ -95,7 +97,7 @@ KEYS: Mapping[str, Key] = {
     "API_KEYS": Key(
         "",
         _matches(r"([A-Za-z0-9._~+/=-]+(,[A-Za-z0-9._~+/=-]+)*)?"),
-        "keys of letters, digits and ._~+/=-, with commas between",
+        "keys of letters, digits and ._~+/=-, with commas and no spaces between",
     ),
     "RESPONSE_MODE": Key("async", _matches("async|sync"), "async or sync"),
     "RESPONSE_TIMEOUT": Key("5", _number(float, 0, 300), f"{_SECONDS} from 0 to 300"),
@@ -164,11 +166,13 @@ def check(texts: Mapping[str, str]) -> dict[str, Any]:
 def read(env_file: Path) -> dict[str, str]:
     """The keys of the file with their texts; raises SettingInvalid for an unknown key or what is not KEY=value."""
     try:
-        text = env_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = env_file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SettingInvalid(f"{env_file} can not be read: {error}.", hint="Save it as UTF-8.") from None
+    except OSError as error:
         raise SettingInvalid(
-            f"{env_file} can not be read: {error}.",
-            hint="denzel startproject writes it; keep it beside docker-compose.yml.",
+            f"{env_file} can not be read: {error.strerror}.",
+            hint="Copy it from where the project ran before, or from a new project: denzel startproject NAME",
         ) from None
     values: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):

@@ -47,15 +47,22 @@ INSIDE = {name: [name] for name in MANUAL - {"startproject"}} | {"response": ["r
 
 
 class Machines:
-    """Opens a FakeBackend where the tool opens a real one; `worker` and the like are set on the next ones to come."""
+    """Opens a FakeBackend where the tool opens a real one; `worker` and the like are set on the next ones to come.
+
+    What exists is on `machine`, or on `local` for the local backend.
+    """
 
     def __init__(self) -> None:
         self.machine = Machine()
+        self.local = Machine()
         self.opened: list[FakeBackend] = []
         self.set: dict[str, object] = {}
 
     def open(self, project: Project, settings: Settings) -> FakeBackend:
-        backend = FakeBackend(project, settings, self.machine)
+        local = settings.backend == "local"
+        backend = FakeBackend(project, settings, self.local if local else self.machine)
+        backend.name = settings.backend
+        backend.changes_the_machine = local
         for name, value in self.set.items():
             setattr(backend, name, value)
         self.opened.append(backend)
@@ -162,6 +169,8 @@ def test_the_short_help_and_the_version() -> None:
         ["launch", "--api-port", "0"],
         ["launch", "--api-port", "65536"],
         ["launch", "--monitor-port", "http"],
+        ["launch", "--backend", "podman"],
+        ["updatepipreqs", "--yes"],
         ["logs", "--service", "database"],
         ["shell", "--service", "all"],
         ["response"],
@@ -227,7 +236,7 @@ def test_before_the_launch_it_says_so(machines: Machines, command: str) -> None:
 
 @pytest.mark.usefixtures("project")
 def test_before_the_launch_the_rest_says_so_too() -> None:
-    assert done("shutdown") == "Nothing was removed.\n"
+    assert done("shutdown").endswith("...\nNothing was removed.\n")
     assert json.loads(done("status", "--json")) == {"launched": False}
     assert "no worker log yet" in failed("logworker")[0]
     assert failed("shell") == ["Error: The project is not launched.", "Hint: denzel launch"]
@@ -313,11 +322,54 @@ def test_launch_shows_why_the_model_does_not_load(machines: Machines) -> None:
     assert lines[-2] == "Error: The model could not be loaded: FileNotFoundError: iris.pkl."
 
 
-def test_launch_writes_settings_that_were_lost(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launch_without_settings_says_where_to_get_them(project: Project, machines: Machines) -> None:
     project.env_file.unlink()
-    ports = [str(find_free_port()), str(find_free_port())]
-    assert done("launch", "--api-port", ports[0], "--monitor-port", ports[1]).startswith("There was no .env")
-    assert settings_file.load(project.env_file, {}).compose_name == "iris"
+    lines = failed("launch")
+    assert str(project.env_file) in lines[0]
+    assert "denzel startproject NAME" in lines[1]
+    assert not project.env_file.exists()
+    assert machines.opened == []
+
+
+@pytest.mark.usefixtures("project")
+def test_launch_on_another_backend_is_stored_for_every_later_command(project: Project, machines: Machines) -> None:
+    done("launch", "--backend", "local")
+    assert settings_file.read(project.env_file)["BACKEND"] == "local"
+    assert (changed(machines.machine), set(changed(machines.local))) == ([], {State.UP})
+    for command in ("status", "logs", "stop", "start", "restart", "updatepipreqs", "shutdown", "launch"):
+        done(command)
+        assert machines.opened[-1].name == "local", command
+    assert changed(machines.machine) == []
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.usefixtures("launched")
+def test_launch_on_another_backend_waits_for_the_shutdown(project: Project, machines: Machines, stopped: bool) -> None:
+    if stopped:
+        done("stop")
+    assert failed("launch", "--backend", "local") == [
+        "Error: Project already launched, on the docker backend!",
+        "Hint: First: denzel shutdown. Then: denzel launch --backend local",
+    ]
+    assert settings_file.read(project.env_file)["BACKEND"] == "docker"
+    assert changed(machines.local) == []
+    done("shutdown")
+    done("launch", "--backend", "local")
+    assert failed("launch", "--backend", "docker")[0] == "Error: Project already launched, on the local backend!"
+    assert failed("launch")[0] == 'Error: Project already launched! Did you mean "denzel start"?'
+
+
+def test_requirements_sh_runs_on_this_machine_with_consent_alone(project: Project, machines: Machines) -> None:
+    (project.root / "requirements.sh").write_text("touch /etc/denzel\n")
+    assert "requirements.sh is not run" in done("launch", "--backend", "local")
+    for command in ("updatereqs", "updateosreqs"):
+        assert "requirements.sh would change this machine itself" in failed(command)[0]
+        assert machines.local.stamps.get("OS_REQUIREMENTS_UPDATED") is None
+    done("updatepipreqs")
+    done("updateosreqs", "--yes")
+    assert set(machines.local.stamps) == {"OS_REQUIREMENTS_UPDATED"}
+    done("updatereqs", "--yes")
+    assert set(machines.local.stamps) == {"OS_REQUIREMENTS_UPDATED", "PIP_REQUIREMENTS_UPDATED"}
 
 
 @pytest.mark.usefixtures("launched")
@@ -348,7 +400,7 @@ def test_updates_build_what_they_name(launched: Project, machines: Machines, com
 @pytest.mark.usefixtures("launched")
 def test_shutdown_keeps_the_data_and_purge_does_not(machines: Machines) -> None:
     assert done("shutdown").endswith("Removed.\n")
-    assert done("shutdown") == "Nothing was removed.\n"
+    assert done("shutdown").endswith("...\nNothing was removed.\n")
     assert machines.machine.data is not None
     done("shutdown", "--purge", "--yes")
     assert machines.machine.data is None
@@ -357,7 +409,7 @@ def test_shutdown_keeps_the_data_and_purge_does_not(machines: Machines) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "answer", "exit_code", "kept"),
-    [([], "n\n", 0, True), ([], "y\n", 0, False), (["--yes"], "", 0, False), ([], "", 1, True)],
+    [([], "n\n", 0, True), ([], "y\n", 0, False), (["--yes"], "", 0, False), ([], "", 0, True)],
     ids=["no", "yes", "--yes", "nobody there to ask"],
 )
 @pytest.mark.usefixtures("launched")
@@ -369,6 +421,7 @@ def test_purge_asks_before_tasks_are_lost(
     result = denzel("shutdown", "--purge", *arguments, stdin=answer)
     assert result.exit_code == exit_code
     assert ("1 unfinished tasks" in result.output) is (not arguments)
+    assert ("No answer. To go on without being asked, pass --yes." in result.stderr) is (not arguments and not answer)
     assert (machines.machine.data is not None) is kept
 
 

@@ -122,7 +122,11 @@ def test_an_error_is_what_is_wrong_then_what_to_do(capsys: pytest.CaptureFixture
 
 def test_an_error_comes_after_what_others_said(capsys: pytest.CaptureFixture[str]) -> None:
     console.error(CommandFailed(["docker", "compose", "up"], 1, "no space left on device\n"))
-    assert capsys.readouterr().err == ("no space left on device\n\nError: docker compose up failed with exit code 1.\n")
+    assert capsys.readouterr().err == (
+        "no space left on device\n\n"
+        "Error: docker compose up failed with exit code 1.\n"
+        "Hint: Mend what it says above, then repeat the command.\n"
+    )
 
 
 def test_a_new_project_is_greeted_with_the_next_step(project: Project, capsys: pytest.CaptureFixture[str]) -> None:

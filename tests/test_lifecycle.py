@@ -119,6 +119,10 @@ def status(worker: State = State.UP, *, cause: str = "", **services: State) -> S
     )
 
 
+def settings_of(project: Project) -> settings_file.Settings:
+    return settings_file.load(project.env_file, {})
+
+
 def launch(
     project: Project,
     backend: FakeBackend,
@@ -140,7 +144,9 @@ def update(
     consent: bool = False,
     look: lifecycle.Look | None = None,
 ) -> None:
-    lifecycle.update_requirements(project, backend, kinds=kinds, consent=consent, look=look, progress=watcher)
+    lifecycle.update_requirements(
+        project, backend, settings_of(project), kinds=kinds, consent=consent, look=look, progress=watcher
+    )
 
 
 def stored(project: Project) -> dict[str, str]:
@@ -352,7 +358,7 @@ def test_launch_tells_that_it_does_not_change_the_machine(
 
 
 def start(project: Project, backend: FakeBackend, watcher: Watcher, *seen: Status | None) -> None:
-    lifecycle.start(project, backend, look=seeing(*seen), progress=watcher)
+    lifecycle.start(project, backend, settings_of(project), look=seeing(*seen), progress=watcher)
 
 
 def test_the_wait_ends_when_the_model_is_loaded(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
@@ -367,7 +373,8 @@ def test_the_wait_ends_when_the_model_is_loaded(project: Project, launched: Fake
         ("ModuleNotFoundError: No module named 'sklearn'", "denzel updatereqs"),
         ("FileNotFoundError: [Errno 2] No such file: './app/assets/iris.pkl'", "app/assets"),
         ("SyntaxError: invalid syntax (pipeline.py, line 3)", "app/logic/pipeline.py"),
-        ("a process died while loading the model", "app/logic/pipeline.py"),
+        ("a process died while loading the model", "WORKER_CONCURRENCY"),
+        ("ValueError: no such thing as a process died", "app/logic/pipeline.py"),
     ],
 )
 def test_a_model_that_does_not_load_is_reported(
@@ -430,7 +437,7 @@ def test_a_start_that_the_backend_refuses_names_the_service_at_fault(
     with pytest.raises(CommandFailed, match="exit code 1"):
         start(project, launched, watcher, status())
     with pytest.raises(CommandFailed, match="exit code 1"):
-        lifecycle.start(project, launched, look=None, progress=watcher)
+        lifecycle.start(project, launched, settings_of(project), look=None, progress=watcher)
 
 
 # ------------------------------------------------------------------ start, stop, restart
@@ -440,34 +447,38 @@ def test_stop_and_start(project: Project, launched: FakeBackend, watcher: Watche
     lifecycle.stop(project, launched, progress=watcher)
     lifecycle.stop(project, launched, progress=watcher)
     assert {report.state for report in launched.services().values()} == {State.DOWN}
-    lifecycle.start(project, launched, look=looking(project, launched), progress=watcher)
-    lifecycle.start(project, launched, look=looking(project, launched), progress=watcher)
+    lifecycle.start(project, launched, settings_of(project), look=looking(project, launched), progress=watcher)
+    lifecycle.start(project, launched, settings_of(project), look=looking(project, launched), progress=watcher)
     assert launched.done == ["check", "stop", "check", "stop", "check", "up", "check", "up"]
     assert watcher.seen[-1].ready
 
 
 def test_start_brings_back_what_was_removed_by_hand(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
     del launched.machine.services[Service.API]
-    lifecycle.start(project, launched, look=looking(project, launched), progress=watcher)
+    lifecycle.start(project, launched, settings_of(project), look=looking(project, launched), progress=watcher)
     assert launched.services()[Service.API].state is State.UP
 
 
 def test_restart_stops_and_starts(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
-    lifecycle.restart(project, launched, look=looking(project, launched), progress=watcher)
+    lifecycle.restart(project, launched, settings_of(project), look=looking(project, launched), progress=watcher)
     assert launched.done == ["check", "stop", "up"]
     assert watcher.phases == ["Stopping the services", "Starting the services"]
 
 
 def test_restart_keeps_the_stored_tasks(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
     launched.redis("LPUSH", QUEUE_KEY, "a task")
-    lifecycle.restart(project, launched, look=None, progress=watcher)
+    lifecycle.restart(project, launched, settings_of(project), look=None, progress=watcher)
     assert launched.redis("LLEN", QUEUE_KEY) == 1
 
 
 COMMANDS: dict[str, Callable[[Project, FakeBackend, Watcher], object]] = {
-    "start": lambda project, backend, watcher: lifecycle.start(project, backend, look=None, progress=watcher),
+    "start": lambda project, backend, watcher: lifecycle.start(
+        project, backend, settings_of(project), look=None, progress=watcher
+    ),
     "stop": lambda project, backend, watcher: lifecycle.stop(project, backend, progress=watcher),
-    "restart": lambda project, backend, watcher: lifecycle.restart(project, backend, look=None, progress=watcher),
+    "restart": lambda project, backend, watcher: lifecycle.restart(
+        project, backend, settings_of(project), look=None, progress=watcher
+    ),
     "update": lambda project, backend, watcher: update(project, backend, watcher, PIP_REQUIREMENTS),
 }
 
@@ -671,7 +682,7 @@ def test_response_survives_a_restart_in_the_settings_alone(
     project: Project, launched: FakeBackend, watcher: Watcher
 ) -> None:
     lifecycle.respond(project, launched, synchronous=True, timeout=2)
-    lifecycle.restart(project, launched, look=None, progress=watcher)
+    lifecycle.restart(project, launched, settings_of(project), look=None, progress=watcher)
     assert launched.redis("HGETALL", RESPONSE_KEY) == {}
     assert stored(project)["RESPONSE_MODE"] == "sync"
 

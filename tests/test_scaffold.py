@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from denzel import scaffold, settings
+from denzel import settings
 from denzel.errors import NameNotUsable
 from denzel.project import Project
 from denzel.scaffold import start_project
@@ -105,21 +105,13 @@ def test_each_project_has_secrets_of_its_own(tmp_path: Path) -> None:
 
 def test_a_project_keeps_its_secrets_out_of_git_and_out_of_the_image(project: Project) -> None:
     assert ".env" in (project.root / ".gitignore").read_text().splitlines()
-    assert ".env" in (project.root / ".dockerignore").read_text().splitlines()
+    assert ".env*" in (project.root / ".dockerignore").read_text().splitlines()
+    for name in (".dockerignore", ".gitignore"):
+        assert ".denzel/" in (project.root / name).read_text().splitlines()
     secret = settings.load(project.env_file, {}).redis_password
     assert [path for path in project.root.rglob("*") if path.is_file() and secret in path.read_text()] == [
         project.env_file
     ]
-
-
-def test_lost_settings_are_written_anew(project: Project) -> None:
-    before = settings.load(project.env_file, {})
-    project.env_file.unlink()
-    scaffold.restore_settings(project)
-    after = settings.load(project.env_file, {})
-    assert after.compose_name == before.compose_name
-    assert after.redis_password != before.redis_password
-    assert mode(project.env_file) == 0o600
 
 
 def test_an_image_without_gpu_stands_on_python(project: Project) -> None:

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import configparser
+import json
 import re
+import subprocess
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app import keys
 from app.settings import Settings as ServingSettings
 from app.workers import WorkerState
-from denzel import services
+from denzel import services, settings
+from denzel.backends import local
+from denzel.backends.supervisor import Supervisor
 from denzel.project import Project
 from denzel.scaffold import start_project
-from denzel.services import Service, State, worker_name
+from denzel.services import SETTINGS, Service, State, worker_name
 from denzel.settings import KEYS
 
 REPOSITORY = Path(__file__).parents[1]
 
 #: What only a backend without containers sets: where the services listen, and where the worker logs to.
 UNSET_IN_CONTAINERS = {"API_BIND", "MONITOR_BIND", "WORKER_LOG"}
+
+
+#: The settings of denzel itself, and of the other backend.
+OF_NO_CONCERN_TO_COMPOSE = {"BACKEND", "REDIS_SERVER"}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +72,7 @@ def test_redis_keys_are_the_same_on_both_sides() -> None:
 
 
 def test_the_health_check_asks_for_the_workers_report(entrypoints: str) -> None:
-    assert f"EXISTS {keys.worker('%s')}" in entrypoints
+    assert f'redis "EXISTS {keys.worker(worker_name("${PROJECT_NAME}"))}" :1' in entrypoints
 
 
 def test_the_states_of_workers_have_a_word_on_the_other_side() -> None:
@@ -88,7 +98,187 @@ def test_each_service_of_the_image_has_its_entrypoint_and_health_check(project: 
 def test_the_worker_has_the_name_that_status_looks_for(entrypoints: str) -> None:
     hostname = worker_name("${PROJECT_NAME}")
     assert f'--hostname "{hostname}"' in entrypoints
-    assert f'denzel) reports "{hostname}" ;;' in entrypoints
+    assert f'denzel) redis "EXISTS {keys.worker(hostname)}" :1 ;;' in entrypoints
+
+
+# ------------------------------------------------------------------ one description for both backends
+
+#: What tells a service how to reach the others; on one backend Redis itself is told its password by another name.
+SHARED = {"PROJECT_NAME", "REDIS_URL"}
+ADDRESSES = {"API_BIND", "MONITOR_BIND"}
+
+
+def read_compose(text: str) -> dict[str, Any]:
+    """The mappings of docker-compose.yml with their anchors merged in; lists and texts stay as they are written."""
+    anchors: dict[str, dict[str, Any]] = {}
+    root: dict[str, Any] = {}
+    open_blocks: list[tuple[int, dict[str, Any]]] = [(-1, root)]
+    for line in text.splitlines():
+        match = re.fullmatch(r"( *)([\w<-]+):(?: (?!&)(.*)|(?: &(\w+))?)", line)
+        if match is None:
+            continue
+        spaces, key, value, anchor = match.groups()
+        while open_blocks[-1][0] >= len(spaces):
+            open_blocks.pop()
+        block = open_blocks[-1][1]
+        if key == "<<":
+            block.update({name: inherited for name, inherited in anchors[value[1:]].items() if name not in block})
+        elif value is None:
+            block[key] = {}
+            open_blocks.append((len(spaces), block[key]))
+            if anchor:
+                anchors[anchor] = block[key]
+        else:
+            block[key] = anchors[value[1:]] if value.startswith("*") else value
+    return root
+
+
+@pytest.fixture(scope="module")
+def containers(compose: str) -> dict[str, dict[str, Any]]:
+    """The services as docker-compose.yml has them."""
+    described: dict[str, dict[str, Any]] = read_compose(compose)["services"]
+    return described
+
+
+@pytest.fixture
+def backend(project: Project) -> local.LocalBackend:
+    return local.LocalBackend(project, settings.load(project.env_file, {}))
+
+
+@pytest.fixture
+def run(project: Project) -> local.Run:
+    """A launch, with the settings of the project."""
+    settled = settings.load(project.env_file, {}).texts
+    return local.Run(folder="", venv="", server="", redis_port=4711, settings=settled)
+
+
+@pytest.fixture
+def programs(project: Project, backend: local.LocalBackend, run: local.Run) -> dict[str, dict[str, str]]:
+    """The services as the configuration of supervisord has them."""
+    parser = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"))
+    parser.read_string(Supervisor(project.root).configuration(backend._programs(run), log="supervisord.log"))
+    return {name.partition(":")[2]: dict(parser[name]) for name in parser if name.startswith("program:")}
+
+
+def environment(program: Mapping[str, str]) -> dict[str, str]:
+    return dict(re.findall(r'(\w+)="([^"]*)"', program["environment"]))
+
+
+def test_both_backends_run_the_same_services(
+    containers: dict[str, dict[str, Any]], programs: dict[str, dict[str, str]]
+) -> None:
+    assert set(containers) == set(programs) == {service.value for service in Service}
+
+
+def test_both_backends_start_a_service_by_the_same_entrypoint(
+    project: Project, containers: dict[str, dict[str, Any]], programs: dict[str, dict[str, str]]
+) -> None:
+    for service in Service:
+        if service.carries_requirements:
+            script = f"entrypoints/{service.value}.sh"
+            assert (project.root / script).exists()
+            assert containers[service.value]["command"] == f"[{script}]"
+            assert programs[service.value]["command"] == f"bash {script}"
+
+
+def test_both_backends_give_a_service_the_same_settings(
+    containers: dict[str, dict[str, Any]], programs: dict[str, dict[str, str]]
+) -> None:
+    for service in (service for service in Service if service.carries_requirements):
+        given = set(containers[service.value]["environment"])
+        assert given == SHARED | set(SETTINGS[service])
+        assert set(environment(programs[service.value])) == given | ADDRESSES
+    assert SETTINGS[Service.REDIS] == ()
+    assert set(containers["redis"]["environment"]) == {"REDISCLI_AUTH"}
+    assert set(environment(programs["redis"])) == SHARED | ADDRESSES
+
+
+def test_both_backends_pass_a_setting_under_its_own_name(
+    backend: local.LocalBackend, containers: dict[str, dict[str, Any]], programs: dict[str, dict[str, str]]
+) -> None:
+    texts = backend._settings.texts
+    for service, names in SETTINGS.items():
+        for name in names:
+            assert containers[service.value]["environment"][name].startswith(f"${{{name}:-"), name
+            assert environment(programs[service.value])[name] == texts[name]
+    assert environment(programs["api"])["PROJECT_NAME"] == texts["COMPOSE_PROJECT_NAME"]
+    assert containers["api"]["environment"]["PROJECT_NAME"] == "${COMPOSE_PROJECT_NAME}"
+
+
+def test_redis_is_found_the_same_way(
+    backend: local.LocalBackend, containers: dict[str, dict[str, Any]], programs: dict[str, dict[str, str]]
+) -> None:
+    here = environment(programs["api"])["REDIS_URL"].replace(backend._settings.redis_password, "PASSWORD")
+    there = re.sub(r"\$\{REDIS_PASSWORD[^}]*\}", "PASSWORD", containers["api"]["environment"]["REDIS_URL"])
+    assert here.replace("127.0.0.1:4711", "ADDRESS") == there.replace("redis:6379", "ADDRESS")
+
+
+def test_redis_has_the_same_settings(compose: str) -> None:
+    """But for where it listens and keeps its data, and what a container has no need of."""
+    own = ("bind", "dir", "port", "set-proc-title")
+
+    def directives(lines: Sequence[str]) -> set[str]:
+        stripped = (line.strip() for line in lines)
+        return {line for line in stripped if line and line.partition(" ")[0] not in own}
+
+    there = compose.partition("<<SETTINGS\n")[2].partition("SETTINGS\n")[0].replace("$$REDISCLI_AUTH", "PASSWORD")
+    assert directives(local.redis_configuration(4711, "PASSWORD").splitlines()) == directives(there.splitlines())
+
+
+def test_both_backends_ask_a_service_the_same_question(
+    project: Project,
+    containers: dict[str, dict[str, Any]],
+    backend: local.LocalBackend,
+    run: local.Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[list[str], float]] = []
+
+    def note(argv: list[str], *, cwd: Path, variables: Mapping[str, str], timeout: float) -> str:
+        assert cwd == project.root
+        asked.append((argv, timeout))
+        return ""
+
+    monkeypatch.setattr("denzel.runner.run", note)
+    monkeypatch.setattr(local.LocalBackend, "_run", lambda self: run)
+    for service in Service:
+        backend._healthy(service)
+        check = containers[service.value]["healthcheck"]
+        if service.carries_requirements:
+            assert check["test"] == f"[CMD, entrypoints/health.sh, {service.value}]"
+        else:
+            assert check["test"] == '[CMD-SHELL, "redis-cli ping | grep -q PONG"]'
+        assert asked.pop() == (["bash", "entrypoints/health.sh", service.value], int(check["timeout"].rstrip("s")))
+        assert check["start_period"] == f"{local._START_PERIOD}s"
+
+
+def test_the_health_check_knows_every_service(entrypoints: str) -> None:
+    usage = re.search(r"usage: health\.sh (\S+)\"", entrypoints)
+    assert usage is not None
+    assert set(usage[1].split("|")) == {service.value for service in Service}
+    assert "redis) redis PING +PONG ;;" in entrypoints
+
+
+def test_both_backends_give_a_service_the_same_time_to_stop(
+    containers: dict[str, dict[str, Any]], programs: dict[str, dict[str, str]]
+) -> None:
+    for service in (service for service in Service if service.carries_requirements):
+        assert containers[service.value]["stop_grace_period"] == "${STOP_TIMEOUT:-30}s"
+        assert programs[service.value]["stopwaitsecs"] == KEYS["STOP_TIMEOUT"].default
+
+
+@pytest.mark.docker
+def test_compose_reads_its_file_as_these_tests_do(project: Project, containers: dict[str, dict[str, Any]]) -> None:
+    command = ["docker", "compose", "config", "--format", "json"]
+    done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=True)
+    for name, described in json.loads(done.stdout)["services"].items():
+        assert set(described["environment"]) == set(containers[name]["environment"])
+        assert f"[{', '.join(described['healthcheck']['test'])}]" == containers[name]["healthcheck"]["test"].replace(
+            '"', ""
+        )
+        if Service(name).carries_requirements:
+            assert f"[{', '.join(described['command'])}]" == containers[name]["command"]
+            assert described["stop_grace_period"] == "30s"
 
 
 # ------------------------------------------------------------------ pins
@@ -128,7 +318,8 @@ def read_by_the_serving_code() -> set[str]:
 
 
 def read_by_entrypoints(entrypoints: str) -> set[str]:
-    return set(re.findall(r"\$\{?([A-Z][A-Z_]*)", entrypoints)) - {"BASH_REMATCH"}
+    # TMPDIR is the system's, BASH_REMATCH is bash's.
+    return set(re.findall(r"\$\{?([A-Z][A-Z_]*)", entrypoints)) - {"BASH_REMATCH", "TMPDIR"}
 
 
 def test_compose_passes_what_the_services_read(compose: str, entrypoints: str) -> None:
@@ -145,7 +336,7 @@ def test_compose_passes_what_the_services_read(compose: str, entrypoints: str) -
 
 
 def test_every_setting_is_used_by_somebody(compose: str) -> None:
-    assert set(re.findall(r"\$\{([A-Z_]+)", compose)) == set(KEYS) - {"BACKEND"}
+    assert set(re.findall(r"\$\{([A-Z_]+)", compose)) == set(KEYS) - OF_NO_CONCERN_TO_COMPOSE
 
 
 def test_defaults_of_compose_are_those_of_the_settings(compose: str) -> None:
@@ -153,7 +344,7 @@ def test_defaults_of_compose_are_those_of_the_settings(compose: str) -> None:
     assert defaults == {
         (name, key.default)
         for name, key in KEYS.items()
-        if name not in ("COMPOSE_PROJECT_NAME", "BACKEND", "REDIS_PASSWORD")
+        if name not in {"COMPOSE_PROJECT_NAME", "REDIS_PASSWORD"} | OF_NO_CONCERN_TO_COMPOSE
     }
 
 

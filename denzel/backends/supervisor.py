@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -17,7 +18,10 @@ from typing import Any
 from supervisor.xmlrpc import SupervisorTransport
 
 from denzel import runner
-from denzel.errors import CommandFailed
+from denzel.errors import CommandFailed, NotPermitted
+
+#: Bytes that the path of the socket's folder may have: the socket is first bound with a number after its name.
+_LONGEST_FOLDER = 85
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +38,13 @@ class Program:
 
 class Supervisor:
     """The supervisord of one folder. Its socket lies in a short folder under the temporary one: paths of sockets may
-    have about a hundred characters only.
+    have about a hundred characters only. A link in the project leads there, for whom the temporary one is another.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._folder = Path(tempfile.gettempdir()) / f"denzel-{_digest(root)}"
+        self._link = root / ".denzel" / "socket"
+        self._folder = _socket_folder(self._link, f"denzel-{_digest(root)}")
         self._socket = self._folder / "s"
 
     def configuration(self, programs: Sequence[Program], *, log: str) -> str:
@@ -57,6 +62,14 @@ class Supervisor:
     def start(self, configuration: Path, environment: Mapping[str, str]) -> None:
         """Start supervisord in the background, with every program; it outlives this process and its terminal."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        status = self._folder.lstat()
+        if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
+            raise NotPermitted(
+                f"{self._folder} belongs to another user.",
+                hint="Remove it, or point TMPDIR to a folder of your own.",
+            )
+        self._link.unlink(missing_ok=True)
+        self._link.symlink_to(self._folder)
         runner.run(
             [sys.executable, "-m", "supervisor.supervisord", "--configuration", str(configuration)],
             cwd=self._root,
@@ -89,6 +102,7 @@ class Supervisor:
     def remove(self) -> None:
         """Remove the folder of the socket."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._link.unlink(missing_ok=True)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         """The answer of one call, None when nobody answers; a call that comes too late for its process is no error."""
@@ -124,6 +138,14 @@ def _section(program: Program) -> str:
             "stdout_logfile_backups = 3",
         ]
     )
+
+
+def _socket_folder(link: Path, name: str) -> Path:
+    """Where the socket is, as the link says unless that was copied with its folder; or where it is to be."""
+    if link.is_symlink() and (noted := link.readlink()).name == name:
+        return noted
+    folder = Path(tempfile.gettempdir()) / name
+    return folder if len(os.fsencode(folder)) <= _LONGEST_FOLDER else Path("/tmp") / name
 
 
 def _escaped(text: str) -> str:

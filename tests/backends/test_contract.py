@@ -141,11 +141,12 @@ class LocalRig(Rig):
 
     def remove(self, *services: Service) -> None:
         """Stop programs behind denzel's back; one that is killed comes back by itself."""
-        configuration = (self._home / "supervisord.conf").read_text()
-        (socket,) = re.findall("^file = (.*)$", configuration, re.MULTILINE)
-        command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(self._home / "supervisord.conf")]
+        (socket,) = re.findall("^file = (.*)$", (self._home / "supervisord.conf").read_text(), re.MULTILINE)
+        own = self.project.root.parent / "supervisorctl.conf"
+        own.write_text(f"[supervisorctl]\nserverurl = unix://{socket}\n")
         names = [service.value for service in services]
-        subprocess.run([*command, "-s", f"unix://{socket}", "stop", *names], check=True, capture_output=True)
+        command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(own), "stop", *names]
+        subprocess.run(command, check=True, capture_output=True)
 
     def runs_the_newest_build(self) -> bool:
         runs = json.loads((self._home / "run.json").read_text())["venv"]

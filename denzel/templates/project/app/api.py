@@ -14,6 +14,7 @@ import falcon
 from app import problems
 from app.addresses import check_uri
 from app.json_values import NotJson, TooDeep, json_values
+from app.predictor import message
 from app.preferences import read_preferences
 from app.queue import LONGEST_WAIT, SUCCESS, Accepted, BrokerAway, QueueFull, TaskQueue, TaskRecord, WorkerState
 from app.settings import Settings
@@ -111,8 +112,8 @@ class Predict:
             verified = self._verify_input(json_data)
         except PipelineUnusable:
             raise
-        except Exception as error:
-            raise _bad_input(str(error) or type(error).__name__) from error
+        except (Exception, SystemExit) as error:
+            raise _bad_input(message(error) or type(error).__name__) from error
         try:
             return json_values(verified, "verify_input(...)")
         except TooDeep as error:
@@ -214,6 +215,10 @@ def read_json(req: falcon.Request, limit: int) -> Any:
     if (length or 0) > limit or len(body) > limit:
         raise falcon.HTTPContentTooLarge(
             title="Body too large", description=f"A request's body may have {limit} bytes at most."
+        )
+    if len(body) < (length or 0):
+        raise falcon.HTTPBadRequest(
+            title="Malformed body", description=f"The body ended after {len(body)} of {length} bytes."
         )
     try:
         return json.loads(body, parse_constant=_refuse_constant)

@@ -38,7 +38,7 @@ class Predictor:
             try:
                 self._pipeline = self._import_pipeline()
                 self._model = self._pipeline.load_model()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 log.exception("load_model failed; next try in %d s", pause)
                 report_failure(describe(error))
                 sleep(pause)
@@ -61,8 +61,16 @@ class Predictor:
 
 def describe(error: BaseException) -> str:
     """One line for an exception: its type and message, without the traceback."""
-    message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+    said = " ".join(message(error).split())
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def message(error: BaseException) -> str:
+    """What an exception says of itself; nothing when it can not even say that."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  the user's own code
+        return ""
 
 
 def _pauses() -> Iterator[int]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from celery import Celery, signals
+from celery.exceptions import TaskPredicate
 from redis import RedisError
 
 from app import keys, worker_log
@@ -22,6 +24,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds that a process may take until its model is loaded: any number. Celery would end it after 4.
 MODEL_LOADING_TIMEOUT = 10 * 365 * 24 * 3600.0
+
+#: Seconds that a process waits before it loads the model, when one before it died of that.
+PAUSE_AFTER_DEATH = 5.0
 
 #: Seconds after which Redis offers a taken task again, when its worker has not said that it ended.
 VISIBILITY_TIMEOUT = 12 * 3600
@@ -65,7 +70,11 @@ predictor = Predictor()
 @celery_app.task(name=TASK_NAME)
 def invoke_predict(json_data: Any) -> dict[str, Any]:
     """Run the pipeline over what verify_input returned; returns what predict returned, as JSON values."""
-    return predictor.predict(json_data)
+    try:
+        return predictor.predict(json_data)
+    except TaskPredicate as error:
+        # Celery would take its own exceptions for orders, and the task would never end.
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 @signals.worker_process_init.connect
@@ -79,8 +88,17 @@ def load_model(sender: str, **_: Any) -> None:
         except RedisError as error:
             log.warning("%s could not be reported: %s", state.value, error)
 
+    if _died_before(reports, sender):
+        time.sleep(PAUSE_AFTER_DEATH)
     predictor.load(lambda cause: report(WorkerState.ERROR, cause))
     report(WorkerState.UP)
+
+
+def _died_before(reports: WorkerReports, name: str) -> bool:
+    try:
+        return reports.died(name)
+    except RedisError:
+        return False
 
 
 @signals.after_setup_logger.connect

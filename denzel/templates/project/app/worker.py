@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -45,7 +46,8 @@ class Report(bootsteps.StartStopStep):  # type: ignore[misc]
         self._reported_at = 0.0
 
     def start(self, worker: Any) -> None:
-        self._forget(worker)
+        # Celery would give up when no process lives through its first second; a new one is started for each that dies.
+        worker.pool.did_start_ok = lambda: True
         self._report(worker)
         worker.timer.call_repeatedly(LOOK_EVERY, self._report, (worker,))
 
@@ -82,9 +84,16 @@ class StopWhileLoading(bootsteps.StartStopStep):  # type: ignore[misc]
         stop_worker = signal.getsignal(signal.SIGTERM)
         assert callable(stop_worker)
 
+        def end_loading() -> None:
+            while True:
+                for pid in loading_processes(worker):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                time.sleep(LOOK_EVERY)
+
         def stop(signum: int, frame: FrameType | None) -> None:
-            for pid in loading_processes(worker):
-                os.kill(pid, signal.SIGKILL)
+            # Until this process ends: the pool puts others in the place of those that died.
+            threading.Thread(target=end_loading, daemon=True).start()
             stop_worker(signum, frame)
 
         signal.signal(signal.SIGTERM, stop)

