@@ -352,8 +352,11 @@ class LocalBackend(Backend):
         """Stop supervisord and its programs, and whatever a supervisord that was killed left behind."""
         self._supervisor.stop()
         left = self._left()
+        ids = {process.pid for process in left}
         for process in left:
-            _signal(process, signal.SIGTERM)
+            # Those that have a parent here end with it, in order.
+            if _parent(process) not in ids:
+                _signal(process, signal.SIGTERM)
         _, alive = psutil.wait_procs(left, timeout=int(self._settings.texts["STOP_TIMEOUT"]))
         for process in alive:
             _signal(process, signal.SIGKILL)
@@ -393,6 +396,13 @@ def _marked(process: psutil.Process) -> str | None:
         return process.environ().get(_MARK) if process.pid != os.getpid() else None
     except (psutil.Error, OSError):
         return None
+
+
+def _parent(process: psutil.Process) -> int:
+    try:
+        return process.ppid()
+    except psutil.NoSuchProcess:
+        return 0
 
 
 def _signal(process: psutil.Process, number: int) -> None:

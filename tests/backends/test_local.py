@@ -546,7 +546,9 @@ def test_a_killed_supervisord_is_seen_and_its_leftovers_are_ended(running: Proje
     opened(running).redis("SET", "kept", "1")
     left = [process for process in processes(running) if process != supervisord(running)]
     supervisord(running).send_signal(signal.SIGKILL)
-    until(lambda: states(running) == ALL_DOWN, what="the services to be down")
+    until(
+        lambda: states(running) == dict.fromkeys(Service, State.ERROR), what="the services to be without their keeper"
+    )
     assert all(process.is_running() for process in left)
     up(running)
     assert [process for process in left if process.is_running()] == []
@@ -560,6 +562,7 @@ def test_what_a_killed_supervisord_left_is_ended_by_a_stop_too(running: Project,
     supervisord(running).send_signal(signal.SIGKILL)
     if command == "stop":
         opened(running).stop()
+        assert states(running) == ALL_DOWN
     opened(running).down(purge=False)
     assert processes(running) == []
     assert list(temporary.iterdir()) == []
@@ -585,7 +588,7 @@ def test_a_service_that_keeps_dying_is_failing_with_its_last_words(stopped: Proj
     script.write_text("printf 'no dashboard today'; exit 3\n")
     try:
         opened(stopped).up()
-        until(lambda: states(stopped)[Service.MONITOR] is State.ERROR, what="the monitor to fail")
+        until(lambda: states(stopped)[Service.MONITOR] is State.ERROR, within=60, what="the monitor to fail")
         assert any("no dashboard today" in line for line in opened(stopped).logs([Service.MONITOR], tail=2))
     finally:
         script.write_text(before)
@@ -629,6 +632,29 @@ def test_what_a_shell_left_behind_is_not_ended_with_the_services(running: Projec
     finally:
         shell.kill()
         shell.wait()
+
+
+@local
+def test_a_killed_tree_is_down_and_starts_again(running: Project) -> None:
+    """As after the machine was started anew, but for what it left in the temporary folder."""
+    for process in [supervisord(running), *processes(running)]:
+        process.kill()
+    until(lambda: processes(running) == [], what="all to be gone")
+    assert states(running) == ALL_DOWN
+    assert opened(running).is_launched()
+    up(running)
+
+
+@local
+@pytest.mark.usefixtures("package_cache", "temporary")
+def test_another_server_needs_another_environment(tmp_path: Path) -> None:
+    with removed_afterwards(make(tmp_path, REDIS_SERVER="system")) as project:
+        build(project)
+        settings_file.change(project.env_file, {"REDIS_SERVER": "bundled"})
+        with refused(NotLaunched, "without the bundled server"):
+            opened(project).up()
+        build(project)
+        up(project)
 
 
 # ------------------------------------------------------------------ where a project may be
