@@ -184,7 +184,7 @@ class LocalBackend(Backend):
             raise ServiceNotRunning(f"The service {service.value} is not running.", hint="denzel start")
         # Without the mark: what the user does in there does not end with the services.
         environment = {**self._environment(run), _MARK: "", **self._variables(service, run)}
-        return runner.attach(["bash"], cwd=self._project.root, variables=environment)
+        return runner.attach(["bash", "--norc"], cwd=self._project.root, variables=environment)
 
     def redis(self, *command: str) -> Any:
         run = self._run()
@@ -340,6 +340,7 @@ class LocalBackend(Backend):
             "VIRTUAL_ENV": str(venv),
             "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(self._supervisor.temporary),
             # Where the package setproctitle is installed, it would write over the mark.
             "SPT_NOENV": "1",
             "REDIS_SERVER_PROGRAM": run.server,

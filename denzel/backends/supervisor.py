@@ -47,6 +47,11 @@ class Supervisor:
         self._folder = _socket_folder(self._link, f"denzel-{_digest(root)}")
         self._socket = self._folder / "s"
 
+    @property
+    def temporary(self) -> Path:
+        """A folder for what the programs leave lying about; it goes with the socket's."""
+        return self._folder / "tmp"
+
     def configuration(self, programs: Sequence[Program], *, log: str) -> str:
         """The text of supervisord.conf."""
         socket, pid = _escaped(str(self._socket)), _escaped(str(self._folder / "pid"))
@@ -68,6 +73,7 @@ class Supervisor:
                 f"{self._folder} belongs to another user.",
                 hint="Remove it, or point TMPDIR to a folder of your own.",
             )
+        self.temporary.mkdir(exist_ok=True)
         self._link.unlink(missing_ok=True)
         self._link.symlink_to(self._folder)
         runner.run(

@@ -410,7 +410,7 @@ def test_a_body_over_the_limit_is_413_chunked_or_not(shared: Deployment) -> None
 
 
 def test_health_is_0_for_each_service_that_is_up(shared: Deployment) -> None:
-    assert [shared.health(service).returncode for service in ("api", "denzel", "monitor")] == [0, 0, 0]
+    assert [shared.health(service).returncode for service in ("api", "denzel", "monitor", "redis")] == [0, 0, 0, 0]
 
 
 def test_health_is_not_0_for_what_is_not_there(shared: Deployment) -> None:
@@ -427,7 +427,7 @@ def test_health_is_not_0_for_another_server_on_the_port(shared: Deployment) -> N
     assert not shared.healthy("api", API_BIND=shared.environ["MONITOR_BIND"])
 
 
-@pytest.mark.parametrize("arguments", [[], ["redis"], ["nonsense"]])
+@pytest.mark.parametrize("arguments", [[], ["celery"], ["nonsense"]])
 def test_health_of_no_service_is_wrong_usage(shared: Deployment, arguments: list[str]) -> None:
     done = shared.health(*arguments)
     assert (done.returncode, done.stderr) == (64, "usage: health.sh api|denzel|monitor|redis\n")
@@ -574,9 +574,9 @@ def test_a_task_that_outlasts_the_stop_goes_back_and_is_run_by_the_next_worker(s
 
 def test_every_service_ends_when_it_is_told_to(single: Deployment) -> None:
     single.launch("denzel", "api", "monitor")
-    for service in ("api", "denzel", "monitor"):
+    for service in ("api", "denzel", "monitor", "redis"):
         single.running[service].terminate()
-    for service in ("api", "denzel", "monitor"):
+    for service in ("api", "denzel", "monitor", "redis"):
         single.exit_code(service, within=10)
         until(lambda service=service: not single.processes(service), within=5, what=f"all of {service} to be gone")
     assert not single.healthy("api")
