@@ -39,7 +39,7 @@ def main() -> None:
         shutil.copy(IRIS / "pipeline.py", project / "app" / "logic")
         shutil.copy(IRIS / "info.txt", project / "app" / "assets")
         shutil.copy(IRIS / "requirements.txt", project)
-        api_port, monitor_port = free_port(), free_port()
+        api_port, monitor_port = free_ports()
         try:
             step("Launch it: its packages, the four services, the model")
             ports = ["--api-port", str(api_port), "--monitor-port", str(monitor_port)]
@@ -126,11 +126,12 @@ def expect(true: bool, what: str) -> None:
         sys.exit(f"The demo ended: it should have been so that {what}.")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports() -> tuple[int, int]:
+    """Two ports that nobody has."""
+    with socket.socket() as one, socket.socket() as other:
+        for probe in (one, other):
+            probe.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 def step(text: str) -> None:

@@ -215,7 +215,9 @@ class LocalBackend(Backend):
             folder=os.path.realpath(self._project.root),
             venv=str(venv),
             server=_system_server() if self._settings.redis_server == "system" else bundled_server(venv),
-            redis_port=before.redis_port if before is not None and running else _free_port(),
+            redis_port=before.redis_port
+            if before is not None and running
+            else _free_port(but=(self._settings.api_port, self._settings.monitor_port)),
             settings={key: self._stamps.get(key, self._settings.texts[key]) for key in _SETTLED},
         )
 
@@ -339,11 +341,14 @@ def _system_server() -> str:
     )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _free_port(*, but: Collection[int]) -> int:
+    """A port of loopback that nobody has, and that is not one of `but`."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in but:
+            return port
 
 
 def _write_secret(path: Path, text: str) -> None:
