@@ -23,6 +23,7 @@ from denzel.backends.supervisor import Program, Supervisor
 from denzel.errors import (
     BackendUnavailable,
     CommandFailed,
+    DenzelError,
     ServiceNotRunning,
     ToolMissing,
 )
@@ -96,7 +97,7 @@ class LocalBackend(Backend):
 
     def is_launched(self) -> bool:
         # What runs is there, even after somebody has removed the folder .denzel.
-        return self._run() is not None or self._supervisor.states() is not None
+        return self._run() is not None or self._supervisor.states() is not None or bool(self._left())
 
     def check_name_is_free(self) -> None:
         """Every folder runs for itself here, whatever the name."""
@@ -119,7 +120,12 @@ class LocalBackend(Backend):
         text = self._supervisor.configuration(self._programs(run), log=".denzel/logs/supervisord.log")
         _write_secret(configuration, text)
         _write_secret(self._run_file, json.dumps(asdict(run)))
-        self._supervisor.start(configuration, self._environment(run))
+        try:
+            self._supervisor.start(configuration, self._environment(run))
+        except DenzelError:
+            # Nothing runs, so nothing is launched.
+            self._run_file.unlink(missing_ok=True)
+            raise
         self._python.drop_others(Path(run.venv))
 
     def stop(self) -> None:
@@ -287,9 +293,9 @@ class LocalBackend(Backend):
         psutil.wait_procs(alive, timeout=5)
 
     def _left(self) -> list[psutil.Process]:
-        """The processes of the project, supervisord's or not."""
-        mark = os.path.realpath(self._project.root)
-        return [process for process in psutil.process_iter() if _marked(process) == mark]
+        """The processes of the project, supervisord's or not, also when the folder was moved under them."""
+        root = os.path.realpath(self._project.root)
+        return [process for process in psutil.process_iter() if root in _folders(process)]
 
 
 def redis_configuration(port: int, password: str) -> str:
@@ -310,11 +316,13 @@ def redis_configuration(port: int, password: str) -> str:
     )
 
 
-def _marked(process: psutil.Process) -> str | None:
+def _folders(process: psutil.Process) -> tuple[str, ...]:
+    """The project folder that a process was started for, and the one it is in now; nothing for any other process."""
     try:
-        return process.environ().get(_MARK) if process.pid != os.getpid() else None
+        started_for = process.environ().get(_MARK) if process.pid != os.getpid() else None
+        return (started_for, process.cwd()) if started_for else ()
     except (psutil.Error, OSError):
-        return None
+        return ()
 
 
 def _parent(process: psutil.Process) -> int:

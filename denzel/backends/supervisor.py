@@ -58,7 +58,11 @@ class Supervisor:
         factory = "supervisor.rpcinterface:make_main_rpcinterface"
         parts = [
             f"[unix_http_server]\nfile = {socket}\nchmod = 0600",
-            f"[supervisord]\nlogfile = {log}\nlogfile_maxbytes = 1MB\nlogfile_backups = 1\npidfile = {pid}",
+            (
+                f"[supervisord]\nlogfile = {log}\nlogfile_maxbytes = 1MB\nlogfile_backups = 1\npidfile = {pid}\n"
+                # By default it would clear the logs of others out of the temporary folder.
+                f"childlogdir = {_escaped(str(self._folder))}\nnocleanup = true"
+            ),
             f"[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory = {factory}",
             *(_section(program) for program in programs),
         ]
