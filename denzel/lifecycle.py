@@ -26,7 +26,7 @@ from denzel.errors import (
     ToolMissing,
 )
 from denzel.project import Project
-from denzel.services import CALLBACKS_KEY, QUEUE_KEY, RESPONSE_KEY, UNACKED_KEY, Service, State, Status
+from denzel.services import QUEUE_KEY, RESPONSE_KEY, UNACKED_KEY, UNDELIVERED_KEY, Service, State, Status
 from denzel.settings import Settings
 
 OS_REQUIREMENTS = "OS_REQUIREMENTS_UPDATED"
@@ -334,7 +334,7 @@ def _loss(backend: Backend) -> str:
         return ""
     try:
         counts = [backend.redis("LLEN", QUEUE_KEY), backend.redis("HLEN", UNACKED_KEY)]
-        callbacks = backend.redis("LLEN", CALLBACKS_KEY)
+        callbacks = backend.redis("ZCARD", UNDELIVERED_KEY)
     except ServiceNotRunning:
         return "Redis is not running, so it may hold unfinished tasks. Remove its data?"
     if sum(counts) + callbacks == 0:

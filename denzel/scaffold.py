@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import secrets
 import shutil
@@ -64,6 +65,7 @@ def _values(name: str, project: Project, *, gpu: bool) -> dict[str, object]:
         "uid": uid,
         "gid": gid,
         "redis_password": secrets.token_hex(24),
+        "callback_secret": "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode(),
         "monitor_password": secrets.token_hex(12),
     }
 

@@ -31,8 +31,23 @@ SETTINGS: Mapping[Service, tuple[str, ...]] = {
         "RESPONSE_TIMEOUT",
         "BODY_LIMIT_MB",
         "QUEUE_LIMIT",
+        "RESULT_LIFETIME",
+        "CALLBACK_ALLOW",
+        "CALLBACK_DENY",
     ),
-    Service.DENZEL: ("WORKER_CONCURRENCY", "RESULT_LIFETIME", "CALLBACK_TIMEOUT", "STOP_TIMEOUT"),
+    Service.DENZEL: (
+        "WORKER_CONCURRENCY",
+        "RESULT_LIFETIME",
+        "TASK_MAX_DELIVERIES",
+        "TASK_TIME_LIMIT",
+        "CALLBACK_TIMEOUT",
+        "CALLBACK_SECRET",
+        "CALLBACK_RETRY_FOR",
+        "CALLBACK_LIFETIME",
+        "CALLBACK_ALLOW",
+        "CALLBACK_DENY",
+        "STOP_TIMEOUT",
+    ),
     Service.MONITOR: ("MONITOR_HOST", "MONITOR_USER", "MONITOR_PASSWORD"),
     Service.REDIS: (),
 }
@@ -88,7 +103,7 @@ def worker_name(project_name: str) -> str:
 # What the serving code stores in Redis, as far as this side reads or writes it; app/keys.py is the other owner.
 QUEUE_KEY = "denzel"
 UNACKED_KEY = "unacked"
-CALLBACKS_KEY = "denzel:callbacks"
+UNDELIVERED_KEY = "denzel:callbacks"
 RESPONSE_KEY = "denzel:response"
 
 

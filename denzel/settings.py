@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import difflib
 import ipaddress
 import os
@@ -41,6 +42,8 @@ class Settings:
     monitor_password: str
     redis_password: str
     redis_server: str
+    redis_memory_mb: int
+    callback_secret: str
     response_mode: str
     response_timeout: float
     texts: Mapping[str, str]
@@ -77,6 +80,23 @@ def _address(text: str) -> str:
     return str(ipaddress.IPv4Address(text))
 
 
+def _secret(text: str) -> str:
+    if text and not (text.startswith("whsec_") and 24 <= len(base64.b64decode(text[6:], validate=True)) <= 64):
+        raise ValueError
+    return text
+
+
+def _receivers(text: str) -> tuple[str, ...]:
+    words = tuple(filter(None, text.split(",")))
+    for word in words:
+        try:
+            ipaddress.ip_network(word)
+        except ValueError:
+            _matches(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")(word)
+    return words
+
+
+_RECEIVERS = "host names, *.domains, addresses and networks (10.0.0.0/8), with commas and no spaces between"
 _PORT = (_number(int, 1, 65535), "a port number from 1 to 65535")
 _SECONDS = "a number of seconds"
 _STAMP = (_matches(r"[0-9TZ:+-]*"), "written by denzel; leave it as it is")
@@ -104,14 +124,23 @@ KEYS: Mapping[str, Key] = {
     "BODY_LIMIT_MB": Key("10", _number(float, 0.001, 500), "a number of megabytes from 0.001 to 500"),
     "QUEUE_LIMIT": Key("10000", _number(int, 1, 10**9), "a number of tasks of 1 or more"),
     "WORKER_CONCURRENCY": Key("", _optional(_number(int, 1, 1000)), "a number of processes from 1 to 1000, or empty"),
+    "WORKER_MEMORY_MB": Key("0", _number(int, 0, 10**7), "a whole number of megabytes of 0 or more"),
     "RESULT_LIFETIME": Key("86400", _number(int, 1, 10**9), f"{_SECONDS} of 1 or more"),
+    "TASK_MAX_DELIVERIES": Key("3", _number(int, 1, 1000), "a number of deliveries from 1 to 1000"),
+    "TASK_TIME_LIMIT": Key("0", _number(float, 0, 10**7), f"{_SECONDS} of 0 or more"),
     "CALLBACK_TIMEOUT": Key("10", _number(float, 0.1, 3600), f"{_SECONDS} from 0.1 to 3600"),
+    "CALLBACK_RETRY_FOR": Key("86400", _number(int, 0, 10**8), f"a whole {_SECONDS[2:]} of 0 or more"),
+    "CALLBACK_LIFETIME": Key("604800", _number(int, 1, 10**9), f"a whole {_SECONDS[2:]} of 1 or more"),
+    "CALLBACK_SECRET": Key("", _secret, "whsec_ and 24 to 64 bytes in base64, or empty"),
+    "CALLBACK_ALLOW": Key("", _receivers, _RECEIVERS),
+    "CALLBACK_DENY": Key("", _receivers, _RECEIVERS),
     "STOP_TIMEOUT": Key("30", _number(int, 10, 86400), f"a whole {_SECONDS[2:]} from 10 to 86400"),
     "MONITOR_HOST": Key("127.0.0.1", _address, "an IPv4 address of this machine, or 0.0.0.0 for all"),
     "MONITOR_PORT": Key("5555", *_PORT),
     "MONITOR_USER": Key("denzel", _matches("[A-Za-z0-9._-]+"), "letters, digits, . _ and -"),
     "MONITOR_PASSWORD": Key("", _matches("[A-Za-z0-9._-]*"), "letters, digits, . _ and -"),
     "REDIS_PASSWORD": Key("", _matches("[A-Za-z0-9_-]{8,}"), "8 or more letters, digits, _ and -"),
+    "REDIS_MEMORY_MB": Key("0", _number(int, 0, 10**7), "a whole number of megabytes of 0 or more"),
     "REDIS_SERVER": Key("bundled", _matches("bundled|system"), "bundled or system"),
     "PROJECT_UID": Key("10001", *_ID),
     "PROJECT_GID": Key("10001", *_ID),
@@ -143,6 +172,8 @@ def load(env_file: Path, environ: Mapping[str, str], options: Mapping[str, str] 
         monitor_password=values["MONITOR_PASSWORD"],
         redis_password=values["REDIS_PASSWORD"],
         redis_server=values["REDIS_SERVER"],
+        redis_memory_mb=values["REDIS_MEMORY_MB"],
+        callback_secret=values["CALLBACK_SECRET"],
         response_mode=values["RESPONSE_MODE"],
         response_timeout=values["RESPONSE_TIMEOUT"],
         texts={name: texts.get(name) or key.default for name, key in KEYS.items()},

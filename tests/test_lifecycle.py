@@ -32,10 +32,10 @@ from denzel.lifecycle import OS_REQUIREMENTS, PIP_REQUIREMENTS
 from denzel.project import Project
 from denzel.scaffold import start_project
 from denzel.services import (
-    CALLBACKS_KEY,
     QUEUE_KEY,
     RESPONSE_KEY,
     UNACKED_KEY,
+    UNDELIVERED_KEY,
     Service,
     ServiceReport,
     State,
@@ -629,7 +629,10 @@ LOSSES: dict[str, tuple[Callable[[FakeBackend], object], str]] = {
         lambda backend: backend.redis("HSET", UNACKED_KEY, "tag", "a"),
         "1 unfinished tasks and 0 unsent callbacks are stored. Remove them?",
     ),
-    "unsent": (store(CALLBACKS_KEY), "0 unfinished tasks and 2 unsent callbacks are stored. Remove them?"),
+    "unsent": (
+        lambda backend: backend.redis("ZADD", UNDELIVERED_KEY, "1", "a", "2", "b"),
+        "0 unfinished tasks and 2 unsent callbacks are stored. Remove them?",
+    ),
     "stopped": (lambda backend: backend.stop(), "Redis is not running, so it may hold unfinished tasks."),
     "removed": (lambda backend: backend.down(purge=False), "Redis is not running, so it may hold unfinished tasks."),
 }

@@ -27,7 +27,7 @@ from denzel.settings import KEYS
 REPOSITORY = Path(__file__).parents[1]
 
 #: What only a backend without containers sets: where the services listen, and where the worker logs to.
-UNSET_IN_CONTAINERS = {"API_BIND", "MONITOR_BIND", "WORKER_LOG"}
+UNSET_IN_CONTAINERS = {"API_BIND", "MONITOR_BIND", "WORKER_LOG", "CALLBACK_LOOPBACK"}
 
 
 #: The settings of denzel itself, and of the other backend.
@@ -66,7 +66,7 @@ def blocks(compose: str, key: str) -> dict[str, str]:
 def test_redis_keys_are_the_same_on_both_sides() -> None:
     assert services.QUEUE_KEY == keys.QUEUE
     assert services.UNACKED_KEY == keys.UNACKED
-    assert services.CALLBACKS_KEY == keys.CALLBACKS
+    assert services.UNDELIVERED_KEY == keys.UNDELIVERED
     assert services.RESPONSE_KEY == keys.RESPONSE
     assert services.worker_key("worker@iris") == keys.worker("worker@iris")
 
@@ -104,8 +104,8 @@ def test_the_worker_has_the_name_that_status_looks_for(entrypoints: str) -> None
 # ------------------------------------------------------------------ one description for both backends
 
 #: What tells a service how to reach the others; on one backend Redis itself is told its password by another name.
-SHARED = {"PROJECT_NAME", "REDIS_URL"}
-ADDRESSES = {"API_BIND", "MONITOR_BIND"}
+SHARED = {"PROJECT_NAME", "REDIS_URL", "OWN_SERVICES"}
+ADDRESSES = {"API_BIND", "MONITOR_BIND", "CALLBACK_LOOPBACK"}
 
 
 def read_compose(text: str) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def test_both_backends_give_a_service_the_same_settings(
         assert given == SHARED | set(SETTINGS[service])
         assert set(environment(programs[service.value])) == given | ADDRESSES
     assert SETTINGS[Service.REDIS] == ()
-    assert set(containers["redis"]["environment"]) == {"REDISCLI_AUTH"}
+    assert set(containers["redis"]["environment"]) == {"REDISCLI_AUTH", "REDIS_MEMORY_MB"}
     assert set(environment(programs["redis"])) == SHARED | ADDRESSES
 
 
@@ -213,7 +213,7 @@ def test_redis_is_found_the_same_way(
     assert here.replace("127.0.0.1:4711", "ADDRESS") == there.replace("redis:6379", "ADDRESS")
 
 
-def test_redis_has_the_same_settings(compose: str) -> None:
+def test_redis_has_the_same_settings(compose: str, backend: local.LocalBackend) -> None:
     """But for where it listens and keeps its data, and what a container has no need of."""
     own = ("bind", "dir", "port", "set-proc-title")
 
@@ -221,8 +221,11 @@ def test_redis_has_the_same_settings(compose: str) -> None:
         stripped = (line.strip() for line in lines)
         return {line for line in stripped if line and line.partition(" ")[0] not in own}
 
-    there = compose.partition("<<SETTINGS\n")[2].partition("SETTINGS\n")[0].replace("$$REDISCLI_AUTH", "PASSWORD")
-    assert directives(local.redis_configuration(4711, "PASSWORD").splitlines()) == directives(there.splitlines())
+    there = compose.partition("<<SETTINGS\n")[2].partition("SETTINGS\n")[0]
+    here = local.redis_configuration(4711, backend._settings)
+    for variable, text in {"REDISCLI_AUTH": backend._settings.redis_password, "{REDIS_MEMORY_MB}": "0"}.items():
+        there = there.replace(f"$${variable}", text)
+    assert directives(here.splitlines()) == directives(there.splitlines())
 
 
 def test_both_backends_ask_a_service_the_same_question(
@@ -369,6 +372,10 @@ def test_what_the_tool_allows_the_serving_code_takes(bound: str) -> None:
         "QUEUE_LIMIT": ("1", "1000000000"),
         "RESULT_LIFETIME": ("1", "1000000000"),
         "CALLBACK_TIMEOUT": ("0.1", "3600"),
+        "TASK_MAX_DELIVERIES": ("1", "1000"),
+        "TASK_TIME_LIMIT": ("0", "10000000"),
+        "CALLBACK_RETRY_FOR": ("0", "100000000"),
+        "CALLBACK_LIFETIME": ("1", "1000000000"),
         "STOP_TIMEOUT": ("10", "86400"),
     }
     texts = {name: texts[bound == "most"] for name, texts in extremes.items()}
@@ -386,7 +393,14 @@ def test_the_env_file_has_every_key_in_order_below_a_comment(project: Project) -
 
 def test_the_env_file_says_the_defaults(project: Project) -> None:
     given = dict(re.findall("^([A-Z_]+)=(.*)$", project.env_file.read_text(), re.MULTILINE))
-    own = {"COMPOSE_PROJECT_NAME", "REDIS_PASSWORD", "MONITOR_PASSWORD", "PROJECT_UID", "PROJECT_GID"}
+    own = {
+        "COMPOSE_PROJECT_NAME",
+        "REDIS_PASSWORD",
+        "MONITOR_PASSWORD",
+        "CALLBACK_SECRET",
+        "PROJECT_UID",
+        "PROJECT_GID",
+    }
     assert {name: text for name, text in given.items() if name not in own} == {
         name: key.default for name, key in KEYS.items() if name not in own
     }

@@ -50,7 +50,8 @@ _PRIORITIES = {Service.REDIS: 1, Service.DENZEL: 2, Service.MONITOR: 3, Service.
 
 #: The settings that a running service can not be given anew.
 _SETTLED = (
-    *("COMPOSE_PROJECT_NAME", "API_HOST", "API_PORT", "MONITOR_PORT", "REDIS_PASSWORD", "REDIS_SERVER"),
+    *("COMPOSE_PROJECT_NAME", "API_HOST", "API_PORT", "MONITOR_PORT"),
+    *("REDIS_PASSWORD", "REDIS_SERVER", "REDIS_MEMORY_MB"),
     "OS_REQUIREMENTS_UPDATED",
     *(key for service in Service for key in SETTINGS[service]),
 )
@@ -115,7 +116,7 @@ class LocalBackend(Backend):
         for folder in (self._data, self._home / "logs"):
             # Tasks and results are their owner's alone.
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_secret(self._home / "redis.conf", redis_configuration(run.redis_port, self._settings.redis_password))
+        _write_secret(self._home / "redis.conf", redis_configuration(run.redis_port, self._settings))
         configuration = self._home / "supervisord.conf"
         text = self._supervisor.configuration(self._programs(run), log=".denzel/logs/supervisord.log")
         _write_secret(configuration, text)
@@ -258,6 +259,11 @@ class LocalBackend(Backend):
             "REDIS_URL": f"redis://:{settled['REDIS_PASSWORD']}@127.0.0.1:{run.redis_port}/0",
             "API_BIND": f"{settled['API_HOST']}:{settled['API_PORT']}",
             "MONITOR_BIND": f"{settled['MONITOR_HOST']}:{settled['MONITOR_PORT']}",
+            # A receiver on this machine is what this backend is for; the services themselves are none.
+            "CALLBACK_LOOPBACK": "open",
+            "OWN_SERVICES": ",".join(
+                f"localhost:{port}" for port in (run.redis_port, settled["API_PORT"], settled["MONITOR_PORT"])
+            ),
             **{key: settled[key] for key in SETTINGS[service]},
         }
 
@@ -298,17 +304,19 @@ class LocalBackend(Backend):
         return [process for process in psutil.process_iter() if root in _folders(process)]
 
 
-def redis_configuration(port: int, password: str) -> str:
+def redis_configuration(port: int, settings: Settings) -> str:
     """The server's settings, as docker-compose.yml has them, for one that only this machine reaches."""
     return "\n".join(
         [
             f"port {port}",
             "bind 127.0.0.1",
-            f"requirepass {password}",
+            f"requirepass {settings.redis_password}",
             "dir .denzel/redis",
             "appendonly yes",
             "appendfsync everysec",
             'save ""',
+            f"maxmemory {settings.redis_memory_mb}mb",
+            "maxmemory-policy noeviction",
             # The title would be written over the environment, and the mark of the project be lost.
             "set-proc-title no",
             "",

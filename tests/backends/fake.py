@@ -184,6 +184,10 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "HMGET": lambda data, key, *names: [data.get(key, {}).get(name) for name in names],
     "HLEN": lambda data, key: len(data.get(key, {})),
     "LPUSH": _lpush,
+    "ZADD": lambda data, key, *pairs: _hset(
+        data, key, *(text for pair in zip(pairs[1::2], pairs[::2], strict=True) for text in pair)
+    ),
+    "ZCARD": lambda data, key: len(data.get(key, {})),
     "LLEN": lambda data, key: len(data.get(key, [])),
     "LRANGE": lambda data, key, first, last: data.get(key, [])[int(first) :][: int(last) + 1 or None],
 }

@@ -22,3 +22,9 @@ def check_uri(uri: Any) -> str:
     if not usable:
         raise ValueError(problem)
     return uri
+
+
+def receiver_of(uri: str) -> str:
+    """Who answers at `uri`, as host:port: what is said of one callback there counts for the others."""
+    parts = urlsplit(uri)
+    return f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"

@@ -5,11 +5,36 @@ from __future__ import annotations
 #: The list of waiting tasks, as Kombu's Redis transport stores a queue: added on the left, taken from the right.
 QUEUE = "denzel"
 
-#: The hash in which Kombu keeps messages that a worker has taken and not finished.
+#: Kombu's own: the hash of messages that a worker has taken and not finished, and when each was taken or last renewed.
 UNACKED = "unacked"
+UNACKED_INDEX = "unacked_index"
 
-#: The list of ended tasks whose result is still to be sent to its `callback_uri`.
-CALLBACKS = "denzel:callbacks"
+#: The hash of which worker holds which of these.
+CLAIMANTS = "denzel:claimants"
+
+#: When expired claims were last looked for, and how many messages were ever taken.
+SWEPT = "denzel:swept"
+TAKEN = "denzel:taken"
+
+#: How many tasks were ever accepted; and the ids of those that wait, in the order in which they were.
+ACCEPTED = "denzel:accepted"
+WAITING = "denzel:waiting"
+
+#: The hash of messages whose task killed its process too often.
+QUARANTINE = "denzel:quarantine"
+
+#: The receivers (host:port) that callbacks wait for, by the time when the first of these is due; and those that failed
+#: when last tried.
+RECEIVERS = "denzel:receivers"
+DOWN = "denzel:receivers:down"
+
+#: Every callback that has not been delivered, given up or not, by the time when its task ended; and those of them that
+#: are being sent, by the time until which their sender has them.
+UNDELIVERED = "denzel:callbacks"
+SENDING = "denzel:callbacks:sending"
+
+#: A list that holds something while there is news for the sender of callbacks.
+BELL = "denzel:callbacks:bell"
 
 #: The channel on which the id of each task is announced when it ends.
 ENDED = "denzel:ended"
@@ -20,10 +45,24 @@ RESPONSE = "denzel:response"
 #: The set of workers that have reported; each one's report is at `worker(name)`.
 WORKERS = "denzel:workers"
 
+#: What the keys below begin with.
+TASK = "denzel:task:"
+CALLBACKS = "denzel:callbacks:to:"
+
 
 def task(task_id: str) -> str:
     """The hash that is the record of one task."""
-    return f"denzel:task:{task_id}"
+    return TASK + task_id
+
+
+def callbacks(receiver: str) -> str:
+    """The callbacks that wait for one receiver (host:port), by the time when each is due."""
+    return CALLBACKS + receiver
+
+
+def idempotency(digest: str) -> str:
+    """The hash that says which task was accepted with one `Idempotency-Key`, of which this is the digest."""
+    return f"denzel:idempotency:{digest}"
 
 
 def worker(name: str) -> str:

@@ -47,7 +47,7 @@ class TaskQueue:
     def submit(self, verified: Any, *, callback_uri: str | None) -> Accepted:
         """Store a task over `verified` (JSON values); it is on the queue when this returns. Raises QueueFull."""
         task_id = str(uuid.uuid4())
-        changed = self._records.accept(
+        task_id, changed = self._records.accept(
             task_id,
             task_message(task_id, verified),
             callback_uri=callback_uri,

@@ -8,7 +8,9 @@ from typing import Any
 
 from redis import Redis
 
-from app import keys
+from app import keys, lua
+from app.addresses import receiver_of
+from app.outbox import SCHEDULE
 from app.settings import ResponseMode
 
 PENDING = "PENDING"
@@ -18,44 +20,88 @@ FAILURE = "FAILURE"
 REVOKED = "REVOKED"
 ENDED = frozenset({SUCCESS, FAILURE, REVOKED})
 
-# A repeated call, after a connection broke between the write and its answer, changes nothing.
-_ACCEPT = """
-local queue, task, response = KEYS[1], KEYS[2], KEYS[3]
-local queue_limit, message, callback_uri = tonumber(ARGV[1]), ARGV[2], ARGV[3]
-if redis.call('EXISTS', task) == 0 then
-    if redis.call('LLEN', queue) >= queue_limit then
+# Ends a task: its result, its callback and the claim of whoever ran it change together. The first end of a task stands:
+# a repeated run changes neither its result nor sends a second callback. `tag` is the delivery tag of its message.
+END = (
+    SCHEDULE
+    + """
+local function release_claim(tag)
+    redis.call('HDEL', UNACKED, tag)
+    redis.call('ZREM', UNACKED_INDEX, tag)
+    redis.call('HDEL', CLAIMANTS, tag)
+end
+
+local function end_task(task_id, tag, status, result, lifetime)
+    local task = TASK .. task_id
+    release_claim(tag)
+    redis.call('ZREM', WAITING, task_id)
+    if redis.call('HEXISTS', task, 'result') == 1 then
         return false
     end
-    redis.call('HSET', task, 'status', 'PENDING')
-    if callback_uri ~= '' then
-        redis.call('HSET', task, 'callback_uri', callback_uri)
+    redis.call('HSET', task, 'status', status, 'result', result)
+    redis.call('EXPIRE', task, lifetime)
+    local idempotency = redis.call('HGET', task, 'idempotency')
+    if idempotency then
+        redis.call('EXPIRE', idempotency, lifetime)
     end
-    redis.call('LPUSH', queue, message)
+    if redis.call('HEXISTS', task, 'callback_uri') == 1 then
+        schedule_callback(task_id, now())
+    end
+    redis.call('PUBLISH', ENDED, task_id)
+    return true
 end
-return redis.call('HMGET', response, 'mode', 'timeout')
+"""
+)
+
+# A repeated call, after a connection broke between the write and its answer, changes nothing.
+_ACCEPT = """
+local task_id, message, callback_uri, receiver = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local queue_limit, idempotency, body = tonumber(ARGV[5]), ARGV[6], ARGV[7]
+local task = TASK .. task_id
+local mode = redis.call('HMGET', RESPONSE, 'mode', 'timeout')
+if idempotency ~= '' then
+    local before = redis.call('HMGET', idempotency, 'task', 'body')
+    if before[1] then
+        return {before[2] == body and 'ACCEPTED' or 'OTHER BODY', before[1], mode[1], mode[2]}
+    end
+end
+if redis.call('EXISTS', task) == 0 then
+    if redis.call('LLEN', QUEUE) >= queue_limit then
+        return {'FULL'}
+    end
+    local place = redis.call('INCR', ACCEPTED)
+    redis.call('HSET', task, 'status', 'PENDING', 'place', place)
+    if callback_uri ~= '' then
+        redis.call('HSET', task, 'callback_uri', callback_uri, 'receiver', receiver)
+    end
+    if idempotency ~= '' then
+        redis.call('HSET', task, 'idempotency', idempotency)
+        redis.call('HSET', idempotency, 'task', task_id, 'body', body)
+    end
+    redis.call('ZADD', WAITING, place, task_id)
+    redis.call('LPUSH', QUEUE, message)
+end
+return {'ACCEPTED', task_id, mode[1], mode[2]}
 """
 
 _START = """
-local status = redis.call('HGET', KEYS[1], 'status')
+local task = TASK .. ARGV[1]
+local status = redis.call('HGET', task, 'status')
 if not status or status == 'PENDING' or status == 'RETRY' then
-    redis.call('HSET', KEYS[1], 'status', ARGV[1])
+    redis.call('HSET', task, 'status', ARGV[2])
 end
 """
 
-# The first end of a task stands: a repeated run changes neither its result nor sends a second callback.
-_END = """
-local task, callbacks = KEYS[1], KEYS[2]
-local task_id, status, result, lifetime, channel = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-if redis.call('HEXISTS', task, 'result') == 1 then
-    return 0
+_END = "return end_task(ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])"
+
+# A waiting task's message stays in the queue, and is dropped when its turn comes.
+_CANCEL = """
+local status = redis.call('HGET', TASK .. ARGV[1], 'status')
+if status == 'PENDING' or status == 'STARTED' or status == 'RETRY' then
+    end_task(ARGV[1], ARGV[1], 'REVOKED', ARGV[2], ARGV[3])
+    return 'REVOKED'
 end
-redis.call('HSET', task, 'status', status, 'result', result)
-redis.call('EXPIRE', task, lifetime)
-if redis.call('HEXISTS', task, 'callback_uri') == 1 then
-    redis.call('LPUSH', callbacks, task_id)
-end
-redis.call('PUBLISH', channel, task_id)
-return 1
+return status
 """
 
 
@@ -63,17 +109,43 @@ class QueueFull(Exception):
     """As many tasks wait as the deployment allows; nothing was stored."""
 
 
+class KeyReused(Exception):
+    """Another body was accepted with the same Idempotency-Key; nothing was stored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallbackReport:
+    """What became of a task's callback: PENDING, DELIVERED or FAILED, after so many attempts."""
+
+    state: str
+    attempts: int = 0
+    last_error: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskRecord:
-    """One task: a Celery state, its result once it has ended (JSON values), where its callback goes, if anywhere."""
+    """One task: a Celery state, its result once it has ended (JSON values), where its callback goes, if anywhere.
+
+    `place` is its place in the queue while it waits: 1 for the next.
+    """
 
     status: str
     result: Any = None
+    place: int | None = None
     callback_uri: str | None = None
+    callback: CallbackReport | None = None
 
     @property
     def ended(self) -> bool:
         return self.status in ENDED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idempotency:
+    """An `Idempotency-Key` and the body that came with it, both as digests."""
+
+    key: str
+    body: str
 
 
 class TaskRecords:
@@ -81,42 +153,77 @@ class TaskRecords:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._accept = redis.register_script(_ACCEPT)
-        self._start = redis.register_script(_START)
-        self._end = redis.register_script(_END)
+        self._accept = lua.register(redis, _ACCEPT, when_memory_is_full=False)
+        self._start = lua.register(redis, _START)
+        self._end = lua.register(redis, _END, END)
+        self._cancel = lua.register(redis, _CANCEL, END)
 
-    def accept(self, task_id: str, message: str, *, callback_uri: str | None, queue_limit: int) -> ResponseMode | None:
-        """Record the task and put its message on the queue, in one step; raises QueueFull.
+    def accept(
+        self,
+        task_id: str,
+        message: str,
+        *,
+        callback_uri: str | None,
+        queue_limit: int,
+        idempotency: Idempotency | None = None,
+    ) -> tuple[str, ResponseMode | None]:
+        """Record the task and put its message on the queue, in one step; raises QueueFull and KeyReused.
 
-        Returns how the deployment answers now, when `denzel response` has changed it since the api started.
+        Returns the id of the task, which is an earlier one's when that came with the same key and body; and how the
+        deployment answers now, when `denzel response` has changed it since the api started.
         """
-        answer = self._accept(
-            keys=[keys.QUEUE, keys.task(task_id), keys.RESPONSE],
-            args=[queue_limit, message, callback_uri or ""],
+        outcome, *accepted = self._accept(
+            args=[
+                *(task_id, message, callback_uri or "", receiver_of(callback_uri) if callback_uri else "", queue_limit),
+                keys.idempotency(idempotency.key) if idempotency else "",
+                idempotency.body if idempotency else "",
+            ],
         )
-        if answer is None:
+        if outcome == "FULL":
             raise QueueFull
-        mode, timeout = answer
-        return None if mode is None else ResponseMode(synchronous=mode == "sync", timeout=float(timeout))
+        if outcome == "OTHER BODY":
+            raise KeyReused
+        accepted_id, mode, timeout = (*accepted, None, None)[:3]
+        changed = None if mode is None else ResponseMode(synchronous=mode == "sync", timeout=float(timeout))
+        return accepted_id, changed
 
     def start(self, task_id: str, status: str = STARTED) -> None:
         """Note that a worker has taken the task; an ended task stays ended."""
-        self._start(keys=[keys.task(task_id)], args=[status])
+        self._start(args=[task_id, status])
 
-    def end(self, task_id: str, status: str, result: Any, *, lifetime: int) -> None:
-        """Store the result (JSON values) for `lifetime` seconds, announce it, and queue its callback if it has one."""
-        self._end(
-            keys=[keys.task(task_id), keys.CALLBACKS],
-            args=[task_id, status, json.dumps(result), lifetime, keys.ENDED],
-        )
+    def end(self, task_id: str, status: str, result: Any, *, lifetime: int, tag: str | None = None) -> None:
+        """Store the result (JSON values) for `lifetime` seconds, announce it, schedule its callback if it has one, and
+        let go of the claim on its message, whose delivery tag is the task's id unless it came from elsewhere.
+        """
+        self._end(args=[task_id, tag or task_id, status, json.dumps(result), lifetime])
+
+    def cancel(self, task_id: str, *, lifetime: int) -> str | None:
+        """End the task as REVOKED, unless it has ended. Returns its status then; None when there is no such task."""
+        status: str | None = self._cancel(args=[task_id, json.dumps({"args": ["cancelled"]}), lifetime])
+        return status
 
     def find(self, task_id: str) -> TaskRecord | None:
         """The record of a task; None when the id was never accepted or its result has expired."""
-        fields: dict[str, str] = self._redis.hgetall(keys.task(task_id))  # type: ignore[assignment]
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(keys.task(task_id))
+            pipe.zrank(keys.WAITING, task_id)
+            fields, rank = pipe.execute()
         if "status" not in fields:
             return None
         return TaskRecord(
             status=fields["status"],
             result=json.loads(fields["result"]) if "result" in fields else None,
+            place=None if rank is None else rank + 1,
             callback_uri=fields.get("callback_uri"),
+            callback=_callback(fields),
         )
+
+
+def _callback(fields: dict[str, str]) -> CallbackReport | None:
+    if "callback_uri" not in fields:
+        return None
+    return CallbackReport(
+        state=fields.get("callback", "PENDING"),
+        attempts=int(fields.get("callback_attempts", 0)),
+        last_error=fields.get("callback_error"),
+    )

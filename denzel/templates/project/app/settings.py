@@ -33,7 +33,16 @@ class Settings:
     body_limit: int
     queue_limit: int
     result_lifetime: int
+    task_max_deliveries: int
+    task_time_limit: float | None
     callback_timeout: float
+    callback_secret: str
+    callback_retry_for: int
+    callback_lifetime: int
+    callback_allow: tuple[str, ...]
+    callback_deny: tuple[str, ...]
+    callback_loopback: bool
+    own_services: tuple[str, ...]
     stop_timeout: float
     worker_log: str
 
@@ -49,11 +58,20 @@ class Settings:
                 timeout=read.number("RESPONSE_TIMEOUT", float, "5", least=0),
             ),
             api_threads=read.number("API_THREADS", int, "64", least=4),
-            api_keys=frozenset(key for part in read.text("API_KEYS", "").split(",") if (key := part.strip())),
+            api_keys=frozenset(read.words("API_KEYS")),
             body_limit=int(read.number("BODY_LIMIT_MB", float, "10", least=0) * 1024 * 1024),
             queue_limit=read.number("QUEUE_LIMIT", int, "10000", least=1),
             result_lifetime=read.number("RESULT_LIFETIME", int, "86400", least=1),
+            task_max_deliveries=read.number("TASK_MAX_DELIVERIES", int, "3", least=1),
+            task_time_limit=read.number("TASK_TIME_LIMIT", float, "0", least=0) or None,
             callback_timeout=read.number("CALLBACK_TIMEOUT", float, "10", least=0.1),
+            callback_secret=read.text("CALLBACK_SECRET", ""),
+            callback_retry_for=read.number("CALLBACK_RETRY_FOR", int, "86400", least=0),
+            callback_lifetime=read.number("CALLBACK_LIFETIME", int, "604800", least=1),
+            callback_allow=read.words("CALLBACK_ALLOW"),
+            callback_deny=read.words("CALLBACK_DENY"),
+            callback_loopback=read.choice("CALLBACK_LOOPBACK", {"closed": False, "open": True}, "closed"),
+            own_services=read.words("OWN_SERVICES"),
             stop_timeout=read.number("STOP_TIMEOUT", float, "30", least=10),
             worker_log=read.text("WORKER_LOG", "logs/worker.log"),
         )
@@ -67,6 +85,9 @@ class _Reader:
 
     def text(self, name: str, default: str) -> str:
         return self._environ.get(name, "").strip() or default
+
+    def words(self, name: str) -> tuple[str, ...]:
+        return tuple(word for part in self.text(name, "").split(",") if (word := part.strip()))
 
     def number(self, name: str, kind: Callable[[str], Value], default: str, *, least: float) -> Value:
         text = self.text(name, default)

@@ -1,0 +1,28 @@
+"""Steps in Redis that nothing can come between: Lua scripts, and what they share."""
+
+from __future__ import annotations
+
+from redis import Redis
+from redis.commands.core import Script
+
+from app import keys
+
+# The names of app/keys.py, and the server's clock: seconds since 1970, whatever the clocks of workers say.
+_NAMES = "\n".join(
+    f"local {name} = '{value}'" for name, value in vars(keys).items() if name.isupper() and isinstance(value, str)
+)
+_CLOCK = """
+local function now()
+    local time = redis.call('TIME')
+    return time[1] + time[2] / 1000000
+end
+"""
+
+
+def register(redis: Redis, body: str, *functions: str, when_memory_is_full: bool = True) -> Script:
+    """A script of these functions and this body, in which the names of app/keys.py and `now()` are known.
+
+    What takes a task further runs also when Redis is at its memory limit; what brings a new one must not.
+    """
+    head = "#!lua flags=allow-oom\n" if when_memory_is_full else "#!lua\n"
+    return redis.register_script("\n".join((head + _NAMES, _CLOCK, *functions, body)))

@@ -1,0 +1,20 @@
+"""The callbacks that are to be sent, kept in Redis until their receiver has them."""
+
+from __future__ import annotations
+
+# Puts the callback of a task that has just ended on its receiver's list, as a part of the script that ends it. The
+# record keeps its state, and does not expire before the callback is through.
+SCHEDULE = """
+local function schedule_callback(task_id, due)
+    local task = TASK .. task_id
+    local receiver = redis.call('HGET', task, 'receiver')
+    redis.call('HSET', task, 'callback', 'PENDING')
+    redis.call('PERSIST', task)
+    redis.call('ZADD', UNDELIVERED, due, task_id)
+    redis.call('ZADD', CALLBACKS .. receiver, due, task_id)
+    redis.call('ZADD', RECEIVERS, 'LT', due, receiver)
+    if redis.call('EXISTS', BELL) == 0 then
+        redis.call('LPUSH', BELL, '1')
+    end
+end
+"""
