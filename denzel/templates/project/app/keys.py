@@ -12,7 +12,7 @@ UNACKED_INDEX = "unacked_index"
 #: The hash of which worker holds which of these.
 CLAIMANTS = "denzel:claimants"
 
-#: When expired claims were last looked for, and how many messages were ever taken.
+#: When expired claims were last looked for, and the hash of how many messages each worker has taken.
 SWEPT = "denzel:swept"
 TAKEN = "denzel:taken"
 
@@ -20,7 +20,7 @@ TAKEN = "denzel:taken"
 ACCEPTED = "denzel:accepted"
 WAITING = "denzel:waiting"
 
-#: The hash of messages whose task killed its process too often.
+#: The ids of tasks that killed their process too often, by the time of the last; what each was is at `quarantined(id)`.
 QUARANTINE = "denzel:quarantine"
 
 #: The receivers (host:port) that callbacks wait for, by the time when the first of these is due; and those that failed
@@ -48,6 +48,7 @@ WORKERS = "denzel:workers"
 #: What the keys below begin with.
 TASK = "denzel:task:"
 CALLBACKS = "denzel:callbacks:to:"
+QUARANTINED = "denzel:quarantine:task:"
 
 
 def task(task_id: str) -> str:
@@ -58,6 +59,11 @@ def task(task_id: str) -> str:
 def callbacks(receiver: str) -> str:
     """The callbacks that wait for one receiver (host:port), by the time when each is due."""
     return CALLBACKS + receiver
+
+
+def quarantined(task_id: str) -> str:
+    """The hash with the message of a task that killed its process too often, and what of its record must be kept."""
+    return QUARANTINED + task_id
 
 
 def idempotency(digest: str) -> str:

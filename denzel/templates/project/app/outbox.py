@@ -18,3 +18,15 @@ local function schedule_callback(task_id, due)
     end
 end
 """
+
+# Takes back the callback of a task that is to run again.
+FORGET = """
+local function forget_callback(task_id)
+    local receiver = redis.call('HGET', TASK .. task_id, 'receiver')
+    if receiver then
+        redis.call('ZREM', CALLBACKS .. receiver, task_id)
+    end
+    redis.call('ZREM', SENDING, task_id)
+    redis.call('ZREM', UNDELIVERED, task_id)
+end
+"""

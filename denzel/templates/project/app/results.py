@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import states
 from celery.backends.base import BaseBackend
+from celery.exceptions import TimeLimitExceeded
 from celery.utils.serialization import UnpickleableExceptionWrapper
 from redis import RedisError
 
@@ -28,7 +29,8 @@ class RecordBackend(BaseBackend):  # type: ignore[misc]
         self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **_: Any
     ) -> None:
         if state in ENDED:
-            self._records.end(task_id, state, _answer(result, state), lifetime=self._lifetime)
+            answer = _answer(result, state)
+            self._records.end(task_id, state, answer, lifetime=self._lifetime, tag=_delivery_tag(request))
         else:
             self._records.start(task_id, state)
 
@@ -47,10 +49,18 @@ class RecordBackend(BaseBackend):  # type: ignore[misc]
         return isinstance(exc, RedisError)
 
 
+def _delivery_tag(request: Any) -> str | None:
+    """By what name Kombu knows the message of a request: the task's id, unless a Celery client sent it."""
+    properties: dict[str, Any] = getattr(request, "properties", None) or {}
+    return properties.get("delivery_tag")
+
+
 def _answer(result: Any, state: str) -> Any:
     """The part of a record that GET /status shows: a dict, or `{"args": [...]}` of what was raised."""
     if state == states.SUCCESS:
         return result
+    if isinstance(result, TimeLimitExceeded):
+        return {"args": [f"the task took longer than TASK_TIME_LIMIT, {result.args[0]:g} s"]}
     if not isinstance(result, BaseException):
         return {"args": [str(result)]}
     if isinstance(result, UnpickleableExceptionWrapper):

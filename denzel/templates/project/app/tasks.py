@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from redis import RedisError
 
 from app import keys, worker_log
 from app.broker import connect
+from app.claims import Claims, Limits
 from app.messages import TASK_NAME
 from app.predictor import Predictor
 from app.settings import Settings
-from app.worker import HAND_BACK, Callbacks, LogRotation, Report, StopWhileLoading
+from app.transport import Intake
+from app.worker import LOOK_EVERY, Callbacks, LogRotation, Report, StopInTime, Taking, give_all_back
 from app.workers import WorkerReports, WorkerState
 
 log = logging.getLogger(__name__)
@@ -28,16 +31,21 @@ MODEL_LOADING_TIMEOUT = 10 * 365 * 24 * 3600.0
 #: Seconds that a process waits before it loads the model, when one before it died of that.
 PAUSE_AFTER_DEATH = 5.0
 
-#: Seconds after which Redis offers a taken task again, when its worker has not said that it ended.
-VISIBILITY_TIMEOUT = 12 * 3600
+#: Seconds until a process that died is believed to have said nothing more: its last result may be on its way.
+LAST_WORDS = 1.0
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
     """Celery's settings for one deployment. https://docs.celeryq.dev/en/stable/userguide/configuration.html"""
+    claims = Claims(
+        connect(settings.redis_url),
+        Limits(deliveries=settings.task_max_deliveries, lifetime=settings.result_lifetime),
+    )
     return {
         "denzel_settings": settings,
         "broker_url": settings.redis_url,
-        "broker_transport_options": {"visibility_timeout": VISIBILITY_TIMEOUT, "socket_keepalive": True},
+        "broker_transport": "app.transport:Transport",
+        "broker_transport_options": {"intake": Intake(claims), "socket_keepalive": True},
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "result_backend": "app.results:RecordBackend",
@@ -49,12 +57,13 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_track_started": True,
         # A task leaves the queue when it has ended, not when it was taken.
         "task_acks_late": True,
-        "task_reject_on_worker_lost": False,
+        # One whose process died goes back to the queue, or ends, as app/claims.py counts.
+        "task_reject_on_worker_lost": True,
+        "task_time_limit": settings.task_time_limit,
+        "worker_lost_wait": LAST_WORDS,
         "worker_prefetch_multiplier": 1,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_proc_alive_timeout": MODEL_LOADING_TIMEOUT,
-        # On SIGTERM running tasks get this long; then they go back to the queue.
-        "worker_soft_shutdown_timeout": settings.stop_timeout - HAND_BACK,
         "worker_send_task_events": True,
         "worker_redirect_stdouts_level": "INFO",
     }
@@ -62,7 +71,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
 
 celery_app = Celery("denzel", set_as_current=False)
 celery_app.add_defaults(lambda: configuration(Settings.from_environment(os.environ)))
-celery_app.steps["worker"].update({Report, StopWhileLoading, LogRotation, Callbacks})
+celery_app.steps["worker"].update({Report, Taking, StopInTime, LogRotation, Callbacks})
 
 predictor = Predictor()
 
@@ -99,6 +108,25 @@ def _died_before(reports: WorkerReports, name: str) -> bool:
         return reports.died(name)
     except RedisError:
         return False
+
+
+@signals.worker_process_init.connect
+def end_with_worker(**_: Any) -> None:
+    """End this process when the worker is gone: its task runs again elsewhere, and the memory is needed there."""
+    worker = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == worker:
+            time.sleep(LOOK_EVERY)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@signals.worker_shutdown.connect
+def give_back(sender: Any, **_: Any) -> None:
+    """The last act of a worker that stops: what it still has goes back to the queue."""
+    give_all_back(sender)
 
 
 @signals.after_setup_logger.connect

@@ -11,15 +11,19 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
 from celery import bootsteps
+from celery.worker import state
 from redis import RedisError
 
 from app import worker_log
 from app.broker import connect
+from app.claims import RENEW_EVERY, Claims
 from app.settings import Settings
+from app.transport import Intake
 from app.workers import REPORT_EVERY, WorkerReports
 
 log = logging.getLogger(__name__)
@@ -75,8 +79,55 @@ class Report(bootsteps.StartStopStep):  # type: ignore[misc]
             log.warning("the worker's last report could not be removed: %s", error)
 
 
-class StopWhileLoading(bootsteps.StartStopStep):  # type: ignore[misc]
-    """On SIGTERM, ends the processes that are still loading the model: Celery would wait for them."""
+class Taking(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Lets the worker take tasks for the processes that are ready, and renews its claims on them while it lives.
+
+    Renewing has a thread of its own: the main one may be busy reconnecting while tasks run on.
+    """
+
+    requires = ("celery.worker.components:Timer", "celery.worker.components:Pool")
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        self._intake: Intake = worker.app.conf.broker_transport_options["intake"]
+        self._stopped = threading.Event()
+        self._cancelled: SimpleQueue[str] = SimpleQueue()
+
+    def start(self, worker: Any) -> None:
+        self._intake.room = lambda: len(ready_processes(worker)) - len(state.reserved_requests)
+        # At once: what an earlier life of this worker had comes first.
+        self._renew()
+        threading.Thread(target=self._renew_until_stopped, name="claims", daemon=True).start()
+        worker.timer.call_repeatedly(LOOK_EVERY, self._end_cancelled, (worker,))
+
+    def stop(self, worker: Any) -> None:
+        # Running tasks are claimed until they have ended; the pool is stopped later than this.
+        self._intake.room = lambda: 0
+
+    terminate = stop
+
+    def _renew_until_stopped(self) -> None:
+        while not self._stopped.wait(RENEW_EVERY):
+            self._renew()
+
+    def _renew(self) -> None:
+        known = {request.message.delivery_tag: request.id for request in list(state.requests.values())}
+        try:
+            for task_id in self._intake.claims.renew(known):
+                self._cancelled.put(task_id)
+        except RedisError as error:
+            log.warning("the claims on running tasks could not be renewed: %s", error)
+
+    def _end_cancelled(self, worker: Any) -> None:
+        while not self._cancelled.empty():
+            request = state.requests.get(self._cancelled.get())
+            if request is not None:
+                log.info("task %s was cancelled; ending the process that runs it", request.id)
+                request.terminate(worker.pool, signal="KILL")
+
+
+class StopInTime(bootsteps.StartStopStep):  # type: ignore[misc]
+    """On SIGTERM, Celery's warm shutdown: running tasks are finished. Those that take too long go back to the queue."""
 
     requires = ("celery.worker.components:Pool",)
 
@@ -84,19 +135,45 @@ class StopWhileLoading(bootsteps.StartStopStep):  # type: ignore[misc]
         stop_worker = signal.getsignal(signal.SIGTERM)
         assert callable(stop_worker)
 
-        def end_loading() -> None:
-            while True:
-                for pid in loading_processes(worker):
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                time.sleep(LOOK_EVERY)
-
         def stop(signum: int, frame: FrameType | None) -> None:
-            # Until this process ends: the pool puts others in the place of those that died.
-            threading.Thread(target=end_loading, daemon=True).start()
+            for end in (end_loading, hand_back):
+                threading.Thread(target=end, args=(worker,), daemon=True).start()
             stop_worker(signum, frame)
 
         signal.signal(signal.SIGTERM, stop)
+
+
+def end_loading(worker: Any) -> None:
+    """End the processes that are still loading the model, for which Celery would wait."""
+    # Until this process ends: the pool puts others in the place of those that died.
+    while True:
+        _kill(loading_processes(worker))
+        time.sleep(LOOK_EVERY)
+
+
+def hand_back(worker: Any) -> None:
+    """When the time to stop is nearly over, put running tasks back to the queue, and end."""
+    settings: Settings = worker.app.conf.denzel_settings
+    time.sleep(settings.stop_timeout - HAND_BACK)
+    log.warning("STOP_TIMEOUT is nearly over; %d running tasks go back to the queue", len(state.active_requests))
+    give_all_back(worker)
+    _kill(ready_processes(worker))
+    os._exit(0)
+
+
+def give_all_back(worker: Any) -> None:
+    """Put whatever this worker has taken back to the queue; where Redis is away, the next life of it does."""
+    claims: Claims = worker.app.conf.broker_transport_options["intake"].claims
+    try:
+        claims.give_all_back()
+    except RedisError as error:
+        log.warning("running tasks could not be given back: %s", error)
+
+
+def _kill(pids: set[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 class LogRotation(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
 # The worker: Celery running app/tasks.py in one process per core, or in WORKER_CONCURRENCY processes.
 set -euo pipefail
-# SIGTERM lets running predictions end until STOP_TIMEOUT is nearly over, then hands them back to the queue.
-export REMAP_SIGTERM=SIGQUIT
 # What a worker that was killed has reported must not speak for this one; where Redis is away, it expires.
 entrypoints/health.sh forget 2>/dev/null || true
 exec celery --app app.tasks worker \

@@ -1,0 +1,222 @@
+"""Who has which task: taking messages from the queue, keeping them, and giving them back.
+
+A message is taken in one step: off the queue, and into Kombu's hash of unacknowledged messages, with the name of the
+worker that has it. The worker renews its claims while it lives, so a claim that is not renewed is a dead worker's,
+however long its task runs; it goes back to the queue. A claim ends in the step that ends its task (app/records.py).
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import uuid
+from dataclasses import dataclass
+
+from redis import Redis
+
+from app import lua
+from app.records import END
+
+#: Seconds after which a claim that is not renewed is a dead worker's; and seconds between two renewals.
+CLAIM_TIMEOUT = 20.0
+RENEW_EVERY = 2.0
+
+# Seconds that a claim may be unknown to its own worker: between the answer of Redis and Celery's note of it.
+_UNKNOWN_FOR = 10.0
+
+# A message in the hash is JSON: the message, the exchange, the routing key. Ours is never parsed here; it can be long.
+_MESSAGES = """
+local UNACKED_END = ', "", "' .. QUEUE .. '"]'
+
+local function claim_text(message)
+    return '[' .. message .. UNACKED_END
+end
+
+local function message_of(text)
+    return string.sub(text, 2, -#UNACKED_END - 1)
+end
+
+local function task_of(message)
+    return string.match(message, '"id":%s*"([^"]+)"'), string.match(message, '"delivery_tag":%s*"([^"]+)"')
+end
+"""
+
+_QUARANTINE = """
+local function quarantine(task_id, message, deliveries)
+    local kept = QUARANTINED .. task_id
+    redis.call('ZADD', QUARANTINE, now(), task_id)
+    redis.call('HSET', kept, 'message', message, 'deliveries', deliveries)
+    -- The record expires, with where its callback goes.
+    for _, field in ipairs({'callback_uri', 'receiver', 'replays'}) do
+        local value = redis.call('HGET', TASK .. task_id, field)
+        if value then
+            redis.call('HSET', kept, field, value)
+        end
+    end
+end
+"""
+
+# `died` says that a worker died with it: then it counts as a delivery, and the last one ends the task.
+_GIVE_BACK = """
+local function died_text(deliveries)
+    local times = deliveries == 1 and 'once' or deliveries .. ' times'
+    return cjson.encode({args = {'the worker died while running this task, ' .. times}})
+end
+
+local function give_back(tag, died, most_deliveries, lifetime)
+    local text = redis.call('HGET', UNACKED, tag)
+    release_claim(tag)
+    if not text then
+        return
+    end
+    local message = message_of(text)
+    local task_id = task_of(message)
+    local task = TASK .. task_id
+    if redis.call('HEXISTS', task, 'result') == 1 then
+        return
+    end
+    local deliveries = redis.call('HINCRBY', task, 'deliveries', died and 0 or -1)
+    if deliveries >= most_deliveries then
+        quarantine(task_id, message, deliveries)
+        end_task(task_id, tag, 'FAILURE', died_text(deliveries), lifetime)
+        return
+    end
+    redis.call('HSET', task, 'status', 'PENDING')
+    redis.call('ZADD', WAITING, redis.call('HGET', task, 'place') or 0, task_id)
+    redis.call('RPUSH', QUEUE, message)
+end
+"""
+
+_TAKE = """
+local owner, count = ARGV[1], tonumber(ARGV[2])
+local taken = {}
+while #taken < count do
+    local message = redis.call('RPOP', QUEUE)
+    if not message then
+        break
+    end
+    local task_id, tag = task_of(message)
+    local status = task_id and redis.call('HGET', TASK .. task_id, 'status')
+    if not (task_id and tag) then
+        -- No Celery message: kept, as everything is.
+        quarantine('unreadable-' .. redis.call('INCR', ACCEPTED), message, 0)
+    elseif status == 'PENDING' or status == 'STARTED' or status == 'RETRY' or (not status and tag ~= task_id) then
+        redis.call('HINCRBY', TASK .. task_id, 'deliveries', 1)
+        redis.call('ZREM', WAITING, task_id)
+        redis.call('HSET', UNACKED, tag, claim_text(message))
+        redis.call('ZADD', UNACKED_INDEX, now(), tag)
+        redis.call('HSET', CLAIMANTS, tag, owner)
+        table.insert(taken, message)
+    end
+end
+if #taken > 0 then
+    redis.call('HINCRBY', TAKEN, owner, #taken)
+end
+return taken
+"""
+
+# Renews what this worker has; gives back what it does not know of (the answer that told it was lost, or it dropped it
+# with a broken connection), what an earlier life of it had, and what nobody renews. After a time in which nobody
+# looked, because Redis was away or all workers were, everybody gets a new chance to renew first.
+_RENEW = """
+local owner, host, known, timeout = ARGV[1], ARGV[2], cjson.decode(ARGV[3]), tonumber(ARGV[4])
+local unknown_for, most_deliveries, lifetime = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+local time = now()
+local looked = tonumber(redis.call('GET', SWEPT) or 0)
+redis.call('SET', SWEPT, time)
+if time - looked > timeout / 2 then
+    for _, tag in ipairs(redis.call('ZRANGE', UNACKED_INDEX, 0, -1)) do
+        redis.call('ZADD', UNACKED_INDEX, time, tag)
+    end
+end
+local cancelled = {}
+for tag, task_id in pairs(known) do
+    if redis.call('HGET', CLAIMANTS, tag) == owner then
+        redis.call('ZADD', UNACKED_INDEX, 'XX', time, tag)
+    end
+    if redis.call('HGET', TASK .. task_id, 'status') == 'REVOKED' then
+        table.insert(cancelled, task_id)
+    end
+end
+local claims = redis.call('HGETALL', CLAIMANTS)
+for i = 1, #claims, 2 do
+    local tag, claimant = claims[i], claims[i + 1]
+    local age = time - tonumber(redis.call('ZSCORE', UNACKED_INDEX, tag) or 0)
+    if claimant == owner then
+        if not known[tag] and age > unknown_for then
+            give_back(tag, false, most_deliveries, lifetime)
+        end
+    elseif age > timeout or string.sub(claimant, 1, #host) == host then
+        give_back(tag, true, most_deliveries, lifetime)
+    end
+end
+return cancelled
+"""
+
+_GIVE_ONE_BACK = "give_back(ARGV[1], ARGV[2] == 'died', tonumber(ARGV[3]), ARGV[4])"
+
+_GIVE_ALL_BACK = """
+local claims = redis.call('HGETALL', CLAIMANTS)
+for i = 1, #claims, 2 do
+    if claims[i + 1] == ARGV[1] then
+        give_back(claims[i], false, tonumber(ARGV[2]), ARGV[3])
+    end
+end
+redis.call('HDEL', TAKEN, ARGV[1])
+"""
+
+_RELEASE = "release_claim(ARGV[1])"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """When a task that kills its worker is given up: after so many deliveries; its record is kept so many seconds."""
+
+    deliveries: int
+    lifetime: int
+
+
+class Claims:
+    """One worker's claims. Every method is one round trip, and raises redis.RedisError when Redis is away."""
+
+    def __init__(
+        self, redis: Redis, limits: Limits, *, host: str | None = None, timeout: float = CLAIM_TIMEOUT
+    ) -> None:
+        """Two lives of a worker on the same `host` are told apart: what the earlier one had is given back at once."""
+        self._host = f"{host or socket.gethostname()}/"
+        self.owner = self._host + uuid.uuid4().hex
+        self._timeout = timeout
+        self._limits = [limits.deliveries, limits.lifetime]
+        functions = (END, _MESSAGES, _QUARANTINE, _GIVE_BACK)
+        self._take = lua.register(redis, _TAKE, _MESSAGES, _QUARANTINE)
+        self._renew = lua.register(redis, _RENEW, *functions)
+        self._give_one_back = lua.register(redis, _GIVE_ONE_BACK, *functions)
+        self._give_all_back = lua.register(redis, _GIVE_ALL_BACK, *functions)
+        self._release = lua.register(redis, _RELEASE, END)
+
+    def take(self, count: int) -> list[str]:
+        """The next messages of the queue, `count` at most, claimed for this worker; cancelled ones are dropped."""
+        taken: list[str] = self._take(args=[self.owner, count])
+        return taken
+
+    def renew(self, known: dict[str, str]) -> list[str]:
+        """Keep the claims on the messages that this worker knows of, by delivery tag with their tasks' ids.
+
+        Returns the ids of those tasks that were cancelled meanwhile. What no living worker has goes back to the queue.
+        """
+        cancelled: list[str] = self._renew(
+            args=[self.owner, self._host, json.dumps(known), self._timeout, _UNKNOWN_FOR, *self._limits]
+        )
+        return cancelled
+
+    def give_back(self, tag: str, *, died: bool) -> None:
+        """Put a message to the head of the queue; or end its task, when a process `died` of it for the last time."""
+        self._give_one_back(args=[tag, "died" if died else "", *self._limits])
+
+    def give_all_back(self) -> None:
+        """Put all that this worker has to the head of the queue: it stops."""
+        self._give_all_back(args=[self.owner, *self._limits])
+
+    def release(self, tag: str) -> None:
+        """Let go of a message whose task has ended."""
+        self._release(args=[tag])
