@@ -37,15 +37,10 @@ LAST_WORDS = 1.0
 
 def configuration(settings: Settings) -> dict[str, Any]:
     """Celery's settings for one deployment. https://docs.celeryq.dev/en/stable/userguide/configuration.html"""
-    claims = Claims(
-        connect(settings.redis_url),
-        Limits(deliveries=settings.task_max_deliveries, lifetime=settings.result_lifetime),
-    )
     return {
         "denzel_settings": settings,
         "broker_url": settings.redis_url,
-        "broker_transport": "app.transport:Transport",
-        "broker_transport_options": {"intake": Intake(claims), "socket_keepalive": True},
+        "broker_transport_options": {"socket_keepalive": True},
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "result_backend": "app.results:RecordBackend",
@@ -84,6 +79,16 @@ def invoke_predict(json_data: Any) -> dict[str, Any]:
     except TaskPredicate as error:
         # Celery would take its own exceptions for orders, and the task would never end.
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+@signals.celeryd_init.connect
+def take_by_claims(conf: Any, **_: Any) -> None:
+    """Let the worker, and nobody else who uses this application, take tasks as app/claims.py does."""
+    settings: Settings = conf.denzel_settings
+    limits = Limits(deliveries=settings.task_max_deliveries, lifetime=settings.result_lifetime)
+    intake = Intake(Claims(connect(settings.redis_url), limits))
+    conf.broker_transport = "app.transport:Transport"
+    conf.broker_transport_options = {**conf.broker_transport_options, "intake": intake}
 
 
 @signals.worker_process_init.connect
