@@ -13,11 +13,12 @@ from redis import Redis
 
 from app import keys
 from app.json_values import NotJson, json_values
-from app.records import TaskRecord, TaskRecords
+from app.records import CallbackReport, TaskRecord, TaskRecords
 
 MakeCelery = Callable[[Callable[..., Any]], Any]
 
 URI = "http://receiver.example/stash"
+UNSENT = CallbackReport(state="PENDING")
 
 
 @pytest.fixture
@@ -30,8 +31,10 @@ def run(make_celery: MakeCelery, records: TaskRecords, redis: Redis) -> Callable
     """Accepts a task, runs this function as Celery's tracer does in a worker, and returns the record."""
     from celery.app.trace import build_tracer
 
-    def run_one(function: Callable[..., Any], *arguments: Any, task_id: str = "the-id") -> TaskRecord:
-        records.accept(task_id, "message", callback_uri=URI, queue_limit=10)
+    def run_one(
+        function: Callable[..., Any], *arguments: Any, task_id: str = "the-id", uri: str | None = URI
+    ) -> TaskRecord:
+        records.accept(task_id, "message", callback_uri=uri, queue_limit=10)
         task = make_celery(function)
         trace = build_tracer(task.name, task, app=task.app)
         trace(task_id, arguments, {}, {"id": task_id, "is_eager": False, "delivery_info": {}})
@@ -63,9 +66,9 @@ def raising(error: BaseException) -> Callable[[Any], Any]:
 
 def test_a_result_is_the_record_and_its_callback_is_queued(run: Callable[..., TaskRecord], redis: Redis) -> None:
     assert run(lambda json_data: {"got": json_data}, {"x": 1}) == TaskRecord(
-        status="SUCCESS", result={"got": {"x": 1}}, callback_uri=URI
+        status="SUCCESS", result={"got": {"x": 1}}, callback_uri=URI, callback=UNSENT
     )
-    assert redis.lrange(keys.CALLBACKS, 0, -1) == ["the-id"]
+    assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["the-id"]
 
 
 def test_a_running_task_is_started(run: Callable[..., TaskRecord], records: TaskRecords) -> None:
@@ -104,8 +107,10 @@ class OfTheUser(Exception):
 def test_a_failure_is_its_exceptions_arguments(
     run: Callable[..., TaskRecord], error: Exception, arguments: list[Any], redis: Redis
 ) -> None:
-    assert run(raising(error), 1) == TaskRecord(status="FAILURE", result={"args": arguments}, callback_uri=URI)
-    assert redis.lrange(keys.CALLBACKS, 0, -1) == ["the-id"]
+    assert run(raising(error), 1) == TaskRecord(
+        status="FAILURE", result={"args": arguments}, callback_uri=URI, callback=UNSENT
+    )
+    assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["the-id"]
 
 
 def test_an_exception_that_cannot_even_be_written_ends_the_task(run: Callable[..., TaskRecord]) -> None:
@@ -128,7 +133,7 @@ def test_a_task_that_has_ended_runs_again_in_vain(run: Callable[..., TaskRecord]
     run(lambda json_data: {"run": 1}, 1)
     assert run(lambda json_data: {"run": 2}, 1).result == {"run": 1}
     assert run(raising(ValueError("late")), 1).status == "SUCCESS"
-    assert redis.lrange(keys.CALLBACKS, 0, -1) == ["the-id"]
+    assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["the-id"]
 
 
 def test_a_process_that_died_ends_its_task(make_celery: MakeCelery, records: TaskRecords) -> None:
@@ -141,6 +146,27 @@ def test_a_process_that_died_ends_its_task(make_celery: MakeCelery, records: Tas
     assert records.find("the-id") == TaskRecord(status="FAILURE", result={"args": ["signal 9 (SIGKILL)"]})
 
 
+def test_a_task_that_took_too_long_says_how_long_it_may(make_celery: MakeCelery, records: TaskRecords) -> None:
+    from billiard.exceptions import TimeLimitExceeded
+
+    records.accept("the-id", "message", callback_uri=None, queue_limit=10)
+    make_celery(lambda json_data: {}).backend.mark_as_failure("the-id", TimeLimitExceeded(2.5), traceback=None)
+    assert record(records, "the-id").result == {"args": ["the task took longer than TASK_TIME_LIMIT, 2.5 s"]}
+
+
+def test_the_end_of_a_task_that_celery_sent_ends_its_claim(
+    make_celery: MakeCelery, records: TaskRecords, redis: Redis
+) -> None:
+    """Its message has a tag that Kombu made."""
+    from celery.app.task import Context
+
+    redis.hset(keys.UNACKED, "a-tag", "message")
+    backend = make_celery(lambda json_data: {}).backend
+    backend.mark_as_done("the-id", {"a": 1}, request=Context({"properties": {"delivery_tag": "a-tag"}}))
+    assert record(records, "the-id").result == {"a": 1}
+    assert redis.hlen(keys.UNACKED) == 0
+
+
 def test_a_revoked_task_has_ended(make_celery: MakeCelery, records: TaskRecords) -> None:
     records.accept("the-id", "message", callback_uri=None, queue_limit=10)
     make_celery(lambda json_data: {}).backend.mark_as_revoked("the-id", "terminated")
@@ -150,7 +176,7 @@ def test_a_revoked_task_has_ended(make_celery: MakeCelery, records: TaskRecords)
 
 
 def test_an_ended_record_expires_after_the_lifetime_that_is_set(run: Callable[..., TaskRecord], redis: Redis) -> None:
-    run(lambda json_data: {}, 1)
+    run(lambda json_data: {}, 1, uri=None)
     assert 86_000 < int(redis.ttl(keys.task("the-id"))) <= 86_400
 
 

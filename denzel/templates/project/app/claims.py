@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from redis import Redis
 
-from app import lua
+from app import keys, lua
 from app.records import END
 
 #: Seconds after which a claim that is not renewed is a dead worker's; and seconds between two renewals.
@@ -88,7 +88,7 @@ end
 """
 
 _TAKE = """
-local owner, count = ARGV[1], tonumber(ARGV[2])
+local owner, count, count_key = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local taken = {}
 while #taken < count do
     local message = redis.call('RPOP', QUEUE)
@@ -110,7 +110,8 @@ while #taken < count do
     end
 end
 if #taken > 0 then
-    redis.call('HINCRBY', TAKEN, owner, #taken)
+    redis.call('INCRBY', count_key, #taken)
+    redis.call('EXPIRE', count_key, 86400)
 end
 return taken
 """
@@ -162,7 +163,6 @@ for i = 1, #claims, 2 do
         give_back(claims[i], false, tonumber(ARGV[2]), ARGV[3])
     end
 end
-redis.call('HDEL', TAKEN, ARGV[1])
 """
 
 _RELEASE = "release_claim(ARGV[1])"
@@ -183,7 +183,9 @@ class Claims:
         self, redis: Redis, limits: Limits, *, host: str | None = None, timeout: float = CLAIM_TIMEOUT
     ) -> None:
         """Two lives of a worker on the same `host` are told apart: what the earlier one had is given back at once."""
-        self._host = f"{host or socket.gethostname()}/"
+        host = host or socket.gethostname()
+        self._count_key = keys.taken(host)
+        self._host = f"{host}/"
         self.owner = self._host + uuid.uuid4().hex
         self._timeout = timeout
         self._limits = [limits.deliveries, limits.lifetime]
@@ -196,7 +198,7 @@ class Claims:
 
     def take(self, count: int) -> list[str]:
         """The next messages of the queue, `count` at most, claimed for this worker; cancelled ones are dropped."""
-        taken: list[str] = self._take(args=[self.owner, count])
+        taken: list[str] = self._take(args=[self.owner, count, self._count_key])
         return taken
 
     def renew(self, known: dict[str, str]) -> list[str]:

@@ -12,9 +12,8 @@ UNACKED_INDEX = "unacked_index"
 #: The hash of which worker holds which of these.
 CLAIMANTS = "denzel:claimants"
 
-#: When expired claims were last looked for, and the hash of how many messages each worker has taken.
+#: When expired claims were last looked for.
 SWEPT = "denzel:swept"
-TAKEN = "denzel:taken"
 
 #: How many tasks were ever accepted; and the ids of those that wait, in the order in which they were.
 ACCEPTED = "denzel:accepted"
@@ -64,6 +63,11 @@ def callbacks(receiver: str) -> str:
 def quarantined(task_id: str) -> str:
     """The hash with the message of a task that killed its process too often, and what of its record must be kept."""
     return QUARANTINED + task_id
+
+
+def taken(host: str) -> str:
+    """How many messages the worker on one host has taken; it expires when there are none for a while."""
+    return f"denzel:taken:{host}"
 
 
 def idempotency(digest: str) -> str:

@@ -1,0 +1,410 @@
+"""app/claims.py: who has which task, on a real Redis, with time as the tests set it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from redis import Redis, RedisError
+
+from app import keys
+from app.claims import CLAIM_TIMEOUT, Claims, Limits
+from app.messages import task_message
+from app.quarantine import Quarantine
+from app.records import TaskRecords
+
+URI = "http://receiver.example/stash"
+LIMITS = Limits(deliveries=3, lifetime=60)
+
+
+@pytest.fixture
+def records(broker: Redis) -> TaskRecords:
+    return TaskRecords(broker)
+
+
+@pytest.fixture
+def accept(records: TaskRecords) -> Callable[..., None]:
+    def accept_all(*task_ids: str, uri: str | None = None) -> None:
+        for task_id in task_ids:
+            records.accept(task_id, task_message(task_id, {"of": task_id}), callback_uri=uri, queue_limit=1000)
+
+    return accept_all
+
+
+@pytest.fixture
+def claims(broker: Redis) -> Claims:
+    return Claims(broker, LIMITS, host="here")
+
+
+@pytest.fixture
+def others(broker: Redis) -> Claims:
+    """Another worker's, on another machine."""
+    return Claims(broker, LIMITS, host="elsewhere")
+
+
+def ids(messages: list[str]) -> list[str]:
+    return [json.loads(message)["headers"]["id"] for message in messages]
+
+
+def known(*task_ids: str) -> dict[str, str]:
+    return {task_id: task_id for task_id in task_ids}
+
+
+def age(redis: Redis, *task_ids: str, seconds: float = CLAIM_TIMEOUT + 1) -> None:
+    """As if the claims had not been renewed for so long, while others were looking."""
+    for task_id in task_ids:
+        redis.zincrby(keys.UNACKED_INDEX, -seconds, task_id)
+    redis.set(keys.SWEPT, float(redis.time()[0]))
+
+
+def status(records: TaskRecords, task_id: str) -> str:
+    record = records.find(task_id)
+    assert record is not None
+    return record.status
+
+
+def nothing_is_claimed(redis: Redis) -> bool:
+    return not redis.exists(keys.UNACKED, keys.UNACKED_INDEX, keys.CLAIMANTS)
+
+
+# Taking
+
+
+def test_messages_are_taken_in_the_order_they_came(claims: Claims, accept: Callable[..., None]) -> None:
+    accept("a", "b", "c")
+    assert ids(claims.take(2)) == ["a", "b"]
+    assert ids(claims.take(2)) == ["c"]
+    assert claims.take(2) == []
+
+
+def test_a_taken_message_is_kept_as_kombu_keeps_it(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
+    """So that a stock Celery worker could take over."""
+    accept("a")
+    (message,) = claims.take(1)
+    assert json.loads(redis.hget(keys.UNACKED, "a")) == [json.loads(message), "", keys.QUEUE]
+    assert redis.zrange(keys.UNACKED_INDEX, 0, -1) == ["a"]
+
+
+def test_a_taken_task_waits_no_more(claims: Claims, accept: Callable[..., None], records: TaskRecords) -> None:
+    accept("a", "b")
+    assert [records.find(each).place for each in ("a", "b")] == [1, 2]  # type: ignore[union-attr]
+    claims.take(1)
+    assert [records.find(each).place for each in ("a", "b")] == [None, 1]  # type: ignore[union-attr]
+
+
+def test_no_message_is_taken_twice_by_workers_at_the_same_time(broker: Redis, accept: Callable[..., None]) -> None:
+    accept(*(f"task-{number}" for number in range(200)))
+    taken: list[str] = []
+
+    def take() -> None:
+        mine = Claims(broker, LIMITS)
+        while messages := mine.take(3):
+            taken.extend(ids(messages))
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == sorted(f"task-{number}" for number in range(200))
+
+
+def test_a_cancelled_task_is_not_taken(
+    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+) -> None:
+    accept("a", "b")
+    assert records.cancel("a", lifetime=60) == "REVOKED"
+    assert ids(claims.take(2)) == ["b"]
+    assert redis.llen(keys.QUEUE) == 0
+
+
+def test_a_cancelled_task_whose_record_has_expired_is_not_taken(
+    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+) -> None:
+    accept("a")
+    records.cancel("a", lifetime=60)
+    redis.delete(keys.task("a"))
+    assert claims.take(1) == []
+
+
+def test_a_message_that_a_celery_client_sent_is_taken(claims: Claims, redis: Redis) -> None:
+    message = json.loads(task_message("theirs", 1))
+    message["properties"]["delivery_tag"] = "a-tag"
+    redis.lpush(keys.QUEUE, json.dumps(message))
+    assert ids(claims.take(1)) == ["theirs"]
+    assert redis.hget(keys.CLAIMANTS, "a-tag") == claims.owner
+    claims.give_back("a-tag", died=True)
+    assert ids(claims.take(1)) == ["theirs"]
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"id": 3}'])
+def test_what_is_no_message_is_kept_aside(
+    claims: Claims, accept: Callable[..., None], redis: Redis, broker: Redis, text: str
+) -> None:
+    redis.lpush(keys.QUEUE, text)
+    accept("a")
+    assert ids(claims.take(2)) == ["a"]
+    (kept,) = Quarantine(broker).read()
+    assert kept.reason == "not a message that Celery could have sent"
+    assert redis.hget(keys.quarantined(kept.task_id), "message") == text
+
+
+def test_ids_in_a_request_are_not_taken_for_the_tasks_own(claims: Claims, records: TaskRecords, redis: Redis) -> None:
+    """The arguments stand in the message twice: in base64, and as text for the dashboard."""
+    hostile = {"id": "x", '"id": "x"': '"delivery_tag": "x", "id": "x"'}
+    records.accept("a", task_message("a", hostile), callback_uri=None, queue_limit=10)
+    claims.take(1)
+    assert redis.hgetall(keys.CLAIMANTS) == {"a": claims.owner}
+
+
+# Renewing
+
+
+def test_a_claim_that_is_renewed_stays_however_long_its_task_runs(
+    claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
+) -> None:
+    accept("a")
+    claims.take(1)
+    for _ in range(10):
+        age(redis, "a", seconds=CLAIM_TIMEOUT - 1)
+        claims.renew(known("a"))
+        others.renew({})
+    assert redis.hget(keys.CLAIMANTS, "a") == claims.owner
+    assert redis.llen(keys.QUEUE) == 0
+
+
+def test_a_claim_that_nobody_renews_goes_back_to_the_head_of_the_queue(
+    claims: Claims, others: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+) -> None:
+    accept("a", "b")
+    claims.take(1)
+    records.start("a")
+    age(redis, "a")
+    others.renew({})
+    assert status(records, "a") == "PENDING"
+    assert [records.find(each).place for each in ("a", "b")] == [1, 2]  # type: ignore[union-attr]
+    assert ids(others.take(2)) == ["a", "b"]
+
+
+def test_after_redis_was_away_everybody_may_renew_first(
+    claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
+) -> None:
+    """Nobody could renew meanwhile: an old claim does not mean a dead worker then."""
+    accept("a")
+    claims.take(1)
+    redis.zincrby(keys.UNACKED_INDEX, -1000, "a")
+    redis.set(keys.SWEPT, float(redis.time()[0]) - 1000)
+    others.renew({})
+    assert redis.hget(keys.CLAIMANTS, "a") == claims.owner
+    age(redis, "a")
+    others.renew({})
+    assert nothing_is_claimed(redis)
+
+
+def test_what_an_earlier_life_of_a_worker_had_goes_back_at_once(
+    broker: Redis, claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
+) -> None:
+    accept("a", "b")
+    claims.take(1)
+    others.take(1)
+    Claims(broker, LIMITS, host="here").renew({})
+    assert redis.hgetall(keys.CLAIMANTS) == {"b": others.owner}
+    assert redis.llen(keys.QUEUE) == 1
+
+
+def test_a_worker_is_not_taken_for_one_whose_name_begins_like_its_own(
+    broker: Redis, others: Claims, accept: Callable[..., None], redis: Redis
+) -> None:
+    accept("a")
+    others.take(1)
+    Claims(broker, LIMITS, host="else").renew({})
+    assert redis.hget(keys.CLAIMANTS, "a") == others.owner
+
+
+def test_what_a_worker_has_and_does_not_know_of_goes_back_after_a_while(
+    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+) -> None:
+    """The answer that told it was lost, or it was dropped with a connection."""
+    accept("a")
+    claims.take(1)
+    claims.renew({})
+    assert redis.llen(keys.QUEUE) == 0
+    age(redis, "a", seconds=11)
+    claims.renew({})
+    assert redis.llen(keys.QUEUE) == 1
+    assert redis.hget(keys.task("a"), "deliveries") == "0"
+
+
+def test_renewing_tells_which_tasks_were_cancelled(
+    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+) -> None:
+    accept("a", "b", "c")
+    claims.take(3)
+    records.cancel("a", lifetime=60)
+    records.end("b", "SUCCESS", {}, lifetime=60)
+    assert claims.renew(known("a", "b", "c")) == ["a"]
+    assert redis.hkeys(keys.CLAIMANTS) == ["c"]
+
+
+# Ending and giving back
+
+
+def test_the_end_of_a_task_is_the_end_of_its_claim(
+    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+) -> None:
+    accept("a")
+    claims.take(1)
+    records.end("a", "SUCCESS", {}, lifetime=60)
+    assert nothing_is_claimed(redis)
+    claims.give_back("a", died=True)
+    assert (redis.llen(keys.QUEUE), status(records, "a")) == (0, "SUCCESS")
+
+
+def test_a_claim_of_a_task_that_has_ended_meanwhile_is_dropped(
+    claims: Claims, others: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+) -> None:
+    """Two had it, after all: one of them is through."""
+    accept("a")
+    claims.take(1)
+    age(redis, "a")
+    others.renew({})
+    others.take(1)
+    records.end("a", "SUCCESS", {"by": "the first"}, lifetime=60)
+    claims.give_back("a", died=True)
+    others.renew(known("a"))
+    assert nothing_is_claimed(redis)
+    assert redis.llen(keys.QUEUE) == 0
+
+
+def test_stopping_gives_everything_back_and_counts_no_delivery(
+    claims: Claims, others: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+) -> None:
+    accept("a", "b", "c", "d")
+    claims.take(2)
+    others.take(1)
+    claims.give_all_back()
+    assert redis.hkeys(keys.CLAIMANTS) == ["c"]
+    assert sorted(ids(others.take(3))) == ["a", "b", "d"]
+    assert redis.hget(keys.task("a"), "deliveries") == "1"
+
+
+def test_a_released_message_is_gone(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
+    accept("a")
+    claims.take(1)
+    claims.release("a")
+    claims.release("a")
+    assert nothing_is_claimed(redis)
+
+
+# Tasks that kill
+
+
+def die(claims: Claims, times: int) -> None:
+    for _ in range(times):
+        assert claims.take(1)
+        claims.give_back("a", died=True)
+
+
+def test_a_task_that_kills_its_process_too_often_fails_and_is_kept_aside(
+    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis, broker: Redis
+) -> None:
+    accept("a", uri=URI)
+    die(claims, 2)
+    assert status(records, "a") == "PENDING"
+    die(claims, 1)
+    record = records.find("a")
+    assert record is not None
+    assert record.status == "FAILURE"
+    assert record.result == {"args": ["the worker died while running this task, 3 times"]}
+    assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["a"]
+    assert claims.take(1) == []
+    assert nothing_is_claimed(redis)
+    (kept,) = Quarantine(broker).read()
+    assert (kept.task_id, kept.deliveries) == ("a", 3)
+    assert kept.reason == "the worker died while running this task, 3 times"
+
+
+def test_one_delivery_may_be_the_limit(broker: Redis, accept: Callable[..., None], records: TaskRecords) -> None:
+    accept("a")
+    die(Claims(broker, Limits(deliveries=1, lifetime=60)), 1)
+    record = records.find("a")
+    assert record is not None
+    assert record.result == {"args": ["the worker died while running this task, once"]}
+
+
+def test_a_worker_that_dies_whole_counts_too(broker: Redis, accept: Callable[..., None], records: TaskRecords) -> None:
+    accept("a")
+    for _ in range(3):
+        life = Claims(broker, LIMITS, host="here")
+        life.renew({})
+        life.take(1)
+    Claims(broker, LIMITS, host="here").renew({})
+    assert status(records, "a") == "FAILURE"
+
+
+def test_a_replayed_task_runs_again_under_its_own_id(
+    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis, broker: Redis
+) -> None:
+    accept("a", uri=URI)
+    die(claims, 3)
+    redis.delete(keys.task("a"))  # as when the record has expired
+    assert Quarantine(broker).replay("a")
+    record = records.find("a")
+    assert record is not None
+    assert (record.status, record.place, record.callback_uri) == ("PENDING", 1, URI)
+    assert redis.zcard(keys.UNDELIVERED) == 0  # the callback that told of the failure
+    assert Quarantine(broker).read() == []
+    die(claims, 2)
+    assert ids(claims.take(1)) == ["a"]
+    records.end("a", "SUCCESS", {}, lifetime=60)
+    assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["a"]
+    assert redis.hget(keys.task("a"), "replays") == "1"
+
+
+def test_what_is_not_kept_is_not_replayed(
+    accept: Callable[..., None], records: TaskRecords, redis: Redis, broker: Redis
+) -> None:
+    accept("a")
+    assert not Quarantine(broker).replay("a")
+    assert not Quarantine(broker).replay("never")
+    assert redis.llen(keys.QUEUE) == 1
+
+
+# Redis
+
+
+def test_claims_work_at_the_memory_limit(
+    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+) -> None:
+    accept("a", "b", "c")
+    redis.config_set("maxmemory", "1")
+    try:
+        assert ids(claims.take(2)) == ["a", "b"]
+        claims.renew(known("a", "b"))
+        records.end("a", "SUCCESS", {"large": "x" * 10_000}, lifetime=60)
+        claims.give_back("b", died=True)
+        assert ids(claims.take(2)) == ["b", "c"]
+        claims.give_all_back()
+        with pytest.raises(RedisError):
+            accept("d")
+    finally:
+        redis.config_set("maxmemory", "0")
+    assert redis.llen(keys.QUEUE) == 2
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda claims: claims.take(1),
+        lambda claims: claims.renew({}),
+        lambda claims: claims.give_back("a", died=True),
+        lambda claims: claims.give_all_back(),
+        lambda claims: claims.release("a"),
+    ],
+)
+def test_a_redis_that_is_away_is_said(away: Redis, call: Callable[[Claims], Any]) -> None:
+    with pytest.raises(RedisError):
+        call(Claims(away, LIMITS))
