@@ -8,10 +8,12 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
+from deployment import Deployment, make_deployment, train_model
 from redis import Redis
 from waiting import until
 
@@ -95,6 +97,42 @@ def make_celery(redis: Redis, read_settings: ReadSettings) -> Iterator[Callable[
     yield make
     for celery_app in apps:
         celery_app.close()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained classifier of the example."""
+    return train_model(tmp_path_factory.mktemp("model") / "iris_svc.pkl")
+
+
+@pytest.fixture(scope="module")
+def deploy(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Callable[[], Deployment]]:
+    """Makes projects with the pipeline and the model in place; nothing of theirs runs any more afterwards."""
+    made: list[Deployment] = []
+
+    def make() -> Deployment:
+        made.append(make_deployment(tmp_path_factory.mktemp("deployment"), model))
+        return made[-1]
+
+    yield make
+    for deployment in made:
+        deployment.end_all()
+
+
+@pytest.fixture(scope="module")
+def shared(deploy: Callable[[], Deployment]) -> Deployment:
+    """Three services that are up, for all tests of a module that leave them so."""
+    deployment = deploy()
+    deployment.launch("denzel", "api", "monitor")
+    return deployment
+
+
+@pytest.fixture
+def single(deploy: Callable[[], Deployment]) -> Iterator[Deployment]:
+    """A project for one test, of which nothing runs yet."""
+    deployment = deploy()
+    yield deployment
+    deployment.end_all()
 
 
 class Receiver(http.server.ThreadingHTTPServer):

@@ -1,0 +1,208 @@
+"""What is promised of an accepted task, on real services that are killed, cut off, and slower than every time-out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import requests
+from deployment import Deployment
+from waiting import until
+
+from app import keys
+from app.claims import CLAIM_TIMEOUT
+from app.quarantine import Quarantine
+
+pytestmark = pytest.mark.local
+
+
+def running(deployment: Deployment, task_id: str) -> bool:
+    return deployment.status_of(task_id) == "STARTED"
+
+
+def cancel(deployment: Deployment, task_id: str) -> requests.Response:
+    return requests.delete(deployment.url(f"/status/{task_id}"), timeout=30)
+
+
+# Killed
+
+
+def test_what_a_killed_worker_had_runs_again_as_soon_as_it_is_back(single: Deployment) -> None:
+    single.launch("denzel")
+    tasks = [single.submit(once=f"begun-{number}", sleep=300) for number in range(2)]
+    behind = single.submit()
+    until(lambda: all(running(single, task) for task in tasks), what="both to run")
+    single.end("denzel")
+    single.running["denzel"].wait(10)
+    assert single.redis.hlen(keys.CLAIMANTS) == 2
+    started = time.monotonic()
+    single.start("denzel")
+    assert [single.ended(task).result for task in tasks] == [{"run": "again"}] * 2
+    assert single.ended(behind).status == "SUCCESS"
+    assert time.monotonic() - started < 30
+
+
+def test_processes_of_a_killed_worker_end_too(single: Deployment) -> None:
+    """Their tasks run again elsewhere, and their memory is needed there."""
+    single.launch("denzel")
+    task = single.submit(sleep=300)
+    until(lambda: running(single, task), what="the task to run")
+    os.kill(single.running["denzel"].pid, signal.SIGKILL)
+    until(lambda: not single.processes("denzel"), within=10, what="every process of the worker to be gone")
+
+
+def test_one_poisonous_request_among_a_hundred(shared: Deployment) -> None:
+    tasks = [shared.submit(die=True) if number == 50 else shared.submit(count="good") for number in range(101)]
+    poison = tasks.pop(50)
+    assert [shared.ended(task, within=60).status for task in tasks] == ["SUCCESS"] * 100
+    record = shared.ended(poison, within=60)
+    assert record.status == "FAILURE"
+    assert record.result == {"args": ["the worker died while running this task, 3 times"]}
+    assert shared.counted("good") == 100
+    assert poison in [kept.task_id for kept in Quarantine(shared.redis).read()]
+    assert shared.worker()[0] == "UP"
+
+
+def test_a_task_kept_aside_runs_again_when_it_is_replayed(shared: Deployment) -> None:
+    task = shared.submit(die="until mended", unless="mended")
+    assert shared.ended(task).status == "FAILURE"
+    (shared.root / "mended").touch()
+    assert Quarantine(shared.redis).replay(task)
+    assert shared.ended(task).status == "SUCCESS"
+
+
+# Cancelled
+
+
+def test_a_running_task_that_is_cancelled_is_stopped_and_its_process_replaced(shared: Deployment) -> None:
+    before = len(shared.loads())
+    task, other = shared.submit(sleep=300), shared.submit(sleep=2)
+    until(lambda: running(shared, task) and running(shared, other), what="both to run")
+    answer = cancel(shared, task)
+    assert (answer.status_code, answer.json()) == (200, {"status": "REVOKED"})
+    until(lambda: len(shared.loads()) == before + 1, within=10, what="the model in the new process")
+    assert shared.status_of(task) == "REVOKED"
+    assert shared.ended(other).status == "SUCCESS"
+    assert shared.ended(shared.submit()).status == "SUCCESS"
+    assert shared.redis.hlen(keys.CLAIMANTS) == 0
+
+
+def test_a_waiting_task_that_is_cancelled_never_runs(shared: Deployment) -> None:
+    busy = [shared.submit(sleep=2) for _ in range(2)]
+    until(lambda: all(running(shared, task) for task in busy), what="both processes to be busy")
+    waiting, behind = shared.submit(count="cancelled"), shared.submit()
+    assert cancel(shared, waiting).json() == {"status": "REVOKED"}
+    assert shared.ended(behind).status == "SUCCESS"
+    assert shared.counted("cancelled") == 0
+    assert shared.status_of(waiting) == "REVOKED"
+
+
+def test_a_task_that_has_ended_can_not_be_cancelled(shared: Deployment) -> None:
+    task = shared.submit()
+    shared.ended(task)
+    assert cancel(shared, task).status_code == 409
+    assert shared.status_of(task) == "SUCCESS"
+
+
+# Too long
+
+
+def test_a_task_over_its_time_limit_fails_and_the_next_one_runs(single: Deployment) -> None:
+    single.environ["TASK_TIME_LIMIT"] = "1.5"
+    single.environ["WORKER_CONCURRENCY"] = "1"
+    single.launch("denzel")
+    slow, behind = single.submit(sleep=300), single.submit()
+    assert single.ended(slow).result == {"args": ["the task took longer than TASK_TIME_LIMIT, 1.5 s"]}
+    assert single.ended(behind).status == "SUCCESS"
+    assert len(single.loads()) == 2
+    assert single.redis.hlen(keys.CLAIMANTS) == 0
+
+
+def test_cancelled_tasks_do_not_make_the_next_ones_wait_for_a_place(shared: Deployment) -> None:
+    busy = [shared.submit(sleep=1.5) for _ in range(2)]
+    until(lambda: all(running(shared, task) for task in busy), what="both processes to be busy")
+    tasks = [shared.submit() for _ in range(3)]
+    places = [shared.place(task) for task in tasks]
+    assert places == [1, 2, 3]
+    cancel(shared, tasks[0])
+    assert [shared.place(task) for task in tasks] == [None, 1, 2]
+    assert [shared.ended(task).status for task in tasks] == ["REVOKED", "SUCCESS", "SUCCESS"]
+
+
+# Three stories that take a minute each, told at the same time
+
+
+@dataclass
+class Stories:
+    """A task of three claim time-outs; a worker that is stopped dead; a Redis that is away for a minute."""
+
+    long: Deployment
+    long_task: str
+    hung: Deployment
+    hung_task: str
+    away: Deployment
+    away_task: str
+    begun: float
+
+
+MINUTE = 60.0
+
+
+@pytest.fixture(scope="module")
+def stories(deploy: Callable[[], Deployment]) -> Stories:
+    deployments = [deploy() for _ in range(3)]
+    for deployment in deployments:
+        deployment.environ["WORKER_CONCURRENCY"] = "1"
+        deployment.launch("denzel", "api")
+    long, hung, away = deployments
+    long_task = long.submit(sleep=3 * CLAIM_TIMEOUT, count="runs")
+    away_task = away.submit(sleep=MINUTE / 2, count="runs")
+    until(lambda: running(long, long_task) and running(away, away_task), what="the tasks to run")
+    os.kill(hung.running["denzel"].pid, signal.SIGSTOP)
+    away.end("redis")
+    return Stories(
+        long=long,
+        long_task=long_task,
+        hung=hung,
+        hung_task=hung.submit(),
+        away=away,
+        away_task=away_task,
+        begun=time.monotonic(),
+    )
+
+
+def test_a_worker_consumes_again_after_redis_was_away_for_a_minute(stories: Stories) -> None:
+    away = stories.away
+    until(lambda: time.monotonic() - stories.begun > MINUTE, within=MINUTE + 10, what="the minute to be over")
+    away.start("redis")
+    back = time.monotonic()
+    task = until(lambda: accepted(away), what="the api to accept again")
+    assert away.ended(task, within=60).status == "SUCCESS"
+    assert time.monotonic() - back < 60
+    assert away.ended(stories.away_task, within=60).status == "SUCCESS"
+    assert away.counted("runs") == 1
+    assert away.running["denzel"].poll() is None
+
+
+def accepted(deployment: Deployment) -> str:
+    answer = deployment.predict({"do": True})
+    return answer.json()["data"]["task_id"] if answer.status_code == 200 else ""
+
+
+def test_a_task_of_three_claim_timeouts_runs_once(stories: Stories) -> None:
+    assert stories.long.ended(stories.long_task, within=4 * CLAIM_TIMEOUT).status == "SUCCESS"
+    assert stories.long.counted("runs") == 1
+    assert stories.long.redis.hlen(keys.CLAIMANTS) == 0
+
+
+def test_a_worker_that_hangs_is_ended_from_outside_and_its_tasks_run(stories: Stories) -> None:
+    hung = stories.hung
+    until(lambda: hung.running["denzel"].poll() is not None, within=2 * MINUTE, what="the worker to be ended")
+    assert "tasks wait, and the worker has taken none for 60 s: ending it" in hung.output("denzel")
+    hung.end_group("denzel")
+    hung.start("denzel")  # as Docker and supervisord do
+    assert hung.ended(stories.hung_task, within=60).status == "SUCCESS"
