@@ -21,7 +21,6 @@ from app.predictor import message
 from app.preferences import read_preferences
 from app.queue import (
     LONGEST_WAIT,
-    PENDING,
     REVOKED,
     SUCCESS,
     Accepted,
@@ -262,7 +261,7 @@ def _unknown_task(task_id: str) -> falcon.HTTPNotFound:
 def _described(record: TaskRecord) -> dict[str, Any]:
     """What GET /status says of a task."""
     described = {"status": record.status, "result": record.result}
-    if record.status == PENDING and record.place is not None:
+    if record.place is not None:
         described["position"] = record.place
     if record.callback is not None:
         described["callback"] = asdict(record.callback)

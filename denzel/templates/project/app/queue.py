@@ -13,12 +13,11 @@ from redis.exceptions import OutOfMemoryError
 
 from app.completions import Completions
 from app.messages import task_message
-from app.records import PENDING, REVOKED, SUCCESS, Idempotency, KeyReused, QueueFull, TaskRecord, TaskRecords
+from app.records import REVOKED, SUCCESS, Idempotency, KeyReused, QueueFull, TaskRecord, TaskRecords
 from app.settings import ResponseMode, Settings
 from app.workers import WorkerReport, WorkerReports, WorkerState
 
 __all__ = [
-    "PENDING",
     "REVOKED",
     "SUCCESS",
     "Accepted",

@@ -212,7 +212,7 @@ class TaskRecords:
         return TaskRecord(
             status=fields["status"],
             result=json.loads(fields["result"]) if "result" in fields else None,
-            place=None if rank is None else rank + 1,
+            place=rank + 1 if rank is not None and fields["status"] == PENDING else None,
             callback_uri=fields.get("callback_uri"),
             callback=_callback(fields),
         )
