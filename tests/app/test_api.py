@@ -905,3 +905,118 @@ def test_an_accepted_task_of_any_depth_is_on_the_queue(open_queue: OpenQueue, re
     ]
     assert set(statuses) <= {200, 400, 500}
     assert redis.llen(keys.QUEUE) == statuses.count(200)
+
+
+def test_a_waiting_task_moves_up_when_the_one_before_it_is_cancelled(open_queue: OpenQueue) -> None:
+    client = over(open_queue())
+    first, second = (client.simulate_post("/predict", json={}).headers["location"] for _ in range(2))
+    assert client.simulate_get(second).json == {"status": "PENDING", "result": None, "position": 2}
+    for _ in range(2):
+        answer = client.simulate_delete(first)
+        assert (answer.status_code, answer.json) == (200, {"status": "REVOKED"})
+    assert client.simulate_get(first).json == {"status": "REVOKED", "result": {"args": ["cancelled"]}}
+    assert client.simulate_get(second).json == {"status": "PENDING", "result": None, "position": 1}
+
+
+def test_a_request_that_waits_is_answered_when_its_task_is_cancelled(open_queue: OpenQueue, broker: Redis) -> None:
+    client = over(open_queue(RESPONSE_MODE="sync", RESPONSE_TIMEOUT="30"))
+    answers: list[Result] = []
+    asking = threading.Thread(target=lambda: answers.append(client.simulate_post("/predict", json={"x": 1})))
+    asking.start()
+    message = until(lambda: broker.lindex(keys.QUEUE, 0), what="the task on the queue")
+    task_id = json.loads(str(message))["headers"]["id"]
+    assert client.simulate_delete(f"/status/{task_id}").status_code == 200
+    asking.join(30)
+    assert [problem(answer) for answer in answers] == [(500, "Prediction failed", "cancelled")]
+
+
+def test_a_repeated_request_has_the_id_and_the_result_of_the_first(
+    open_queue: OpenQueue, broker: Redis, redis: Redis
+) -> None:
+    client = over(open_queue(QUEUE_LIMIT="1"))
+    first = post(client, b'{"a": 1, "b": 2}', key="a-key")
+    again = post(client, b'{"b":2,"a":1}', key="a-key")
+    assert (again.status_code, again.json, again.headers["location"]) == (200, first.json, first.headers["location"])
+    assert problem(post(client, b'{"a": 1}', key="a-key"))[:2] == (422, "Idempotency-Key used before")
+    assert problem(post(client, b'{"a": 1}', key="another-key"))[0] == 503
+    TaskRecords(broker).end(first.json["data"]["task_id"], "SUCCESS", {"a123": "Iris-setosa"}, lifetime=60)
+    waited = post(client, b'{"b":2,"a":1}', key="a-key", Prefer="wait=30")
+    assert (waited.status_code, waited.json) == (200, {"a123": "Iris-setosa"})
+    assert redis.llen(keys.QUEUE) == 1
+    assert [key for key in redis.scan_iter() if "a-key" in key] == []
+
+
+def test_requests_with_one_key_at_the_same_moment_are_one_task(open_queue: OpenQueue, redis: Redis) -> None:
+    client = over(open_queue())
+    together = threading.Barrier(8)
+    ids = []
+
+    def ask() -> None:
+        together.wait(10)
+        ids.append(post(client, key="a-key").json["data"]["task_id"])
+
+    for _ in range(10):
+        redis.flushdb()
+        ids.clear()
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(ids) == 8
+        assert len(set(ids)) == 1
+        assert redis.llen(keys.QUEUE) == 1
+
+
+def test_at_the_memory_limit_requests_are_refused_and_what_was_accepted_goes_on(
+    open_queue: OpenQueue, broker: Redis, redis: Redis
+) -> None:
+    client, records = over(open_queue()), TaskRecords(broker)
+    accepted = []
+    redis.config_set("maxmemory", int(redis.info("memory")["used_memory"]) + 500_000)
+    try:
+        for _ in range(1000):
+            answer = client.simulate_post("/predict", json={"x": "x" * 20_000})
+            if answer.status_code != 200:
+                break
+            accepted.append(answer.headers["location"])
+        assert problem(answer) == (
+            503,
+            "Service unavailable",
+            "The queue's memory is full; nothing was accepted. Try again later.",
+        )
+        assert int(answer.headers["retry-after"]) > 0
+        assert len(accepted) == redis.llen(keys.QUEUE) > 5
+        positions = [client.simulate_get(location).json["position"] for location in accepted]
+        assert positions == list(range(1, len(accepted) + 1))
+        assert client.simulate_delete(accepted[0]).json == {"status": "REVOKED"}
+        for location in accepted[1:]:
+            records.end(location.rpartition("/")[2], "SUCCESS", {"a": 1}, lifetime=60)
+        for location in accepted[1:]:
+            assert client.simulate_get(location).json == {"status": "SUCCESS", "result": {"a": 1}}
+        while redis.rpop(keys.QUEUE):  # as a worker takes them
+            pass
+        assert client.simulate_post("/predict", json={"x": "x" * 20_000}).status_code == 200
+    finally:
+        redis.config_set("maxmemory", 0)
+
+
+def test_a_redis_that_loads_its_data_is_503(loading: Redis, read_settings: Callable[..., Settings]) -> None:
+    client = over(TaskQueue(loading, read_settings()))
+    for answer in (
+        client.simulate_post("/predict", json={}),
+        client.simulate_get(f"/status/{ID}"),
+        client.simulate_delete(f"/status/{ID}"),
+    ):
+        assert problem(answer) == (503, "Service unavailable", "The queue can not be reached. Try again.")
+        assert int(answer.headers["retry-after"]) > 0
+    assert client.simulate_get("/health/ready").json == {"ready": False, "broker": "DOWN", "workers": []}
+
+
+@pytest.mark.usefixtures("read_only")
+def test_a_redis_that_takes_no_writes_is_503_and_can_be_read(open_queue: OpenQueue, redis: Redis) -> None:
+    client = over(open_queue())
+    for answer in (client.simulate_post("/predict", json={}), client.simulate_delete(f"/status/{ID}")):
+        assert problem(answer)[:2] == (503, "Service unavailable")
+        assert int(answer.headers["retry-after"]) > 0
+    assert client.simulate_get(f"/status/{ID}").status_code == 404
