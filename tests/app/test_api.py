@@ -17,9 +17,10 @@ from redis import Redis
 from waiting import until
 
 from app import keys
+from app.addresses import receiver_of
 from app.api import PipelineUnusable, create_app
-from app.queue import Accepted, QueueFull, TaskQueue, TaskRecord, WorkerReport
-from app.records import TaskRecords
+from app.queue import Accepted, KeyReused, MemoryFull, QueueFull, TaskQueue, TaskRecord, WorkerReport
+from app.records import CallbackReport, Idempotency, TaskRecords
 from app.settings import ResponseMode, Settings
 from app.workers import WorkerState
 
@@ -43,10 +44,12 @@ class Queue:
         self.response = response
         self.reports: list[WorkerReport] = []
         self.submitted: list[tuple[Any, str | None]] = []
+        self.idempotencies: list[Idempotency | None] = []
         self.waits: list[float] = []
 
-    def submit(self, verified: Any, *, callback_uri: str | None) -> Accepted:
+    def submit(self, verified: Any, *, callback_uri: str | None, idempotency: Idempotency | None = None) -> Accepted:
         self.submitted.append((verified, callback_uri))
+        self.idempotencies.append(idempotency)
         return Accepted(task_id=ID, response=self.response)
 
     def find(self, task_id: str) -> TaskRecord | None:
@@ -56,19 +59,34 @@ class Queue:
         self.waits.append(timeout)
         return self.find(task_id)
 
+    def cancel(self, task_id: str) -> str | None:
+        record = self.find(task_id)
+        if record is None:
+            return None
+        return record.status if record.ended else "REVOKED"
+
     def workers(self) -> list[WorkerReport]:
         return self.reports
 
 
-class Full(Queue):
-    def submit(self, verified: Any, *, callback_uri: str | None) -> Accepted:
-        raise QueueFull
+class Refuses(Queue):
+    """Accepts nothing, for this reason."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__()
+        self._reason = reason
+
+    def submit(self, *_: Any, **__: Any) -> Accepted:
+        raise self._reason
 
 
 class Away(Queue):
     """The broker can not be reached."""
 
-    def submit(self, verified: Any, *, callback_uri: str | None) -> Accepted:
+    def submit(self, *_: Any, **__: Any) -> Accepted:
+        raise BrokerAway("Error 111 connecting to redis:6379")
+
+    def cancel(self, task_id: str) -> str | None:
         raise BrokerAway("Error 111 connecting to redis:6379")
 
     def find(self, task_id: str) -> TaskRecord | None:
@@ -324,10 +342,16 @@ class Chunked(io.BytesIO):
         return super().read(size)
 
 
-def test_a_full_queue_is_503_with_retry_after() -> None:
-    answer = serve(Full()).simulate_post("/predict", json={})
-    assert problem(answer)[:2] == (503, "Service unavailable")
-    assert "full" in answer.json["description"]
+@pytest.mark.parametrize(
+    ("reason", "description"),
+    [
+        (QueueFull(), "The queue is full; nothing was accepted. Try again later."),
+        (MemoryFull("OOM command"), "The queue's memory is full; nothing was accepted. Try again later."),
+    ],
+)
+def test_a_full_queue_is_503_with_retry_after(reason: Exception, description: str) -> None:
+    answer = serve(Refuses(reason)).simulate_post("/predict", json={})
+    assert problem(answer) == (503, "Service unavailable", description)
     assert int(answer.headers["retry-after"]) > 0
 
 
@@ -336,10 +360,145 @@ def test_a_broker_that_is_away_is_503_with_retry_after() -> None:
         serve(Away()).simulate_post("/predict", json={}),
         serve(Away()).simulate_get(f"/status/{ID}"),
         serve(Away()).simulate_get(f"/status/{ID}", headers={"Prefer": "wait=5"}),
+        serve(Away()).simulate_delete(f"/status/{ID}"),
     ):
         assert problem(answer)[:2] == (503, "Service unavailable")
         assert int(answer.headers["retry-after"]) > 0
         assert "6379" not in answer.text
+
+
+# Idempotency-Key
+
+
+def post(client: TestClient, body: str | bytes = b"{}", *, key: str | None = None, **headers: str) -> Result:
+    return client.simulate_post(
+        "/predict", body=body, headers={**headers, **({} if key is None else {"Idempotency-Key": key})}
+    )
+
+
+def idempotency(body: str | bytes = b"{}", key: str = "a-key", api_key: str | None = None) -> Idempotency:
+    """What a request with this key and body is to the queue."""
+    queue = Queue()
+    if api_key is None:
+        client, headers = serve(queue), {}
+    else:
+        client, headers = serve(queue, API_KEYS="one,two"), {"Authorization": f"Bearer {api_key}"}
+    assert post(client, body, key=key, **headers).status_code == 200
+    (submitted,) = queue.idempotencies
+    assert submitted is not None
+    return submitted
+
+
+def test_without_the_header_there_is_no_idempotency() -> None:
+    queue = Queue()
+    post(serve(queue))
+    assert queue.idempotencies == [None]
+
+
+def test_the_key_itself_is_not_handed_on() -> None:
+    submitted = idempotency(b'{"secret": 1}', key="a-secret-key")
+    assert "secret" not in f"{submitted.key} {submitted.body}"
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        b'{"b": [1, {"d": null, "c": "\xe2\x98\x83"}], "a": 1.5}',
+        b'{"a":1.5,"b":[1,{"c":"\xe2\x98\x83","d":null}]}',
+        b'\n{ "a" : 15e-1,\t"b" : [1, {"c": "\\u2603", "d": null}] }',
+    ],
+)
+def test_spacing_spelling_and_the_order_of_keys_make_no_other_body(same: bytes) -> None:
+    assert idempotency(same) == idempotency(b'{"a": 1.5, "b": [1, {"c": "\\u2603", "d": null}]}')
+
+
+@pytest.mark.parametrize("other", [b"[2, 1]", b"[1]", b"[1, 2, null]", b'["1", 2]', b"[true, 2]", b"{}", b"null"])
+def test_another_value_is_another_body(other: bytes) -> None:
+    assert idempotency(other).body != idempotency(b"[1, 2]").body
+    assert idempotency(other).key == idempotency(b"[1, 2]").key
+
+
+def test_clients_with_different_api_keys_do_not_share_their_keys() -> None:
+    digests = {idempotency(api_key=api_key).key for api_key in ("one", "two", None)}
+    assert len(digests) == 3
+    assert idempotency(api_key="one") == idempotency(api_key="one")
+
+
+def test_where_no_api_key_is_asked_for_authorization_says_nothing() -> None:
+    """It may be a proxy's, and another one with each request."""
+    queue = Queue()
+    for authorization in ("Bearer a", "Bearer b", "Basic c"):
+        post(serve(queue), key="a-key", Authorization=authorization)
+    assert queue.idempotencies == [idempotency()] * 3
+
+
+def test_the_body_that_counts_is_the_one_that_came() -> None:
+    queue = Queue()
+
+    def verify_input(json_data: Any) -> Any:
+        json_data["x"] = 5
+        return json_data
+
+    post(serve(queue, verify_input), b'{"x": 1}', key="a-key")
+    assert queue.idempotencies == [idempotency(b'{"x": 1}')]
+
+
+@pytest.mark.parametrize("key", ["a", "x" * 255, ' !"#~ a{}\\', '"8e03978e-40d5-43dd-bc93-6894a57f9324"', "0", "a, b"])
+def test_a_good_key_is_taken(key: str) -> None:
+    assert post(serve(), key=key).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("key", "description"),
+    [
+        ("", "Idempotency-Key is empty."),
+        ("  ", "Idempotency-Key is empty."),
+        ("x" * 256, "Idempotency-Key has 256 characters; it may have 255 at most."),
+        ("x" * 100_000, "Idempotency-Key has 100000 characters; it may have 255 at most."),
+        ("a\tb", "Idempotency-Key may have printable ASCII characters only."),
+        ("a\x00b", "Idempotency-Key may have printable ASCII characters only."),
+        ("a\x7fb", "Idempotency-Key may have printable ASCII characters only."),
+        ("na\xefve", "Idempotency-Key may have printable ASCII characters only."),
+        ("\xff", "Idempotency-Key may have printable ASCII characters only."),
+    ],
+)
+def test_a_bad_key_is_400_and_nothing_is_submitted(key: str, description: str) -> None:
+    queue = Queue()
+    answer = serve(queue).simulate_post("/predict", json={}, extras={"HTTP_IDEMPOTENCY_KEY": key})
+    assert problem(answer) == (400, "Bad Idempotency-Key", description)
+    assert queue.submitted == []
+
+
+def test_a_key_that_came_with_another_body_is_422() -> None:
+    answer = post(serve(Refuses(KeyReused())), key="a-key")
+    assert problem(answer) == (
+        422,
+        "Idempotency-Key used before",
+        "This Idempotency-Key came with another body before; nothing was accepted.",
+    )
+
+
+def test_deep_nesting_with_a_key_is_the_fault_of_the_request() -> None:
+    statuses = {
+        post(serve(verify_input=lambda _: 1), "[" * depth + "]" * depth, key="a-key").status_code
+        for depth in range(100, 1200, 20)
+    }
+    assert statuses == {200, 400}
+
+
+@pytest.mark.parametrize("name", ["HTTP_IDEMPOTENCY_KEY", "HTTP_PREFER", "HTTP_AUTHORIZATION", "HTTP_ACCEPT"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "\x00", "\xff" * 300, '"', '"\\', ",,;=,", "wait=", "wait=\xb2", "Bearer \xe9"]
+)
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/predict"), ("GET", f"/status/{ID}"), ("DELETE", f"/status/{ID}")]
+)
+def test_whatever_the_headers_hold_the_answer_is_one_of_the_contract(
+    method: str, path: str, name: str, text: str
+) -> None:
+    for client in (serve(), serve(API_KEYS="one")):
+        answer = client.simulate_request(method, path, body="{}", extras={name: text})
+        assert answer.status_code in (200, 400, 401)
 
 
 # Synchronous answers
@@ -420,13 +579,37 @@ def test_status_says_state_and_result(record: TaskRecord) -> None:
     assert answer.headers["content-type"] == "application/json; charset=utf-8"
 
 
-def test_status_of_no_id_at_all_is_an_unknown_path() -> None:
-    assert problem(serve().simulate_get("/status/"))[:2] == (404, "Not found")
+def test_status_says_the_place_of_a_task_that_waits() -> None:
+    answer = serve(Queue(TaskRecord(status="PENDING", place=3))).simulate_get(f"/status/{ID}")
+    assert answer.json == {"status": "PENDING", "result": None, "position": 3}
 
 
+@pytest.mark.parametrize(
+    "callback",
+    [
+        CallbackReport(state="PENDING"),
+        CallbackReport(state="DELIVERED", attempts=2),
+        CallbackReport(state="FAILED", attempts=11, last_error="answered 503"),
+    ],
+)
+def test_status_says_what_became_of_the_callback(callback: CallbackReport) -> None:
+    record = TaskRecord(status="SUCCESS", result={"a": 1}, callback_uri="http://receiver.example", callback=callback)
+    assert serve(Queue(record)).simulate_get(f"/status/{ID}").json == {
+        "status": "SUCCESS",
+        "result": {"a": 1},
+        "callback": {"state": callback.state, "attempts": callback.attempts, "last_error": callback.last_error},
+    }
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_status_of_no_id_at_all_is_an_unknown_path(method: str) -> None:
+    assert problem(serve().simulate_request(method, "/status/"))[:2] == (404, "Not found")
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
 @pytest.mark.parametrize("path", ["/status/never", "/status/%FF", "/status/%2e%2e", "/status/" + "x" * 5000])
-def test_an_unknown_task_is_404(path: str) -> None:
-    assert problem(serve().simulate_get(path))[:2] == (404, "Unknown task")
+def test_an_unknown_task_is_404(method: str, path: str) -> None:
+    assert problem(serve().simulate_request(method, path))[:2] == (404, "Unknown task")
 
 
 def test_status_waits_where_that_is_preferred() -> None:
@@ -441,6 +624,25 @@ def test_status_does_not_wait_in_synchronous_mode_alone() -> None:
     queue = Queue(PENDING, SYNCHRONOUS)
     serve(queue).simulate_get(f"/status/{ID}")
     assert queue.waits == []
+
+
+# DELETE /status
+
+
+@pytest.mark.parametrize("status", ["PENDING", "STARTED", "RETRY", "REVOKED"])
+def test_a_task_that_has_not_ended_or_was_cancelled_before_is_cancelled(status: str) -> None:
+    answer = serve(Queue(TaskRecord(status=status))).simulate_delete(f"/status/{ID}")
+    assert (answer.status_code, answer.json) == (200, {"status": "REVOKED"})
+    assert answer.headers["content-type"] == "application/json; charset=utf-8"
+
+
+@pytest.mark.parametrize("record", [DONE, FAILED])
+def test_a_task_that_has_ended_is_not_cancelled(record: TaskRecord) -> None:
+    assert problem(serve(Queue(record)).simulate_delete(f"/status/{ID}")) == (
+        409,
+        "Task has ended",
+        f"The task {ID} can not be cancelled: it has ended as {record.status}.",
+    )
 
 
 # GET /health
@@ -496,8 +698,9 @@ READ = {"GET", "HEAD", "OPTIONS"}
         ("GET", "/predict", {"POST", "OPTIONS"}),
         ("PUT", "/predict", {"POST", "OPTIONS"}),
         ("POST", "/info", READ),
-        ("POST", f"/status/{ID}", READ),
-        ("PATCH", f"/status/{ID}", READ),
+        ("POST", f"/status/{ID}", READ | {"DELETE"}),
+        ("PATCH", f"/status/{ID}", READ | {"DELETE"}),
+        ("DELETE", "/predict", {"POST", "OPTIONS"}),
         ("POST", "/health/live", READ),
         ("DELETE", "/health/ready", READ),
     ],
@@ -505,6 +708,16 @@ READ = {"GET", "HEAD", "OPTIONS"}
 def test_an_unsupported_method_is_405(method: str, path: str, allowed: set[str]) -> None:
     answer = serve().simulate_request(method, path)
     assert problem(answer)[:2] == (405, "Method Not Allowed")
+    assert {name.strip() for name in answer.headers["allow"].split(",")} == allowed
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/predict", {"POST"}), (f"/status/{ID}", {"GET", "HEAD", "DELETE"}), ("/info", {"GET", "HEAD"})],
+)
+def test_options_lists_the_methods(path: str, allowed: set[str]) -> None:
+    answer = serve().simulate_options(path)
+    assert answer.status_code == 200
     assert {name.strip() for name in answer.headers["allow"].split(",")} == allowed
 
 
@@ -528,7 +741,7 @@ def test_an_error_has_its_own_content_type_where_the_client_names_it() -> None:
         serve().simulate_post("/predict", body="{", headers=headers),
         serve().simulate_get("/nowhere", headers=headers),
         serve().simulate_get("/predict", headers=headers),
-        serve(Full()).simulate_post("/predict", json={}, headers=headers),
+        serve(Refuses(QueueFull())).simulate_post("/predict", json={}, headers=headers),
         serve(API_KEYS="one").simulate_get(f"/status/{ID}", headers=headers),
     ):
         assert answer.headers["content-type"] == "application/problem+json"
@@ -558,6 +771,7 @@ def test_with_api_keys_a_request_with_one_of_them_is_answered(authorization: str
     headers = {"Authorization": authorization}
     assert client.simulate_post("/predict", json={}, headers=headers).status_code == 200
     assert client.simulate_get(f"/status/{ID}", headers=headers).status_code == 200
+    assert client.simulate_delete(f"/status/{ID}", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -583,6 +797,7 @@ def test_with_api_keys_a_request_without_one_is_401(authorization: str | None) -
     for answer in (
         client.simulate_post("/predict", json={}, headers=headers),
         client.simulate_get(f"/status/{ID}", headers=headers),
+        client.simulate_delete(f"/status/{ID}", headers=headers),
     ):
         assert problem(answer)[:2] == (401, "Not authorised")
         assert answer.headers["www-authenticate"] == "Bearer"
@@ -630,10 +845,13 @@ def test_an_accepted_task_is_found_and_ends(open_queue: OpenQueue, broker: Redis
     task_id = answer.json["data"]["task_id"]
     assert status == f"/status/{task_id}"
     assert redis.llen(keys.QUEUE) == 1
-    assert client.simulate_get(status).json == {"status": "PENDING", "result": None}
+    callback = {"state": "PENDING", "attempts": 0, "last_error": None}
+    waiting = {"status": "PENDING", "result": None, "position": 1, "callback": callback}
+    assert client.simulate_get(status).json == waiting
     TaskRecords(broker).end(task_id, "SUCCESS", {"a123": "Iris-setosa"}, lifetime=60)
-    assert client.simulate_get(status).json == {"status": "SUCCESS", "result": {"a123": "Iris-setosa"}}
-    assert redis.lrange(keys.CALLBACKS, 0, -1) == [task_id]
+    ended = {"status": "SUCCESS", "result": {"a123": "Iris-setosa"}, "callback": callback}
+    assert client.simulate_get(status).json == ended
+    assert redis.zrange(keys.callbacks(receiver_of("http://receiver.example")), 0, -1) == [task_id]
 
 
 def test_a_synchronous_request_is_answered_when_its_task_ends(open_queue: OpenQueue, broker: Redis) -> None:
@@ -653,7 +871,7 @@ def test_a_synchronous_wait_runs_out_and_the_task_goes_on(open_queue: OpenQueue,
     client = over(open_queue(RESPONSE_MODE="sync", RESPONSE_TIMEOUT="0.1"))
     answer = client.simulate_post("/predict", json={"x": 1})
     assert answer.status_code == 202
-    assert client.simulate_get(answer.headers["location"]).json == {"status": "PENDING", "result": None}
+    assert client.simulate_get(answer.headers["location"]).json["status"] == "PENDING"
     assert redis.llen(keys.QUEUE) == 1
 
 
@@ -687,3 +905,118 @@ def test_an_accepted_task_of_any_depth_is_on_the_queue(open_queue: OpenQueue, re
     ]
     assert set(statuses) <= {200, 400, 500}
     assert redis.llen(keys.QUEUE) == statuses.count(200)
+
+
+def test_a_waiting_task_moves_up_when_the_one_before_it_is_cancelled(open_queue: OpenQueue) -> None:
+    client = over(open_queue())
+    first, second = (client.simulate_post("/predict", json={}).headers["location"] for _ in range(2))
+    assert client.simulate_get(second).json == {"status": "PENDING", "result": None, "position": 2}
+    for _ in range(2):
+        answer = client.simulate_delete(first)
+        assert (answer.status_code, answer.json) == (200, {"status": "REVOKED"})
+    assert client.simulate_get(first).json == {"status": "REVOKED", "result": {"args": ["cancelled"]}}
+    assert client.simulate_get(second).json == {"status": "PENDING", "result": None, "position": 1}
+
+
+def test_a_request_that_waits_is_answered_when_its_task_is_cancelled(open_queue: OpenQueue, broker: Redis) -> None:
+    client = over(open_queue(RESPONSE_MODE="sync", RESPONSE_TIMEOUT="30"))
+    answers: list[Result] = []
+    asking = threading.Thread(target=lambda: answers.append(client.simulate_post("/predict", json={"x": 1})))
+    asking.start()
+    message = until(lambda: broker.lindex(keys.QUEUE, 0), what="the task on the queue")
+    task_id = json.loads(str(message))["headers"]["id"]
+    assert client.simulate_delete(f"/status/{task_id}").status_code == 200
+    asking.join(30)
+    assert [problem(answer) for answer in answers] == [(500, "Prediction failed", "cancelled")]
+
+
+def test_a_repeated_request_has_the_id_and_the_result_of_the_first(
+    open_queue: OpenQueue, broker: Redis, redis: Redis
+) -> None:
+    client = over(open_queue(QUEUE_LIMIT="1"))
+    first = post(client, b'{"a": 1, "b": 2}', key="a-key")
+    again = post(client, b'{"b":2,"a":1}', key="a-key")
+    assert (again.status_code, again.json, again.headers["location"]) == (200, first.json, first.headers["location"])
+    assert problem(post(client, b'{"a": 1}', key="a-key"))[:2] == (422, "Idempotency-Key used before")
+    assert problem(post(client, b'{"a": 1}', key="another-key"))[0] == 503
+    TaskRecords(broker).end(first.json["data"]["task_id"], "SUCCESS", {"a123": "Iris-setosa"}, lifetime=60)
+    waited = post(client, b'{"b":2,"a":1}', key="a-key", Prefer="wait=30")
+    assert (waited.status_code, waited.json) == (200, {"a123": "Iris-setosa"})
+    assert redis.llen(keys.QUEUE) == 1
+    assert [key for key in redis.scan_iter() if "a-key" in key] == []
+
+
+def test_requests_with_one_key_at_the_same_moment_are_one_task(open_queue: OpenQueue, redis: Redis) -> None:
+    client = over(open_queue())
+    together = threading.Barrier(8)
+    ids = []
+
+    def ask() -> None:
+        together.wait(10)
+        ids.append(post(client, key="a-key").json["data"]["task_id"])
+
+    for _ in range(10):
+        redis.flushdb()
+        ids.clear()
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(ids) == 8
+        assert len(set(ids)) == 1
+        assert redis.llen(keys.QUEUE) == 1
+
+
+def test_at_the_memory_limit_requests_are_refused_and_what_was_accepted_goes_on(
+    open_queue: OpenQueue, broker: Redis, redis: Redis
+) -> None:
+    client, records = over(open_queue()), TaskRecords(broker)
+    accepted = []
+    redis.config_set("maxmemory", int(redis.info("memory")["used_memory"]) + 500_000)
+    try:
+        for _ in range(1000):
+            answer = client.simulate_post("/predict", json={"x": "x" * 20_000})
+            if answer.status_code != 200:
+                break
+            accepted.append(answer.headers["location"])
+        assert problem(answer) == (
+            503,
+            "Service unavailable",
+            "The queue's memory is full; nothing was accepted. Try again later.",
+        )
+        assert int(answer.headers["retry-after"]) > 0
+        assert len(accepted) == redis.llen(keys.QUEUE) > 5
+        positions = [client.simulate_get(location).json["position"] for location in accepted]
+        assert positions == list(range(1, len(accepted) + 1))
+        assert client.simulate_delete(accepted[0]).json == {"status": "REVOKED"}
+        for location in accepted[1:]:
+            records.end(location.rpartition("/")[2], "SUCCESS", {"a": 1}, lifetime=60)
+        for location in accepted[1:]:
+            assert client.simulate_get(location).json == {"status": "SUCCESS", "result": {"a": 1}}
+        while redis.rpop(keys.QUEUE):  # as a worker takes them
+            pass
+        assert client.simulate_post("/predict", json={"x": "x" * 20_000}).status_code == 200
+    finally:
+        redis.config_set("maxmemory", 0)
+
+
+def test_a_redis_that_loads_its_data_is_503(loading: Redis, read_settings: Callable[..., Settings]) -> None:
+    client = over(TaskQueue(loading, read_settings()))
+    for answer in (
+        client.simulate_post("/predict", json={}),
+        client.simulate_get(f"/status/{ID}"),
+        client.simulate_delete(f"/status/{ID}"),
+    ):
+        assert problem(answer) == (503, "Service unavailable", "The queue can not be reached. Try again.")
+        assert int(answer.headers["retry-after"]) > 0
+    assert client.simulate_get("/health/ready").json == {"ready": False, "broker": "DOWN", "workers": []}
+
+
+@pytest.mark.usefixtures("read_only")
+def test_a_redis_that_takes_no_writes_is_503_and_can_be_read(open_queue: OpenQueue, redis: Redis) -> None:
+    client = over(open_queue())
+    for answer in (client.simulate_post("/predict", json={}), client.simulate_delete(f"/status/{ID}")):
+        assert problem(answer)[:2] == (503, "Service unavailable")
+        assert int(answer.headers["retry-after"]) > 0
+    assert client.simulate_get(f"/status/{ID}").status_code == 404

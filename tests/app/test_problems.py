@@ -8,7 +8,7 @@ from typing import Any
 import falcon
 import pytest
 from falcon.testing import TestClient
-from redis import RedisError
+from redis import RedisError, exceptions
 
 from app import problems
 
@@ -69,8 +69,11 @@ def test_the_content_type_is_the_one_a_client_names(accept: str, content_type: s
     assert answered.json["status"] == 400
 
 
-def test_a_broker_that_is_away_is_503_with_retry_after() -> None:
-    answered = answer(RedisError("Error 111 connecting to redis:6379"))
+@pytest.mark.parametrize(
+    "kind", [RedisError, exceptions.TimeoutError, exceptions.BusyLoadingError, exceptions.ReadOnlyError]
+)
+def test_a_broker_that_is_away_is_503_with_retry_after(kind: type[RedisError]) -> None:
+    answered = answer(kind("Error 111 connecting to redis:6379"))
     assert answered.status_code == 503
     assert answered.headers["retry-after"] == str(problems.RETRY_AFTER)
     assert answered.json["title"] == "Service unavailable"

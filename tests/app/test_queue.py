@@ -15,8 +15,8 @@ from redis import Redis, RedisError
 from waiting import until
 
 from app import completions, keys
-from app.queue import QueueFull, TaskQueue, TaskRecord
-from app.records import TaskRecords
+from app.queue import MemoryFull, QueueFull, TaskQueue, TaskRecord
+from app.records import CallbackReport, Idempotency, KeyReused, TaskRecords
 from app.settings import ResponseMode, Settings
 
 OpenQueue = Callable[..., TaskQueue]
@@ -76,7 +76,12 @@ def listeners(broker: Redis) -> list[dict[str, Any]]:
 def test_a_submitted_task_is_stored_before_the_answer(queue: TaskQueue, redis: Redis) -> None:
     accepted = queue.submit({"x": 1}, callback_uri="http://receiver.example")
     assert str(uuid.UUID(accepted.task_id)) == accepted.task_id
-    assert queue.find(accepted.task_id) == TaskRecord(status="PENDING", callback_uri="http://receiver.example")
+    assert queue.find(accepted.task_id) == TaskRecord(
+        status="PENDING",
+        place=1,
+        callback_uri="http://receiver.example",
+        callback=CallbackReport(state="PENDING"),
+    )
     message = json.loads(str(redis.lindex(keys.QUEUE, 0)))
     assert message["headers"]["id"] == accepted.task_id
 
@@ -85,6 +90,35 @@ def test_the_deployments_mode_holds_until_it_is_changed(queue: TaskQueue, redis:
     assert queue.submit(1, callback_uri=None).response == ResponseMode(synchronous=False, timeout=5)
     redis.hset(keys.RESPONSE, mapping={"mode": "sync", "timeout": "1"})
     assert queue.submit(1, callback_uri=None).response == ResponseMode(synchronous=True, timeout=1)
+
+
+def test_a_repeated_key_is_the_first_task_and_another_body_is_refused(queue: TaskQueue, redis: Redis) -> None:
+    first = queue.submit(1, callback_uri=None, idempotency=Idempotency(key="key", body="body"))
+    assert queue.submit(1, callback_uri=None, idempotency=Idempotency(key="key", body="body")) == first
+    with pytest.raises(KeyReused):
+        queue.submit(2, callback_uri=None, idempotency=Idempotency(key="key", body="another"))
+    assert redis.llen(keys.QUEUE) == 1
+
+
+def test_a_cancelled_task_is_kept_as_long_as_a_result(open_queue: OpenQueue, redis: Redis) -> None:
+    queue = open_queue(RESULT_LIFETIME="60")
+    task_id = submit(queue)
+    assert queue.cancel(task_id) == "REVOKED"
+    assert 0 < int(redis.ttl(keys.task(task_id))) <= 60
+    assert queue.cancel("never") is None
+
+
+def test_a_wait_ends_when_the_task_is_cancelled(queue: TaskQueue, broker: Redis, waits: Waits) -> None:
+    task_id = submit(queue)
+    waits.start(task_id)
+    until(lambda: listeners(broker), what="the listener")
+    queue.cancel(task_id)
+    assert waits.join() == [TaskRecord(status="REVOKED", result={"args": ["cancelled"]})]
+
+
+def test_a_queue_without_memory_refuses(queue: TaskQueue, memory_full: Callable[[], Any]) -> None:
+    with memory_full(), pytest.raises(MemoryFull):
+        submit(queue)
 
 
 def test_a_queue_at_its_bound_refuses(open_queue: OpenQueue) -> None:
@@ -130,7 +164,7 @@ def test_a_wait_that_runs_out_returns_the_task_as_it_is(queue: TaskQueue, record
 
 
 def test_a_wait_for_no_time_looks_once(queue: TaskQueue) -> None:
-    assert queue.wait(submit(queue), 0) == TaskRecord(status="PENDING")
+    assert queue.wait(submit(queue), 0) == TaskRecord(status="PENDING", place=1)
 
 
 def test_a_wait_for_an_unknown_task_does_not_wait(queue: TaskQueue) -> None:
@@ -174,12 +208,12 @@ def test_more_waits_than_threads_may_wait_return_at_once(open_queue: OpenQueue, 
     waits.start(task_id)
     until(lambda: waiting(queue) == 2, what="two requests to wait")
     started = time.monotonic()
-    assert queue.wait(task_id, 30) == TaskRecord(status="PENDING")
+    assert queue.wait(task_id, 30) == TaskRecord(status="PENDING", place=1)
     assert time.monotonic() - started < 5
     records.end(task_id, "SUCCESS", {}, lifetime=60)
     assert len(waits.join()) == 2
     later = submit(queue)
-    assert queue.wait(later, 0.1) == TaskRecord(status="PENDING")  # there is room again
+    assert queue.wait(later, 0.1) == TaskRecord(status="PENDING", place=1)  # there is room again
 
 
 def waiting(queue: TaskQueue) -> int:
@@ -236,7 +270,7 @@ def test_a_connection_that_breaks_again_and_again_loses_no_wait(
 def test_listening_in_silence_is_no_error(queue: TaskQueue, broker: Redis, caplog: pytest.LogCaptureFixture) -> None:
     """The connection's own time-out, 2 s, is for commands: an hour without an ended task is nothing to report."""
     with caplog.at_level(logging.WARNING):
-        assert queue.wait(submit(queue), 2.6) == TaskRecord(status="PENDING")
+        assert queue.wait(submit(queue), 2.6) == TaskRecord(status="PENDING", place=1)
     assert len(listeners(broker)) == 1
     assert caplog.messages == []
 
@@ -250,6 +284,7 @@ def test_every_method_raises_when_redis_is_away(
         lambda: queue.submit({}, callback_uri=None),
         lambda: queue.find("an-id"),
         lambda: queue.wait("an-id", 1),
+        lambda: queue.cancel("an-id"),
         queue.workers,
     ]
     for attempt in attempts:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,26 @@ import falcon
 
 from app import problems
 from app.addresses import check_uri
+from app.authorization import Authorization
+from app.bodies import read_json
+from app.idempotency import read_idempotency
 from app.json_values import NotJson, TooDeep, json_values
 from app.predictor import message
 from app.preferences import read_preferences
-from app.queue import LONGEST_WAIT, SUCCESS, Accepted, BrokerAway, QueueFull, TaskQueue, TaskRecord, WorkerState
+from app.queue import (
+    LONGEST_WAIT,
+    REVOKED,
+    SUCCESS,
+    Accepted,
+    BrokerAway,
+    KeyReused,
+    MemoryFull,
+    QueueFull,
+    TaskQueue,
+    TaskRecord,
+    WorkerState,
+)
+from app.records import Idempotency
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -40,27 +56,6 @@ def create_app(queue: TaskQueue, verify_input: VerifyInput, *, info: Path, setti
         app.add_route(f"{prefix}/live", Live())
         app.add_route(f"{prefix}/ready", Ready(queue))
     return app
-
-
-class Authorization:
-    """With API keys set, a resource that needs one wants `Authorization: Bearer <key>`."""
-
-    def __init__(self, api_keys: frozenset[str]) -> None:
-        self._keys = [key.encode() for key in api_keys]
-
-    def process_resource(
-        self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]
-    ) -> None:
-        if not self._keys or not getattr(resource, "needs_key", False):
-            return
-        scheme, _, given = (req.get_header("Authorization") or "").partition(" ")
-        given_key = given.strip().encode()
-        if scheme.lower() != "bearer" or not any(hmac.compare_digest(given_key, key) for key in self._keys):
-            raise falcon.HTTPUnauthorized(
-                title="Not authorised",
-                description="This needs the header Authorization: Bearer followed by an API key.",
-                challenges=["Bearer"],
-            )
 
 
 class Info:
@@ -92,12 +87,10 @@ class Predict:
         """Accept a task; answer with its id, or wait for its result where that is asked for."""
         preferences = read_preferences(req.get_header("Prefer"))
         json_data = read_json(req, self._body_limit)
+        # verify_input may change the body.
         callback_uri = _callback_uri(json_data)
-        verified = self._verify(json_data)
-        try:
-            accepted = self._queue.submit(verified, callback_uri=callback_uri)
-        except QueueFull:
-            raise problems.unavailable("The queue is full; nothing was accepted. Try again later.") from None
+        idempotency = _idempotency(req, json_data)
+        accepted = self._accept(self._verify(json_data), callback_uri, idempotency)
         if preferences.wait is not None:
             self._answer_in_time(resp, accepted, _granted(resp, preferences.wait))
         elif accepted.response.synchronous and not preferences.respond_async:
@@ -121,6 +114,19 @@ class Predict:
         except NotJson as error:
             log.error("verify_input must return JSON values: %s", error)
             raise falcon.HTTPInternalServerError(title="Pipeline error", description=str(error)) from error
+
+    def _accept(self, verified: Any, callback_uri: str | None, idempotency: Idempotency | None) -> Accepted:
+        try:
+            return self._queue.submit(verified, callback_uri=callback_uri, idempotency=idempotency)
+        except QueueFull:
+            raise problems.unavailable("The queue is full; nothing was accepted. Try again later.") from None
+        except MemoryFull:
+            raise problems.unavailable("The queue's memory is full; nothing was accepted. Try again later.") from None
+        except KeyReused:
+            raise falcon.HTTPUnprocessableEntity(
+                title="Idempotency-Key used before",
+                description="This Idempotency-Key came with another body before; nothing was accepted.",
+            ) from None
 
     def _answer_in_time(self, resp: falcon.Response, accepted: Accepted, timeout: float) -> None:
         try:
@@ -151,12 +157,24 @@ class Status:
         wait = read_preferences(req.get_header("Prefer")).wait
         record = self._queue.find(task_id) if wait is None else self._queue.wait(task_id, _granted(resp, wait))
         if record is None:
-            raise falcon.HTTPNotFound(
-                title="Unknown task", description=f"No task has the id {task_id}, or its result has expired."
-            )
-        _answer_json(resp, {"status": record.status, "result": record.result})
+            raise _unknown_task(task_id)
+        _answer_json(resp, _described(record))
 
     on_head = on_get
+
+    def on_delete(self, req: falcon.Request, resp: falcon.Response, task_id: str) -> None:
+        """Cancel the task; 409 when it has ended."""
+        if not task_id:
+            problems.unknown_path(req, resp)
+        status = self._queue.cancel(task_id)
+        if status is None:
+            raise _unknown_task(task_id)
+        if status != REVOKED:
+            raise falcon.HTTPConflict(
+                title="Task has ended",
+                description=f"The task {task_id} can not be cancelled: it has ended as {status}.",
+            )
+        _answer_json(resp, {"status": status})
 
 
 class Live:
@@ -205,32 +223,6 @@ class PipelineUnusable(falcon.HTTPInternalServerError):
         super().__init__(title="Pipeline error", description=f"pipeline.py can not be imported: {cause}")
 
 
-def read_json(req: falcon.Request, limit: int) -> Any:
-    """The request's body as JSON values, whatever its Content-Type; raises the 413 and 400 of the contract."""
-    length = req.content_length
-    chunked = "chunked" in (req.get_header("Transfer-Encoding") or "").lower()
-    body = b""
-    if length is None or length <= limit:
-        body = req.stream.read(limit + 1 if chunked else min(length or 0, limit + 1))
-    if (length or 0) > limit or len(body) > limit:
-        raise falcon.HTTPContentTooLarge(
-            title="Body too large", description=f"A request's body may have {limit} bytes at most."
-        )
-    if len(body) < (length or 0):
-        raise falcon.HTTPBadRequest(
-            title="Malformed body", description=f"The body ended after {len(body)} of {length} bytes."
-        )
-    try:
-        return json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        reason = str(error) if body else "the body is empty"
-        raise falcon.HTTPBadRequest(title="Malformed JSON", description=f"Malformed JSON: {reason}") from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
 def _callback_uri(json_data: Any) -> str | None:
     if not isinstance(json_data, dict) or json_data.get("callback_uri") is None:
         return None
@@ -238,6 +230,15 @@ def _callback_uri(json_data: Any) -> str | None:
         return check_uri(json_data["callback_uri"])
     except ValueError as error:
         raise _bad_input(str(error)) from error
+
+
+def _idempotency(req: falcon.Request, json_data: Any) -> Idempotency | None:
+    try:
+        return read_idempotency(req.get_header("Idempotency-Key"), req.context.client, json_data)
+    except ValueError as error:
+        raise falcon.HTTPBadRequest(title="Bad Idempotency-Key", description=f"{error}.") from error
+    except RecursionError as error:
+        raise _bad_input("the body is nested too deeply") from error
 
 
 def _bad_input(description: str) -> falcon.HTTPBadRequest:
@@ -249,6 +250,22 @@ def _granted(resp: falcon.Response, wait: int) -> int:
     granted = min(wait, LONGEST_WAIT)
     resp.set_header("Preference-Applied", f"wait={granted}")
     return granted
+
+
+def _unknown_task(task_id: str) -> falcon.HTTPNotFound:
+    return falcon.HTTPNotFound(
+        title="Unknown task", description=f"No task has the id {task_id}, or its result has expired."
+    )
+
+
+def _described(record: TaskRecord) -> dict[str, Any]:
+    """What GET /status says of a task."""
+    described = {"status": record.status, "result": record.result}
+    if record.place is not None:
+        described["position"] = record.place
+    if record.callback is not None:
+        described["callback"] = asdict(record.callback)
+    return described
 
 
 def _reason(record: TaskRecord) -> str:

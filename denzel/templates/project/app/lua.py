@@ -22,7 +22,9 @@ end
 def register(redis: Redis, body: str, *functions: str, when_memory_is_full: bool = True) -> Script:
     """A script of these functions and this body, in which the names of app/keys.py and `now()` are known.
 
-    What takes a task further runs also when Redis is at its memory limit; what brings a new one must not.
+    What takes a task further runs also when Redis is at its memory limit. What brings a new one must not: there it
+    may read, and its first write raises redis.exceptions.OutOfMemoryError.
     """
-    head = "#!lua flags=allow-oom\n" if when_memory_is_full else "#!lua\n"
+    # Of a script without flags, Redis looks at each command.
+    head = "#!lua flags=allow-oom\n" if when_memory_is_full else ""
     return redis.register_script("\n".join((head + _NAMES, _CLOCK, *functions, body)))

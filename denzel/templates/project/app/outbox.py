@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+# Lets the record of a task expire, and with it the Idempotency-Key that it came with, if any.
+EXPIRE = """
+local function expire_task(task_id, lifetime)
+    local task = TASK .. task_id
+    redis.call('EXPIRE', task, lifetime)
+    local idempotency = redis.call('HGET', task, 'idempotency')
+    if idempotency then
+        redis.call('EXPIRE', idempotency, lifetime)
+    end
+end
+"""
+
 # Puts the callback of a task that has just ended on its receiver's list, as a part of the script that ends it. The
 # record keeps its state, and does not expire before the callback is through.
 SCHEDULE = """

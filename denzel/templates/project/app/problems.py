@@ -45,7 +45,7 @@ def unavailable(description: str) -> falcon.HTTPServiceUnavailable:
 
 
 def broker_away(req: falcon.Request, resp: falcon.Response, error: Exception, params: dict[str, Any]) -> None:
-    """Falcon's handler for redis.RedisError."""
+    """Falcon's handler for redis.RedisError: Redis is away, loads its data, or takes no writes."""
     assert isinstance(error, RedisError)
     raise unavailable("The queue can not be reached. Try again.") from error
 

@@ -1,4 +1,4 @@
-"""The queue as the api sees it: submit a task, wait for it, look it up."""
+"""The queue as the api sees it: submit a task, wait for it, look it up, cancel it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis import Redis, RedisError
+from redis.exceptions import OutOfMemoryError
 
 from app.completions import Completions
 from app.messages import task_message
-from app.records import SUCCESS, QueueFull, TaskRecord, TaskRecords
+from app.records import REVOKED, SUCCESS, Idempotency, KeyReused, QueueFull, TaskRecord, TaskRecords
 from app.settings import ResponseMode, Settings
 from app.workers import WorkerReport, WorkerReports, WorkerState
 
-__all__ = ["SUCCESS", "Accepted", "BrokerAway", "QueueFull", "TaskQueue", "TaskRecord", "WorkerState"]
+__all__ = [
+    "REVOKED",
+    "SUCCESS",
+    "Accepted",
+    "BrokerAway",
+    "KeyReused",
+    "MemoryFull",
+    "QueueFull",
+    "TaskQueue",
+    "TaskRecord",
+    "WorkerState",
+]
 
-#: What every method of TaskQueue raises when the broker is away.
+#: What every method of TaskQueue raises when the broker is away, loads its data, or takes no writes.
 BrokerAway = RedisError
+
+#: What `submit` raises when the broker has no memory left: a BrokerAway too.
+MemoryFull = OutOfMemoryError
 
 #: The longest a request may wait, in seconds, whatever it asks for.
 LONGEST_WAIT = 300
@@ -44,16 +59,24 @@ class TaskQueue:
         # Some threads stay free, so that a crowd of waiting requests leaves the rest of the api answering.
         self._waits = threading.BoundedSemaphore(settings.api_threads - max(2, settings.api_threads // 8))
 
-    def submit(self, verified: Any, *, callback_uri: str | None) -> Accepted:
-        """Store a task over `verified` (JSON values); it is on the queue when this returns. Raises QueueFull."""
-        task_id = str(uuid.uuid4())
+    def submit(self, verified: Any, *, callback_uri: str | None, idempotency: Idempotency | None = None) -> Accepted:
+        """Store a task over `verified` (JSON values); it is on the queue when this returns.
+
+        With a key and body that were accepted before, it is that task. Raises QueueFull, MemoryFull and KeyReused.
+        """
+        new_id = str(uuid.uuid4())
         task_id, changed = self._records.accept(
-            task_id,
-            task_message(task_id, verified),
+            new_id,
+            task_message(new_id, verified),
             callback_uri=callback_uri,
             queue_limit=self._settings.queue_limit,
+            idempotency=idempotency,
         )
         return Accepted(task_id=task_id, response=changed or self._settings.response)
+
+    def cancel(self, task_id: str) -> str | None:
+        """End the task as REVOKED, unless it has ended. Returns its status then; None when there is no such task."""
+        return self._records.cancel(task_id, lifetime=self._settings.result_lifetime)
 
     def find(self, task_id: str) -> TaskRecord | None:
         """The task's record; None when the id was never accepted or has expired."""

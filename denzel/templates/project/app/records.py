@@ -10,7 +10,7 @@ from redis import Redis
 
 from app import keys, lua
 from app.addresses import receiver_of
-from app.outbox import SCHEDULE
+from app.outbox import EXPIRE, SCHEDULE
 from app.settings import ResponseMode
 
 PENDING = "PENDING"
@@ -23,7 +23,8 @@ ENDED = frozenset({SUCCESS, FAILURE, REVOKED})
 # Ends a task: its result, its callback and the claim of whoever ran it change together. The first end of a task stands:
 # a repeated run changes neither its result nor sends a second callback. `tag` is the delivery tag of its message.
 END = (
-    SCHEDULE
+    EXPIRE
+    + SCHEDULE
     + """
 local function release_claim(tag)
     redis.call('HDEL', UNACKED, tag)
@@ -39,13 +40,10 @@ local function end_task(task_id, tag, status, result, lifetime)
         return false
     end
     redis.call('HSET', task, 'status', status, 'result', result)
-    redis.call('EXPIRE', task, lifetime)
-    local idempotency = redis.call('HGET', task, 'idempotency')
-    if idempotency then
-        redis.call('EXPIRE', idempotency, lifetime)
-    end
     if redis.call('HEXISTS', task, 'callback_uri') == 1 then
         schedule_callback(task_id, now())
+    else
+        expire_task(task_id, lifetime)
     end
     redis.call('PUBLISH', ENDED, task_id)
     return true
@@ -61,7 +59,7 @@ local task = TASK .. task_id
 local mode = redis.call('HMGET', RESPONSE, 'mode', 'timeout')
 if idempotency ~= '' then
     local before = redis.call('HMGET', idempotency, 'task', 'body')
-    if before[1] then
+    if before[1] and redis.call('EXISTS', TASK .. before[1]) == 1 then
         return {before[2] == body and 'ACCEPTED' or 'OTHER BODY', before[1], mode[1], mode[2]}
     end
 end
@@ -77,6 +75,7 @@ if redis.call('EXISTS', task) == 0 then
     if idempotency ~= '' then
         redis.call('HSET', task, 'idempotency', idempotency)
         redis.call('HSET', idempotency, 'task', task_id, 'body', body)
+        redis.call('PERSIST', idempotency)
     end
     redis.call('ZADD', WAITING, place, task_id)
     redis.call('LPUSH', QUEUE, message)
@@ -183,7 +182,7 @@ class TaskRecords:
             raise QueueFull
         if outcome == "OTHER BODY":
             raise KeyReused
-        accepted_id, mode, timeout = (*accepted, None, None)[:3]
+        accepted_id, mode, timeout = accepted
         changed = None if mode is None else ResponseMode(synchronous=mode == "sync", timeout=float(timeout))
         return accepted_id, changed
 
@@ -213,7 +212,7 @@ class TaskRecords:
         return TaskRecord(
             status=fields["status"],
             result=json.loads(fields["result"]) if "result" in fields else None,
-            place=None if rank is None else rank + 1,
+            place=rank + 1 if rank is not None and fields["status"] == PENDING else None,
             callback_uri=fields.get("callback_uri"),
             callback=_callback(fields),
         )

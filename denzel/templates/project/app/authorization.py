@@ -1,0 +1,34 @@
+"""Who may ask: the API keys of a deployment."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Any
+
+import falcon
+
+
+class Authorization:
+    """With API keys set, a resource that needs one wants `Authorization: Bearer <key>`.
+
+    `req.context.client` tells clients apart: it is the API key, or empty where none is asked for.
+    """
+
+    def __init__(self, api_keys: frozenset[str]) -> None:
+        self._keys = [key.encode() for key in api_keys]
+
+    def process_resource(
+        self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]
+    ) -> None:
+        req.context.client = ""
+        if not self._keys or not getattr(resource, "needs_key", False):
+            return
+        scheme, _, given = (req.get_header("Authorization") or "").partition(" ")
+        key = given.strip()
+        if scheme.lower() != "bearer" or not any(hmac.compare_digest(key.encode(), known) for known in self._keys):
+            raise falcon.HTTPUnauthorized(
+                title="Not authorised",
+                description="This needs the header Authorization: Bearer followed by an API key.",
+                challenges=["Bearer"],
+            )
+        req.context.client = key
