@@ -52,6 +52,7 @@ def test_processes_of_a_killed_worker_end_too(single: Deployment) -> None:
     task = single.submit(sleep=300)
     until(lambda: running(single, task), what="the task to run")
     os.kill(single.running["denzel"].pid, signal.SIGKILL)
+    single.running["denzel"].wait(10)
     until(lambda: not single.processes("denzel"), within=10, what="every process of the worker to be gone")
 
 
@@ -164,6 +165,7 @@ def stories(deploy: Callable[[], Deployment]) -> Stories:
     until(lambda: running(long, long_task) and running(away, away_task), what="the tasks to run")
     os.kill(hung.running["denzel"].pid, signal.SIGSTOP)
     away.end("redis")
+    away.exit_code("redis", within=10)
     return Stories(
         long=long,
         long_task=long_task,
