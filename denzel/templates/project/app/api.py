@@ -12,7 +12,7 @@ from typing import Any
 import falcon
 
 from app import problems
-from app.addresses import check_uri
+from app.addresses import Policy, check_uri
 from app.json_values import NotJson, TooDeep, json_values
 from app.predictor import message
 from app.preferences import read_preferences
@@ -87,12 +87,13 @@ class Predict:
         self._queue = queue
         self._verify_input = verify_input
         self._body_limit = settings.body_limit
+        self._receivers = Policy.of(settings)
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Accept a task; answer with its id, or wait for its result where that is asked for."""
         preferences = read_preferences(req.get_header("Prefer"))
         json_data = read_json(req, self._body_limit)
-        callback_uri = _callback_uri(json_data)
+        callback_uri = _callback_uri(json_data, self._receivers)
         verified = self._verify(json_data)
         try:
             accepted = self._queue.submit(verified, callback_uri=callback_uri)
@@ -231,13 +232,15 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _callback_uri(json_data: Any) -> str | None:
+def _callback_uri(json_data: Any, receivers: Policy) -> str | None:
     if not isinstance(json_data, dict) or json_data.get("callback_uri") is None:
         return None
     try:
-        return check_uri(json_data["callback_uri"])
+        uri = check_uri(json_data["callback_uri"])
+        receivers.check_literal(uri)
     except ValueError as error:
         raise _bad_input(str(error)) from error
+    return uri
 
 
 def _bad_input(description: str) -> falcon.HTTPBadRequest:
