@@ -12,7 +12,7 @@ from typing import Any
 import falcon
 
 from app import problems
-from app.addresses import check_uri
+from app.addresses import Policy, check_uri
 from app.authorization import Authorization
 from app.bodies import read_json
 from app.idempotency import read_idempotency
@@ -82,13 +82,14 @@ class Predict:
         self._queue = queue
         self._verify_input = verify_input
         self._body_limit = settings.body_limit
+        self._receivers = Policy.of(settings)
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Accept a task; answer with its id, or wait for its result where that is asked for."""
         preferences = read_preferences(req.get_header("Prefer"))
         json_data = read_json(req, self._body_limit)
         # verify_input may change the body.
-        callback_uri = _callback_uri(json_data)
+        callback_uri = _callback_uri(json_data, self._receivers)
         idempotency = _idempotency(req, json_data)
         accepted = self._accept(self._verify(json_data), callback_uri, idempotency)
         if preferences.wait is not None:
@@ -223,13 +224,15 @@ class PipelineUnusable(falcon.HTTPInternalServerError):
         super().__init__(title="Pipeline error", description=f"pipeline.py can not be imported: {cause}")
 
 
-def _callback_uri(json_data: Any) -> str | None:
+def _callback_uri(json_data: Any, receivers: Policy) -> str | None:
     if not isinstance(json_data, dict) or json_data.get("callback_uri") is None:
         return None
     try:
-        return check_uri(json_data["callback_uri"])
+        uri = check_uri(json_data["callback_uri"])
+        receivers.check_literal(uri)
     except ValueError as error:
         raise _bad_input(str(error)) from error
+    return uri
 
 
 def _idempotency(req: falcon.Request, json_data: Any) -> Idempotency | None:

@@ -13,8 +13,7 @@ TIMEOUT = 2.0
 def connect(url: str) -> Redis:
     """A pool of connections to the Redis at `url`, safe to share between threads and to inherit over a fork.
 
-    A command whose connection broke is sent once more on a new one. Everything this project sends can be repeated, but
-    for the taking of a callback from its list: there a repeat may lose one.
+    A command whose connection broke is sent once more on a new one: everything this project sends can be repeated.
     """
     return Redis.from_url(
         url,

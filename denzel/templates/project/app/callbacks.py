@@ -5,117 +5,295 @@ A process of its own, beside the predicting ones, so that no receiver can delay 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
+import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from http.client import HTTPException
+from queue import Empty, SimpleQueue
+from urllib.parse import urlsplit
 
-import requests
-from redis import Redis, RedisError
+from redis import RedisError
 
-from app import keys
+from app import retries
+from app.addresses import Policy, Refused
 from app.broker import connect
-from app.deadlines import session
-from app.records import SUCCESS, TaskRecord, TaskRecords
-from app.settings import Settings
+from app.connections import Connections
+from app.outbox import Callback, Outbox, Outcome
+from app.records import SUCCESS
+from app.settings import SettingError, Settings
+from app.signatures import BadSecret, read_secret, webhook_headers
+from app.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
-#: Callbacks sent at the same time, at most.
-IN_FLIGHT = 64
+#: Callbacks sent at the same time, at most: in all, and to one receiver.
+IN_FLIGHT = 512
+PER_RECEIVER = 16
 
-#: Seconds between two looks at whether this process should end.
-POLL = 1
+#: Seconds between two looks at whether there is something to do, when nobody says so.
+POLL = 1.0
+
+#: Seconds after which a sender says again that it still has what it sends: a third of the outbox's LEASE.
+RENEW_EVERY = 5.0
+
+#: Seconds that what is on its way gets when the sender stops. The worker waits a second longer.
+STOP_GRACE = 3.0
+
+#: Characters of an error that are kept.
+ERROR_LIMIT = 500
 
 
-def body(task_id: str, record: TaskRecord) -> dict[str, Any]:
-    """What a receiver gets: the dict that predict returned, or the failure with the task's id."""
-    if record.status == SUCCESS and isinstance(record.result, dict):
-        return record.result
-    return {"status": record.status, "result": record.result, "task_id": task_id}
+def body(callback: Callback) -> bytes:
+    """What a receiver gets: the dict that predict returned, or how the task ended, with its id."""
+    if callback.status == SUCCESS and callback.result.startswith("{"):
+        return callback.result.encode()
+    # The result is JSON already; a status and an id have nothing to escape.
+    said = f'{{"status": "{callback.status}", "result": {callback.result}, "task_id": "{callback.task_id}"}}'
+    return said.encode()
+
+
+class Sender:
+    """Posts one callback, and says how that ended."""
+
+    def __init__(self, connections: Connections, *, key: bytes, timeout: float, retry_for: float) -> None:
+        self._connections = connections
+        self._key = key
+        self._timeout = timeout
+        self._retry_for = retry_for
+
+    def send(self, callback: Callback) -> Outcome:
+        """One attempt. It comes to an end whatever happens, so nothing is raised here."""
+        began = time.monotonic()
+        try:
+            return self._post(callback, began)
+        except Refused as refused:
+            return Outcome(error=str(refused))
+        except (OSError, HTTPException) as error:
+            return self._again(callback, began, error=self._describe(error), away=True)
+        except Exception as error:
+            log.exception("callback of task %s could not be sent", callback.task_id)
+            return self._again(callback, began, error=f"denzel's own error: {self._describe(error)}", away=False)
+
+    def _post(self, callback: Callback, began: float) -> Outcome:
+        content = body(callback)
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "denzel",
+            **webhook_headers(self._key, webhook_id=callback.webhook_id, at=int(time.time()), body=content),
+        }
+        answer = self._connections.post(callback.uri, content, headers)
+        if retries.is_delivered(answer.status):
+            return Outcome(status=answer.status, delivered=True)
+        said = f"answered {answer.status}"
+        if not retries.is_passing(answer.status):
+            return Outcome(status=answer.status, error=said)
+        wait = retries.read_retry_after(answer.retry_after, now=time.time())
+        # A receiver that says when to come again, or how often, is not away.
+        away = answer.status >= 500 and wait is None
+        return self._again(callback, began, error=said, status=answer.status, away=away, retry_after=wait)
+
+    def _again(
+        self,
+        callback: Callback,
+        began: float,
+        *,
+        error: str,
+        away: bool,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> Outcome:
+        wait = retries.wait_before(
+            callback.attempts + 2,
+            since_first=callback.since_first + time.monotonic() - began,
+            retry_for=self._retry_for,
+            retry_after=retry_after,
+        )
+        return Outcome(status=status, error=error, retry_in=wait, away=away)
+
+    def _describe(self, error: BaseException) -> str:
+        """An error in one line of text that every log and every screen can show."""
+        said = str(error)
+        if isinstance(error, TimeoutError) and error.errno is None and "timed out" in said:
+            said = f"no answer within {self._timeout:g} s"
+        line = " ".join((said or type(error).__name__).split())
+        return line.encode("ascii", "backslashreplace").decode()[:ERROR_LIMIT]
 
 
 class CallbackSender:
-    """Takes ended tasks from Redis and posts each result once, many at a time."""
+    """Takes callbacks from the outbox and sends them, many at a time. One thread speaks with Redis, others send."""
 
-    def __init__(self, redis: Redis, *, timeout: float) -> None:
-        self._redis = redis
-        self._records = TaskRecords(redis)
-        self._timeout = timeout
-        self._room = threading.BoundedSemaphore(IN_FLIGHT)
-        self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="callback")
+    def __init__(self, outbox: Outbox, send: Callable[[Callback], Outcome], *, rest: Callable[[], None]) -> None:
+        self._outbox = outbox
+        self._send = send
+        self._rest = rest
+        self._in_flight: set[Callback] = set()
+        self._work: SimpleQueue[Callback] = SimpleQueue()
+        self._done: SimpleQueue[tuple[Callback, Outcome]] = SimpleQueue()
+        self._unsettled: list[tuple[Callback, Outcome]] = []
+        self._threads = 0
+        self._news = threading.Event()
+        self._stopping = threading.Event()
+        self._renewed_at = time.monotonic()
+        self._pruned = 0
 
-    def run(self, stopping: threading.Event) -> None:
-        """Send callbacks until `stopping` is set; those on their way are finished first."""
-        while not stopping.is_set():
-            if not self._room.acquire(timeout=POLL):
+    def run(self) -> None:
+        """Send callbacks until told to stop; those on their way then have STOP_GRACE seconds."""
+        listener = threading.Thread(target=self._listen, daemon=True)
+        listener.start()
+        while not self._stopping.is_set():
+            try:
+                self._settle()
+                self._renew()
+                wait = self._take()
+            except RedisError as error:
+                log.warning("cannot read callbacks, trying again: %s", error)
+                # What is in flight comes first when Redis is back: its lease may be running out.
+                self._renewed_at = float("-inf")
+                self._stopping.wait(POLL)
                 continue
-            task_id = self._next()
-            if task_id is None:
-                self._room.release()
-            else:
-                self._pool.submit(self._send, task_id)
-        self._pool.shutdown()
+            self._news.wait(wait)
+            self._news.clear()
+        self._finish()
+        listener.join()
 
-    def _next(self) -> str | None:
+    def stop(self) -> None:
+        """Let `run` come to its end; to be called from another thread."""
+        self._stopping.set()
+        self._news.set()
+
+    def _listen(self) -> None:
+        """Wakes the other thread when a callback was added."""
+        while not self._stopping.is_set():
+            try:
+                if self._outbox.wait(POLL):
+                    self._news.set()
+            except RedisError:
+                self._stopping.wait(POLL)
+
+    def _take(self) -> float:
+        """Begin to send what is due; returns the seconds until there may be more."""
+        taken, next_in = self._outbox.take(
+            free=IN_FLIGHT - len(self._in_flight),
+            per_receiver=PER_RECEIVER,
+            busy=Counter(callback.receiver for callback in self._in_flight),
+        )
+        for callback in taken:
+            self._in_flight.add(callback)
+            if self._threads < len(self._in_flight):
+                self._threads += 1
+                threading.Thread(target=self._work_on, name=f"callback-{self._threads}", daemon=True).start()
+            self._work.put(callback)
+        if taken:
+            return 0
+        return POLL if next_in is None else min(next_in, POLL)
+
+    def _work_on(self) -> None:
+        while True:
+            callback = self._work.get()
+            self._done.put((callback, self._send(callback)))
+            self._news.set()
+
+    def _settle(self) -> None:
+        """Record how callbacks ended; what Redis does not hear of now is said again later."""
+        while not self._done.empty():
+            self._unsettled.append(self._done.get())
+        self._outbox.settle(self._unsettled)
+        for callback, outcome in self._unsettled:
+            self._in_flight.discard(callback)
+            _report(callback, outcome)
+        self._unsettled.clear()
+
+    def _renew(self) -> None:
+        if time.monotonic() - self._renewed_at < RENEW_EVERY:
+            return
+        self._outbox.renew(self._in_flight)
+        self._renewed_at = time.monotonic()
+        self._pruned = self._outbox.prune(self._pruned)
+        self._rest()
+
+    def _finish(self) -> None:
+        """Wait for what is on its way, and give back what is not through."""
+        ends = time.monotonic() + STOP_GRACE
         try:
-            taken: Any = self._redis.brpop([keys.CALLBACKS], timeout=POLL)
+            self._settle()
+            while self._in_flight and time.monotonic() < ends:
+                self._news.wait(max(0.0, min(POLL, ends - time.monotonic())))
+                self._news.clear()
+                self._settle()
+            self._outbox.release(self._in_flight)
         except RedisError as error:
-            log.warning("cannot read callbacks, trying again: %s", error)
-            time.sleep(POLL)
-            return None
-        return taken[1] if taken else None
+            log.warning("cannot give callbacks back; they are sent again: %s", error)
 
-    def _send(self, task_id: str) -> None:
-        try:
-            record = self._records.find(task_id)
-            if record is None or record.callback_uri is None:
-                return
-            self.post(task_id, record)
-            log.info("callback of task %s delivered to %s", task_id, record.callback_uri)
-        except (requests.RequestException, RedisError, ValueError) as error:
-            log.warning("callback of task %s not delivered: %s", task_id, error)
-        finally:
-            self._room.release()
 
-    def post(self, task_id: str, record: TaskRecord) -> None:
-        """One POST of the result; raises requests.RequestException unless the receiver answers with a 2xx status."""
-        assert record.callback_uri is not None
-        with (
-            session() as http,
-            http.post(
-                record.callback_uri,
-                data=json.dumps(body(task_id, record)),
-                headers={"Content-Type": "application/json", "User-Agent": "denzel", "webhook-id": task_id},
-                timeout=self._timeout,
-                allow_redirects=False,
-                stream=True,
-            ) as answer,
-        ):
-            if not 200 <= answer.status_code < 300:
-                raise requests.HTTPError(f"{record.callback_uri} answered {answer.status_code}")
+def _report(callback: Callback, outcome: Outcome) -> None:
+    where = f"callback of task {callback.task_id}"
+    if outcome.delivered:
+        log.info("%s delivered to %s", where, _shown(callback.uri))
+    elif outcome.retry_in is not None:
+        log.warning(
+            "%s not delivered to %s: %s; next try in %d s", where, _shown(callback.uri), outcome.error, outcome.retry_in
+        )
+    else:
+        log.error("%s given up: %s: %s", where, _shown(callback.uri), outcome.error)
+
+
+def _shown(uri: str) -> str:
+    """A URI without the password that may be in it."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def wire(settings: Settings) -> CallbackSender:
+    """The sender of a deployment; raises SettingError and BadSecret."""
+    connections = Connections(Policy.of(settings), timeout=settings.callback_timeout)
+    outbox = Outbox(
+        connect(settings.redis_url),
+        result_lifetime=settings.result_lifetime,
+        callback_lifetime=settings.callback_lifetime,
+    )
+    sender = Sender(
+        connections,
+        key=read_secret(settings.callback_secret),
+        timeout=settings.callback_timeout,
+        retry_for=settings.callback_retry_for,
+    )
+    return CallbackSender(outbox, sender.send, rest=connections.close_idle)
 
 
 def main() -> None:
     """Send callbacks until told to stop by SIGTERM, or until the worker that started this process is gone."""
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s/Callbacks] %(message)s")
-    settings = Settings.from_environment(os.environ)
-    stopping = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    try:
+        settings = Settings.from_environment(os.environ)
+        sender = wire(settings)
+    except (SettingError, BadSecret) as error:
+        sys.exit(str(error))
+    told_to_stop: SimpleQueue[None] = SimpleQueue()
+    signal.signal(signal.SIGTERM, lambda *_: told_to_stop.put(None))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     worker = os.getppid()
-
-    def end_with_worker() -> None:
-        while os.getppid() == worker:
-            time.sleep(POLL)
-        stopping.set()
-
-    threading.Thread(target=end_with_worker, daemon=True).start()
-    CallbackSender(connect(settings.redis_url), timeout=settings.callback_timeout).run(stopping)
+    sending = threading.Thread(target=sender.run, name="callbacks", daemon=True)
+    sending.start()
+    watchdog = Watchdog(connect(settings.redis_url), f"worker@{settings.project_name}")
+    stopping = threading.Event()
+    watching = threading.Thread(target=watchdog.run, args=(stopping, lambda: os.kill(worker, signal.SIGKILL)))
+    watching.start()
+    while os.getppid() == worker and sending.is_alive():
+        with suppress(Empty):
+            told_to_stop.get(timeout=POLL)
+            break
+    stopping.set()
+    if not sending.is_alive():
+        sys.exit("the thread that sends callbacks has died")
+    sender.stop()
+    sending.join()
+    watching.join()
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ local function give_back(tag, died, most_deliveries, lifetime)
         end_task(task_id, tag, 'FAILURE', died_text(deliveries), lifetime)
         return
     end
-    redis.call('HSET', task, 'status', 'PENDING')
+    redis.call('HSET', task, 'status', 'PENDING', 'since', now())
     redis.call('ZADD', WAITING, redis.call('HGET', task, 'place') or 0, task_id)
     redis.call('RPUSH', QUEUE, message)
 end
@@ -102,6 +102,7 @@ while #taken < count do
         quarantine('unreadable-' .. redis.call('INCR', ACCEPTED), message, 0)
     elseif status == 'PENDING' or status == 'STARTED' or status == 'RETRY' or (not status and tag ~= task_id) then
         redis.call('HINCRBY', TASK .. task_id, 'deliveries', 1)
+        redis.call('HSET', TASK .. task_id, 'since', now())
         redis.call('ZREM', WAITING, task_id)
         redis.call('HSET', UNACKED, tag, claim_text(message))
         redis.call('ZADD', UNACKED_INDEX, now(), tag)

@@ -21,7 +21,7 @@ forget_callback(task_id)
 redis.call('DEL', task, kept)
 redis.call('ZREM', QUARANTINE, task_id)
 local place = redis.call('INCR', ACCEPTED)
-redis.call('HSET', task, 'status', 'PENDING', 'place', place, 'replays', (fields[4] or 0) + 1)
+redis.call('HSET', task, 'status', 'PENDING', 'place', place, 'since', now(), 'replays', (fields[4] or 0) + 1)
 if fields[2] then
     redis.call('HSET', task, 'callback_uri', fields[2], 'receiver', fields[3])
 end

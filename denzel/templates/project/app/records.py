@@ -68,7 +68,7 @@ if redis.call('EXISTS', task) == 0 then
         return {'FULL'}
     end
     local place = redis.call('INCR', ACCEPTED)
-    redis.call('HSET', task, 'status', 'PENDING', 'place', place)
+    redis.call('HSET', task, 'status', 'PENDING', 'place', place, 'since', now())
     if callback_uri ~= '' then
         redis.call('HSET', task, 'callback_uri', callback_uri, 'receiver', receiver)
     end
@@ -137,6 +137,18 @@ class TaskRecord:
     @property
     def ended(self) -> bool:
         return self.status in ENDED
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnfinishedTask:
+    """A task that has not ended: which worker has it, or its place in the queue, since when (seconds since 1970)."""
+
+    task_id: str
+    status: str
+    place: int | None
+    deliveries: int
+    worker: str | None
+    since: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +228,30 @@ class TaskRecords:
             callback_uri=fields.get("callback_uri"),
             callback=_callback(fields),
         )
+
+    def unfinished(self, *, most: int) -> list[UnfinishedTask]:
+        """The tasks that have not ended, `most` at most: what workers have, then what waits, in order."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(keys.CLAIMANTS)
+            pipe.zrange(keys.WAITING, 0, most - 1)
+            claimants, waiting = pipe.execute()
+        tasks = [*claimants, *waiting][:most]
+        places = {task_id: place for place, task_id in enumerate(waiting, start=1)}
+        with self._redis.pipeline(transaction=False) as pipe:
+            for task_id in tasks:
+                pipe.hmget(keys.task(task_id), ["status", "deliveries", "since"])
+            fields = pipe.execute()
+        return [
+            UnfinishedTask(
+                task_id=task_id,
+                status=status or PENDING,
+                place=places.get(task_id),
+                deliveries=int(deliveries or 0),
+                worker=claimants[task_id].partition("/")[0] if task_id in claimants else None,
+                since=float(since) if since else None,
+            )
+            for task_id, (status, deliveries, since) in zip(tasks, fields, strict=True)
+        ]
 
 
 def _callback(fields: dict[str, str]) -> CallbackReport | None:
