@@ -54,6 +54,9 @@ _RESTARTS_TO_ERROR = 2
 KILL_COMMAND = ["sh", "-c", "kill -KILL -1"]
 _KILL_SECONDS = 10
 
+#: The exit codes of a program that is not there, or is none.
+_CAN_NOT_RUN = (126, 127)
+
 _CLEARED = re.compile("^(\033\\[2K)+")
 _TAKEN_PORT = re.compile(r"(?:Bind for|listen tcp4?|host port(?: for)?) \S*?:(\d+)\b.*already (?:allocated|in use)")
 
@@ -154,7 +157,14 @@ class DockerBackend(Backend):
 
     def execute(self, service: Service, argv: Sequence[str], *, stdin: str = "") -> str:
         self._running(service)
-        return self._run(execute_command(service, argv), stdin=stdin)
+        command = execute_command(service, argv)
+        try:
+            return self._run(command, stdin=stdin)
+        except CommandFailed as error:
+            if error.code in _CAN_NOT_RUN and not error.stderr:
+                # Docker says so on the program's standard output.
+                raise CommandFailed(command, error.code, f"{argv[0]}: can not be run") from None
+            raise
 
     def kill(self, service: Service) -> None:
         container = self._running(service)

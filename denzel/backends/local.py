@@ -171,7 +171,7 @@ class LocalBackend(Backend):
         try:
             return runner.run(argv, cwd=self._project.root, variables=self._inside(service), stdin=stdin)
         except ToolMissing:
-            raise CommandFailed(argv, 127, f"{argv[0]}: not found") from None
+            raise CommandFailed(argv, 127, f"{argv[0]}: can not be run") from None
 
     def kill(self, service: Service) -> None:
         try:

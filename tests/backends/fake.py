@@ -170,7 +170,7 @@ class FakeBackend(Backend):
             return arguments[1]
         if name == "printenv":
             return {**self._settings.texts, "PROJECT_NAME": self._settings.compose_name}[arguments[0]] + "\n"
-        raise CommandFailed(argv, 127, f"{name}: not found")
+        raise CommandFailed(argv, 127, f"{name}: can not be run")
 
     def _do(self, action: str) -> None:
         if action in self.failures:

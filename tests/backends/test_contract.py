@@ -402,8 +402,8 @@ def test_a_program_that_fails_says_why(launched: Backend) -> None:
     assert "No such file" in failure.value.detail
     with pytest.raises(CommandFailed) as missing:
         launched.execute(Service.DENZEL, ["denzel-has-no-such-program"])
-    assert missing.value.code == 127
-    assert "denzel-has-no-such-program" in missing.value.detail
+    assert missing.value.code in (126, 127)
+    assert missing.value.detail == "denzel-has-no-such-program: can not be run"
 
 
 @pytest.mark.parametrize("service", Service)
