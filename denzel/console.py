@@ -149,11 +149,10 @@ def arrivals(arrived: Iterable[Arrival]) -> None:
     """Callbacks as they arrive, each with its body in the next line; until Ctrl-C."""
     with _until_interrupted():
         for arrival in arrived:
-            when = datetime.fromtimestamp(arrival.when).strftime("%H:%M:%S")
-            words = [when, arrival.path, arrival.webhook_id or "no webhook-id", _signature(arrival)]
-            if arrival.repeated:
-                words.append("(repeated)")
-            click.echo(f"{' '.join(map(_printable, words[:3]))} {' '.join(words[3:])}\n{_body(arrival.body)}")
+            when = datetime.fromtimestamp(arrival.when)
+            what = _printable(f"{when:%H:%M:%S} {arrival.path} {arrival.webhook_id or 'no webhook-id'}")
+            click.echo(f"{what} {_signature(arrival)}{' (repeated)' if arrival.repeated else ''}")
+            click.echo(_body(arrival.body))
 
 
 def lines(text: Iterable[str]) -> None:
