@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from denzel import __version__, console, lifecycle, log_file
+from denzel import __version__, console, ledger, lifecycle, log_file
 from denzel import settings as settings_file
 from denzel.backends import open_backend
 from denzel.backends.base import Backend
@@ -233,6 +233,90 @@ def response(synchronous: bool | None, timeout: float | None) -> None:
     running = lifecycle.respond(here.project, here.backend, synchronous=synchronous, timeout=timeout)
     mode = "with the result" if synchronous else "at once, with the task id"
     console.say(f"POST /predict answers {mode}{'' if running else ', from the next start on'}.")
+
+
+@main.command()
+@click.option("--port", type=PORT, default=9000, show_default=True, help="Port to listen on.")
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1; with containers 0.0.0.0]")
+def listen(port: int, host: str | None) -> None:
+    """Receive callbacks, and check their signatures."""
+    # Imported here: no other command is a server.
+    from denzel import listener
+
+    project = find_project(current_folder())
+    settings = settings_file.load(project.env_file, os.environ)
+    # Containers come in over Docker's bridge.
+    address = host or ("127.0.0.1" if settings.backend == "local" else "0.0.0.0")
+    with listener.listening(address, port, secret=settings.callback_secret) as arrivals:
+        console.listening(settings, address, port)
+        console.arrivals(arrivals)
+
+
+AS_DATA = click.option("--json", "as_json", is_flag=True, help="Print the list as data.")
+
+
+@main.group(invoke_without_command=True)
+@click.option("--failed", is_flag=True, help="Only those that were given up.")
+@click.option("--pending", is_flag=True, help="Only those that will be tried again.")
+@AS_DATA
+@click.pass_context
+def callbacks(context: click.Context, failed: bool, pending: bool, as_json: bool) -> None:
+    """List the callbacks that are not delivered."""
+    if context.invoked_subcommand is not None:
+        return
+    if failed and pending:
+        raise click.UsageError("Pass --failed or --pending, or neither for both.")
+    here = opened()
+    lifecycle.check_launched(here.backend)
+    state = "FAILED" if failed else "PENDING" if pending else None
+    kept = ledger.read_callbacks(here.backend, state=state)
+    if as_json:
+        console.shown_json(ledger.as_data(kept))
+    else:
+        console.shown_callbacks(kept, state=state)
+
+
+@callbacks.command("resend")
+@click.argument("task_ids", metavar="[ID]...", nargs=-1)
+@click.option("--failed", is_flag=True, help="All that were given up.")
+def resend_callbacks(task_ids: tuple[str, ...], failed: bool) -> None:
+    """Send the callbacks of these tasks again, now."""
+    if bool(task_ids) == failed:
+        raise click.UsageError("Pass the ids of tasks, or --failed.")
+    here = opened()
+    lifecycle.check_launched(here.backend)
+    outcome = ledger.resend_failed(here.backend) if failed else ledger.resend(here.backend, task_ids)
+    console.resent(outcome)
+    ledger.check_callbacks_known(outcome)
+
+
+@main.group(invoke_without_command=True)
+@click.option("--quarantined", is_flag=True, help="Those that killed their worker too often, instead.")
+@AS_DATA
+@click.pass_context
+def tasks(context: click.Context, quarantined: bool, as_json: bool) -> None:
+    """List the tasks that run or wait."""
+    if context.invoked_subcommand is not None:
+        return
+    here = opened()
+    lifecycle.check_launched(here.backend)
+    if quarantined:
+        kept = ledger.read_quarantined(here.backend)
+        console.shown_json(ledger.as_data(kept)) if as_json else console.shown_quarantined(kept)
+    else:
+        unfinished = ledger.read_tasks(here.backend)
+        console.shown_json(ledger.as_data(unfinished)) if as_json else console.shown_tasks(unfinished)
+
+
+@tasks.command("replay")
+@click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
+def replay_tasks(task_ids: tuple[str, ...]) -> None:
+    """Run quarantined tasks again."""
+    here = opened()
+    lifecycle.check_launched(here.backend)
+    outcome = ledger.replay(here.backend, task_ids)
+    console.replayed(outcome)
+    ledger.check_tasks_known(outcome)
 
 
 def consenting(command: Callable[..., None]) -> Callable[..., None]:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from denzel.backends.base import BuildStep
 from denzel.errors import DenzelError
+from denzel.ledger import Callback, QuarantinedTask, Repeated, Task
 from denzel.project import Project
 from denzel.services import Service, State, Status, WorkerReport
 from denzel.settings import Settings
+
+if TYPE_CHECKING:
+    from denzel.listener import Arrival
 
 _COLOURS = {State.UP: "green", State.ERROR: "red", State.DOWN: "red"}
 
@@ -70,6 +77,82 @@ def shown_live_status(seen: Iterable[Status]) -> None:
                     click.echo(f"\033[{shown.count(chr(10)) + 1}A\033[J", nl=False)
                 click.echo(text)
             shown = text
+
+
+def shown_json(entries: Sequence[Any]) -> None:
+    click.echo(json.dumps(entries))
+
+
+def shown_callbacks(kept: Sequence[Callback], *, state: str | None) -> None:
+    if not kept:
+        click.echo("No callbacks have failed." if state == "FAILED" else "No callbacks are waiting.")
+        return
+    now = time.time()
+    _table(
+        ("TASK", "STATE", "ATTEMPTS", "LAST STATUS", "NEXT TRY", "ADDRESS", "LAST ERROR"),
+        [
+            (
+                callback.task_id,
+                callback.state,
+                callback.attempts,
+                callback.last_status,
+                _ahead(callback.next_try, now),
+                callback.uri,
+                callback.last_error,
+            )
+            for callback in kept
+        ],
+    )
+
+
+def shown_tasks(kept: Sequence[Task]) -> None:
+    if not kept:
+        click.echo("No tasks are running or waiting.")
+        return
+    now = time.time()
+    _table(
+        ("TASK", "STATUS", "PLACE", "DELIVERIES", "SINCE", "WORKER"),
+        [(task.task_id, task.status, task.place, task.deliveries, _ago(task.since, now), task.worker) for task in kept],
+    )
+
+
+def shown_quarantined(kept: Sequence[QuarantinedTask]) -> None:
+    if not kept:
+        click.echo("No tasks are in quarantine.")
+        return
+    now = time.time()
+    _table(
+        ("TASK", "DELIVERIES", "SINCE", "REASON"),
+        [(task.task_id, task.deliveries, _ago(task.since, now), task.reason) for task in kept],
+    )
+
+
+def resent(outcome: Repeated) -> None:
+    if outcome.done:
+        click.echo(f"{_counted(len(outcome.done), 'callback')} sent again now. How it goes: denzel callbacks")
+    elif not outcome.unknown:
+        click.echo("No callbacks have failed.")
+
+
+def replayed(outcome: Repeated) -> None:
+    if outcome.done:
+        click.echo(f"{_counted(len(outcome.done), 'task')} queued again. How it goes: denzel tasks")
+
+
+def listening(settings: Settings, host: str, port: int) -> None:
+    reached = "127.0.0.1" if host == "0.0.0.0" else host
+    name = reached if settings.backend == "local" else "host.docker.internal"
+    click.echo(f"Listening on port {port}. Use as callback_uri: http://{name}:{port}/")
+
+
+def arrivals(arrived: Iterable[Arrival]) -> None:
+    """Callbacks as they arrive, each with its body in the next line; until Ctrl-C."""
+    with _until_interrupted():
+        for arrival in arrived:
+            when = datetime.fromtimestamp(arrival.when)
+            what = _printable(f"{when:%H:%M:%S} {arrival.path} {arrival.webhook_id or 'no webhook-id'}")
+            click.echo(f"{what} {_signature(arrival)}{' (repeated)' if arrival.repeated else ''}")
+            click.echo(_body(arrival.body))
 
 
 def lines(text: Iterable[str]) -> None:
@@ -137,6 +220,61 @@ def _worker_line(worker: WorkerReport) -> str:
 
 def _styled(state: State) -> str:
     return click.style(state.value, fg=_COLOURS.get(state, "yellow"))
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Columns as wide as what is in them; nothing is cut, so that ids and addresses can be copied."""
+    texts = [["-" if value is None else _printable(str(value)) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(heads, *texts, strict=True)]
+    for row in (heads, *texts):
+        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _ahead(moment: float | None, now: float) -> str | None:
+    if moment is None:
+        return None
+    return f"in {_duration(moment - now)}" if moment - now >= 1 else "now"
+
+
+def _ago(moment: float | None, now: float) -> str | None:
+    return None if moment is None else f"{_duration(max(0, now - moment))} ago"
+
+
+def _duration(seconds: float) -> str:
+    """In the largest unit of which there are two, so that no digit is of no use: 90 s, 5 min, 36 h, 3 d."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun} is" if number == 1 else f"{number} {noun}s are"
+
+
+def _signature(arrival: Arrival) -> str:
+    if not arrival.signed:
+        return click.style("not signed", fg="yellow")
+    if arrival.fault:
+        return click.style("signature BAD", fg="red") + f": {_printable(arrival.fault)}"
+    return click.style("signature good", fg="green")
+
+
+def _body(body: bytes) -> str:
+    """A body as JSON in one line; as it is, where it is none."""
+    text = body.decode("utf-8", "backslashreplace")
+    try:
+        return _printable(json.dumps(json.loads(text), ensure_ascii=False))
+    except (ValueError, RecursionError):
+        return f"(not JSON) {_printable(text)}"
+
+
+def _printable(text: str) -> str:
+    """What others sent, without what a terminal would obey."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
+        for letter in text
+    )
 
 
 def _reachable(host: str) -> str:

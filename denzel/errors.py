@@ -63,6 +63,10 @@ class ServiceNotRunning(DenzelError):
     """A command needs a service that is not running."""
 
 
+class TaskUnknown(DenzelError):
+    """An id with which nothing is stored that the command could act on."""
+
+
 class ToolMissing(DenzelError):
     """A program that denzel starts is not installed."""
 

@@ -23,8 +23,9 @@ def run(
     cwd: Path | None = None,
     variables: Mapping[str, str] | None = None,
     timeout: float | None = None,
+    stdin: str = "",
 ) -> str:
-    """Run to the end, with `variables` in its environment, and return the standard output.
+    """Run to the end, with `variables` in its environment and `stdin` to read, and return the standard output.
 
     Raises CommandFailed, also for a program that is ended after `timeout` seconds, and ToolMissing.
     """
@@ -33,7 +34,7 @@ def run(
             argv,
             cwd=cwd,
             env=_environment(variables),
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
             text=True,
             errors="replace",

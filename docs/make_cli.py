@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -21,19 +22,22 @@ OPENING = """\
 Every command but `startproject` works from any folder inside a project.
 
 Exit codes: 0, done. 1, something that you can act on: a message and a hint, on the standard error.
-2, the command was typed wrongly. Ctrl-C out of a `--live` view is 0.
+2, the command was typed wrongly. Ctrl-C out of a `--live` view, or of `denzel listen`, is 0.
 """
 
 
 def page() -> str:
     """The text of docs/cli.md."""
     top = click.Context(main, info_name="denzel", terminal_width=WIDTH, **main.context_settings)
-    sections = [_section("denzel", main.get_help(top))]
-    for name in main.list_commands(top):
-        command = main.commands[name]
-        help_text = command.get_help(click.Context(command, info_name=name, parent=top, terminal_width=WIDTH))
-        sections.append(_section(f"denzel {name}", help_text))
-    return "\n".join([OPENING, *sections])
+    return "\n".join([OPENING, *_sections(main, top)])
+
+
+def _sections(command: click.Command, context: click.Context) -> Iterator[str]:
+    """A section for a command, then those of the commands below it."""
+    yield _section(context.command_path, command.get_help(context))
+    if isinstance(command, click.Group):
+        for name, below in sorted(command.commands.items()):
+            yield from _sections(below, click.Context(below, info_name=name, parent=context, terminal_width=WIDTH))
 
 
 def _section(title: str, help_text: str) -> str:

@@ -6,20 +6,26 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 
 import click
 import pytest
 from backends.fake import FakeBackend, Machine
 from click.testing import CliRunner, Result
 from ports import find_free_port
+from standardwebhooks import Webhook
 
 from denzel import __version__, cli
 from denzel import settings as settings_file
-from denzel.errors import BackendUnavailable, BuildFailed
+from denzel.errors import BackendUnavailable, BuildFailed, CommandFailed
 from denzel.project import Project
 from denzel.scaffold import start_project
 from denzel.services import QUEUE_KEY, RESPONSE_KEY, Service, State
@@ -42,8 +48,10 @@ MANUAL = {
     "response",
 }
 
+BEYOND = {"listen", "callbacks", "tasks"}
+
 # Each command that works inside a project, as it can be typed.
-INSIDE = {name: [name] for name in MANUAL - {"startproject"}} | {"response": ["response", "--sync"]}
+INSIDE = {name: [name] for name in (MANUAL | BEYOND) - {"startproject"}} | {"response": ["response", "--sync"]}
 
 
 class Machines:
@@ -56,7 +64,7 @@ class Machines:
         self.machine = Machine()
         self.local = Machine()
         self.opened: list[FakeBackend] = []
-        self.set: dict[str, object] = {}
+        self.set: dict[str, Any] = {}
 
     def open(self, project: Project, settings: Settings) -> FakeBackend:
         local = settings.backend == "local"
@@ -134,17 +142,17 @@ def changed(machine: Machine) -> list[State]:
 
 
 def test_every_command_of_the_manual_is_there() -> None:
-    assert set(cli.main.commands) == MANUAL
+    assert set(cli.main.commands) == MANUAL | BEYOND
 
 
 def test_help_has_a_line_for_every_command() -> None:
     shown = done("--help")
-    for name in MANUAL:
+    for name in MANUAL | BEYOND:
         assert re.search(rf"^  {name} +\S.*\w", shown, re.MULTILINE), name
     assert "..." not in shown.partition("Commands:")[2]
 
 
-@pytest.mark.parametrize("name", sorted(MANUAL))
+@pytest.mark.parametrize("name", sorted(MANUAL | BEYOND))
 def test_every_command_and_option_has_a_line_of_help(name: str) -> None:
     shown = done(name, "--help")
     assert shown.startswith(f"Usage: main {name} ")
@@ -153,6 +161,10 @@ def test_every_command_and_option_has_a_line_of_help(name: str) -> None:
     for option in command.params:
         if isinstance(option, click.Option):
             assert option.help, option.name
+    if isinstance(command, click.Group):
+        for below in command.commands.values():
+            assert below.help
+            assert all(option.help for option in below.params if isinstance(option, click.Option))
 
 
 def test_the_short_help_and_the_version() -> None:
@@ -177,6 +189,12 @@ def test_the_short_help_and_the_version() -> None:
         ["response", "--sync", "--timeout", "-1"],
         ["response", "--sync", "--timeout", "301"],
         ["startproject", "-x"],
+        ["listen", "--port", "0"],
+        ["callbacks", "--failed", "--pending"],
+        ["callbacks", "resend"],
+        ["callbacks", "resend", "--failed", "an-id"],
+        ["callbacks", "send"],
+        ["tasks", "replay"],
     ],
     ids=" ".join,
 )
@@ -239,7 +257,14 @@ def test_before_the_launch_the_rest_says_so_too() -> None:
     assert done("shutdown").endswith("...\nNothing was removed.\n")
     assert json.loads(done("status", "--json")) == {"launched": False}
     assert "no worker log yet" in failed("logworker")[0]
-    assert failed("shell") == ["Error: The project is not launched.", "Hint: denzel launch"]
+    for command in (
+        ["shell"],
+        ["callbacks"],
+        ["callbacks", "resend", "--failed"],
+        ["tasks", "--quarantined"],
+        ["tasks", "replay", "an-id"],
+    ):
+        assert failed(*command) == ["Error: The project is not launched.", "Hint: denzel launch"]
     assert "from the next start on" in done("response", "--sync")
 
 
@@ -520,3 +545,207 @@ def test_shell_ends_as_the_shell_does(machines: Machines) -> None:
     assert denzel("shell").exit_code == 0
     machines.set["shell_code"] = 7
     assert denzel("shell", "--service", "redis").exit_code == 7
+
+
+# ------------------------------------------------------------------ callbacks and tasks
+
+PENDING = {
+    "task_id": "7785759d-5fa3-4e20-b9fe-d51263b4b4ef",
+    "uri": "http://host.docker.internal:9000/stash",
+    "state": "PENDING",
+    "attempts": 3,
+    "last_status": 503,
+    "last_error": "answered 503",
+    "next_try": 1e10,
+}
+FAILED = {
+    "task_id": "0b0f9a3a-7a1c-4b58-8c3e-3d9a0f8a6c11",
+    "uri": "http://127.0.0.1:9/",
+    "state": "FAILED",
+    "attempts": 1,
+    "last_status": None,
+    "last_error": "Connection refused",
+    "next_try": None,
+}
+RUNNING = {
+    "task_id": PENDING["task_id"],
+    "status": "STARTED",
+    "place": None,
+    "deliveries": 1,
+    "worker": "worker@iris",
+    "since": 1.0,
+}
+QUARANTINED = {"task_id": FAILED["task_id"], "deliveries": 3, "reason": "the worker died", "since": None}
+
+
+def knows(machines: Machines, words: str, answer: object) -> None:
+    """What app.operations says on the backends to come, or raises."""
+    told = answer if isinstance(answer, Exception) else json.dumps(answer)
+    answers = {("python", "-m", "app.operations", *words.split()): told}
+    machines.set["answers"] = {**machines.set.get("answers", {}), **answers}
+
+
+@pytest.mark.usefixtures("launched")
+def test_callbacks_lists_those_that_are_not_delivered(machines: Machines) -> None:
+    knows(machines, "callbacks", [PENDING, FAILED])
+    heads, first, second = done("callbacks").splitlines()
+    assert heads.split()[:3] == ["TASK", "STATE", "ATTEMPTS"]
+    assert first.split()[:4] == [PENDING["task_id"], "PENDING", "3", "503"]
+    assert second.split()[:5] == [FAILED["task_id"], "FAILED", "1", "-", "-"]
+    assert second.endswith("  http://127.0.0.1:9/                     Connection refused")
+
+
+@pytest.mark.usefixtures("launched")
+def test_callbacks_lists_one_state_alone(machines: Machines) -> None:
+    knows(machines, "callbacks", [PENDING, FAILED])
+    assert [line.split()[1] for line in done("callbacks", "--failed").splitlines()] == ["STATE", "FAILED"]
+    assert [line.split()[1] for line in done("callbacks", "--pending").splitlines()] == ["STATE", "PENDING"]
+
+
+@pytest.mark.usefixtures("launched")
+def test_lists_as_data_are_what_the_service_said(machines: Machines) -> None:
+    knows(machines, "callbacks", [PENDING, {**FAILED, "said-by": "a newer release"}])
+    knows(machines, "tasks", [RUNNING])
+    knows(machines, "quarantined", [QUARANTINED])
+    assert json.loads(done("callbacks", "--json")) == [PENDING, FAILED]
+    assert json.loads(done("callbacks", "--failed", "--json")) == [FAILED]
+    assert json.loads(done("tasks", "--json")) == [RUNNING]
+    assert json.loads(done("tasks", "--quarantined", "--json")) == [QUARANTINED]
+
+
+@pytest.mark.usefixtures("launched")
+def test_empty_lists_say_so(machines: Machines) -> None:
+    for words in ("callbacks", "tasks", "quarantined"):
+        knows(machines, words, [])
+    assert done("callbacks") == "No callbacks are waiting.\n"
+    assert done("callbacks", "--failed") == "No callbacks have failed.\n"
+    assert done("tasks") == "No tasks are running or waiting.\n"
+    assert done("tasks", "--quarantined") == "No tasks are in quarantine.\n"
+    assert done("callbacks", "--json") == "[]\n"
+
+
+@pytest.mark.usefixtures("launched")
+def test_tasks_lists_those_that_have_not_ended(machines: Machines) -> None:
+    waiting = {**RUNNING, "task_id": FAILED["task_id"], "status": "PENDING", "place": 1, "worker": None, "since": None}
+    knows(machines, "tasks", [RUNNING, waiting])
+    heads, first, second = done("tasks").splitlines()
+    assert heads.split() == ["TASK", "STATUS", "PLACE", "DELIVERIES", "SINCE", "WORKER"]
+    assert first.split()[:4] == [RUNNING["task_id"], "STARTED", "-", "1"]
+    assert first.endswith(" ago  worker@iris")
+    assert second.split() == [FAILED["task_id"], "PENDING", "1", "1", "-", "-"]
+
+
+@pytest.mark.usefixtures("launched")
+def test_tasks_in_quarantine_are_listed_with_the_reason(machines: Machines) -> None:
+    knows(machines, "quarantined", [QUARANTINED])
+    assert done("tasks", "--quarantined").splitlines()[1].endswith("3           -      the worker died")
+
+
+@pytest.mark.usefixtures("launched")
+def test_callbacks_are_sent_again(machines: Machines) -> None:
+    knows(machines, "resend one two", {"resent": ["one", "two"], "unknown": []})
+    knows(machines, "resend-failed", {"resent": ["three"], "unknown": []})
+    assert done("callbacks", "resend", "one", "two").startswith("2 callbacks are sent again now.")
+    assert done("callbacks", "resend", "--failed").startswith("1 callback is sent again now.")
+    knows(machines, "resend-failed", {"resent": [], "unknown": []})
+    assert done("callbacks", "resend", "--failed") == "No callbacks have failed.\n"
+    assert {service for backend in machines.opened for service, _ in backend.executed} == {Service.DENZEL}
+
+
+@pytest.mark.usefixtures("launched")
+def test_quarantined_tasks_are_run_again(machines: Machines) -> None:
+    knows(machines, "replay one", {"replayed": ["one"], "unknown": []})
+    assert done("tasks", "replay", "one").startswith("1 task is queued again.")
+
+
+@pytest.mark.usefixtures("launched")
+def test_unknown_ids_are_named_after_what_was_done(machines: Machines) -> None:
+    knows(machines, "resend one two three", {"resent": ["two"], "unknown": ["one", "three"]})
+    knows(machines, "replay one", {"replayed": [], "unknown": ["one"]})
+    assert denzel("callbacks", "resend", "one", "two", "three").stdout.startswith("1 callback is sent again now.")
+    assert failed("callbacks", "resend", "one", "two", "three") == [
+        "Error: No undelivered callback is stored of one, three.",
+        "Hint: See which are: denzel callbacks",
+    ]
+    assert failed("tasks", "replay", "one") == [
+        "Error: Not in quarantine: one.",
+        "Hint: See what is: denzel tasks --quarantined",
+    ]
+
+
+@pytest.mark.parametrize("command", [["callbacks"], ["tasks"], ["callbacks", "resend", "--failed"]], ids=" ".join)
+def test_lists_need_the_service_that_knows(launched: Project, machines: Machines, command: list[str]) -> None:
+    done("stop")
+    assert failed(*command) == ["Error: The service denzel is not running.", "Hint: denzel start"]
+
+
+@pytest.mark.usefixtures("launched")
+def test_what_the_service_said_when_it_failed_is_shown(machines: Machines) -> None:
+    knows(machines, "callbacks", CommandFailed(["python"], 1, "redis does not answer"))
+    assert failed("callbacks")[0] == "redis does not answer"
+
+
+# ------------------------------------------------------------------ listen
+
+
+@contextmanager
+def listening(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """`denzel listen` as a process of its own."""
+    command = [sys.executable, "-c", "from denzel.cli import main; main()", "listen", *options]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+@pytest.mark.parametrize(("backend", "name"), [("docker", "host.docker.internal"), ("local", "127.0.0.1")])
+def test_listen_shows_callbacks_until_ctrl_c(project: Project, free_port: int, backend: str, name: str) -> None:
+    settings_file.change(project.env_file, {"BACKEND": backend})
+    secret = settings_file.load(project.env_file, {}).callback_secret
+    with listening(project.pipeline.parent, "--port", str(free_port)) as process:
+        assert said(process) == f"Listening on port {free_port}. Use as callback_uri: http://{name}:{free_port}/\n"
+        body, now = '{"a": "\u00fc"}', datetime.now(UTC)
+        headers = {
+            "webhook-id": "an-id",
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": Webhook(secret).sign("an-id", now, body),
+        }
+        for sent in (headers, {**headers, "webhook-signature": "v1,x"}, {}):
+            request = Request(f"http://127.0.0.1:{free_port}/stash", body.encode(), sent)
+            with urlopen(request, timeout=10) as answer:
+                assert answer.status == 204
+        assert re.fullmatch(r"\d\d:\d\d:\d\d /stash an-id signature good\n", said(process))
+        assert said(process) == f"{body}\n"
+        assert re.fullmatch(r"\S+ /stash an-id signature BAD: it was made with .* \(repeated\)\n", said(process))
+        assert said(process) == f"{body}\n"
+        assert re.fullmatch(r"\S+ /stash no webhook-id not signed\n", said(process))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_listen_refuses_a_taken_port(project: Project) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        port = server.getsockname()[1]
+        lines = failed("listen", "--port", str(port))
+    assert lines[0].startswith(f"Error: Port {port} is already taken (0.0.0.0: ")
+    assert lines[1] == "Hint: Pass another one with --port."
+
+
+@pytest.mark.parametrize(("backend", "open_to_others"), [("docker", True), ("local", False)])
+def test_listen_is_open_to_containers_alone(
+    project: Project, free_port: int, backend: str, open_to_others: bool
+) -> None:
+    """127.0.0.2 is another address of this machine, as that of Docker's bridge is."""
+    settings_file.change(project.env_file, {"BACKEND": backend})
+    with listening(project.root, "--port", str(free_port)) as process, socket.socket() as probe:
+        said(process)
+        assert (probe.connect_ex(("127.0.0.2", free_port)) == 0) == open_to_others

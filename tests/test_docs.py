@@ -7,6 +7,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+import click
 import pytest
 
 from denzel import errors
@@ -100,8 +101,10 @@ def shown_commands(text: str) -> list[tuple[str, list[str]]]:
 def test_every_command_shown_exists_with_its_options(page: Path) -> None:
     for name, arguments in shown_commands(page.read_text(encoding="utf-8")):
         assert name in main.commands
-        options = main.commands[name].params
-        known = {"--help", "-h"}.union(*([*option.opts, *option.secondary_opts] for option in options))
+        command = main.commands[name]
+        if isinstance(command, click.Group) and arguments and arguments[0] in command.commands:
+            command = command.commands[arguments[0]]
+        known = {"--help", "-h"}.union(*([*option.opts, *option.secondary_opts] for option in command.params))
         assert {argument for argument in arguments if argument.startswith("-")} <= known, name
 
 

@@ -17,19 +17,19 @@ APP = TOOL / "templates" / "project" / "app"
 FLOORS = [
     {"cli"},
     {"console"},
-    {"lifecycle", "status", "scaffold"},
+    {"lifecycle", "status", "scaffold", "listener", "ledger"},
     {"backends"},
     {"backends.docker", "backends.local"},
     {"backends.build_output", "backends.environment"},
     {"backends.base", "backends.supervisor", "log_file"},
-    {"runner", "project", "activity"},
+    {"runner", "project", "activity", "signatures"},
     {"settings"},
     {"services", "errors"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # What the backends' door and the cli open when they are asked to, and not before.
-HEAVY = ("docker", "jinja2", "psutil", "redis", "requests", "supervisor", "urllib3", "xmlrpc")
+HEAVY = ("docker", "http.server", "jinja2", "psutil", "redis", "requests", "supervisor", "urllib3", "xmlrpc")
 
 # Who may use what is not ours.
 OWNERS = {

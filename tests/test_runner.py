@@ -48,6 +48,10 @@ def test_no_program_reads_the_terminal() -> None:
     assert list(runner.lines(STDIN)) == ["''"]
 
 
+def test_run_hands_over_what_there_is_to_read() -> None:
+    assert runner.run(STDIN, stdin="a\n") == "'a\\n'\n"
+
+
 def test_nothing_is_expanded_by_a_shell() -> None:
     assert runner.run([*python("import sys; print(sys.argv[1:])"), "$HOME; ls *"]) == "['$HOME; ls *']\n"
 

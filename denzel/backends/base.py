@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -73,6 +73,20 @@ class Backend(ABC):
     @abstractmethod
     def shell(self, service: Service) -> int:
         """Open a shell in a service, on this terminal, and return its exit code; raises ServiceNotRunning."""
+
+    @abstractmethod
+    def execute(self, service: Service, argv: Sequence[str], *, stdin: str = "") -> str:
+        """Run a program in a service, as its user, in the project folder and with its environment; its standard output.
+
+        Raises ServiceNotRunning; and CommandFailed, with what the program said, also when there is no such program.
+        """
+
+    @abstractmethod
+    def kill(self, service: Service) -> None:
+        """End every process of a service at once (SIGKILL), and return when they have ended; raises ServiceNotRunning.
+
+        It is a crash and no stop: what keeps the services running starts it again.
+        """
 
     @abstractmethod
     def redis(self, *command: str) -> Any:

@@ -7,13 +7,14 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
 import docker
-from docker.errors import APIError, DockerException
+from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container
 
 from denzel import runner
@@ -47,6 +48,14 @@ _HEALTH_STATES = {"starting": State.STARTING, "healthy": State.UP, "unhealthy": 
 
 #: A service that is starting for so many times in a row, without having been healthy, does not start.
 _RESTARTS_TO_ERROR = 2
+
+#: Ends every process of a container but its first, which then ends too. It is said from inside, because a container
+#: that `docker kill` ends counts as stopped by its user, and is not started again.
+KILL_COMMAND = ["sh", "-c", "kill -KILL -1"]
+_KILL_SECONDS = 10
+
+#: The exit codes of a program that is not there, or is none.
+_CAN_NOT_RUN = (126, 127)
 
 _CLEARED = re.compile("^(\033\\[2K)+")
 _TAKEN_PORT = re.compile(r"(?:Bind for|listen tcp4?|host port(?: for)?) \S*?:(\d+)\b.*already (?:allocated|in use)")
@@ -146,6 +155,35 @@ class DockerBackend(Backend):
         command = shell_command(service, terminal=sys.stdin.isatty())
         return runner.attach(command, cwd=self._project.root, variables=self._settings.texts)
 
+    def execute(self, service: Service, argv: Sequence[str], *, stdin: str = "") -> str:
+        self._running(service)
+        command = execute_command(service, argv)
+        try:
+            return self._run(command, stdin=stdin)
+        except CommandFailed as error:
+            if error.code in _CAN_NOT_RUN and not error.stderr:
+                # Docker says so on the program's standard output.
+                raise CommandFailed(command, error.code, f"{argv[0]}: can not be run") from None
+            raise
+
+    def kill(self, service: Service) -> None:
+        container = self._running(service)
+        process = container.attrs["State"]["Pid"]
+        # The container may be gone before the engine has looked at how the command in it ended.
+        with suppress(DockerException, OSError):
+            container.exec_run(KILL_COMMAND)
+        deadline = time.monotonic() + _KILL_SECONDS
+        while container.attrs["State"]["Pid"] == process:
+            if time.monotonic() > deadline:
+                raise CommandFailed(KILL_COMMAND, 1, f"{service.value} still runs after {_KILL_SECONDS} s")
+            time.sleep(0.05)
+            try:
+                container.reload()
+            except NotFound:
+                return
+            except (DockerException, OSError) as error:
+                raise _unreachable(str(error)) from None
+
     def redis(self, *command: str) -> Any:
         try:
             result = self._running(Service.REDIS).exec_run(["redis-cli", "-e", "--json", *command])
@@ -157,8 +195,8 @@ class DockerBackend(Backend):
             raise ServiceNotRunning(f"redis does not answer: {text}.", hint="denzel logs --service redis")
         return json.loads(text)
 
-    def _run(self, argv: list[str]) -> str:
-        return runner.run(argv, cwd=self._project.root, variables=self._settings.texts)
+    def _run(self, argv: list[str], *, stdin: str = "") -> str:
+        return runner.run(argv, cwd=self._project.root, variables=self._settings.texts, stdin=stdin)
 
     def _lines(self, argv: list[str], variables: Mapping[str, str] | None = None) -> Iterator[str]:
         return runner.lines(argv, cwd=self._project.root, variables={**self._settings.texts, **(variables or {})})
@@ -228,6 +266,11 @@ def shell_command(service: Service, *, terminal: bool) -> list[str]:
     """A shell for a person at a terminal, or for what is piped in: bash, or sh where there is none."""
     choose = "if command -v bash >/dev/null; then exec bash; else exec sh; fi"
     return compose("exec", *([] if terminal else ["--no-TTY"]), service.value, "sh", "-c", choose)
+
+
+def execute_command(service: Service, argv: Sequence[str]) -> list[str]:
+    """Run a program in a service, as the user and with the environment of its container."""
+    return compose("exec", "--no-TTY", service.value, *argv)
 
 
 def container_report(attributes: Mapping[str, Any]) -> ServiceReport:

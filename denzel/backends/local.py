@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -165,12 +165,25 @@ class LocalBackend(Backend):
         return log_file.merge_logs(paths, follow=follow, tail=tail)
 
     def shell(self, service: Service) -> int:
-        run = self._run()
-        if run is None or (self._supervisor.states() or {}).get(service.value, {}).get("statename") not in _RUNNING:
-            raise ServiceNotRunning(f"The service {service.value} is not running.", hint="denzel start")
-        # Without the mark: what the user does in there does not end with the services.
-        environment = {**self._environment(run), _MARK: "", **self._variables(service, run)}
-        return runner.attach(["bash", "--norc"], cwd=self._project.root, variables=environment)
+        return runner.attach(["bash", "--norc"], cwd=self._project.root, variables=self._inside(service))
+
+    def execute(self, service: Service, argv: Sequence[str], *, stdin: str = "") -> str:
+        try:
+            return runner.run(argv, cwd=self._project.root, variables=self._inside(service), stdin=stdin)
+        except ToolMissing:
+            raise CommandFailed(argv, 127, f"{argv[0]}: can not be run") from None
+
+    def kill(self, service: Service) -> None:
+        try:
+            first = psutil.Process(self._running(service)["pid"])
+        except psutil.NoSuchProcess:
+            return
+        # Stopped first, so that it makes no others while they are listed.
+        _signal(first, signal.SIGSTOP)
+        processes = [first, *_below(first)]
+        for process in processes:
+            _signal(process, signal.SIGKILL)
+        psutil.wait_procs(processes, timeout=5)
 
     def redis(self, *command: str) -> Any:
         run = self._run()
@@ -191,6 +204,22 @@ class LocalBackend(Backend):
             raise ServiceNotRunning(f"redis does not answer: {error}.", hint="denzel logs --service redis") from None
         finally:
             client.close()
+
+    def _running(self, service: Service) -> Mapping[str, Any]:
+        """What supervisord says of a service that runs; raises ServiceNotRunning."""
+        program = (self._supervisor.states() or {}).get(service.value)
+        if program is None or program["statename"] not in _RUNNING or not program["pid"]:
+            raise ServiceNotRunning(f"The service {service.value} is not running.", hint="denzel start")
+        return program
+
+    def _inside(self, service: Service) -> dict[str, str]:
+        """The environment of what the user runs inside a service; raises ServiceNotRunning."""
+        self._running(service)
+        run = self._run()
+        if run is None:
+            raise ServiceNotRunning(f"The service {service.value} is not running.", hint="denzel start")
+        # Without the mark: what the user does in there does not end with the services.
+        return {**self._environment(run), _MARK: "", **self._variables(service, run)}
 
     def _state(self, service: Service, programs: Mapping[str, Mapping[str, Any]]) -> State:
         program = programs.get(service.value)
@@ -338,6 +367,13 @@ def _parent(process: psutil.Process) -> int:
         return process.ppid()
     except psutil.NoSuchProcess:
         return 0
+
+
+def _below(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _signal(process: psutil.Process, number: int) -> None:

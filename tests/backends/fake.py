@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from denzel.backends.base import Backend, BuildStep
-from denzel.errors import AlreadyLaunched, NotLaunched, ServiceNotRunning
+from denzel.errors import AlreadyLaunched, CommandFailed, NotLaunched, ServiceNotRunning
 from denzel.project import Project
 from denzel.services import Service, ServiceReport, State, worker_key, worker_name
 from denzel.settings import Settings
@@ -34,6 +34,8 @@ class Machine:
     stamps: dict[str, str] = field(default_factory=dict)
     #: The stamp with which each kind of requirements was last installed.
     installed: dict[str, str] = field(default_factory=dict)
+    #: How many times each service was killed, and started again.
+    kills: dict[Service, int] = field(default_factory=dict)
 
 
 class FakeBackend(Backend):
@@ -41,6 +43,7 @@ class FakeBackend(Backend):
 
     `done` tells what was done, in order. `failures` holds what a method raises, by the method's name. What the services
     become when they are started is in `comes_up_as` (UP where nothing is said), what the worker reports in `worker`.
+    `answers` holds what programs print, or raise, by their argument lists; `executed` is what was run, in order.
     """
 
     name = "fake"
@@ -54,6 +57,8 @@ class FakeBackend(Backend):
         self.comes_up_as: dict[Service, State] = {}
         self.worker: dict[str, str] = {"state": "UP", "cause": ""}
         self.shell_code = 0
+        self.answers: dict[tuple[str, ...], str | Exception] = {}
+        self.executed: list[tuple[Service, tuple[str, ...]]] = []
         self.changes_the_machine = False
 
     def check(self) -> None:
@@ -129,6 +134,19 @@ class FakeBackend(Backend):
         self._running(service)
         return self.shell_code
 
+    def execute(self, service: Service, argv: Sequence[str], *, stdin: str = "") -> str:
+        self._running(service)
+        self.executed.append((service, tuple(argv)))
+        answer = self.answers.get(tuple(argv))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer if answer is not None else self._program(argv, stdin)
+
+    def kill(self, service: Service) -> None:
+        self._running(service)
+        self._do(f"kill {service.value}")
+        self.machine.kills[service] = self.machine.kills.get(service, 0) + 1
+
     def redis(self, *command: str) -> Any:
         self._running(Service.REDIS)
         name, *arguments = command
@@ -137,6 +155,22 @@ class FakeBackend(Backend):
     @property
     def _worker_key(self) -> str:
         return worker_key(worker_name(self._settings.compose_name))
+
+    def _program(self, argv: Sequence[str], stdin: str) -> str:
+        """A few programs, as far as tests run them."""
+        name, *arguments = argv
+        if name == "cat" and not arguments:
+            return stdin
+        if name == "cat":
+            path = self._project.root / arguments[0]
+            if path.exists():
+                return path.read_text()
+            raise CommandFailed(argv, 1, f"cat: {arguments[0]}: No such file or directory")
+        if name == "printf":
+            return arguments[1]
+        if name == "printenv":
+            return {**self._settings.texts, "PROJECT_NAME": self._settings.compose_name}[arguments[0]] + "\n"
+        raise CommandFailed(argv, 127, f"{name}: can not be run")
 
     def _do(self, action: str) -> None:
         if action in self.failures:

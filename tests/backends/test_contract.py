@@ -24,7 +24,7 @@ from waiting import until
 from denzel import settings
 from denzel.backends import open_backend
 from denzel.backends.base import Backend, BuildStep
-from denzel.errors import AlreadyLaunched, BuildFailed, NotLaunched, ServiceNotRunning
+from denzel.errors import AlreadyLaunched, BuildFailed, CommandFailed, NotLaunched, ServiceNotRunning
 from denzel.project import Project
 from denzel.scaffold import start_project
 from denzel.services import Service, ServiceReport, State
@@ -44,6 +44,8 @@ class Rig(ABC):
     names_are_shared: ClassVar[bool] = True
     #: Whether what a user removes by hand is gone, rather than stopped.
     parts_can_be_removed: ClassVar[bool] = True
+    #: Whether what is asked to run really runs.
+    runs_programs: ClassVar[bool] = True
 
     def __init__(self, folder: Path) -> None:
         self.project = start_project(f"contract_{secrets.token_hex(4)}", folder)
@@ -66,6 +68,10 @@ class Rig(ABC):
     def remove(self, *services: Service) -> None: ...
 
     @abstractmethod
+    def life(self, service: Service) -> str:
+        """Another text each time that a service was started again by what keeps it running."""
+
+    @abstractmethod
     def runs_the_newest_build(self) -> bool: ...
 
     @abstractmethod
@@ -73,6 +79,8 @@ class Rig(ABC):
 
 
 class FakeRig(Rig):
+    runs_programs = False
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._machine = Machine()
@@ -88,6 +96,9 @@ class FakeRig(Rig):
     def remove(self, *services: Service) -> None:
         for service in services:
             del self._machine.services[service]
+
+    def life(self, service: Service) -> str:
+        return str(self._machine.kills.get(service, 0))
 
     def runs_the_newest_build(self) -> bool:
         return self._machine.running_image == self._machine.image
@@ -106,6 +117,10 @@ class DockerRig(Rig):
 
     def remove(self, *services: Service) -> None:
         self._docker("rm", "--force", *(self._container(service) for service in services))
+
+    def life(self, service: Service) -> str:
+        """How many times Docker has started the container again; a start by a command begins with 0."""
+        return self._docker("inspect", "--format", "{{.RestartCount}}", self._container(service))
 
     def runs_the_newest_build(self) -> bool:
         name = f"denzel/{self.settings.compose_name}"
@@ -141,12 +156,11 @@ class LocalRig(Rig):
 
     def remove(self, *services: Service) -> None:
         """Stop programs behind denzel's back; one that is killed comes back by itself."""
-        (socket,) = re.findall("^file = (.*)$", (self._home / "supervisord.conf").read_text(), re.MULTILINE)
-        own = self.project.root.parent / "supervisorctl.conf"
-        own.write_text(f"[supervisorctl]\nserverurl = unix://{socket}\n")
-        names = [service.value for service in services]
-        command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(own), "stop", *names]
-        subprocess.run(command, check=True, capture_output=True)
+        self._supervisorctl("stop", *(service.value for service in services))
+
+    def life(self, service: Service) -> str:
+        """The process of a program; supervisord itself goes on."""
+        return f"{self._supervisorctl('pid')} {self._supervisorctl('pid', service.value)}"
 
     def runs_the_newest_build(self) -> bool:
         runs = json.loads((self._home / "run.json").read_text())["venv"]
@@ -154,6 +168,13 @@ class LocalRig(Rig):
 
     def holds_a_build(self) -> bool:
         return bool(list(self._home.glob("venv*")))
+
+    def _supervisorctl(self, *arguments: str) -> str:
+        (socket,) = re.findall("^file = (.*)$", (self._home / "supervisord.conf").read_text(), re.MULTILINE)
+        own = self.project.root.parent / "supervisorctl.conf"
+        own.write_text(f"[supervisorctl]\nserverurl = unix://{socket}\n")
+        command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(own), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     @property
     def _home(self) -> Path:
@@ -243,6 +264,10 @@ def test_services_that_were_never_launched_can_not_be_asked(absent: Backend) -> 
         absent.redis("GET", "a")
     with pytest.raises(ServiceNotRunning):
         absent.shell(Service.DENZEL)
+    with pytest.raises(ServiceNotRunning):
+        absent.execute(Service.DENZEL, ["cat"])
+    with pytest.raises(ServiceNotRunning):
+        absent.kill(Service.DENZEL)
 
 
 def test_a_failed_build_says_why_and_launches_nothing(rig: Rig, absent: Backend) -> None:
@@ -346,6 +371,52 @@ def test_a_shell_with_nothing_to_read_ends_well(launched: Backend) -> None:
     assert launched.shell(Service.REDIS) == 0
 
 
+def test_a_program_reads_what_it_is_given_and_its_output_comes_back(launched: Backend) -> None:
+    text = "".join(f"{number} ü\n" for number in range(20_000))
+    assert launched.execute(Service.DENZEL, ["cat"], stdin=text) == text
+    assert launched.execute(Service.REDIS, ["cat"]) == ""
+
+
+def test_a_program_gets_its_arguments_as_they_are(launched: Backend) -> None:
+    text = "a \"b\" 'c' $d ü \\ {} --help"
+    assert launched.execute(Service.API, ["printf", "%s", text]) == text
+
+
+def test_a_program_runs_in_the_project_folder_with_the_environment_of_its_service(rig: Rig, launched: Backend) -> None:
+    runtime = (rig.project.root / "runtime.txt").read_text()
+    assert launched.execute(Service.DENZEL, ["cat", "runtime.txt"]) == runtime
+    assert launched.execute(Service.API, ["printenv", "RESPONSE_MODE"]) == "async\n"
+    assert launched.execute(Service.DENZEL, ["printenv", "PROJECT_NAME"]) == f"{rig.settings.compose_name}\n"
+
+
+def test_a_program_has_the_python_packages_of_the_project(rig: Rig, launched: Backend) -> None:
+    if not rig.runs_programs:
+        pytest.skip("the fake runs no programs")
+    assert launched.execute(Service.DENZEL, ["python", "-c", "import app.settings, celery; print('yes')"]) == "yes\n"
+
+
+def test_a_program_that_fails_says_why(launched: Backend) -> None:
+    with pytest.raises(CommandFailed) as failure:
+        launched.execute(Service.DENZEL, ["cat", "absent"])
+    assert failure.value.code == 1
+    assert "No such file" in failure.value.detail
+    with pytest.raises(CommandFailed) as missing:
+        launched.execute(Service.DENZEL, ["denzel-has-no-such-program"])
+    assert missing.value.code in (126, 127)
+    assert missing.value.detail == "denzel-has-no-such-program: can not be run"
+
+
+@pytest.mark.parametrize("service", Service)
+def test_a_service_that_is_killed_comes_back_by_itself(rig: Rig, launched: Backend, service: Service) -> None:
+    others = {other: rig.life(other) for other in Service if other is not service}
+    before = rig.life(service)
+    launched.kill(service)
+    until(lambda: rig.life(service) != before, what=f"{service.value} to be started again")
+    _wait_until_up(launched)
+    assert {other: rig.life(other) for other in others} == others
+    assert launched.is_launched()
+
+
 def test_a_failed_build_leaves_what_runs_alone(rig: Rig, launched: Backend) -> None:
     with pytest.raises(BuildFailed):
         rig.open_with_broken_requirements().build(lambda step: None, stamps=NO_STAMPS)
@@ -382,6 +453,10 @@ def test_stop_keeps_the_services_their_data_and_their_logs(launched: Backend) ->
         launched.redis("GET", "contract:kept")
     with pytest.raises(ServiceNotRunning):
         launched.shell(Service.REDIS)
+    with pytest.raises(ServiceNotRunning):
+        launched.execute(Service.REDIS, ["cat"])
+    with pytest.raises(ServiceNotRunning):
+        launched.kill(Service.REDIS)
     launched.up()
     _wait_until_up(launched)
     assert launched.redis("GET", "contract:kept") == "1"

@@ -18,6 +18,7 @@ from denzel.backends.docker import (
     build_command,
     container_report,
     down_command,
+    execute_command,
     logs_command,
     shell_command,
     up_command,
@@ -59,6 +60,11 @@ def test_logs_command_names_the_services() -> None:
 def test_shell_command_asks_for_a_terminal_only_where_there_is_one() -> None:
     assert "--no-TTY" not in shell_command(Service.API, terminal=True)
     assert shell_command(Service.API, terminal=False)[:5] == ["docker", "compose", "exec", "--no-TTY", "api"]
+
+
+def test_execute_command_asks_for_no_terminal_and_keeps_the_arguments() -> None:
+    command = execute_command(Service.DENZEL, ["python", "-m", "app", "--help"])
+    assert command == ["docker", "compose", "exec", "--no-TTY", "denzel", "python", "-m", "app", "--help"]
 
 
 # ------------------------------------------------------------------ what a build says

@@ -43,7 +43,7 @@ class Reader:
             with self.second_output.open("wb") as output:
                 self.second = subprocess.Popen(
                     ["bash", "-c", f"exec {command}"],
-                    cwd=self.folder,
+                    cwd=self.current,
                     env=self.environment,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -140,7 +140,7 @@ def test_the_tutorial_works_as_it_is_written(reader: Reader, backend: str) -> No
 
 def test_the_tutorials_files_are_the_examples() -> None:
     written = {Path(step.path).name: step.text for step in steps(PAGE.read_text()) if isinstance(step, File)}
-    for example in ("train.py", "pipeline.py", "info.txt", "requirements.txt", "request.json", "receiver.py"):
+    for example in ("train.py", "pipeline.py", "info.txt", "requirements.txt", "request.json"):
         assert written[example] == (EXAMPLES / example).read_text(), example
 
 

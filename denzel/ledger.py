@@ -1,0 +1,126 @@
+"""What the serving code keeps of unfinished work: callbacks that are not delivered, tasks that have not ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from denzel.backends.base import Backend
+from denzel.errors import TaskUnknown
+from denzel.services import Service
+
+#: The program in the service `denzel` that knows; app/operations.py is the other side.
+PROGRAM = ("python", "-m", "app.operations")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Callback:
+    """A callback that is not delivered: PENDING while it will be tried again, at `next_try`, and FAILED after.
+
+    Times are in Unix seconds.
+    """
+
+    task_id: str
+    uri: str
+    state: str
+    attempts: int
+    last_status: int | None
+    last_error: str | None
+    next_try: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task that has not ended: its place among those that wait, or the worker that has it, since when."""
+
+    task_id: str
+    status: str
+    place: int | None
+    deliveries: int
+    worker: str | None
+    since: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuarantinedTask:
+    """A task that ended because it killed its worker too often; its request is kept."""
+
+    task_id: str
+    deliveries: int
+    reason: str
+    since: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeated:
+    """The tasks that something was done for again, and those with which nothing is stored."""
+
+    done: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
+def read_callbacks(backend: Backend, *, state: str | None = None) -> list[Callback]:
+    """The callbacks that are not delivered; those in one `state` (PENDING or FAILED), or all."""
+    kept = [Callback(**_only(Callback, entry)) for entry in _ask(backend, "callbacks")]
+    return [callback for callback in kept if state in (None, callback.state)]
+
+
+def read_tasks(backend: Backend) -> list[Task]:
+    """The tasks that have not ended, a thousand at most: those that run, then those that wait, in their order."""
+    return [Task(**_only(Task, entry)) for entry in _ask(backend, "tasks")]
+
+
+def read_quarantined(backend: Backend) -> list[QuarantinedTask]:
+    """The tasks that killed their worker too often."""
+    return [QuarantinedTask(**_only(QuarantinedTask, entry)) for entry in _ask(backend, "quarantined")]
+
+
+def resend(backend: Backend, task_ids: Sequence[str]) -> Repeated:
+    """Send the callbacks of these tasks again, now."""
+    answer = _ask(backend, "resend", *task_ids)
+    return Repeated(done=tuple(answer["resent"]), unknown=tuple(answer["unknown"]))
+
+
+def resend_failed(backend: Backend) -> Repeated:
+    """Send every callback that was given up again, now."""
+    answer = _ask(backend, "resend-failed")
+    return Repeated(done=tuple(answer["resent"]), unknown=tuple(answer["unknown"]))
+
+
+def replay(backend: Backend, task_ids: Sequence[str]) -> Repeated:
+    """Run these quarantined tasks again."""
+    answer = _ask(backend, "replay", *task_ids)
+    return Repeated(done=tuple(answer["replayed"]), unknown=tuple(answer["unknown"]))
+
+
+def check_callbacks_known(outcome: Repeated) -> None:
+    """Raise TaskUnknown when a task has no callback that could be sent again."""
+    if outcome.unknown:
+        raise TaskUnknown(
+            f"No undelivered callback is stored of {', '.join(outcome.unknown)}.",
+            hint="See which are: denzel callbacks",
+        )
+
+
+def check_tasks_known(outcome: Repeated) -> None:
+    """Raise TaskUnknown when a task is not in quarantine."""
+    if outcome.unknown:
+        raise TaskUnknown(
+            f"Not in quarantine: {', '.join(outcome.unknown)}.", hint="See what is: denzel tasks --quarantined"
+        )
+
+
+def as_data(entries: Sequence[Callback | Task | QuarantinedTask]) -> list[dict[str, Any]]:
+    """What JSON can say of them."""
+    return [asdict(entry) for entry in entries]
+
+
+def _ask(backend: Backend, *words: str) -> Any:
+    return json.loads(backend.execute(Service.DENZEL, [*PROGRAM, *words]))
+
+
+def _only(kind: type[Any], entry: dict[str, Any]) -> dict[str, Any]:
+    """What `kind` has a place for: the serving code of a newer release may say more."""
+    return {name: entry[name] for name in kind.__dataclass_fields__}
