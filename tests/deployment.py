@@ -84,6 +84,7 @@ class Deployment:
             "MONITOR_BIND": f"127.0.0.1:{self.monitor_port}",
             "WORKER_CONCURRENCY": "2",
             "STOP_TIMEOUT": "10",
+            "CALLBACK_LOOPBACK": "open",
         }
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.redis = connect(self.environ["REDIS_URL"])
