@@ -31,8 +31,13 @@ def test_a_prediction_is_answered_called_back_and_kept(shared: Deployment, recei
     until(lambda: receiver.received, what="the callback")
     (path, headers, content), *more = receiver.received
     assert (path, headers["webhook-id"], content, more) == ("/stash", task_id, SPECIES, [])
-    kept = requests.get(shared.url(answer.headers["Location"]), timeout=30)
-    assert kept.json() == {"status": "SUCCESS", "result": SPECIES}
+    delivered = {"state": "DELIVERED", "attempts": 1, "last_error": None}
+    until(lambda: kept(shared, task_id)["callback"]["state"] == "DELIVERED", what="the delivery on record")
+    assert kept(shared, task_id) == {"status": "SUCCESS", "result": SPECIES, "callback": delivered}
+
+
+def kept(deployment: Deployment, task_id: str) -> Any:
+    return requests.get(deployment.url(f"/status/{task_id}"), timeout=30).json()
 
 
 def test_a_synchronous_prediction_is_the_answer(shared: Deployment) -> None:

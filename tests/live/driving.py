@@ -150,6 +150,7 @@ class Receiver:
 
     port: int
     received: list[tuple[dict[str, str], Any]] = field(default_factory=list)
+    contents: list[bytes] = field(default_factory=list)
 
     def uri(self, backend: str) -> str:
         """Where the services of a backend reach it."""
@@ -166,8 +167,9 @@ def receiving() -> Iterator[Receiver]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            receiver.received.append((dict(self.headers), body))
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            receiver.contents.append(content)
+            receiver.received.append((dict(self.headers), json.loads(content)))
             self.send_response(200)
             self.end_headers()
 

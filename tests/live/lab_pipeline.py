@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import time
 
 ORDERS = pathlib.Path("./app/assets/orders.json")
@@ -35,6 +36,10 @@ def predict(model, data):
     import numpy as np
 
     time.sleep(data.get("sleep", 0))
+    if data.get("die"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "allocate" in data:
+        data["allocated"] = [bytearray(b"x" * 2**20) for _ in range(data["allocate"])]
     if "raise" in data:
         raise RuntimeError(data["raise"])
     if data.get("figure"):

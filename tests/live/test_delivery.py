@@ -1,0 +1,89 @@
+"""What is promised of an accepted task, on both backends: requests that kill, and receivers that are away."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import requests
+from driving import Driven, Receiver, Render
+from ports import find_free_port
+from standardwebhooks import Webhook
+from waiting import until
+
+from denzel import settings
+
+
+def submit_among_good_ones(lab: Driven, bad: dict[str, Any]) -> tuple[list[str], str]:
+    """The ids of a hundred good tasks, and of the bad one in their midst."""
+    bodies: list[dict[str, Any]] = [{"echo": number} for number in range(100)]
+    bodies.insert(50, bad)
+    tasks = [lab.submit(body) for body in bodies]
+    return tasks, tasks.pop(50)
+
+
+def test_a_request_that_kills_its_process_fails_after_three_deliveries_and_alone(lab: Driven) -> None:
+    good, poison = submit_among_good_ones(lab, {"die": True})
+    assert lab.ended(poison, within=120) == {
+        "status": "FAILURE",
+        "result": {"args": ["the worker died while running this task, 3 times"]},
+    }
+    assert [lab.ended(task)["result"]["echo"] for task in good] == list(range(100))
+    kept = json.loads(lab.denzel("tasks", "--quarantined", "--json"))
+    assert [task["deliveries"] for task in kept if task["task_id"] == poison] == [3]
+
+
+@pytest.mark.docker
+def test_a_request_that_takes_all_memory_fails_after_three_deliveries_and_alone(render: Render) -> None:
+    lab = render("docker")
+    settings.change(lab.root / ".env", {"WORKER_MEMORY_MB": "400"})
+    lab.launch()
+    good, poison = submit_among_good_ones(lab, {"allocate": 2000})
+    assert lab.ended(poison, within=180)["result"] == {"args": ["the worker died while running this task, 3 times"]}
+    assert [lab.ended(task, within=120)["result"]["echo"] for task in good] == list(range(100))
+    until(lambda: lab.status()["ready"], within=60, what="the worker to be up")
+
+
+def test_a_cancelled_task_is_stopped_and_its_place_is_free(lab: Driven) -> None:
+    running = [lab.submit({"sleep": 300}) for _ in range(2)]
+    waiting = lab.submit({"echo": "waited"})
+    until(lambda: [lab.task(task)["status"] for task in running] == ["STARTED"] * 2, what="both to run")
+    assert lab.task(waiting) == {"status": "PENDING", "result": None, "position": 1}
+    for task in running:
+        assert requests.delete(f"{lab.api}/status/{task}", timeout=30).json() == {"status": "REVOKED"}
+    assert lab.ended(waiting)["result"]["echo"] == "waited"
+    assert [lab.task(task)["status"] for task in running] == ["REVOKED"] * 2
+
+
+def test_callbacks_are_signed_with_the_projects_secret(lab: Driven, receiver: Receiver) -> None:
+    lab.submit({"echo": "signed", "callback_uri": receiver.uri(lab.backend)})
+    until(lambda: receiver.received, what="the callback")
+    ((headers, body),) = receiver.received
+    secret = settings.read(lab.root / ".env")["CALLBACK_SECRET"]
+    assert Webhook(secret).verify(receiver.contents[0], headers) == body
+
+
+def test_two_requests_with_one_key_are_one_task(lab: Driven) -> None:
+    key = {"idempotency_key": f"key-{find_free_port()}"}
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: lab.post({"echo": "once"}, **key), range(8)))
+    assert len({answer.json()["data"]["task_id"] for answer in answers}) == 1
+    assert lab.post({"echo": "other"}, **key).status_code == 422
+
+
+def test_no_callback_goes_to_the_project_itself(lab: Driven) -> None:
+    port = settings.read(lab.root / ".env")["API_PORT"]
+    host = "host.docker.internal" if lab.backend == "docker" else "localhost"
+    answer = lab.post({"callback_uri": f"http://{host}:{port}/predict"})
+    assert answer.status_code == 400
+    assert answer.json()["description"] == f"callback_uri must not lead to {host}:{port}, a service of this project"
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("shared", ["docker"], indirect=True)
+@pytest.mark.parametrize("host", ["127.0.0.1", "2130706433", "0177.0.0.1", "[::1]", "x@127.0.0.1", "169.254.169.254"])
+def test_containers_call_back_to_no_address_of_their_own(lab: Driven, host: str) -> None:
+    answer = lab.post({"callback_uri": f"http://{host}:8000/"})
+    assert (answer.status_code, answer.json()["title"]) == (400, "Bad input format")
