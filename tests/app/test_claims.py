@@ -14,7 +14,7 @@ from app import keys
 from app.claims import CLAIM_TIMEOUT, Claims, Limits
 from app.messages import task_message
 from app.quarantine import Quarantine
-from app.records import TaskRecords
+from app.records import Idempotency, TaskRecords
 
 URI = "http://receiver.example/stash"
 LIMITS = Limits(deliveries=3, lifetime=60)
@@ -362,6 +362,22 @@ def test_a_replayed_task_runs_again_under_its_own_id(
     records.end("a", "SUCCESS", {}, lifetime=60)
     assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["a"]
     assert redis.hget(keys.task("a"), "replays") == "1"
+
+
+@pytest.mark.parametrize("uri", [None, URI])
+def test_a_replayed_task_keeps_its_idempotency_key(
+    claims: Claims, records: TaskRecords, redis: Redis, broker: Redis, uri: str | None
+) -> None:
+    key = Idempotency(key="a-key", body="a-body")
+    message = task_message("a", {})
+    records.accept("a", message, callback_uri=uri, queue_limit=10, idempotency=key)
+    die(claims, 3)
+    assert Quarantine(broker).replay("a")
+    again = records.accept("b", task_message("b", {}), callback_uri=uri, queue_limit=10, idempotency=key)
+    assert again == ("a", None)
+    assert redis.ttl(keys.idempotency(key.key)) == -1
+    records.cancel("a", lifetime=60)
+    assert redis.ttl(keys.idempotency(key.key)) == redis.ttl(keys.task("a"))
 
 
 def test_what_is_not_kept_is_not_replayed(

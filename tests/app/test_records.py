@@ -14,6 +14,7 @@ from redis.exceptions import OutOfMemoryError
 
 from app import keys
 from app.addresses import receiver_of
+from app.outbox import Outbox, Outcome
 from app.records import ENDED, CallbackReport, Idempotency, KeyReused, QueueFull, TaskRecord, TaskRecords
 from app.settings import ResponseMode
 
@@ -460,9 +461,20 @@ def test_a_key_is_kept_as_long_as_its_record(records: TaskRecords, redis: Redis)
     assert of_key == of_record
 
 
-def test_a_key_is_kept_while_the_callback_of_its_task_waits(records: TaskRecords, redis: Redis) -> None:
+@pytest.mark.parametrize(("outcome", "lifetime"), [(Outcome(delivered=True), 60), (Outcome(error="answered 410"), 600)])
+def test_a_key_is_kept_while_the_callback_of_its_task_is_not_through(
+    records: TaskRecords, broker: Redis, redis: Redis, outcome: Outcome, lifetime: int
+) -> None:
+    outbox = Outbox(broker, result_lifetime=60, callback_lifetime=600)
     accept(records, idempotency=KEY, uri=URI)
     records.end(TASK, "SUCCESS", {}, lifetime=60)
+    assert expiries(redis) == (-1, -1)
+    (callback,), _ = outbox.take(free=1, per_receiver=1)
+    outbox.settle([(callback, outcome)])
+    of_record, of_key = expiries(redis)
+    assert lifetime - 10 < of_record <= lifetime
+    assert of_key == of_record
+    outbox.resend([TASK])
     assert expiries(redis) == (-1, -1)
 
 

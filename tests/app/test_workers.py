@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -165,6 +166,16 @@ def test_a_cause_is_kept_word_for_word(reports: WorkerReports, cause: str) -> No
     reports.process(NAME, 11, ERROR, cause)
     reports.alive(NAME, up=[], loading=[11])
     assert state(reports) == ("ERROR", cause)
+
+
+def test_workers_report_also_when_redis_is_at_its_memory_limit(
+    reports: WorkerReports, memory_full: Callable[[], AbstractContextManager[None]]
+) -> None:
+    with memory_full():
+        reports.alive(NAME, up=[], loading=[11])
+        assert state(reports) == ("LOADING", "")
+        reports.process(NAME, 11, UP)
+        assert state(reports) == ("UP", "")
 
 
 def test_every_method_raises_when_redis_is_away(away: Redis) -> None:

@@ -22,8 +22,8 @@ LOOK_AT_MOST = 1000
 #: the callback that the receiver can not stand.
 LONE_FAILURES = 3
 
-# Lets the record of a task expire, and with it the Idempotency-Key that it came with, if any.
-EXPIRE = """
+# Until when the record of a task is kept, and with it the Idempotency-Key that it came with, if any.
+LIFETIME = """
 local function expire_task(task_id, lifetime)
     local task = TASK .. task_id
     redis.call('EXPIRE', task, lifetime)
@@ -32,19 +32,30 @@ local function expire_task(task_id, lifetime)
         redis.call('EXPIRE', idempotency, lifetime)
     end
 end
+
+local function keep_task(task_id)
+    local task = TASK .. task_id
+    redis.call('PERSIST', task)
+    local idempotency = redis.call('HGET', task, 'idempotency')
+    if idempotency then
+        redis.call('PERSIST', idempotency)
+    end
+end
 """
 
 # Puts the callback of a task that has just ended on its receiver's list, as a part of the script that ends it. The
 # record keeps its state, and does not expire before the callback is through. A task that ends once more, after it was
 # replayed, begins anew.
-SCHEDULE = """
+SCHEDULE = (
+    LIFETIME
+    + """
 local function schedule_callback(task_id, due)
     local task = TASK .. task_id
     local receiver = redis.call('HGET', task, 'receiver')
     redis.call('HSET', task, 'callback', 'PENDING')
     redis.call('HDEL', task, 'callback_attempts', 'callback_status', 'callback_error', 'callback_first',
         'callback_alone', 'callback_away')
-    redis.call('PERSIST', task)
+    keep_task(task_id)
     redis.call('ZADD', UNDELIVERED, due, task_id)
     redis.call('ZADD', CALLBACKS .. receiver, due, task_id)
     redis.call('ZADD', RECEIVERS, 'LT', due, receiver)
@@ -53,6 +64,7 @@ local function schedule_callback(task_id, due)
     end
 end
 """
+)
 
 # Takes back the callback of a task that is to run again.
 FORGET = """
@@ -348,7 +360,7 @@ class Outbox:
         self._lease = lease
         self._take = lua.register(redis, _TAKE, _LISTS)
         self._renew = lua.register(redis, _RENEW)
-        self._settle = lua.register(redis, _SETTLE, EXPIRE, _LISTS)
+        self._settle = lua.register(redis, _SETTLE, LIFETIME, _LISTS)
         self._release = lua.register(redis, _RELEASE, _LISTS)
         self._resend = lua.register(redis, _RESEND, _LISTS, SCHEDULE)
         self._list = lua.register(redis, _LIST)

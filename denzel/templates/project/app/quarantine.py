@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from redis import Redis
 
 from app import keys, lua
-from app.outbox import FORGET
+from app.outbox import FORGET, LIFETIME
 
 # Under the same id, so that whoever waits for the task finds its result; `replays` tells its callbacks apart.
 _REPLAY = """
@@ -18,12 +18,17 @@ if not fields[1] then
     return false
 end
 forget_callback(task_id)
+local idempotency = redis.call('HGET', task, 'idempotency')
 redis.call('DEL', task, kept)
 redis.call('ZREM', QUARANTINE, task_id)
 local place = redis.call('INCR', ACCEPTED)
 redis.call('HSET', task, 'status', 'PENDING', 'place', place, 'since', now(), 'replays', (fields[4] or 0) + 1)
 if fields[2] then
     redis.call('HSET', task, 'callback_uri', fields[2], 'receiver', fields[3])
+end
+if idempotency then
+    redis.call('HSET', task, 'idempotency', idempotency)
+    keep_task(task_id)
 end
 redis.call('ZADD', WAITING, place, task_id)
 redis.call('LPUSH', QUEUE, fields[1])
@@ -46,7 +51,7 @@ class Quarantine:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._replay = lua.register(redis, _REPLAY, FORGET)
+        self._replay = lua.register(redis, _REPLAY, FORGET, LIFETIME)
 
     def read(self) -> list[Quarantined]:
         """All of them, the oldest first."""

@@ -10,7 +10,7 @@ from redis import Redis
 
 from app import keys, lua
 from app.addresses import receiver_of
-from app.outbox import EXPIRE, SCHEDULE
+from app.outbox import SCHEDULE
 from app.settings import ResponseMode
 
 PENDING = "PENDING"
@@ -23,8 +23,7 @@ ENDED = frozenset({SUCCESS, FAILURE, REVOKED})
 # Ends a task: its result, its callback and the claim of whoever ran it change together. The first end of a task stands:
 # a repeated run changes neither its result nor sends a second callback. `tag` is the delivery tag of its message.
 END = (
-    EXPIRE
-    + SCHEDULE
+    SCHEDULE
     + """
 local function release_claim(tag)
     redis.call('HDEL', UNACKED, tag)

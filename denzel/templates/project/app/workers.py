@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from redis import Redis
 
-from app import keys
+from app import keys, lua
 
 #: Seconds between two reports of a worker, and seconds after which one that is silent counts as gone.
 REPORT_EVERY = 5.0
@@ -95,8 +95,8 @@ class WorkerReports:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._process = redis.register_script(_PROCESS)
-        self._alive = redis.register_script(_ALIVE)
+        self._process = lua.register(redis, _PROCESS)
+        self._alive = lua.register(redis, _ALIVE)
 
     def alive(self, name: str, *, up: Collection[int], loading: Collection[int]) -> None:
         """Renew the report of the worker `name`, given the ids of its processes with and still without the model."""
