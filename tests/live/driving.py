@@ -146,9 +146,10 @@ Render = Callable[[str], Driven]
 
 @dataclass
 class Receiver:
-    """A real HTTP server that keeps the callbacks it gets."""
+    """A real HTTP server that keeps the callbacks it gets, and answers them with `status`."""
 
     port: int
+    status: int = 200
     received: list[tuple[dict[str, str], Any]] = field(default_factory=list)
 
     def uri(self, backend: str) -> str:
@@ -168,7 +169,7 @@ def receiving() -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             receiver.received.append((dict(self.headers), body))
-            self.send_response(200)
+            self.send_response(receiver.status)
             self.end_headers()
 
         def log_message(self, *_: Any) -> None:

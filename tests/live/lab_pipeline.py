@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import time
 
 ORDERS = pathlib.Path("./app/assets/orders.json")
@@ -35,6 +36,8 @@ def predict(model, data):
     import numpy as np
 
     time.sleep(data.get("sleep", 0))
+    if data.get("kill"):
+        os.kill(os.getpid(), signal.SIGKILL)
     if "raise" in data:
         raise RuntimeError(data["raise"])
     if data.get("figure"):
