@@ -43,6 +43,7 @@ class Settings:
     redis_password: str
     redis_server: str
     redis_memory_mb: int
+    redis_fsync: str
     callback_secret: str
     response_mode: str
     response_timeout: float
@@ -141,6 +142,7 @@ KEYS: Mapping[str, Key] = {
     "MONITOR_PASSWORD": Key("", _matches("[A-Za-z0-9._-]*"), "letters, digits, . _ and -"),
     "REDIS_PASSWORD": Key("", _matches("[A-Za-z0-9_-]{8,}"), "8 or more letters, digits, _ and -"),
     "REDIS_MEMORY_MB": Key("0", _number(int, 0, 10**7), "a whole number of megabytes of 0 or more"),
+    "REDIS_FSYNC": Key("everysec", _matches("everysec|always"), "everysec or always"),
     "REDIS_SERVER": Key("bundled", _matches("bundled|system"), "bundled or system"),
     "PROJECT_UID": Key("10001", *_ID),
     "PROJECT_GID": Key("10001", *_ID),
@@ -173,6 +175,7 @@ def load(env_file: Path, environ: Mapping[str, str], options: Mapping[str, str] 
         redis_password=values["REDIS_PASSWORD"],
         redis_server=values["REDIS_SERVER"],
         redis_memory_mb=values["REDIS_MEMORY_MB"],
+        redis_fsync=values["REDIS_FSYNC"],
         callback_secret=values["CALLBACK_SECRET"],
         response_mode=values["RESPONSE_MODE"],
         response_timeout=values["RESPONSE_TIMEOUT"],

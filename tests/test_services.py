@@ -189,7 +189,7 @@ def test_both_backends_give_a_service_the_same_settings(
         assert given == SHARED | set(SETTINGS[service])
         assert set(environment(programs[service.value])) == given | ADDRESSES
     assert SETTINGS[Service.REDIS] == ()
-    assert set(containers["redis"]["environment"]) == {"REDISCLI_AUTH", "REDIS_MEMORY_MB"}
+    assert set(containers["redis"]["environment"]) == {"REDISCLI_AUTH", "REDIS_MEMORY_MB", "REDIS_FSYNC"}
     assert set(environment(programs["redis"])) == SHARED | ADDRESSES
 
 
@@ -223,7 +223,11 @@ def test_redis_has_the_same_settings(compose: str, backend: local.LocalBackend) 
 
     there = compose.partition("<<SETTINGS\n")[2].partition("SETTINGS\n")[0]
     here = local.redis_configuration(4711, backend._settings)
-    for variable, text in {"REDISCLI_AUTH": backend._settings.redis_password, "{REDIS_MEMORY_MB}": "0"}.items():
+    for variable, text in {
+        "REDISCLI_AUTH": backend._settings.redis_password,
+        "{REDIS_MEMORY_MB}": "0",
+        "REDIS_FSYNC": "everysec",
+    }.items():
         there = there.replace(f"$${variable}", text)
     assert directives(here.splitlines()) == directives(there.splitlines())
 

@@ -76,6 +76,7 @@ VALUES: dict[str, tuple[dict[str, object], list[str]]] = {
     "MONITOR_PASSWORD": ({"": "", "s3cret": "s3cret"}, ["a:b", "a b", "$HOME"]),
     "REDIS_PASSWORD": ({"eight-or-more": "eight-or-more"}, ["short", "with a space", "quote'quote"]),
     "REDIS_MEMORY_MB": ({"0": 0, "2048": 2048}, ["-1", "2gb", "0.5", "10000001"]),
+    "REDIS_FSYNC": ({"everysec": "everysec", "always": "always"}, ["no", "Always", "1"]),
     "REDIS_SERVER": ({"bundled": "bundled", "system": "system"}, ["System", "redis-server", "/usr/bin/redis-server"]),
     "PROJECT_UID": ({"1000": 1000}, ["0", "-1", "root"]),
     "PROJECT_GID": ({"1000": 1000}, ["0", "-1", "root"]),

@@ -16,7 +16,7 @@ import pytest
 from denzel.scaffold import start_project
 
 REPOSITORY = Path(__file__).parents[1]
-SECRETS = re.compile("^(REDIS_PASSWORD|MONITOR_PASSWORD)=.*$", re.MULTILINE)
+SECRETS = re.compile("^(REDIS_PASSWORD|CALLBACK_SECRET|MONITOR_PASSWORD)=.*$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")

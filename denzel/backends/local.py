@@ -51,7 +51,7 @@ _PRIORITIES = {Service.REDIS: 1, Service.DENZEL: 2, Service.MONITOR: 3, Service.
 #: The settings that a running service can not be given anew.
 _SETTLED = (
     *("COMPOSE_PROJECT_NAME", "API_HOST", "API_PORT", "MONITOR_PORT"),
-    *("REDIS_PASSWORD", "REDIS_SERVER", "REDIS_MEMORY_MB"),
+    *("REDIS_PASSWORD", "REDIS_SERVER", "REDIS_MEMORY_MB", "REDIS_FSYNC"),
     "OS_REQUIREMENTS_UPDATED",
     *(key for service in Service for key in SETTINGS[service]),
 )
@@ -342,7 +342,7 @@ def redis_configuration(port: int, settings: Settings) -> str:
             f"requirepass {settings.redis_password}",
             "dir .denzel/redis",
             "appendonly yes",
-            "appendfsync everysec",
+            f"appendfsync {settings.redis_fsync}",
             'save ""',
             f"maxmemory {settings.redis_memory_mb}mb",
             "maxmemory-policy noeviction",

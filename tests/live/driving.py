@@ -146,9 +146,10 @@ Render = Callable[[str], Driven]
 
 @dataclass
 class Receiver:
-    """A real HTTP server that keeps the callbacks it gets."""
+    """A real HTTP server that keeps the callbacks it gets, and answers them with `status`."""
 
     port: int
+    status: int = 200
     received: list[tuple[dict[str, str], Any]] = field(default_factory=list)
     contents: list[bytes] = field(default_factory=list)
 
@@ -170,7 +171,7 @@ def receiving() -> Iterator[Receiver]:
             content = self.rfile.read(int(self.headers["Content-Length"]))
             receiver.contents.append(content)
             receiver.received.append((dict(self.headers), json.loads(content)))
-            self.send_response(200)
+            self.send_response(receiver.status)
             self.end_headers()
 
         def log_message(self, *_: Any) -> None:

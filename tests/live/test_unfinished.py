@@ -1,0 +1,105 @@
+"""What is unfinished, on real services: callbacks that nobody took, tasks that wait, tasks that kill their worker."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from driving import DENZEL, Driven, Receiver
+from waiting import until
+
+
+def listed(lab: Driven, *arguments: str) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = json.loads(lab.denzel(*arguments, "--json"))
+    return entries
+
+
+def listed_as(lab: Driven, task_id: str, *arguments: str) -> dict[str, Any]:
+    """The entry of one task, empty when it is not listed."""
+    return next((entry for entry in listed(lab, *arguments) if entry["task_id"] == task_id), {})
+
+
+@contextmanager
+def listening(lab: Driven, port: int, shown: Path) -> Iterator[None]:
+    """`denzel listen` in a terminal of its own."""
+    with shown.open("wb") as output:
+        process = subprocess.Popen([DENZEL, "listen", "--port", str(port)], cwd=lab.root, stdout=output)
+        try:
+            until(shown.read_text, what="denzel listen")
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def test_a_callback_that_nobody_took_is_listed_and_sent_again(lab: Driven, free_port: int, tmp_path: Path) -> None:
+    uri = Receiver(port=free_port).uri(lab.backend)
+    task_id = lab.submit({"echo": "late", "callback_uri": uri})
+    until(lambda: listed_as(lab, task_id, "callbacks").get("attempts"), what="a try")
+    seen = listed_as(lab, task_id, "callbacks", "--pending")
+    assert (seen["uri"], seen["state"], seen["last_status"]) == (uri, "PENDING", None)
+    assert seen["last_error"]
+    assert task_id in lab.denzel("callbacks")
+    assert task_id not in lab.denzel("callbacks", "--failed")
+    shown = tmp_path / "shown"
+    with listening(lab, free_port, shown):
+        assert "1 callback is sent again now." in lab.denzel("callbacks", "resend", task_id)
+        until(lambda: f"/stash {task_id} signature good" in shown.read_text(), what="the callback")
+        until(lambda: '"echo": "late"' in shown.read_text(), what="its body")
+    until(lambda: not listed_as(lab, task_id, "callbacks"), what="the callback to be delivered")
+
+
+def test_a_callback_that_was_given_up_is_listed_and_sent_again(lab: Driven, receiver: Receiver) -> None:
+    receiver.status = 410
+    task_id = lab.submit({"echo": "gone", "callback_uri": receiver.uri(lab.backend)})
+    until(lambda: listed_as(lab, task_id, "callbacks", "--failed"), what="the callback to be given up")
+    assert listed_as(lab, task_id, "callbacks")["last_status"] == 410
+    receiver.status = 200
+    assert "sent again now" in lab.denzel("callbacks", "resend", "--failed")
+    until(lambda: len(receiver.received) == 2, what="the callback")
+    until(lambda: not listed_as(lab, task_id, "callbacks"), what="the callback to be delivered")
+    assert lab.denzel("callbacks", "resend", "--failed") == "No callbacks have failed.\n"
+
+
+def test_an_unknown_id_is_named(lab: Driven) -> None:
+    unknown = "7785759d-5fa3-4e20-b9fe-d51263b4b4ef"
+    for command in (["callbacks", "resend", unknown], ["tasks", "replay", unknown]):
+        shown = lab.denzel(*command, code=1)
+        assert unknown in shown
+        assert "Hint: See w" in shown
+
+
+def test_tasks_that_run_and_wait_are_listed_in_their_order(lab: Driven) -> None:
+    ids = [lab.submit({"sleep": 5}) for _ in range(4)]
+
+    def two_run() -> list[dict[str, Any]]:
+        entries = listed(lab, "tasks")
+        return entries if [entry["status"] for entry in entries].count("STARTED") == 2 else []
+
+    entries = until(two_run, what="two to run")
+    running, waiting = entries[:2], entries[2:]
+    assert {entry["task_id"] for entry in running} == set(ids[:2])
+    assert all(entry["worker"] and entry["deliveries"] == 1 for entry in running)
+    assert [(entry["task_id"], entry["status"], entry["place"]) for entry in waiting] == [
+        (ids[2], "PENDING", 1),
+        (ids[3], "PENDING", 2),
+    ]
+    for task_id in ids:
+        assert lab.ended(task_id)["status"] == "SUCCESS"
+    assert lab.denzel("tasks") == "No tasks are running or waiting.\n"
+
+
+def test_a_task_that_kills_its_worker_is_put_aside_and_can_be_run_again(lab: Driven) -> None:
+    task_id = lab.submit({"die": True})
+    assert lab.ended(task_id, within=120)["status"] == "FAILURE"
+    seen = listed_as(lab, task_id, "tasks", "--quarantined")
+    assert seen["deliveries"] == 3
+    assert "died" in seen["reason"]
+    assert "1 task is queued again." in lab.denzel("tasks", "replay", task_id)
+    assert not listed_as(lab, task_id, "tasks", "--quarantined")
+    assert lab.ended(task_id, within=120)["status"] == "FAILURE"
+    assert listed_as(lab, task_id, "tasks", "--quarantined")
