@@ -58,6 +58,8 @@ def predict(model, data):
         if Path(data["once"]).exists():
             return {"run": "again"}
         Path(data["once"]).touch()
+    while "until" in data and not Path(data["until"]).exists():
+        time.sleep(0.02)
     time.sleep(data.get("sleep", 0))
     return {"pid": os.getpid()}
 """

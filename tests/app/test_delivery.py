@@ -28,6 +28,12 @@ def cancel(deployment: Deployment, task_id: str) -> requests.Response:
     return requests.delete(deployment.url(f"/status/{task_id}"), timeout=30)
 
 
+def occupy(deployment: Deployment, *, until_file: str) -> None:
+    """Give both processes something to do until there is a file of this name."""
+    tasks = [deployment.submit(until=until_file) for _ in range(2)]
+    until(lambda: all(running(deployment, task) for task in tasks), what="both processes to be busy")
+
+
 # Killed
 
 
@@ -93,10 +99,10 @@ def test_a_running_task_that_is_cancelled_is_stopped_and_its_process_replaced(sh
 
 
 def test_a_waiting_task_that_is_cancelled_never_runs(shared: Deployment) -> None:
-    busy = [shared.submit(sleep=2) for _ in range(2)]
-    until(lambda: all(running(shared, task) for task in busy), what="both processes to be busy")
+    occupy(shared, until_file="first")
     waiting, behind = shared.submit(count="cancelled"), shared.submit()
     assert cancel(shared, waiting).json() == {"status": "REVOKED"}
+    (shared.root / "first").touch()
     assert shared.ended(behind).status == "SUCCESS"
     assert shared.counted("cancelled") == 0
     assert shared.status_of(waiting) == "REVOKED"
@@ -124,13 +130,13 @@ def test_a_task_over_its_time_limit_fails_and_the_next_one_runs(single: Deployme
 
 
 def test_cancelled_tasks_do_not_make_the_next_ones_wait_for_a_place(shared: Deployment) -> None:
-    busy = [shared.submit(sleep=1.5) for _ in range(2)]
-    until(lambda: all(running(shared, task) for task in busy), what="both processes to be busy")
+    occupy(shared, until_file="second")
     tasks = [shared.submit() for _ in range(3)]
     places = [shared.place(task) for task in tasks]
     assert places == [1, 2, 3]
     cancel(shared, tasks[0])
     assert [shared.place(task) for task in tasks] == [None, 1, 2]
+    (shared.root / "second").touch()
     assert [shared.ended(task).status for task in tasks] == ["REVOKED", "SUCCESS", "SUCCESS"]
 
 

@@ -224,7 +224,7 @@ def test_supervisord_knows_no_other_words() -> None:
 
 def test_the_server_is_for_this_machine_alone_and_has_a_password(project: Project) -> None:
     given = {"REDIS_PASSWORD": "secret-of-eight", "REDIS_FSYNC": "always", "REDIS_MEMORY_MB": "64"}
-    lines = redis_configuration(4711, settings.load(project.env_file, {}, given)).splitlines()
+    lines = redis_configuration(4711, settings_file.load(project.env_file, {}, given)).splitlines()
     assert {"port 4711", "bind 127.0.0.1", "requirepass secret-of-eight", "appendonly yes"} <= set(lines)
     assert {"appendfsync always", "maxmemory 64mb", "maxmemory-policy noeviction"} <= set(lines)
 

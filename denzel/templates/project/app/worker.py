@@ -145,8 +145,8 @@ class StopInTime(bootsteps.StartStopStep):  # type: ignore[misc]
 
 def end_loading(worker: Any) -> None:
     """End the processes that are still loading the model, for which Celery would wait."""
-    # Until this process ends: the pool puts others in the place of those that died.
-    while True:
+    # Until the pool is gone: it puts others in the place of those that died.
+    while worker.pool is not None and worker.pool._pool is not None:
         _kill(loading_processes(worker))
         time.sleep(LOOK_EVERY)
 
