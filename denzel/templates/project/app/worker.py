@@ -145,8 +145,8 @@ class StopInTime(bootsteps.StartStopStep):  # type: ignore[misc]
 
 def end_loading(worker: Any) -> None:
     """End the processes that are still loading the model, for which Celery would wait."""
-    # Until the pool is gone: it puts others in the place of those that died.
-    while worker.pool is not None and worker.pool._pool is not None:
+    # Until this process ends: the pool puts others in the place of those that died.
+    while True:
         _kill(loading_processes(worker))
         time.sleep(LOOK_EVERY)
 
@@ -218,9 +218,17 @@ class Callbacks(bootsteps.StartStopStep):  # type: ignore[misc]
 
 def ready_processes(worker: Any) -> set[int]:
     """The ids of the processes that have the model: Celery knows a process once its initialisation is through."""
-    return {process.pid for process in worker.pool._pool._fileno_to_inq.values()}
+    pool = _pool(worker)
+    return {process.pid for process in list(pool._fileno_to_inq.values())} if pool else set()
 
 
 def loading_processes(worker: Any) -> set[int]:
     """The ids of the processes that have no model yet, and so no task."""
-    return {process.pid for process in worker.pool._pool._pool if process.pid is not None} - ready_processes(worker)
+    pool = _pool(worker)
+    processes = {process.pid for process in list(pool._pool) if process.pid is not None} if pool else set()
+    return processes - ready_processes(worker)
+
+
+def _pool(worker: Any) -> Any:
+    """billiard's pool; None once the worker has stopped it."""
+    return worker.pool and worker.pool._pool
