@@ -112,9 +112,11 @@ def _handler(arrivals: SimpleQueue[Arrival], *, secret: str, body_limit: int) ->
             if len(body) < int(length):
                 self.close_connection = True
                 return
-            arrivals.put(self._arrival(body))
+            arrival = self._arrival(body)
             self.send_response(204)
             self.end_headers()
+            # After the answer: what is seen here is delivered, as far as its sender knows.
+            arrivals.put(arrival)
 
         def _arrival(self, body: bytes) -> Arrival:
             headers = {name.lower(): value for name, value in self.headers.items()}

@@ -62,7 +62,10 @@ def predict(api: str, monitor: str, receiver_port: int, callbacks: Queue[Any]) -
     show("callback ", callback)
     status = call(f"{api}/status/{task_id}")
     show("status   ", status)
-    expect(status == {"status": "SUCCESS", "result": callback}, "the status and the callback tell the same result")
+    expect(
+        (status["status"], status["result"]) == ("SUCCESS", callback),
+        "the status and the callback tell the same result",
+    )
     expect(set(callback) == set(request["data"]), "every example has its prediction")
 
     step("Look at the dashboard")
