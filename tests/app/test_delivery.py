@@ -140,6 +140,27 @@ def test_cancelled_tasks_do_not_make_the_next_ones_wait_for_a_place(shared: Depl
     assert [shared.ended(task).status for task in tasks] == ["REVOKED", "SUCCESS", "SUCCESS"]
 
 
+# Full
+
+
+def test_at_the_memory_limit_nothing_is_accepted_and_what_was_is_run(shared: Deployment) -> None:
+    occupy(shared, until_file="full")
+    tasks = [shared.submit(count="at-the-limit") for _ in range(5)]
+    shared.redis.config_set("maxmemory", "1")
+    try:
+        refused = shared.predict({"do": True})
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+        assert refused.json()["description"] == "The queue's memory is full; nothing was accepted. Try again later."
+        (shared.root / "full").touch()
+        assert [shared.ended(task).status for task in tasks] == ["SUCCESS"] * 5
+        os.kill(shared.loads()[-1], signal.SIGKILL)
+        until(lambda: shared.worker()[0] == "UP", what="the worker to report")
+    finally:
+        shared.redis.config_set("maxmemory", "0")
+    assert shared.counted("at-the-limit") == 5
+    assert shared.predict({"do": True}, Prefer="wait=30").status_code == 200
+
+
 # Three stories that take a minute each, told at the same time
 
 
