@@ -123,6 +123,8 @@ class Connections:
                 with suppress(BrokenPipeError):
                     connection.request("POST", target, body=body, headers=dict(headers))
                 answer = connection.getresponse()
+                # Headers that were cut off look like headers that ended.
+                watch.check()
                 said = Answer(answer.status, answer.headers.get("Retry-After"))
                 watch.shorten(ANSWER_TIMEOUT)
                 reusable = _read(answer) and connection.sock is not None
@@ -209,7 +211,7 @@ class Deadlines:
             yield watch
         except Exception as error:
             if watch.over:
-                raise TimeoutError(f"no whole answer within {seconds:g} s") from error
+                raise TimeoutError(watch.complaint) from error
             raise
         finally:
             with self._lock:
@@ -234,6 +236,12 @@ class Watch:
         self._sock = sock
         self._ends = time.monotonic() + seconds
         self.over = False
+        self.complaint = f"no whole answer within {seconds:g} s"
+
+    def check(self) -> None:
+        """Raise TimeoutError when the request was cut."""
+        if self.over:
+            raise TimeoutError(self.complaint)
 
     def shorten(self, seconds: float) -> None:
         """What remains may take this long at most."""

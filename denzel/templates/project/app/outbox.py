@@ -353,11 +353,10 @@ class Outbox:
     seconds, if that is longer, after it was given up.
     """
 
-    def __init__(self, redis: Redis, *, result_lifetime: int, callback_lifetime: int, lease: float = LEASE) -> None:
+    def __init__(self, redis: Redis, *, result_lifetime: int, callback_lifetime: int) -> None:
         self._redis = redis
         self._result_lifetime = result_lifetime
         self._kept_for = max(result_lifetime, callback_lifetime)
-        self._lease = lease
         self._take = lua.register(redis, _TAKE, _LISTS)
         self._renew = lua.register(redis, _RENEW)
         self._settle = lua.register(redis, _SETTLE, LIFETIME, _LISTS)
@@ -379,7 +378,7 @@ class Outbox:
         taken by a sender that has not renewed it is due again.
         """
         next_in, taken = self._take(
-            args=[free, per_receiver, self._lease, TAKE_AT_MOST, json.dumps(dict(busy or {}))],
+            args=[free, per_receiver, LEASE, TAKE_AT_MOST, json.dumps(dict(busy or {}))],
         )
         callbacks = [
             Callback(
@@ -400,7 +399,7 @@ class Outbox:
         """Keep these callbacks, which are being sent."""
         task_ids = [callback.task_id for callback in callbacks]
         if task_ids:
-            self._renew(args=[self._lease, *task_ids])
+            self._renew(args=[LEASE, *task_ids])
 
     def settle(self, outcomes: Sequence[tuple[Callback, Outcome]]) -> None:
         """Record how attempts ended: delivered, to be tried again, or given up."""
