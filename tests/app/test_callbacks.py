@@ -1,102 +1,57 @@
-"""app/callbacks.py: which addresses are taken, what is posted there, and what a receiver can do about it: nothing."""
+"""app/callbacks.py: callbacks from the end of a task to its receiver, whatever happens to either, or between them."""
 
 from __future__ import annotations
 
+import base64
+import http.server
+import json
 import logging
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
-from redis import Redis
+from ports import find_free_port
+from redis import Redis, RedisError
+from standardwebhooks import Webhook
 from waiting import until
 
-from app import callbacks, keys
-from app.addresses import check_uri
-from app.callbacks import CallbackSender, body
-from app.records import TaskRecord, TaskRecords
+from app import callbacks, outbox, retries
+from app.addresses import Policy
+from app.callbacks import CallbackSender, Sender, body
+from app.connections import Connections
+from app.outbox import Callback, Outbox, Outcome
+from app.records import CallbackReport, TaskRecords
+from app.signatures import read_secret
 
-GOOD = [
-    "http://receiver.example/stash",
-    "https://receiver.example",
-    "HTTP://receiver.example/",
-    "http://receiver.example:9000/a?b=c&d=%20#e",
-    "http://user:password@receiver.example/",
-    "http://127.0.0.1:9000/stash",
-    "http://[::1]:9000/stash",
-    "http://receiver",
-]
-BAD = [
-    "",
-    "stash",
-    "/stash",
-    "receiver.example/stash",
-    "ftp://receiver.example/",
-    "file:///etc/passwd",
-    "javascript:alert(1)",
-    "redis://redis:6379",
-    "http:",
-    "http://",
-    "http:///stash",
-    "http://:9000/",
-    "http://receiver.example:0/",
-    "http://receiver.example:99999/",
-    "http://receiver.example:port/",
-    "http://[::1/",
-    "http://[nonsense]/",
-    "http://receiver example/",
-    " http://receiver.example/",
-    "http://receiver.example/\n",
-    "http://receiver.example/\r\nX-Header: injected",
-    "http://receiver.example/\x00",
-    "http://receiver.exämple/",
-    "http://a..b/",
-    f"http://{'a' * 64}.example/",
-]
+PROJECT = Path(__file__).parents[2] / "denzel" / "templates" / "project"
+SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
+DAY = 86_400.0
 
 
-@pytest.mark.parametrize("uri", GOOD)
-def test_a_good_address_is_taken_as_it_is(uri: str) -> None:
-    assert check_uri(uri) == uri
-
-
-@pytest.mark.parametrize("uri", BAD)
-def test_a_bad_address_is_refused_and_quoted(uri: str) -> None:
-    with pytest.raises(ValueError, match="callback_uri must be an http or https address, not ") as refused:
-        check_uri(uri)
-    assert repr(uri) in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("uri", "kind"), [(1, "int"), (True, "bool"), ([], "list"), ({"a": 1}, "dict"), (1.5, "float")]
-)
-def test_an_address_that_is_no_text_is_refused_by_its_type(uri: Any, kind: str) -> None:
-    with pytest.raises(ValueError, match=f"^callback_uri must be text, not {kind}$"):
-        check_uri(uri)
-
-
-@pytest.mark.parametrize("uri", GOOD)
-def test_what_is_taken_can_be_sent_to(uri: str) -> None:
-    prepared = requests.Request("POST", uri).prepare()
-    assert prepared.url is not None
-    assert prepared.url.lower().startswith("http")
+def callback(**values: Any) -> Callback:
+    return Callback(
+        **{"task_id": "the-id", "receiver": "a:80", "uri": "http://a/", "status": "SUCCESS", "result": "{}", **values}
+    )
 
 
 def test_the_body_is_what_predict_returned() -> None:
-    assert body("the-id", TaskRecord(status="SUCCESS", result={"a123": "Iris-setosa"})) == {"a123": "Iris-setosa"}
+    assert body(callback(result='{"a123": "Iris-setosa"}')) == b'{"a123": "Iris-setosa"}'
 
 
 @pytest.mark.parametrize("status", ["FAILURE", "REVOKED"])
 def test_the_body_of_a_failure_names_the_task(status: str) -> None:
-    assert body("the-id", TaskRecord(status=status, result={"args": ["no"]})) == {
-        "status": status,
-        "result": {"args": ["no"]},
-        "task_id": "the-id",
-    }
+    posted = body(callback(status=status, result='{"args": ["na\\u00efve"]}'))
+    assert json.loads(posted) == {"status": status, "result": {"args": ["naïve"]}, "task_id": "the-id"}
 
 
 @pytest.fixture
@@ -105,164 +60,500 @@ def records(broker: Redis) -> TaskRecords:
 
 
 @pytest.fixture
-def sending(broker: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Starts a sender; at the end of the test it is stopped, and has finished what was on its way."""
-    monkeypatch.setattr(callbacks, "POLL", 0.1)
-    stopping = threading.Event()
-    threads: list[threading.Thread] = []
+def box(broker: Redis) -> Outbox:
+    return Outbox(broker, result_lifetime=60, callback_lifetime=600)
 
-    def start(*, timeout: float = 10) -> None:
-        sender = CallbackSender(broker, timeout=timeout)
-        threads.append(threading.Thread(target=sender.run, args=(stopping,)))
-        threads[-1].start()
+
+@pytest.fixture
+def sending(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Callable[[], None]]]:
+    """Starts a sender, and returns what stops it; at the end of the test each is stopped."""
+    monkeypatch.setattr(callbacks, "POLL", 0.1)
+    stops: list[Callable[[], None]] = []
+
+    def start(*, timeout: float = 10, retry_for: float = DAY, key: bytes = b"", **policy: Any) -> Callable[[], None]:
+        connections = Connections(Policy(**{"loopback": True, **policy}), timeout=timeout)
+        sender = Sender(connections, key=key, timeout=timeout, retry_for=retry_for)
+        running = CallbackSender(box, sender.send, rest=connections.close_idle)
+        thread = threading.Thread(target=running.run)
+        thread.start()
+
+        def stop() -> None:
+            running.stop()
+            thread.join(30)
+            assert not thread.is_alive()
+            connections.close_idle(0)
+
+        stops.append(stop)
+        return stop
 
     yield start
-    stopping.set()
-    for thread in threads:
-        thread.join(30)
-    assert not any(thread.is_alive() for thread in threads)
+    for stop in stops:
+        stop()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second attempt comes after 0.1 s, and no wait is longer than 0.4 s."""
+    monkeypatch.setattr(retries, "FIRST_WAIT", 0.1)
+    monkeypatch.setattr(retries, "LONGEST_WAIT", 0.4)
 
 
 def end(records: TaskRecords, uri: str | None, *, task_id: str = "the-id", status: str = "SUCCESS") -> None:
     """A task that was accepted and has ended."""
-    records.accept(task_id, "message", callback_uri=uri, queue_limit=1000)
+    records.accept(task_id, "message", callback_uri=uri, queue_limit=100_000)
     result = {"a123": "naïve ☃"} if status == "SUCCESS" else {"args": ["no"]}
     records.end(task_id, status, result, lifetime=60)
 
 
+def report(records: TaskRecords, task_id: str = "the-id") -> CallbackReport:
+    record = records.find(task_id)
+    assert record is not None
+    assert record.callback is not None
+    return record.callback
+
+
+def state(records: TaskRecords, task_id: str = "the-id") -> str:
+    return report(records, task_id).state
+
+
+class Script(http.server.ThreadingHTTPServer):
+    """A receiver that answers from a list, and with 200 when that is used up: a status, or one with headers."""
+
+    daemon_threads = True
+    request_queue_size = 1024
+
+    def __init__(self, *answers: int | tuple[int, dict[str, str]], port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Reply)
+        self.answers = list(answers)
+        self.received: list[tuple[float, dict[str, str], bytes]] = []
+        self.hanging = False
+        self.released = threading.Event()
+        self.uri = f"http://127.0.0.1:{self.server_address[1]}/stash"
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def ids(self) -> list[str]:
+        return [headers["webhook-id"] for _, headers, _ in self.received]
+
+    def close(self) -> None:
+        self.released.set()
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, *_: Any) -> None:
+        """A sender that is killed, or has waited long enough, hangs up."""
+
+
+class Reply(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Script
+
+    def do_POST(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.received.append((time.monotonic(), dict(self.headers), content))
+        if self.server.hanging:
+            self.server.released.wait(30)
+        answer = self.server.answers.pop(0) if self.server.answers else 200
+        status, headers = answer if isinstance(answer, tuple) else (answer, {})
+        self.send_response(status)
+        for name, value in {"Content-Length": "0", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def scripted() -> Iterator[Callable[..., Script]]:
+    """Starts receivers that answer as they are told."""
+    started: list[Script] = []
+
+    def start(*answers: Any, port: int = 0) -> Script:
+        started.append(Script(*answers, port=port))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+Sending = Callable[..., Callable[[], None]]
+Scripted = Callable[..., Script]
+
+
 def test_a_result_is_posted_as_json_with_the_id_of_its_task(
-    sending: Callable[..., None], records: TaskRecords, receiver: Any
+    sending: Sending, records: TaskRecords, scripted: Scripted
 ) -> None:
+    receiver = scripted()
     sending()
-    end(records, receiver.uri("/stash?a=b"))
-    until(lambda: receiver.received, what="the callback")
-    (path, headers, content), *more = receiver.received
-    assert (path, content, more) == ("/stash?a=b", {"a123": "naïve ☃"}, [])
+    end(records, receiver.uri)
+    until(lambda: state(records) == "DELIVERED", what="the callback")
+    ((_, headers, content),) = receiver.received
+    assert json.loads(content) == {"a123": "naïve ☃"}
     assert headers["Content-Type"] == "application/json"
-    assert headers["webhook-id"] == "the-id"
     assert headers["User-Agent"] == "denzel"
+    assert headers["webhook-id"] == "the-id"
+    assert abs(int(headers["webhook-timestamp"]) - time.time()) < 10
+    assert "webhook-signature" not in headers
+    assert report(records) == CallbackReport(state="DELIVERED", attempts=1)
 
 
-def test_a_failure_is_posted_too(sending: Callable[..., None], records: TaskRecords, receiver: Any) -> None:
+@pytest.mark.parametrize("status", ["FAILURE", "REVOKED"])
+def test_a_failure_and_a_cancellation_are_posted_too(
+    sending: Sending, records: TaskRecords, scripted: Scripted, status: str
+) -> None:
+    receiver = scripted()
     sending()
-    end(records, receiver.uri("/stash"), status="FAILURE")
+    end(records, receiver.uri, status=status)
     until(lambda: receiver.received, what="the callback")
-    assert [content for _, _, content in receiver.received] == [
-        {"status": "FAILURE", "result": {"args": ["no"]}, "task_id": "the-id"}
+    assert [json.loads(content) for _, _, content in receiver.received] == [
+        {"status": status, "result": {"args": ["no"]}, "task_id": "the-id"}
     ]
 
 
-def test_callbacks_that_were_queued_before_the_start_are_sent(
-    sending: Callable[..., None], records: TaskRecords, receiver: Any, redis: Redis
+def test_a_new_callback_is_sent_at_once(
+    sending: Sending, records: TaskRecords, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(20):
-        end(records, receiver.uri(f"/{number}"), task_id=f"task-{number}")
+    receiver = scripted()
     sending()
-    until(lambda: len(receiver.received) == 20, what="20 callbacks")
-    assert sorted(receiver.paths) == sorted(f"/{number}" for number in range(20))
-    assert redis.exists(keys.CALLBACKS) == 0
+    end(records, receiver.uri, task_id="first")
+    until(lambda: state(records, "first") == "DELIVERED")
+    monkeypatch.setattr(callbacks, "POLL", 1.9)
+    time.sleep(0.2)  # the looks that had begun are over: what follows waits for the bell alone
+    began = time.monotonic()
+    end(records, receiver.uri, task_id="second")
+    until(lambda: state(records, "second") == "DELIVERED")
+    assert time.monotonic() - began < 1
 
 
-@pytest.mark.parametrize("status", [200, 201, 202, 204])
-def test_any_2xx_is_delivered(
-    sending: Callable[..., None],
-    records: TaskRecords,
-    receiver: Any,
-    caplog: pytest.LogCaptureFixture,
-    status: int,
+def test_callbacks_that_were_there_before_the_start_are_sent(
+    sending: Sending, records: TaskRecords, scripted: Scripted, box: Outbox
 ) -> None:
-    caplog.set_level(logging.INFO)
+    receiver = scripted()
+    for number in range(200):
+        end(records, receiver.uri, task_id=f"task-{number}")
     sending()
-    end(records, receiver.uri(f"/status/{status}"))
-    until(lambda: caplog.messages, what="a line in the log")
-    assert caplog.messages == [f"callback of task the-id delivered to {receiver.uri(f'/status/{status}')}"]
+    until(lambda: not box.undelivered(), what="all callbacks")
+    assert sorted(receiver.ids) == sorted(f"task-{number}" for number in range(200))
 
 
-@pytest.mark.parametrize("status", [301, 302, 307, 308, 400, 404, 410, 429, 500, 503])
-def test_any_other_answer_is_reported_and_not_followed(
-    sending: Callable[..., None],
-    records: TaskRecords,
-    receiver: Any,
-    caplog: pytest.LogCaptureFixture,
-    status: int,
+def test_a_receiver_can_verify_what_it_gets_by_the_standard(
+    sending: Sending, records: TaskRecords, scripted: Scripted
 ) -> None:
+    receiver = scripted()
+    sending(key=read_secret(SECRET))
+    end(records, receiver.uri)
+    until(lambda: receiver.received, what="the callback")
+    ((_, headers, content),) = receiver.received
+    assert Webhook(SECRET).verify(content, headers) == {"a123": "naïve ☃"}
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_some_answers_are_tried_again_with_the_same_id(
+    sending: Sending, records: TaskRecords, scripted: Scripted, status: int
+) -> None:
+    receiver = scripted(status, status)
+    sending(key=read_secret(SECRET))
+    end(records, receiver.uri)
+    until(lambda: state(records) == "DELIVERED", what="the callback")
+    assert receiver.ids == ["the-id"] * 3
+    assert report(records) == CallbackReport(state="DELIVERED", attempts=3)
+    for _, headers, content in receiver.received:
+        Webhook(SECRET).verify(content, headers)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("status", [300, 301, 302, 307, 308, 400, 401, 404, 410, 422])
+def test_the_others_end_it(
+    sending: Sending, records: TaskRecords, scripted: Scripted, box: Outbox, status: int
+) -> None:
+    elsewhere = scripted()
+    receiver = scripted((status, {"Location": elsewhere.uri}))
     sending()
-    uri = receiver.uri(f"/status/{status}")
-    end(records, uri)
-    end_is_logged = until(lambda: caplog.messages, what="a line in the log")
-    assert end_is_logged == [f"callback of task the-id not delivered: {uri} answered {status}"]
-    end(records, receiver.uri("/next"), task_id="the-next")
-    until(lambda: "/next" in receiver.paths, what="the next callback")
-    assert receiver.paths == [f"/status/{status}", "/next"]
+    end(records, receiver.uri)
+    until(lambda: state(records) == "FAILED", what="the end")
+    assert report(records) == CallbackReport(state="FAILED", attempts=1, last_error=f"answered {status}")
+    assert [one.last_status for one in box.undelivered()] == [status]
+    end(records, receiver.uri, task_id="the-next")
+    until(lambda: state(records, "the-next") == "DELIVERED", what="the next callback")
+    assert receiver.ids == ["the-id", "the-next"]
+    assert elsewhere.received == []
 
 
-def test_a_receiver_that_hangs_holds_up_nobody_else(
-    sending: Callable[..., None], records: TaskRecords, receiver: Any
-) -> None:
-    sending(timeout=20)
-    for number in range(10):
-        end(records, receiver.uri(f"/hang/{number}"), task_id=f"hanging-{number}")
-    until(lambda: len(receiver.received) == 10, what="the hanging ones")
-    started = time.monotonic()
-    end(records, receiver.uri("/stash"), task_id="the-next")
-    until(lambda: "/stash" in receiver.paths, what="the next callback")
-    assert time.monotonic() - started < 5
-    receiver.released.set()
+@pytest.mark.usefixtures("quick")
+def test_a_receiver_may_say_when_to_come_again(sending: Sending, records: TaskRecords, scripted: Scripted) -> None:
+    receiver = scripted((503, {"Retry-After": "1"}))
+    sending()
+    end(records, receiver.uri)
+    until(lambda: state(records) == "DELIVERED", what="the callback")
+    first, second = (at for at, _, _ in receiver.received)
+    assert 1 <= second - first < 3
 
 
-def test_a_receiver_that_hangs_is_given_up_after_the_timeout(
-    sending: Callable[..., None], records: TaskRecords, receiver: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    sending(timeout=0.2)
-    end(records, receiver.uri("/hang"))
-    until(lambda: caplog.messages, what="a line in the log")
-    assert "callback of task the-id not delivered: " in caplog.text
-    assert "Read timed out" in caplog.text
+def test_a_receiver_that_says_a_date_is_heard(scripted: Scripted) -> None:
+    receiver = scripted((429, {"Retry-After": "Wed, 25 Nov 2099 08:00:00 GMT"}))
+    connections = Connections(Policy(loopback=True), timeout=5)
+    outcome = Sender(connections, key=b"", timeout=5, retry_for=1e10).send(callback(uri=receiver.uri))
+    connections.close_idle(0)
+    assert outcome.retry_in is not None
+    assert outcome.retry_in > 1e8
+    assert not outcome.away
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_attempts_end_when_their_time_is_over(sending: Sending, records: TaskRecords, box: Outbox) -> None:
+    sending(retry_for=1)
+    end(records, f"http://127.0.0.1:{find_free_port()}/")
+    began = time.monotonic()
+    until(lambda: state(records) == "FAILED", what="the end")
+    assert 0.8 < time.monotonic() - began < 4
+    (given_up,) = box.undelivered()
+    assert given_up.attempts >= 4
+    assert given_up.last_error is not None
+    assert "Connection refused" in given_up.last_error
 
 
 @pytest.mark.parametrize(
-    "uri", ["http://127.0.0.1:1/", "http://does-not-exist.invalid/", f"http://{'a' * 64}.example/"]
+    "uri", ["http://127.0.0.1:{port}/", "http://does-not-exist.invalid/", f"http://{'a' * 64}.example/"]
 )
-def test_a_receiver_that_cannot_be_reached_is_reported(
-    sending: Callable[..., None], records: TaskRecords, caplog: pytest.LogCaptureFixture, uri: str
+def test_a_receiver_that_cannot_be_reached_is_tried_again(
+    sending: Sending, records: TaskRecords, caplog: pytest.LogCaptureFixture, uri: str
 ) -> None:
     """The last one cannot even be looked up; a record written by an older version may hold it."""
-    sending(timeout=5)
-    end(records, uri)
-    until(lambda: caplog.messages, within=15, what="a line in the log")
-    assert caplog.messages[0].startswith("callback of task the-id not delivered: ")
-
-
-def test_a_record_that_has_expired_sends_nothing(
-    sending: Callable[..., None], records: TaskRecords, receiver: Any, redis: Redis
-) -> None:
-    end(records, receiver.uri("/gone"), task_id="gone")
-    redis.delete(keys.task("gone"))
-    end(records, receiver.uri("/stash"))
     sending()
-    until(lambda: receiver.received, what="the callback that is left")
-    assert receiver.paths == ["/stash"]
+    end(records, uri.format(port=find_free_port()))
+    until(lambda: report(records).attempts, within=20, what="the first attempt")
+    assert state(records) == "PENDING"
+    assert report(records).last_error
+    assert "callback of task the-id not delivered to http://" in caplog.text
+
+
+def test_a_forbidden_address_ends_it_at_once(sending: Sending, records: TaskRecords, scripted: Scripted) -> None:
+    receiver = scripted()
+    sending(loopback=False, resolve=lambda host: ["127.0.0.1"])
+    end(records, receiver.uri.replace("127.0.0.1", "user:secret@trap.example"))
+    until(lambda: state(records) == "FAILED", what="the end")
+    assert report(records).last_error == (
+        "callbacks are not sent to trap.example, which is 127.0.0.1, a loopback address (CALLBACK_ALLOW opens it)"
+    )
+    assert receiver.received == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_address_is_checked_at_every_attempt(sending: Sending, records: TaskRecords, scripted: Scripted) -> None:
+    """The name leads to the receiver first, and to the machine's own metadata later."""
+    receiver = scripted((503, {"Connection": "close"}))
+    answers = ["127.0.0.1", "169.254.169.254"]
+    sending(resolve=lambda host: [answers.pop(0)])
+    end(records, receiver.uri.replace("127.0.0.1", "rebound.example"))
+    until(lambda: state(records) == "FAILED", what="the end")
+    assert len(receiver.received) == 1
+    assert "169.254.169.254, a link-local address" in str(report(records).last_error)
+    assert answers == []
+
+
+def test_a_password_in_the_uri_is_not_in_the_log(
+    sending: Sending, records: TaskRecords, scripted: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    receiver = scripted()
+    sending()
+    end(records, receiver.uri.replace("127.0.0.1", "user:secret@127.0.0.1"))
+    until(lambda: caplog.messages, what="a line in the log")
+    assert caplog.messages == [f"callback of task the-id delivered to {receiver.uri}"]
+    assert receiver.received[0][1]["Authorization"].startswith("Basic ")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_receiver_that_was_down_gets_everything_once_and_at_once(
+    sending: Sending, records: TaskRecords, scripted: Scripted, box: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "FIRST_WAIT", 3600)  # what follows is by the receiver's return alone
+    monkeypatch.setattr(retries, "LONGEST_WAIT", 3600)
+    port = find_free_port()
+    uri = f"http://127.0.0.1:{port}/stash"
+    sending()
+    for number in range(100):
+        end(records, uri, task_id=f"task-{number}")
+    until(lambda: all(one.attempts for one in box.undelivered()), what="an attempt for each")
+    receiver = scripted(port=port)
+    began = time.monotonic()
+    end(records, uri, task_id="probe")
+    until(lambda: not box.undelivered(), what="all callbacks")
+    assert time.monotonic() - began < 5
+    assert Counter(receiver.ids) == Counter(["probe", *(f"task-{number}" for number in range(100))])
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_receiver_that_comes_back_is_found_by_the_retries(
+    sending: Sending, records: TaskRecords, scripted: Scripted, box: Outbox
+) -> None:
+    port = find_free_port()
+    sending()
+    for number in range(20):
+        end(records, f"http://127.0.0.1:{port}/stash", task_id=f"task-{number}")
+    until(lambda: all(one.attempts for one in box.undelivered()), what="an attempt for each")
+    receiver = scripted(port=port)
+    until(lambda: not box.undelivered(), within=10, what="all callbacks")
+    assert Counter(receiver.ids) == Counter(f"task-{number}" for number in range(20))
+
+
+def test_fifty_receivers_that_hang_do_not_delay_the_next(
+    sending: Sending, records: TaskRecords, scripted: Scripted
+) -> None:
+    hanging = [scripted() for _ in range(50)]
+    for one in hanging:
+        one.hanging = True
+    quiet = scripted()
+    sending(timeout=20)
+    for number, one in enumerate(hanging):
+        for part in range(3):
+            end(records, one.uri, task_id=f"hanging-{number}-{part}")
+    until(lambda: all(len(one.received) == 3 for one in hanging), what="the hanging ones")
+    began = time.monotonic()
+    end(records, quiet.uri)
+    until(lambda: state(records) == "DELIVERED", what="the next callback")
+    assert time.monotonic() - began < 2
+    for one in hanging:
+        one.released.set()
+
+
+def test_hundreds_that_wait_for_one_receiver_do_not_hold_up_another(
+    sending: Sending, records: TaskRecords, scripted: Scripted
+) -> None:
+    crowded, quiet = scripted(), scripted()
+    crowded.hanging = True
+    for number in range(500):
+        end(records, crowded.uri, task_id=f"crowd-{number}")
+    sending(timeout=20)
+    until(lambda: len(crowded.received) == callbacks.PER_RECEIVER, what="the hanging ones")
+    began = time.monotonic()
+    end(records, quiet.uri)
+    until(lambda: state(records) == "DELIVERED", what="the next callback")
+    assert time.monotonic() - began < 2
+    assert len(crowded.received) == callbacks.PER_RECEIVER
+    crowded.hanging = False
+    crowded.released.set()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_receiver_that_hangs_is_given_its_time_and_tried_again(
+    sending: Sending, records: TaskRecords, scripted: Scripted
+) -> None:
+    receiver = scripted()
+    receiver.hanging = True
+    sending(timeout=0.3)
+    end(records, receiver.uri)
+    until(lambda: report(records).attempts, what="the first attempt")
+    assert report(records).last_error == "no answer within 0.3 s"
+    receiver.hanging = False
+    until(lambda: state(records) == "DELIVERED", what="the callback")
+
+
+def test_a_receiver_that_drips_its_answer_is_cut_off(sending: Sending, records: TaskRecords) -> None:
+    stopped = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            while not stopped.wait(0.05):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        dripping = threading.Thread(target=drip, args=[listener])
+        dripping.start()
+        sending(timeout=0.3)
+        try:
+            end(records, f"http://127.0.0.1:{listener.getsockname()[1]}/")
+            until(lambda: report(records).attempts, within=10, what="the first attempt")
+            assert report(records).last_error == "no whole answer within 0.6 s"
+        finally:
+            stopped.set()
+            dripping.join()
+
+
+def test_what_is_on_its_way_is_finished_when_told_to_stop(
+    sending: Sending, records: TaskRecords, scripted: Scripted
+) -> None:
+    receiver = scripted()
+    receiver.hanging = True
+    stop = sending(timeout=20)
+    end(records, receiver.uri)
+    until(lambda: receiver.received, what="the callback to be on its way")
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    receiver.released.set()
+    stopping.join(20)
+    assert state(records) == "DELIVERED"
+
+
+def test_what_is_not_through_when_it_stops_is_given_back(
+    sending: Sending, records: TaskRecords, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "STOP_GRACE", 0.2)
+    receiver = scripted()
+    receiver.hanging = True
+    stop = sending(timeout=20)
+    end(records, receiver.uri)
+    until(lambda: receiver.received, what="the callback to be on its way")
+    began = time.monotonic()
+    stop()
+    assert time.monotonic() - began < 3
+    assert report(records) == CallbackReport(state="PENDING", attempts=0)
+    receiver.hanging = False
+    sending()
+    until(lambda: state(records) == "DELIVERED", within=5, what="the next sender's attempt")
+    assert receiver.ids == ["the-id", "the-id"]
+    receiver.released.set()
+
+
+def test_a_living_sender_keeps_what_takes_longer_than_its_lease(
+    sending: Sending, records: TaskRecords, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "LEASE", 0.6)
+    monkeypatch.setattr(callbacks, "RENEW_EVERY", 0.1)
+    receiver = scripted()
+    receiver.hanging = True
+    sending(timeout=20)
+    sending(timeout=20)
+    end(records, receiver.uri)
+    until(lambda: receiver.received, what="the callback to be on its way")
+    assert not receiver.released.wait(1.5)
+    receiver.released.set()
+    until(lambda: state(records) == "DELIVERED", what="the callback")
+    assert receiver.ids == ["the-id"]
+
+
+def test_two_senders_send_each_callback_once(
+    sending: Sending, records: TaskRecords, scripted: Scripted, box: Outbox
+) -> None:
+    receiver = scripted()
+    sending()
+    sending()
+    for number in range(300):
+        end(records, receiver.uri, task_id=f"task-{number}")
+    until(lambda: not box.undelivered(), what="all callbacks")
+    assert Counter(receiver.ids) == Counter(f"task-{number}" for number in range(300))
 
 
 def test_the_sender_goes_on_after_redis_cut_it_off(
-    sending: Callable[..., None],
-    records: TaskRecords,
-    receiver: Any,
-    redis: Redis,
-    monkeypatch: pytest.MonkeyPatch,
+    sending: Sending, records: TaskRecords, scripted: Scripted, redis: Redis
 ) -> None:
+    receiver = scripted()
     sending()
-    end(records, receiver.uri("/one"), task_id="one")
-    until(lambda: receiver.paths == ["/one"], what="the first callback")
+    end(records, receiver.uri, task_id="one")
+    until(lambda: state(records, "one") == "DELIVERED", what="the first callback")
     for _ in range(3):
         redis.client_kill_filter(_type="normal", skipme=True)
-    until(lambda: accepted(lambda: end(records, receiver.uri("/two"), task_id="two")), what="Redis")
-    until(lambda: "/two" in receiver.paths, what="the second callback")
+    until(lambda: succeeds(lambda: end(records, receiver.uri, task_id="two")), what="Redis")
+    until(lambda: state(records, "two") == "DELIVERED", what="the second callback")
+    assert receiver.ids == ["one", "two"]
 
 
-def accepted(attempt: Callable[[], None]) -> bool:
-    from redis import RedisError
-
+def succeeds(attempt: Callable[[], None]) -> bool:
     try:
         attempt()
     except RedisError:
@@ -270,56 +561,168 @@ def accepted(attempt: Callable[[], None]) -> bool:
     return True
 
 
-def test_what_is_on_its_way_is_finished_when_told_to_stop(
-    broker: Redis,
-    records: TaskRecords,
-    receiver: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+class Outage:
+    """An outbox that can not be reached while `away` is set."""
+
+    def __init__(self, box: Outbox) -> None:
+        self._box = box
+        self.away = False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.away:
+            from redis import ConnectionError as Away
+
+            raise Away("gone")
+        return getattr(self._box, name)
+
+
+def test_what_ended_while_redis_was_away_is_recorded_and_not_sent_again(
+    box: Outbox, records: TaskRecords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(callbacks, "POLL", 0.1)
-    caplog.set_level(logging.INFO)
-    stopping = threading.Event()
-    thread = threading.Thread(target=CallbackSender(broker, timeout=20).run, args=(stopping,))
+    """Longer than a lease: the sender claims what it has before it takes anything."""
+    monkeypatch.setattr(callbacks, "POLL", 0.05)
+    monkeypatch.setattr(outbox, "LEASE", 0.3)
+    sent: list[str] = []
+    returned: list[str] = []
+    released, outage = threading.Event(), Outage(box)
+
+    def send(one: Callback) -> Outcome:
+        sent.append(one.task_id)
+        released.wait(20)
+        returned.append(one.task_id)
+        return Outcome(status=200, delivered=True)
+
+    sender = CallbackSender(outage, send, rest=lambda: None)  # type: ignore[arg-type]
+    thread = threading.Thread(target=sender.run)
     thread.start()
-    end(records, receiver.uri("/hang"))
-    until(lambda: receiver.received, what="the callback to be on its way")
-    stopping.set()
-    receiver.released.set()
-    thread.join(20)
+    try:
+        end(records, "http://a.example/", task_id="one")
+        end(records, "http://a.example/", task_id="two")
+        until(lambda: len(sent) == 2, what="both to be on their way")
+        outage.away = True
+        released.set()
+        until(lambda: len(returned) == 2, what="both to end")
+        time.sleep(0.5)  # their leases run out
+        outage.away = False
+        until(lambda: not box.undelivered(), what="the record")
+    finally:
+        sender.stop()
+        thread.join(20)
     assert not thread.is_alive()
-    assert caplog.messages == [f"callback of task the-id delivered to {receiver.uri('/hang')}"]
+    assert sorted(sent) == ["one", "two"]
 
 
-def test_many_more_hanging_receivers_than_places_only_cost_time(
-    sending: Callable[..., None], records: TaskRecords, receiver: Any, monkeypatch: pytest.MonkeyPatch
+PROGRAM = """
+import sys
+from app import callbacks, outbox
+outbox.LEASE = 2
+callbacks.RENEW_EVERY = 0.5
+callbacks.main()
+"""
+
+
+@pytest.fixture
+def start_process(redis_url: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts the sender as a process of its own, with short leases."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(**environ: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "REDIS_URL": redis_url, "CALLBACK_LOOPBACK": "open", **environ}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", PROGRAM], cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True
+            )
+        )
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def test_a_sender_that_is_killed_before_it_could_say_so_sends_again(
+    start_process: Start, records: TaskRecords, scripted: Scripted
 ) -> None:
-    monkeypatch.setattr(callbacks, "IN_FLIGHT", 4)
-    sending(timeout=0.3)
-    for number in range(12):
-        end(records, receiver.uri(f"/hang/{number}"), task_id=f"hanging-{number}")
-    end(records, receiver.uri("/stash"))
-    until(lambda: "/stash" in receiver.paths, what="the callback behind them")
-    assert len(receiver.received) == 13
+    receiver = scripted()
+    receiver.hanging = True
+    killed = start_process(CALLBACK_SECRET=SECRET)
+    end(records, receiver.uri)
+    until(lambda: receiver.received, what="the callback to be on its way")
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    receiver.hanging = False
+    receiver.released.set()
+    assert report(records) == CallbackReport(state="PENDING")
+    start_process(CALLBACK_SECRET=SECRET)
+    until(lambda: state(records) == "DELIVERED", within=20, what="the next sender's attempt")
+    assert receiver.ids == ["the-id", "the-id"]
+    for _, headers, content in receiver.received:
+        Webhook(SECRET).verify(content, headers)
 
 
-def test_a_receiver_that_drips_its_answer_is_cut_off(redis: Redis) -> None:
-    stopped = threading.Event()
+def test_a_crash_between_result_and_callback_loses_nothing(
+    start_process: Start, records: TaskRecords, scripted: Scripted
+) -> None:
+    """Nobody sends when the task ends; result and callback were recorded in one step."""
+    receiver = scripted()
+    end(records, receiver.uri)
+    start_process()
+    until(lambda: state(records) == "DELIVERED", what="the callback")
 
-    def drip(listener: socket.socket) -> None:
-        connection, _ = listener.accept()
-        with connection, suppress(OSError):
-            connection.recv(65536)
-            while not stopped.wait(0.1):
-                connection.sendall(b"x")
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        dripping = threading.Thread(target=drip, args=[listener])
-        dripping.start()
-        record = TaskRecord(status="SUCCESS", result={}, callback_uri=f"http://127.0.0.1:{listener.getsockname()[1]}/")
-        try:
-            with pytest.raises(requests.RequestException):
-                CallbackSender(redis, timeout=0.3).post("the-id", record)
-        finally:
-            stopped.set()
-            dripping.join()
+def test_a_sender_told_to_stop_finishes_and_ends_well(
+    start_process: Start, records: TaskRecords, scripted: Scripted
+) -> None:
+    receiver = scripted()
+    receiver.hanging = True
+    process = start_process()
+    end(records, receiver.uri, task_id="through")
+    until(lambda: receiver.received, what="the callback to be on its way")
+    process.terminate()
+    receiver.released.set()
+    assert process.wait(10) == 0
+    assert state(records, "through") == "DELIVERED"
+
+
+def test_a_sender_ends_in_time_whatever_hangs(start_process: Start, records: TaskRecords, scripted: Scripted) -> None:
+    receiver = scripted()
+    receiver.hanging = True
+    process = start_process(CALLBACK_TIMEOUT="60")
+    end(records, receiver.uri)
+    until(lambda: receiver.received, what="the callback to be on its way")
+    began = time.monotonic()
+    process.terminate()
+    assert process.wait(10) == 0
+    assert time.monotonic() - began < 4.5
+    assert report(records) == CallbackReport(state="PENDING")
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"CALLBACK_SECRET": "secret"}, "CALLBACK_SECRET must be whsec_ and 24 to 64 bytes in base64, or empty"),
+        ({"CALLBACK_DENY": "10.0.0.0/99"}, "CALLBACK_DENY has '10.0.0.0/99', which is no network"),
+        ({"CALLBACK_TIMEOUT": "soon"}, "CALLBACK_TIMEOUT is 'soon'; it must be a number of 0.1 or more"),
+    ],
+)
+def test_a_setting_that_can_not_be_ends_the_sender_with_a_line(
+    start_process: Start, environ: dict[str, str], said: str
+) -> None:
+    process = start_process(**environ)
+    _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors.strip()) == (1, said)
+
+
+def test_a_mistake_of_our_own_is_an_error_that_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def post(self, *_: Any) -> Any:
+            raise ZeroDivisionError("oh")
+
+    outcome = Sender(Broken(), key=b"", timeout=1, retry_for=DAY).send(callback())  # type: ignore[arg-type]
+    assert (outcome.error, outcome.away) == ("denzel's own error: oh", False)
+    assert outcome.retry_in is not None
+    assert "callback of task the-id could not be sent" in caplog.text
