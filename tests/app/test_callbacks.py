@@ -1,4 +1,4 @@
-"""app/callbacks.py: callbacks from the end of a task to its receiver, whatever happens to either, or between them."""
+"""app/callbacks.py and app/attempts.py: from the end of a task to its receiver, whatever happens to either."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ from standardwebhooks import Webhook
 from waiting import until
 
 from app import callbacks, outbox, retries
-from app.addresses import Policy
-from app.callbacks import CallbackSender, Sender, body
+from app.attempts import Attempts, body
+from app.callbacks import CallbackSender
 from app.connections import Connections
 from app.outbox import Callback, Outbox, Outcome
+from app.receivers import Policy
 from app.records import CallbackReport, TaskRecords
 from app.signatures import read_secret
 
@@ -72,8 +73,8 @@ def sending(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
 
     def start(*, timeout: float = 10, retry_for: float = DAY, key: bytes = b"", **policy: Any) -> Callable[[], None]:
         connections = Connections(Policy(**{"loopback": True, **policy}), timeout=timeout)
-        sender = Sender(connections, key=key, timeout=timeout, retry_for=retry_for)
-        running = CallbackSender(box, sender.send, rest=connections.close_idle)
+        attempts = Attempts(connections, key=key, timeout=timeout, retry_for=retry_for)
+        running = CallbackSender(box, attempts.send, rest=connections.close_idle)
         thread = threading.Thread(target=running.run)
         thread.start()
 
@@ -295,7 +296,7 @@ def test_a_receiver_may_say_when_to_come_again(sending: Sending, records: TaskRe
 def test_a_receiver_that_says_a_date_is_heard(scripted: Scripted) -> None:
     receiver = scripted((429, {"Retry-After": "Wed, 25 Nov 2099 08:00:00 GMT"}))
     connections = Connections(Policy(loopback=True), timeout=5)
-    outcome = Sender(connections, key=b"", timeout=5, retry_for=1e10).send(callback(uri=receiver.uri))
+    outcome = Attempts(connections, key=b"", timeout=5, retry_for=1e10).send(callback(uri=receiver.uri))
     connections.close_idle(0)
     assert outcome.retry_in is not None
     assert outcome.retry_in > 1e8
@@ -723,7 +724,7 @@ def test_a_mistake_of_our_own_is_an_error_that_is_tried_again(caplog: pytest.Log
         def post(self, *_: Any) -> Any:
             raise ZeroDivisionError("oh")
 
-    outcome = Sender(Broken(), key=b"", timeout=1, retry_for=DAY).send(callback())  # type: ignore[arg-type]
+    outcome = Attempts(Broken(), key=b"", timeout=1, retry_for=DAY).send(callback())  # type: ignore[arg-type]
     assert (outcome.error, outcome.away) == ("denzel's own error: oh", False)
     assert outcome.retry_in is not None
     assert "callback of task the-id could not be sent" in caplog.text

@@ -19,8 +19,9 @@ import pytest
 from waiting import until
 
 from app import connections as room
-from app.addresses import Policy, Refused
+from app.addresses import Refused
 from app.connections import Answer, Connections
+from app.receivers import Policy
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 

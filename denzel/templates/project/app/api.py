@@ -12,7 +12,7 @@ from typing import Any
 import falcon
 
 from app import problems
-from app.addresses import Policy, check_uri
+from app.addresses import check_uri
 from app.authorization import Authorization
 from app.bodies import read_json
 from app.idempotency import read_idempotency
@@ -32,6 +32,7 @@ from app.queue import (
     TaskRecord,
     WorkerState,
 )
+from app.receivers import Policy
 from app.records import Idempotency
 from app.settings import Settings
 

@@ -18,7 +18,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 import certifi
 
-from app.addresses import Policy, port_of
+from app.addresses import port_of
+from app.receivers import Policy
 
 #: Bytes of an answer that are read, and seconds that this may take, so that its connection can be used once more.
 ANSWER_LIMIT = 64 * 1024

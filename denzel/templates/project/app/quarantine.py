@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from redis import Redis
 
 from app import keys, lua
-from app.outbox import FORGET, LIFETIME
+from app.outbox_steps import FORGET, LIFETIME
 
 # Under the same id, so that whoever waits for the task finds its result; `replays` tells its callbacks apart.
 _REPLAY = """

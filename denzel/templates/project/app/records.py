@@ -10,7 +10,7 @@ from redis import Redis
 
 from app import keys, lua
 from app.addresses import receiver_of
-from app.outbox import SCHEDULE
+from app.outbox_steps import SCHEDULE
 from app.settings import ResponseMode
 
 PENDING = "PENDING"

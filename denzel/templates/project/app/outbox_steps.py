@@ -1,0 +1,277 @@
+"""The steps of the outbox in Redis, as parts of Lua scripts. app/outbox.py says what each is for."""
+
+from __future__ import annotations
+
+# Until when the record of a task is kept, and with it the Idempotency-Key that it came with, if any.
+LIFETIME = """
+local function expire_task(task_id, lifetime)
+    local task = TASK .. task_id
+    redis.call('EXPIRE', task, lifetime)
+    local idempotency = redis.call('HGET', task, 'idempotency')
+    if idempotency then
+        redis.call('EXPIRE', idempotency, lifetime)
+    end
+end
+
+local function keep_task(task_id)
+    local task = TASK .. task_id
+    redis.call('PERSIST', task)
+    local idempotency = redis.call('HGET', task, 'idempotency')
+    if idempotency then
+        redis.call('PERSIST', idempotency)
+    end
+end
+"""
+
+# Puts the callback of a task that has just ended on its receiver's list, as a part of the script that ends it. The
+# record keeps its state, and does not expire before the callback is through. A task that ends once more, after it was
+# replayed, begins anew.
+SCHEDULE = (
+    LIFETIME
+    + """
+local function schedule_callback(task_id, due)
+    local task = TASK .. task_id
+    local receiver = redis.call('HGET', task, 'receiver')
+    redis.call('HSET', task, 'callback', 'PENDING')
+    redis.call('HDEL', task, 'callback_attempts', 'callback_status', 'callback_error', 'callback_first',
+        'callback_alone', 'callback_away')
+    keep_task(task_id)
+    redis.call('ZADD', UNDELIVERED, due, task_id)
+    redis.call('ZADD', CALLBACKS .. receiver, due, task_id)
+    redis.call('ZADD', RECEIVERS, 'LT', due, receiver)
+    if redis.call('EXISTS', BELL) == 0 then
+        redis.call('LPUSH', BELL, '1')
+    end
+end
+"""
+)
+
+# Takes back the callback of a task that is to run again.
+FORGET = """
+local function forget_callback(task_id)
+    local receiver = redis.call('HGET', TASK .. task_id, 'receiver')
+    if receiver then
+        redis.call('ZREM', CALLBACKS .. receiver, task_id)
+    end
+    redis.call('ZREM', SENDING, task_id)
+    redis.call('ZREM', UNDELIVERED, task_id)
+end
+"""
+
+# `refresh` keeps the first due time of a receiver in step with its list.
+LISTS = """
+local function refresh(receiver)
+    local first = redis.call('ZRANGE', CALLBACKS .. receiver, 0, 0, 'WITHSCORES')
+    if first[2] then
+        redis.call('ZADD', RECEIVERS, first[2], receiver)
+    else
+        redis.call('ZREM', RECEIVERS, receiver)
+    end
+end
+
+local function put_back(task_id, receiver, due)
+    redis.call('ZREM', SENDING, task_id)
+    redis.call('ZADD', CALLBACKS .. receiver, due, task_id)
+    refresh(receiver)
+end
+
+local function forget(task_id, receiver)
+    redis.call('ZREM', SENDING, task_id)
+    redis.call('ZREM', UNDELIVERED, task_id)
+    if receiver then
+        redis.call('ZREM', CALLBACKS .. receiver, task_id)
+        refresh(receiver)
+    end
+end
+"""
+
+# Room is shared: the fewer places are free, the fewer a receiver may take, so that some that hang leave places to all
+# others. One that is down is tried by one callback at a time.
+TAKE = """
+local free, per_receiver, lease, at_most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local busy = cjson.decode(ARGV[5])
+local at = now()
+
+for _, task_id in ipairs(redis.call('ZRANGEBYSCORE', SENDING, '-inf', at, 'LIMIT', 0, at_most)) do
+    local record = redis.call('HMGET', TASK .. task_id, 'receiver', 'callback')
+    if record[1] and record[2] == 'PENDING' then
+        put_back(task_id, record[1], at)
+    else
+        redis.call('ZREM', SENDING, task_id)
+    end
+end
+
+local taken = {}
+local function take(task_id, receiver)
+    local task = TASK .. task_id
+    redis.call('ZREM', CALLBACKS .. receiver, task_id)
+    local record = redis.call('HMGET', task, 'callback_uri', 'status', 'result', 'callback_attempts', 'replays')
+    if not record[1] or not record[3] then
+        redis.call('ZREM', UNDELIVERED, task_id)
+        return 0
+    end
+    redis.call('ZADD', SENDING, at + lease, task_id)
+    redis.call('HSETNX', task, 'callback_first', at)
+    local first = tonumber(redis.call('HGET', task, 'callback_first'))
+    taken[#taken + 1] = {task_id, receiver, record[1], record[2], record[3], record[4] or '0',
+        string.format('%.6f', at - first), record[5] or '0'}
+    return 1
+end
+
+for _, receiver in ipairs(redis.call('ZRANGEBYSCORE', RECEIVERS, '-inf', at)) do
+    if free <= 0 or #taken >= at_most then
+        break
+    end
+    local room = math.min(per_receiver, math.max(1, math.floor(free / per_receiver)))
+    if redis.call('SISMEMBER', DOWN, receiver) == 1 then
+        room = 1
+    end
+    room = math.min(room - (busy[receiver] or 0), free, at_most - #taken)
+    if room > 0 then
+        for _, task_id in ipairs(redis.call('ZRANGEBYSCORE', CALLBACKS .. receiver, '-inf', at, 'LIMIT', 0, room)) do
+            free = free - take(task_id, receiver)
+        end
+        refresh(receiver)
+    end
+end
+
+local later = redis.call('ZRANGEBYSCORE', RECEIVERS, '(' .. string.format('%.6f', at), '+inf', 'WITHSCORES',
+    'LIMIT', 0, 1)
+return {later[2] and string.format('%.6f', later[2] - at) or '', taken}
+"""
+
+RENEW = """
+local ends = now() + tonumber(ARGV[1])
+for i = 2, #ARGV do
+    redis.call('ZADD', SENDING, 'XX', ends, ARGV[i])
+end
+"""
+
+# What was said of an earlier event of the same task, or of a callback that another sender brought through, changes
+# nothing any more.
+SETTLE = """
+local result_lifetime, kept_for, lone_failures = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local at = now()
+
+-- The receiver is back: what waits because of it is due now.
+local function hurry(receiver)
+    local list = CALLBACKS .. receiver
+    for _, task_id in ipairs(redis.call('ZRANGEBYSCORE', list, '(' .. string.format('%.6f', at), '+inf')) do
+        if redis.call('HEXISTS', TASK .. task_id, 'callback_away') == 1 then
+            redis.call('ZADD', list, at, task_id)
+        end
+    end
+    refresh(receiver)
+end
+
+-- Whether this failure says that the receiver is away, and not that it can not stand this callback.
+local function receiver_is_away(task, receiver)
+    if redis.call('SISMEMBER', DOWN, receiver) == 1 then
+        return true
+    end
+    return redis.call('HINCRBY', task, 'callback_alone', 1) <= lone_failures
+end
+
+local function settle(outcome)
+    local task_id, receiver = outcome.task_id, outcome.receiver
+    local task = TASK .. task_id
+    local record = redis.call('HMGET', task, 'callback', 'replays')
+    if not record[1] then
+        return forget(task_id, receiver)
+    elseif (record[2] or '0') ~= outcome.replays then
+        return
+    elseif record[1] ~= 'PENDING' then
+        return redis.call('ZREM', SENDING, task_id)
+    end
+    redis.call('HINCRBY', task, 'callback_attempts', 1)
+    redis.call('HSET', task, 'callback_status', outcome.status)
+    if outcome.delivered then
+        redis.call('HSET', task, 'callback', 'DELIVERED')
+        redis.call('HDEL', task, 'callback_error', 'callback_away')
+        forget(task_id, receiver)
+        expire_task(task_id, result_lifetime)
+        if redis.call('SREM', DOWN, receiver) == 1 then
+            hurry(receiver)
+        end
+        return
+    end
+    redis.call('HSET', task, 'callback_error', outcome.error)
+    if outcome.retry_in then
+        if outcome.away and receiver_is_away(task, receiver) then
+            redis.call('SADD', DOWN, receiver)
+            redis.call('HSET', task, 'callback_away', 1)
+        else
+            redis.call('HDEL', task, 'callback_away')
+        end
+        return put_back(task_id, receiver, at + outcome.retry_in)
+    end
+    redis.call('HSET', task, 'callback', 'FAILED')
+    expire_task(task_id, kept_for)
+    redis.call('ZREM', SENDING, task_id)
+    redis.call('ZREM', CALLBACKS .. receiver, task_id)
+    refresh(receiver)
+    if redis.call('EXISTS', CALLBACKS .. receiver) == 0 then
+        redis.call('SREM', DOWN, receiver)
+    end
+end
+
+for _, outcome in ipairs(cjson.decode(ARGV[1])) do
+    settle(outcome)
+end
+"""
+
+RELEASE = """
+for _, task_id in ipairs(ARGV) do
+    local task = TASK .. task_id
+    local record = redis.call('HMGET', task, 'receiver', 'callback', 'callback_attempts')
+    if record[2] == 'PENDING' and redis.call('ZSCORE', SENDING, task_id) then
+        if (record[3] or '0') == '0' then
+            redis.call('HDEL', task, 'callback_first')
+        end
+        put_back(task_id, record[1], now())
+    end
+end
+"""
+
+RESEND = """
+local unknown, at = {}, now()
+for _, task_id in ipairs(ARGV) do
+    local task = TASK .. task_id
+    local record = redis.call('HMGET', task, 'receiver', 'callback', 'result')
+    if record[1] and record[2] and record[3] then
+        local waits_since = redis.call('ZSCORE', UNDELIVERED, task_id) or at
+        local is_sent = redis.call('ZSCORE', SENDING, task_id)
+        schedule_callback(task_id, at)
+        redis.call('ZADD', UNDELIVERED, waits_since, task_id)
+        if is_sent then
+            redis.call('ZREM', CALLBACKS .. record[1], task_id)
+        end
+        refresh(record[1])
+    else
+        unknown[#unknown + 1] = task_id
+    end
+end
+return unknown
+"""
+
+LIST = """
+local rows = {}
+for _, task_id in ipairs(redis.call('ZRANGE', UNDELIVERED, ARGV[1], ARGV[2])) do
+    local record = redis.call('HMGET', TASK .. task_id, 'callback_uri', 'callback', 'callback_attempts',
+        'callback_status', 'callback_error', 'receiver')
+    local due = record[6] and redis.call('ZSCORE', CALLBACKS .. record[6], task_id)
+    rows[#rows + 1] = {task_id, record[1] or '', record[2] or '', record[3] or '0', record[4] or '',
+        record[5] or '', due or ''}
+end
+return rows
+"""
+
+PRUNE = """
+local seen = redis.call('ZSCAN', UNDELIVERED, ARGV[1], 'COUNT', ARGV[2])
+for i = 1, #seen[2], 2 do
+    if redis.call('EXISTS', TASK .. seen[2][i]) == 0 then
+        redis.call('ZREM', UNDELIVERED, seen[2][i])
+    end
+end
+return seen[1]
+"""
