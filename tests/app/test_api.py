@@ -214,6 +214,15 @@ def test_a_bad_callback_uri_is_bad_input_and_nothing_is_submitted(uri: Any) -> N
     assert queue.submitted == []
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "2130706433", "localhost:6379", "[::ffff:169.254.169.254]", "a@127.1"])
+def test_a_callback_uri_that_leads_to_a_closed_address_is_bad_input(host: str) -> None:
+    queue = Queue()
+    answer = serve(queue).simulate_post("/predict", json={"callback_uri": f"http://{host}/stash"})
+    assert problem(answer)[:2] == (400, "Bad input format")
+    assert answer.json["description"].startswith("callback_uri must not lead to ")
+    assert queue.submitted == []
+
+
 class OfTheUser(Exception):
     pass
 
