@@ -253,7 +253,7 @@ def test_a_receiver_can_verify_what_it_gets_by_the_standard(
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [429, 503])
 def test_some_answers_are_tried_again_with_the_same_id(
     sending: Sending, records: TaskRecords, scripted: Scripted, status: int
 ) -> None:
@@ -268,7 +268,7 @@ def test_some_answers_are_tried_again_with_the_same_id(
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("status", [300, 301, 302, 307, 308, 400, 401, 404, 410, 422])
+@pytest.mark.parametrize("status", [302, 307, 404, 410])
 def test_the_others_end_it(
     sending: Sending, records: TaskRecords, scripted: Scripted, box: Outbox, status: int
 ) -> None:
