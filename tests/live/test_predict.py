@@ -19,7 +19,9 @@ def test_a_task_is_accepted_run_stored_and_called_back(lab: Driven, receiver: Re
     assert body["echo"] == "hello"
     assert headers["webhook-id"] == task_id
     assert headers["Content-Type"] == "application/json"
-    assert lab.task(task_id) == {"status": "SUCCESS", "result": body}
+    until(lambda: lab.task(task_id)["callback"]["state"] == "DELIVERED", what="the record of that")
+    callback = {"state": "DELIVERED", "attempts": 1, "last_error": None}
+    assert lab.task(task_id) == {"status": "SUCCESS", "result": body, "callback": callback}
 
 
 def test_a_process_that_predicts_has_loaded_its_own_model(lab: Driven) -> None:
