@@ -17,7 +17,9 @@ APP = TOOL / "templates" / "project" / "app"
 FLOORS = [
     {"cli"},
     {"console"},
-    {"lifecycle", "status", "scaffold", "listener", "ledger"},
+    {"lifecycle", "status", "scaffold", "listener", "ledger", "drill"},
+    {"kills", "load", "receiver"},
+    {"tally"},
     {"backends"},
     {"backends.docker", "backends.local"},
     {"backends.build_output", "backends.environment"},
