@@ -43,7 +43,12 @@ class Times:
     recovery: float = 120
     #: At the end, the drill gives up when nothing more has come for so long.
     patience: float = 180
+    #: Between two tries of a request, and between two looks.
+    pause: float = 0.25
     look: float = 0.05
+
+
+TIMES = Times()
 
 
 class Progress(Protocol):
@@ -67,12 +72,13 @@ def drill(
     receiver_port: int,
     look: Callable[[], Status | None],
     progress: Progress,
-    times: Times = Times(),
+    times: Times | None = None,
 ) -> Figures:
     """Send so many requests to a running project, kill these parts meanwhile, and say what became of all of them.
 
     Ctrl-C ends it early, with what it has seen. Raises ServiceNotRunning, RequestUnusable and ServiceFailed.
     """
+    times = times or TIMES
     status = look()
     if status is None or not status.ready:
         raise ServiceNotRunning("The project is not ready: not every service is up.", hint="denzel status")
@@ -93,6 +99,7 @@ def drill(
                 requests,
                 lambda number: receiver.address(host, number),
                 called_back=lambda: {arrival.task_id for arrival in receiver.arrivals},
+                pause=times.pause,
             )
         )
         course = Course(

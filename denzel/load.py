@@ -10,7 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from denzel.errors import RequestUnusable
@@ -21,10 +21,8 @@ ENDED = ("SUCCESS", "FAILURE", "REVOKED")
 #: Requests that are sent at the same time, at most.
 _SENDERS = 8
 
-#: Seconds that an answer may take, between two tries of a request, and between two looks at the tasks.
+#: Seconds that an answer may take.
 _ANSWER_WITHIN = 15.0
-_RETRY_AFTER = 0.25
-_LOOK_EVERY = 0.2
 
 #: Tasks that one look asks for, at most: it must not be a load of its own.
 _ASKED_AT_ONCE = 20
@@ -114,18 +112,23 @@ class Load:
         address: Callable[[int], str],
         *,
         called_back: Callable[[], Collection[str]],
+        pause: float = 0.25,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`called_back` tells the ids of tasks whose callbacks have come, as these are the first to be looked at."""
+        """`called_back` tells the ids of tasks whose callbacks have come, as these are the first to be looked at.
+
+        `pause` is in seconds: between two tries of a request, and between two looks at the tasks.
+        """
         self.refused: Counter[str] = Counter()
         self._api = api
         self._requests = requests
         self._address = address
         self._called_back = called_back
+        self._pause = pause
         self._clock = clock
         self._tasks: dict[int, Task] = {}
         self._ordered = 0
-        self._waiting: SimpleQueue[int] = SimpleQueue()
+        self._waiting: SimpleQueue[int | None] = SimpleQueue()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._error: RequestUnusable | None = None
@@ -141,6 +144,8 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
+        for thread in self._threads:
+            self._waiting.put(None)
         for thread in self._threads:
             thread.join(_ANSWER_WITHIN)
 
@@ -163,11 +168,7 @@ class Load:
         return self._ordered
 
     def _send(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                number = self._waiting.get(timeout=_RETRY_AFTER)
-            except Empty:
-                continue
+        while (number := self._waiting.get()) is not None and not self._stopping.is_set():
             try:
                 self._insist(number)
             except RequestUnusable as error:
@@ -183,7 +184,7 @@ class Load:
             except Refused as refusal:
                 with self._lock:
                     self.refused[refusal.reason] += 1
-                self._stopping.wait(_RETRY_AFTER)
+                self._stopping.wait(self._pause)
                 continue
             with self._lock:
                 self._tasks[number] = Task(number=number, task_id=task_id, accepted=self._clock())
@@ -191,7 +192,7 @@ class Load:
 
     def _watch(self) -> None:
         seen: Counter[str] = Counter()
-        while not self._stopping.wait(_LOOK_EVERY):
+        while not self._stopping.wait(self._pause):
             called_back = self._called_back()
             open_tasks = [task for task in self.tasks if not (task.settled or task.gone)]
             # Those that have surely ended first, then those that were not asked for the longest.

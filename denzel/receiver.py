@@ -72,6 +72,11 @@ class Receiver:
         """Every callback that was taken until now, in order."""
         return list(self._arrivals)
 
+    @property
+    def holds(self) -> int:
+        """How many senders have been left without an answer until now."""
+        return len(self._held)
+
     def address(self, host: str, number: int) -> str:
         """Where the callback of one request is to be sent by somebody who reaches this machine as `host`."""
         return f"http://{host}:{self.port}{self._path}{number}"
