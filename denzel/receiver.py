@@ -6,15 +6,14 @@ import enum
 import errno
 import secrets
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import TCPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from denzel.callback_server import CallbackServer
 from denzel.errors import PortTaken
 from denzel.signatures import find_fault
 from denzel.tally import Arrival
@@ -46,7 +45,7 @@ class Receiver:
         # No callback of another drill is taken for one of this.
         self._path = f"/{secrets.token_hex(8)}/"
         self._mood = Mood.TAKING
-        self._server: _Server | None = None
+        self._server: CallbackServer | None = None
         self._arrivals: list[Arrival] = []
         self._held: list[socket.socket] = []
 
@@ -90,7 +89,7 @@ class Receiver:
             self._open()
 
     def _open(self) -> None:
-        self._server = _Server((self._host, self.port), _handler(self))
+        self._server = CallbackServer((self._host, self.port), _handler(self))
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -120,22 +119,6 @@ class Receiver:
         with suppress(OSError):
             while connection.recv(1024):
                 pass
-
-
-class _Server(ThreadingHTTPServer):
-    #: Callbacks may come in a burst, which a short queue would turn away.
-    request_queue_size = 256
-    # A port is one receiver's alone.
-    allow_reuse_port = False
-
-    def server_bind(self) -> None:
-        # HTTPServer's own would ask for the name of this machine, which may take long.
-        TCPServer.server_bind(self)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A sender that goes away in the middle is what a drill is for."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)
 
 
 def _handler(receiver: Receiver) -> type[BaseHTTPRequestHandler]:

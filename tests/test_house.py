@@ -26,7 +26,7 @@ FLOORS = [
     {"backends.base", "backends.supervisor", "log_file"},
     {"runner", "project", "activity", "signatures"},
     {"settings"},
-    {"services", "errors"},
+    {"services", "errors", "callback_server"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
