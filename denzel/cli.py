@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from denzel import __version__, console, ledger, lifecycle, log_file
+from denzel import __version__, console, ledger, lifecycle, log_file, tally
 from denzel import settings as settings_file
 from denzel.backends import open_backend
 from denzel.backends.base import Backend
@@ -317,6 +317,65 @@ def replay_tasks(task_ids: tuple[str, ...]) -> None:
     outcome = ledger.replay(here.backend, task_ids)
     console.replayed(outcome)
     ledger.check_tasks_known(outcome)
+
+
+def read_parts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    """Names of what a drill can kill, with commas between."""
+    parts = tuple(word.strip() for word in value.split(","))
+    for part in parts:
+        if part not in tally.PARTS:
+            raise click.BadParameter(f"{part!r} is not one of {', '.join(tally.PARTS)}.")
+    return parts
+
+
+@main.command()
+@click.option("--tasks", type=click.IntRange(min=1), default=500, show_default=True, help="How many requests are sent.")
+@click.option(
+    "--kill",
+    "parts",
+    callback=read_parts,
+    metavar="PARTS",
+    default=",".join(tally.PARTS),
+    show_default=True,
+    help="What is killed, in this order.",
+)
+@click.option(
+    "--file",
+    "path",
+    type=click.Path(path_type=Path),
+    help="JSON file with a request, or a list of them.  [default: app/assets/example.json of the project]",
+)
+@click.option("--port", type=PORT, help="Port of the drill's receiver.  [default: a free one]")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as data.")
+@click.option("--yes", is_flag=True, help="Do not ask before services are killed.")
+def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | None, as_json: bool, yes: bool) -> None:
+    """Kill the running services one by one, and see that nothing accepted is lost."""
+    # Imported here: no other command sends requests.
+    from denzel import drill, load
+
+    here = opened()
+    lifecycle.check_launched(here.backend)
+    requests = load.read_requests(path or here.project.example)
+    if not yes and not console.confirm(
+        f"This kills services of {here.name}, and sends it {tasks} requests. Do not do it to one in use. Go on?"
+    ):
+        console.say("Nothing was killed.")
+        sys.exit(1)
+    figures = drill.drill(
+        here.project,
+        here.backend,
+        here.settings,
+        requests=requests,
+        tasks=tasks,
+        parts=parts,
+        receiver_port=port or 0,
+        look=here.look,
+        progress=console.Watching(aside=as_json),
+    )
+    console.shown_json(tally.as_data(figures)) if as_json else console.drilled(figures)
+    if figures.interrupted:
+        raise KeyboardInterrupt
+    drill.check(figures)
 
 
 def consenting(command: Callable[..., None]) -> Callable[..., None]:

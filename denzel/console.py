@@ -18,6 +18,7 @@ from denzel.ledger import Callback, QuarantinedTask, Repeated, Task
 from denzel.project import Project
 from denzel.services import Service, State, Status, WorkerReport
 from denzel.settings import Settings
+from denzel.tally import Figures
 
 if TYPE_CHECKING:
     from denzel.listener import Arrival
@@ -79,8 +80,8 @@ def shown_live_status(seen: Iterable[Status]) -> None:
             shown = text
 
 
-def shown_json(entries: Sequence[Any]) -> None:
-    click.echo(json.dumps(entries))
+def shown_json(data: Any) -> None:
+    click.echo(json.dumps(data))
 
 
 def shown_callbacks(kept: Sequence[Callback], *, state: str | None) -> None:
@@ -155,6 +156,37 @@ def arrivals(arrived: Iterable[Arrival]) -> None:
             click.echo(_body(arrival.body))
 
 
+def drilled(figures: Figures) -> None:
+    """What a drill came to, in all and part by part."""
+    refused = [(f"refused ({reason})", number) for reason, number in sorted(figures.refused.items())]
+    failed = [("  with FAILURE", f"{figures.failed}: {figures.failure}")] if figures.failed else []
+    strange = [("made twice", len(figures.made_twice))] if figures.made_twice else []
+    bad = [("bad signatures", figures.bad_signatures)] if figures.bad_signatures else []
+    click.echo()
+    _table(
+        ("REQUESTS", str(figures.tasks)),
+        [
+            ("accepted", figures.accepted),
+            *(refused or [("refused (503)", 0)]),
+            ("completed", figures.completed),
+            *failed,
+            ("called back", figures.called_back),
+            ("called back twice", figures.called_back_twice),
+            *strange,
+            *bad,
+            ("lost", len(figures.lost)),
+            ("slowest recovery", _seconds(figures.slowest_recovery)),
+            ("the whole drill", _seconds(figures.seconds)),
+        ],
+    )
+    if figures.parts:
+        click.echo()
+        _table(
+            ("PART", "KILLED", "RECOVERED IN", "CAUGHT UP IN"),
+            [(part.part, part.killed, _seconds(part.recovered), _seconds(part.caught_up)) for part in figures.parts],
+        )
+
+
 def lines(text: Iterable[str]) -> None:
     """Lines as they come, until they end or Ctrl-C."""
     with _until_interrupted():
@@ -175,17 +207,21 @@ def confirm(question: str) -> bool:
 
 
 class Watching:
-    """Tells of a long command: its phases, the steps of the build, and each service as it comes up."""
+    """Tells of a long command: its phases, the steps of the build, and each service as it comes up.
 
-    def __init__(self) -> None:
+    With `aside` it tells so on the standard error, beside data.
+    """
+
+    def __init__(self, *, aside: bool = False) -> None:
+        self._aside = aside
         self._seen: dict[Service | str, State] = {}
         self._step = ""
 
     def doing(self, text: str) -> None:
-        click.echo(f"{text} ...")
+        click.echo(f"{text} ...", err=self._aside)
 
     def note(self, text: str) -> None:
-        click.echo(text)
+        click.echo(text, err=self._aside)
 
     def built(self, step: BuildStep) -> None:
         if step.text != self._step:
@@ -246,6 +282,10 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _seconds(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds:.1f} s"
 
 
 def _counted(number: int, noun: str) -> str:

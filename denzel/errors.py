@@ -67,6 +67,14 @@ class TaskUnknown(DenzelError):
     """An id with which nothing is stored that the command could act on."""
 
 
+class RequestUnusable(DenzelError):
+    """A drill's request that can not be sent, or that the api refuses."""
+
+
+class PromiseBroken(DenzelError):
+    """A drill has seen what must not be: a task lost, made twice, or a part that does not recover."""
+
+
 class ToolMissing(DenzelError):
     """A program that denzel starts is not installed."""
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import errno
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from queue import SimpleQueue
-from socketserver import TCPServer
 from typing import Any
 
+from denzel.callback_server import CallbackServer
 from denzel.errors import PortTaken, SettingInvalid
 from denzel.signatures import find_fault
 
@@ -54,25 +53,9 @@ def listening(host: str, port: int, *, secret: str, body_limit: int = BODY_LIMIT
             thread.join()
 
 
-class _Server(ThreadingHTTPServer):
-    #: Callbacks may come in a burst, which a short queue would turn away.
-    request_queue_size = 256
-    # A port is one receiver's alone.
-    allow_reuse_port = False
-
-    def server_bind(self) -> None:
-        # HTTPServer's own would ask for the name of this machine, which may take long.
-        TCPServer.server_bind(self)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A sender that goes away in the middle is no fault of ours."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)
-
-
-def _open(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> _Server:
+def _open(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> CallbackServer:
     try:
-        return _Server((host, port), handler)
+        return CallbackServer((host, port), handler)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no address"
         if getattr(error, "errno", None) == errno.EADDRINUSE:

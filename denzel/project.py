@@ -31,6 +31,11 @@ class Project:
         return self.root / "app" / "logic" / "pipeline.py"
 
     @property
+    def example(self) -> Path:
+        """A request that POST /predict accepts."""
+        return self.root / "app" / "assets" / "example.json"
+
+    @property
     def has_os_requirements(self) -> bool:
         """Whether requirements.sh does anything."""
         text = (self.root / "requirements.sh").read_text(encoding="utf-8")

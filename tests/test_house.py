@@ -17,14 +17,16 @@ APP = TOOL / "templates" / "project" / "app"
 FLOORS = [
     {"cli"},
     {"console"},
-    {"lifecycle", "status", "scaffold", "listener", "ledger"},
+    {"lifecycle", "status", "scaffold", "listener", "ledger", "drill"},
+    {"kills", "load", "receiver"},
+    {"tally"},
     {"backends"},
     {"backends.docker", "backends.local"},
     {"backends.build_output", "backends.environment"},
     {"backends.base", "backends.supervisor", "log_file"},
     {"runner", "project", "activity", "signatures"},
     {"settings"},
-    {"services", "errors"},
+    {"services", "errors", "callback_server"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -1,0 +1,236 @@
+"""A project in one process: an api, a worker and callbacks over real sockets, which keep their promises unless told.
+
+It is what a drill needs to see, and no more. Its backend kills parts of it as a real one does: they are away for a
+moment, and come back.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.request import Request, urlopen
+
+from backends.fake import FakeBackend
+from ports import find_free_port
+
+from denzel.services import Service
+
+#: Seconds that a killed part is away.
+AWAY = 0.2
+
+
+@dataclass
+class Faults:
+    """What the project does wrong, and with how many tasks; the drill's first request goes well."""
+
+    never_end: int = 0
+    fail: int = 0
+    never_call_back: int = 0
+    call_back_twice: int = 0
+    sign_badly: int = 0
+    make_twice: int = 0
+    drop_answers: int = 0
+    forget: int = 0
+    #: No callback arrives at all.
+    unreachable: bool = False
+    #: What every request but the first is answered with.
+    answer: tuple[int, Any] | None = None
+
+
+@dataclass
+class SmallProject:
+    port: int
+    faults: Faults
+    secret: str = ""
+    key: str = ""
+    away: set[Service] = field(default_factory=set)
+    stays_away: set[Service] = field(default_factory=set)
+    accepted: dict[str, dict[str, Any]] = field(default_factory=dict)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    preferences: set[str | None] = field(default_factory=set)
+    processes: set[str] = field(default_factory=lambda: {"11", "12"})
+    killed: list[str] = field(default_factory=list)
+    _keys: dict[str, str] = field(default_factory=dict)
+    _left: dict[str, int] = field(default_factory=dict)
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def kill(self, service: Service) -> None:
+        """Away now, and back in a moment."""
+        self.killed.append(service.value)
+        self.away.add(service)
+        self._start(lambda: self._stopping.wait(AWAY) or self._come_back(service))
+
+    def _come_back(self, service: Service) -> None:
+        if service not in self.stays_away:
+            self.away.discard(service)
+
+    def kill_process(self, pid: str) -> None:
+        self.killed.append(f"process {pid}")
+        self.processes.remove(pid)
+        self._start(lambda: self._stopping.wait(AWAY) or self.processes.add(str(int(pid) + 100)))
+
+    def end(self) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def accept(self, body: dict[str, Any], key: str) -> tuple[str, bool]:
+        """The task of a request, and whether its answer shall be lost."""
+        with self._lock:
+            if key in self._keys and not self._happens("make_twice"):
+                return self._keys[key], False
+            task_id = str(uuid.uuid4())
+            self._keys[key] = task_id
+            self.bodies.append(body)
+            self.accepted[task_id] = {"status": "PENDING", "result": None}
+            dropped = self._happens("drop_answers")
+        self._start(lambda: self._run(task_id, body["callback_uri"]))
+        return task_id, dropped
+
+    def _happens(self, fault: str) -> bool:
+        if len(self.accepted) < 2:
+            return False
+        left = self._left.setdefault(fault, getattr(self.faults, fault))
+        self._left[fault] = left - 1
+        return left > 0
+
+    def _run(self, task_id: str, uri: str) -> None:
+        while Service.DENZEL in self.away or Service.REDIS in self.away:
+            if self._stopping.wait(0.02):
+                return
+        with self._lock:
+            never_ends, never_calls, forgotten = map(self._happens, ("never_end", "never_call_back", "forget"))
+            fails, badly, twice = map(self._happens, ("fail", "sign_badly", "call_back_twice"))
+        if never_ends:
+            return
+        if forgotten:
+            del self.accepted[task_id]
+            return
+        ended = (
+            {"status": "FAILURE", "result": {"args": ["no"]}} if fails else {"status": "SUCCESS", "result": {"a": 1}}
+        )
+        self.accepted[task_id] = {**ended, "callback": {"state": "PENDING"}}
+        if never_calls or self.faults.unreachable:
+            self.accepted[task_id]["callback"] = {"state": "FAILED"}
+            return
+        for _ in range(1 + twice):
+            while not self._stopping.is_set() and not self._call_back(task_id, uri, badly=badly):
+                self._stopping.wait(0.05)
+        self.accepted[task_id]["callback"] = {"state": "DELIVERED"}
+
+    def _call_back(self, task_id: str, uri: str, *, badly: bool) -> bool:
+        body, now = b'{"a": 1}', str(int(time.time()))
+        headers = {"webhook-id": task_id, "webhook-timestamp": now}
+        if self.secret:
+            secret = base64.b64decode(self.secret.removeprefix("whsec_"))
+            digest = hmac.digest(secret, f"{task_id}.{now}.".encode() + body * (1 + badly), hashlib.sha256)
+            headers["webhook-signature"] = "v1," + base64.b64encode(digest).decode()
+        address = uri.replace("host.docker.internal", "127.0.0.1")
+        try:
+            with urlopen(Request(address, data=body, headers=headers), timeout=0.3) as answer:
+                return bool(answer.status < 300)
+        except (OSError, HTTPException):
+            return False
+
+    def _start(self, target: Callable[[], Any]) -> None:
+        thread = threading.Thread(target=target)
+        self._threads.append(thread)
+        thread.start()
+
+
+class SmallBackend(FakeBackend):
+    """The backend of a small project."""
+
+    project: SmallProject
+
+    def kill(self, service: Service) -> None:
+        super().kill(service)
+        self.project.kill(service)
+
+    def execute(self, service: Service, argv: Sequence[str], *, stdin: str = "") -> str:
+        self.answers[tuple(argv)] = ""
+        super().execute(service, argv, stdin=stdin)
+        self.project.kill_process(argv[-1].split()[-1])
+        return ""
+
+    def redis(self, *command: str) -> Any:
+        answer = super().redis(*command)
+        if command[0] == "HGETALL":
+            return {**answer, **{f"process:{process}": "UP " for process in self.project.processes}}
+        return answer
+
+
+@contextmanager
+def small_project(
+    faults: Faults | None = None, *, secret: str = "", key: str = "", away: Collection[Service] = ()
+) -> Iterator[SmallProject]:
+    """One that runs meanwhile; what is `away` from the start stays away."""
+    project = SmallProject(
+        port=find_free_port(), faults=faults or Faults(), secret=secret, key=key, away=set(away), stays_away=set(away)
+    )
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self._is_away():
+                return
+            if project.key and self.headers["Authorization"] != f"Bearer {project.key}":
+                self._answer(401, {"title": "Not authorised", "description": "This needs an API key."})
+                return
+            if Service.REDIS in project.away:
+                self._answer(503, {"title": "Unavailable"})
+                return
+            if project.faults.answer is not None and len(project.accepted) >= 1:
+                self._answer(*project.faults.answer)
+                return
+            project.preferences.add(self.headers["Prefer"])
+            task_id, dropped = project.accept(body, self.headers["Idempotency-Key"])
+            if not dropped:
+                self._answer(200, {"status": "success", "data": {"task_id": task_id}})
+
+        def do_GET(self) -> None:
+            if self.path == "/healthcheck":
+                self._answer(503 if Service.MONITOR in project.away else 200, "OK")
+            elif not self._is_away():
+                task = project.accepted.get(self.path.removeprefix("/status/"))
+                self._answer(404 if task is None else 200, task or {"title": "Unknown task"})
+
+        def _is_away(self) -> bool:
+            return Service.API in project.away
+
+        def _answer(self, status: int, value: Any) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(value).encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+
+        def handle_error(self, *_: Any) -> None:
+            """A client that gave up."""
+
+    with Server(("127.0.0.1", project.port), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield project
+        finally:
+            project.end()
+            server.shutdown()
+            thread.join()
