@@ -103,7 +103,7 @@ def worker_name(project_name: str) -> str:
 # What the serving code stores in Redis, as far as this side reads or writes it; app/keys.py is the other owner.
 QUEUE_KEY = "denzel"
 UNACKED_KEY = "unacked"
-UNDELIVERED_KEY = "denzel:callbacks"
+UNDELIVERED_KEY = "denzel:undelivered"
 RESPONSE_KEY = "denzel:response"
 
 

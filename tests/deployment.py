@@ -211,7 +211,7 @@ class Deployment:
         return {int(pid): args for pid, pgid, args in rows if int(pgid) == self.running[service].pid}
 
     def callback_process(self) -> int:
-        found = [pid for pid, args in self.processes("denzel").items() if "app.callbacks" in args]
+        found = [pid for pid, args in self.processes("denzel").items() if "app.sidecar" in args]
         return found[0] if found else 0
 
 

@@ -669,12 +669,12 @@ def test_what_ended_while_redis_was_away_is_recorded_and_not_sent_again(
 
 
 PROGRAM = """
-import sys
-from app import callbacks, outbox, watchdog
+import os
+from app import callbacks, outbox, sidecar, watchdog
 outbox.LEASE = 2
 watchdog.LOOK_EVERY = 3600  # it would end what started this process: the tests
 callbacks.RENEW_EVERY = 0.5
-callbacks.main()
+sidecar.main(os.getppid())
 """
 
 

@@ -37,13 +37,25 @@ def test_the_others_stay(status: int) -> None:
     assert not is_delivered(status)
 
 
-def test_each_wait_is_twice_as_long_up_to_an_hour() -> None:
-    waits = [wait_before(attempt, since_first=0, retry_for=DAY, draw=middle) for attempt in range(2, 15)]
-    assert waits == [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600, 3600]
+@pytest.mark.parametrize(
+    ("since_first", "waits"),
+    [
+        (0, [5, 10, 20, 30, 30, 30]),
+        (60, [5, 10, 20, 30, 30, 30]),
+        (200, [5, 10, 20, 40, 50, 50]),
+        (3600, [5, 10, 20, 40, 80, 160, 320, 640, 900, 900]),
+        (DAY / 2, [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600]),
+    ],
+)
+def test_each_wait_is_twice_as_long_up_to_a_quarter_of_the_time_since_the_first_try(
+    since_first: float, waits: list[float]
+) -> None:
+    attempts = range(2, 2 + len(waits))
+    assert [wait_before(each, since_first=since_first, retry_for=DAY, draw=middle) for each in attempts] == waits
 
 
 def test_a_great_many_attempts_are_no_trouble() -> None:
-    assert wait_before(100_000, since_first=0, retry_for=DAY, draw=middle) == LONGEST_WAIT
+    assert wait_before(100_000, since_first=DAY / 2, retry_for=DAY, draw=middle) == LONGEST_WAIT
 
 
 def test_waits_are_spread_by_a_fifth() -> None:
@@ -86,7 +98,7 @@ def test_a_day_of_failures_is_a_few_dozen_attempts() -> None:
             break
         since_first += wait
     assert since_first == DAY
-    assert attempt - 1 == 34
+    assert attempt - 1 == 49
 
 
 @pytest.mark.parametrize(

@@ -1,32 +1,18 @@
-"""Callbacks: the results of ended tasks, sent to their `callback_uri`. Run as `python -m app.callbacks`.
-
-A process of its own, beside the predicting ones, so that no receiver can delay or fail a prediction.
-"""
+"""Callbacks: the results of ended tasks, sent to their `callback_uri`, many at the same time."""
 
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from urllib.parse import urlsplit
 
 from redis import RedisError
 
-from app.attempts import Attempts
-from app.broker import connect
-from app.connections import Connections
 from app.outbox import Callback, Outbox, Outcome
-from app.receivers import Policy
-from app.settings import SettingError, Settings
-from app.signatures import BadSecret, read_secret
-from app.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -166,54 +152,3 @@ def _shown(uri: str) -> str:
     """A URI without the password that may be in it."""
     parts = urlsplit(uri)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def wire(settings: Settings) -> CallbackSender:
-    """The sender of a deployment; raises SettingError and BadSecret."""
-    connections = Connections(Policy.of(settings), timeout=settings.callback_timeout)
-    outbox = Outbox(
-        connect(settings.redis_url),
-        result_lifetime=settings.result_lifetime,
-        callback_lifetime=settings.callback_lifetime,
-    )
-    attempts = Attempts(
-        connections,
-        key=read_secret(settings.callback_secret),
-        timeout=settings.callback_timeout,
-        retry_for=settings.callback_retry_for,
-    )
-    return CallbackSender(outbox, attempts.send, rest=connections.close_idle)
-
-
-def main() -> None:
-    """Send callbacks until told to stop by SIGTERM, or until the worker that started this process is gone."""
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s/Callbacks] %(message)s")
-    try:
-        settings = Settings.from_environment(os.environ)
-        sender = wire(settings)
-    except (SettingError, BadSecret) as error:
-        sys.exit(str(error))
-    told_to_stop: SimpleQueue[None] = SimpleQueue()
-    signal.signal(signal.SIGTERM, lambda *_: told_to_stop.put(None))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    worker = os.getppid()
-    sending = threading.Thread(target=sender.run, name="callbacks", daemon=True)
-    sending.start()
-    watchdog = Watchdog(connect(settings.redis_url), f"worker@{settings.project_name}")
-    stopping = threading.Event()
-    watching = threading.Thread(target=watchdog.run, args=(stopping, lambda: os.kill(worker, signal.SIGKILL)))
-    watching.start()
-    while os.getppid() == worker and sending.is_alive():
-        with suppress(Empty):
-            told_to_stop.get(timeout=POLL)
-            break
-    stopping.set()
-    if not sending.is_alive():
-        sys.exit("the thread that sends callbacks has died")
-    sender.stop()
-    sending.join()
-    watching.join()
-
-
-if __name__ == "__main__":
-    main()

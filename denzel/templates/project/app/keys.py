@@ -29,7 +29,7 @@ DOWN = "denzel:receivers:down"
 
 #: Every callback that has not been delivered, given up or not, by the time when its task ended; and those of them that
 #: are being sent, by the time until which their sender has them.
-UNDELIVERED = "denzel:callbacks"
+UNDELIVERED = "denzel:undelivered"
 SENDING = "denzel:callbacks:sending"
 
 #: A list that holds something while there is news for the sender of callbacks.

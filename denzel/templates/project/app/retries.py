@@ -7,9 +7,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-#: Seconds until the second try; each further wait is twice as long, up to the longest. Each is drawn within a fifth of
-#: that, so that callbacks that failed together do not come back together.
+#: Seconds until the second try; each further wait is twice as long, up to a quarter of the time since the first try
+#: (half a minute at least, an hour at most): so a receiver that is back is found out soon, as measured by how long it was
+#: away. Each is drawn within a fifth of that, so that callbacks that failed together do not come back together.
 FIRST_WAIT = 5.0
+STEADY_WAIT = 30.0
 LONGEST_WAIT = 3600.0
 JITTER = 0.2
 
@@ -63,5 +65,5 @@ def wait_before(
     if left <= 0 or (retry_after or 0) > left:
         return None
     doubled = FIRST_WAIT * 2.0 ** min(attempt - 2, 30)
-    wait = min(doubled, LONGEST_WAIT) * draw(1 - JITTER, 1 + JITTER)
+    wait = min(doubled, max(STEADY_WAIT, since_first / 4), LONGEST_WAIT) * draw(1 - JITTER, 1 + JITTER)
     return max(min(wait, left), retry_after or 0)

@@ -20,7 +20,7 @@ from app.messages import TASK_NAME
 from app.predictor import Predictor
 from app.settings import Settings
 from app.transport import Intake
-from app.worker import LOOK_EVERY, Callbacks, LogRotation, Report, StopInTime, Taking, give_all_back
+from app.worker import LOOK_EVERY, LogRotation, Report, Sidecar, StopInTime, Taking, give_all_back
 from app.workers import WorkerReports, WorkerState
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
 
 celery_app = Celery("denzel", set_as_current=False)
 celery_app.add_defaults(lambda: configuration(Settings.from_environment(os.environ)))
-celery_app.steps["worker"].update({Report, Taking, StopInTime, LogRotation, Callbacks})
+celery_app.steps["worker"].update({Report, Taking, StopInTime, LogRotation, Sidecar})
 
 predictor = Predictor()
 

@@ -186,8 +186,8 @@ class LogRotation(bootsteps.StartStopStep):  # type: ignore[misc]
         worker.timer.call_repeatedly(REPORT_EVERY, worker_log.rotate, (path,))
 
 
-class Callbacks(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Keeps the process that sends callbacks running."""
+class Sidecar(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Keeps the process running that sends callbacks and looks after this one."""
 
     requires = ("celery.worker.components:Timer",)
 
@@ -212,8 +212,8 @@ class Callbacks(bootsteps.StartStopStep):  # type: ignore[misc]
         if self._process is not None and self._process.poll() is None:
             return
         if self._process is not None:
-            log.error("the callback process ended with %s; starting it again", self._process.returncode)
-        self._process = subprocess.Popen([sys.executable, "-m", "app.callbacks"])
+            log.error("the sidecar ended with %s; starting it again", self._process.returncode)
+        self._process = subprocess.Popen([sys.executable, "-m", "app.sidecar", str(os.getpid())])
 
 
 def ready_processes(worker: Any) -> set[int]:

@@ -1,0 +1,83 @@
+"""The process beside a worker: sends callbacks, and looks after the worker. Run as `python -m app.sidecar WORKER_PID`.
+
+A process of its own, so that no receiver can delay or fail a prediction, and that a worker which hangs is noticed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+
+from app.attempts import Attempts
+from app.broker import connect
+from app.callbacks import CallbackSender
+from app.connections import Connections
+from app.outbox import Outbox
+from app.receivers import Policy
+from app.settings import SettingError, Settings
+from app.signatures import BadSecret, read_secret
+from app.watchdog import Watchdog
+
+#: Seconds between two looks at whether the worker is still there.
+LOOK_EVERY = 1.0
+
+
+def make_sender(settings: Settings) -> CallbackSender:
+    """The sender of a deployment; raises BadSecret."""
+    connections = Connections(Policy.of(settings), timeout=settings.callback_timeout)
+    outbox = Outbox(
+        connect(settings.redis_url),
+        result_lifetime=settings.result_lifetime,
+        callback_lifetime=settings.callback_lifetime,
+    )
+    attempts = Attempts(
+        connections,
+        key=read_secret(settings.callback_secret),
+        timeout=settings.callback_timeout,
+        retry_for=settings.callback_retry_for,
+    )
+    return CallbackSender(outbox, attempts.send, rest=connections.close_idle)
+
+
+def look_after(worker: int, settings: Settings) -> None:
+    """Begin to watch the worker, and end it when it hangs: whatever keeps services running starts it again."""
+    watchdog = Watchdog(connect(settings.redis_url), f"worker@{settings.project_name}")
+
+    def end_worker() -> None:
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+
+    threading.Thread(target=watchdog.run, args=(threading.Event(), end_worker), daemon=True).start()
+
+
+def main(worker: int) -> None:
+    """Work until told to stop by SIGTERM, or until the worker, which started this process, is gone."""
+    logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s/Sidecar] %(message)s")
+    try:
+        settings = Settings.from_environment(os.environ)
+        sender = make_sender(settings)
+    except (SettingError, BadSecret) as error:
+        sys.exit(str(error))
+    told_to_stop: SimpleQueue[None] = SimpleQueue()
+    signal.signal(signal.SIGTERM, lambda *_: told_to_stop.put(None))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sending = threading.Thread(target=sender.run, name="callbacks", daemon=True)
+    sending.start()
+    look_after(worker, settings)
+    while os.getppid() == worker and sending.is_alive():
+        with suppress(Empty):
+            told_to_stop.get(timeout=LOOK_EVERY)
+            break
+    if not sending.is_alive():
+        sys.exit("the thread that sends callbacks has died")
+    sender.stop()
+    sending.join()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
