@@ -7,9 +7,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-#: Seconds until the second try. Each further wait is twice as long, up to a quarter of the time since the first try (half
-#: a minute at least, an hour at most): a receiver is found out to be back soon, as measured by how long it was away. Each
-#: is drawn within a fifth of that, so that callbacks that failed together do not come back together.
+#: Seconds until the second try. Each further wait is twice as long, up to a quarter of the time since the first try
+#: (half a minute at least, an hour at most): a receiver is found out to be back soon, as measured by how long it was
+#: away. Each is drawn within a fifth of that, so that callbacks that failed together do not come back together.
 FIRST_WAIT = 5.0
 STEADY_WAIT = 30.0
 LONGEST_WAIT = 3600.0
