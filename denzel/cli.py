@@ -349,7 +349,10 @@ def read_parts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as data.")
 @click.option("--yes", is_flag=True, help="Do not ask before services are killed.")
 def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | None, as_json: bool, yes: bool) -> None:
-    """Kill the running services one by one, and see that nothing accepted is lost."""
+    """Kill the services one by one, and count what is lost.
+
+    It sends requests to a running project meanwhile, and waits for the result and the callback of each.
+    """
     # Imported here: no other command sends requests.
     from denzel import drill, load
 

@@ -122,14 +122,14 @@ def check(figures: Figures) -> None:
     """Raise PromiseBroken unless all that was accepted has its result, its callback, and no second life."""
     where = "Look for their ids in denzel logs --service denzel, and keep this output for a report."
     if figures.lost:
-        raise PromiseBroken(f"{len(figures.lost)} accepted tasks were lost: {_few(figures.lost)}.", hint=where)
+        raise PromiseBroken(f"Accepted tasks were lost, {len(figures.lost)} of {figures.accepted}: {_few(figures.lost)}.", hint=where)
     if figures.made_twice:
         raise PromiseBroken(
-            f"{len(figures.made_twice)} tasks were made twice from one request: {_few(figures.made_twice)}.", hint=where
+            f"Requests were made into a second task, {len(figures.made_twice)}: {_few(figures.made_twice)}.", hint=where
         )
     if figures.bad_signatures:
         raise PromiseBroken(
-            f"{figures.bad_signatures} callbacks had a bad signature: {figures.fault}.",
+            f"Callbacks had a bad signature, {figures.bad_signatures}: {figures.fault}.",
             hint="When CALLBACK_SECRET in .env has changed since the start: denzel restart",
         )
     for part in figures.parts:
@@ -137,7 +137,7 @@ def check(figures: Figures) -> None:
             raise PromiseBroken(f"{part.part} did not recover.", hint="denzel status, then denzel logs")
     if figures.accepted < figures.tasks and not figures.interrupted:
         raise PromiseBroken(
-            f"{figures.tasks - figures.accepted} of {figures.tasks} requests were never accepted.",
+            f"Requests were never accepted, {figures.tasks - figures.accepted} of {figures.tasks}.",
             hint="denzel status, then denzel logs --service api",
         )
 

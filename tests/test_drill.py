@@ -162,7 +162,7 @@ def test_a_task_without_an_end_or_a_callback_is_lost(tmp_path: Path, fault: str)
     assert len(figures.lost) == 3
     assert figures.completed == (40 if fault == "never_call_back" else 37)
     assert figures.called_back == 37
-    assert broken(figures) == f"3 accepted tasks were lost: {', '.join(figures.lost)}."
+    assert broken(figures) == f"Accepted tasks were lost, 3 of 40: {', '.join(figures.lost)}."
 
 
 def test_callbacks_that_come_twice_are_counted_and_no_fault(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_bad_signatures_break_the_promise(tmp_path: Path) -> None:
     with small_project(Faults(sign_badly=2), secret="whsec_" + base64.b64encode(b"s" * 32).decode()) as small:
         figures = run(tmp_path, small)
     assert figures.bad_signatures == 2
-    assert broken(figures).startswith("2 callbacks had a bad signature: it was made with another secret")
+    assert broken(figures).startswith("Callbacks had a bad signature, 2: it was made with another secret")
 
 
 def test_a_request_that_makes_two_tasks_breaks_the_promise(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_request_that_makes_two_tasks_breaks_the_promise(tmp_path: Path) -> No
         figures = run(tmp_path, small)
     assert figures.lost == []
     assert len(figures.made_twice) == 2
-    assert broken(figures).startswith("2 tasks were made twice from one request: ")
+    assert broken(figures).startswith("Requests were made into a second task, 2: ")
 
 
 def test_a_part_that_does_not_come_back_breaks_the_promise(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_an_api_that_refuses_for_ever_breaks_the_promise(tmp_path: Path) -> None
         figures = run(tmp_path, small, tasks=10, parts=["monitor"])
     assert (figures.accepted, figures.lost) == (1, [])
     assert figures.refused["503"] > 9
-    assert broken(figures) == "9 of 10 requests were never accepted."
+    assert broken(figures) == "Requests were never accepted, 9 of 10."
 
 
 # ------------------------------------------------------------------ what can not begin
@@ -469,7 +469,7 @@ def test_a_loss_is_exit_code_1(here: SmallBackend, small: SmallProject) -> None:
     result = denzel("--tasks", "10", "--kill", "monitor", "--yes")
     assert result.exit_code == 1
     assert re.search(r"^lost +1$", result.stdout, re.MULTILINE)
-    assert "Error: 1 accepted tasks were lost: " in result.stderr
+    assert "Error: Accepted tasks were lost, 1 of 10: " in result.stderr
     assert "Hint: " in result.stderr
 
 

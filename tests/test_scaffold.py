@@ -29,6 +29,7 @@ SKELETON = {
     "README.md",
     "__init__.py",
     "app/__init__.py",
+    "app/assets/example.json",
     "app/assets/info.txt",
     "app/logic/pipeline.py",
     "app/tasks.py",
