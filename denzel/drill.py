@@ -122,7 +122,9 @@ def check(figures: Figures) -> None:
     """Raise PromiseBroken unless all that was accepted has its result, its callback, and no second life."""
     where = "Look for their ids in denzel logs --service denzel, and keep this output for a report."
     if figures.lost:
-        raise PromiseBroken(f"Accepted tasks were lost, {len(figures.lost)} of {figures.accepted}: {_few(figures.lost)}.", hint=where)
+        raise PromiseBroken(
+            f"Accepted tasks were lost, {len(figures.lost)} of {figures.accepted}: {_few(figures.lost)}.", hint=where
+        )
     if figures.made_twice:
         raise PromiseBroken(
             f"Requests were made into a second task, {len(figures.made_twice)}: {_few(figures.made_twice)}.", hint=where
