@@ -356,6 +356,8 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
     # Imported here: no other command sends requests.
     from denzel import drill, load
 
+    if tasks < drill.fewest_tasks(parts):
+        raise click.UsageError(f"These parts want {drill.fewest_tasks(parts)} tasks at least.")
     here = opened()
     lifecycle.check_launched(here.backend)
     requests = load.read_requests(path or here.project.example)
@@ -378,7 +380,7 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
     console.shown_json(tally.as_data(figures)) if as_json else console.drilled(figures)
     if figures.interrupted:
         raise KeyboardInterrupt
-    drill.check(figures)
+    tally.check(figures)
 
 
 def consenting(command: Callable[..., None]) -> Callable[..., None]:

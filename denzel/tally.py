@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from denzel.errors import PromiseBroken
+
 #: Why a try to send a request did not lead to a task, where that is no status of an answer.
 NO_CONNECTION = "no connection"
 
@@ -107,6 +109,32 @@ class Figures:
         return max(known, default=None) if len(known) == len(recoveries) else None
 
 
+def check(figures: Figures) -> None:
+    """Raise PromiseBroken unless all that was accepted has its result, its callback, and no second life."""
+    where = "Look for their ids in denzel logs --service denzel, and keep this output for a report."
+    if figures.lost:
+        raise PromiseBroken(
+            f"Accepted tasks were lost, {len(figures.lost)} of {figures.accepted}: {_few(figures.lost)}.", hint=where
+        )
+    if figures.made_twice:
+        raise PromiseBroken(
+            f"Requests were made into a second task, {len(figures.made_twice)}: {_few(figures.made_twice)}.", hint=where
+        )
+    if figures.bad_signatures:
+        raise PromiseBroken(
+            f"Callbacks had a bad signature, {figures.bad_signatures}: {figures.fault}.",
+            hint="When CALLBACK_SECRET in .env has changed since the start: denzel restart",
+        )
+    for part in figures.parts:
+        if part.recovered is None:
+            raise PromiseBroken(f"{part.part} did not recover.", hint="denzel status, then denzel logs")
+    if figures.accepted < figures.tasks and not figures.interrupted:
+        raise PromiseBroken(
+            f"Requests were never accepted, {figures.tasks - figures.accepted} of {figures.tasks}.",
+            hint="denzel status, then denzel logs --service api",
+        )
+
+
 def as_data(figures: Figures) -> dict[str, Any]:
     """The figures as JSON values."""
     return {**asdict(figures), "slowest_recovery": figures.slowest_recovery}
@@ -176,3 +204,7 @@ def _held_up(outage: Outage, tasks: Collection[Task], arrivals: Sequence[Arrival
     else:
         done = {task.task_id: task.ended for task in tasks if task.task_id in accepted}
     return [when - outage.began for when in done.values() if when is not None and when > outage.began]
+
+
+def _few(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")

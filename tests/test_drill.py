@@ -23,7 +23,7 @@ from waiting import until
 
 from denzel import cli, settings
 from denzel import drill as drill_room
-from denzel.drill import Times, check, drill
+from denzel.drill import Times, drill
 from denzel.errors import PortTaken, PromiseBroken, RequestUnusable, ServiceFailed, ServiceNotRunning
 from denzel.load import read_requests
 from denzel.project import Project
@@ -31,7 +31,7 @@ from denzel.receiver import Mood, Receiver
 from denzel.scaffold import start_project
 from denzel.services import Service, State
 from denzel.status import read_status
-from denzel.tally import PARTS, Arrival, Figures, Outage, Task, count
+from denzel.tally import PARTS, Arrival, Figures, Outage, Task, check, count
 
 #: A drill in a hurry.
 TIMES = Times(beat=0.05, away=0.1, first=2, recovery=2, patience=0.5, pause=0.02, look=0.01)
@@ -474,15 +474,15 @@ def test_a_loss_is_exit_code_1(here: SmallBackend, small: SmallProject) -> None:
 
 
 def test_it_asks_before_it_kills(here: SmallBackend, small: SmallProject) -> None:
-    result = denzel("--tasks", "10", stdin="n\n")
+    result = denzel("--tasks", "50", stdin="n\n")
     assert result.exit_code == 1
-    assert "This kills services of iris, and sends it 10 requests." in result.stdout
+    assert "This kills services of iris, and sends it 50 requests." in result.stdout
     assert "Nothing was killed." in result.stdout
     assert (small.killed, small.accepted) == ([], {})
 
 
 def test_it_goes_on_after_a_yes(here: SmallBackend, small: SmallProject) -> None:
-    assert denzel("--tasks", "5", "--kill", "monitor", stdin="y\n").exit_code == 0
+    assert denzel("--tasks", "9", "--kill", "monitor", stdin="y\n").exit_code == 0
     assert small.killed == ["monitor"]
 
 
@@ -493,9 +493,23 @@ def test_parts_that_do_not_exist_are_wrong_usage(here: SmallBackend, parts: str)
     assert "is not one of worker, denzel, api, monitor, redis, receiver." in result.stderr
 
 
+def test_too_few_tasks_for_the_parts_are_wrong_usage(here: SmallBackend) -> None:
+    result = denzel("--tasks", "36", "--yes")
+    assert result.exit_code == 2
+    assert "These parts want 37 tasks at least." in result.stderr
+
+
+@pytest.mark.parametrize("parts", [("worker", "denzel", "api", "redis"), ("receiver",)])
+def test_the_fewest_tasks_are_enough_to_see_each_recovery(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    with small_project() as small:
+        figures = run(tmp_path, small, tasks=drill_room.fewest_tasks(parts), parts=parts)
+    assert all(part.recovered is not None for part in figures.parts)
+    check(figures)
+
+
 def test_another_file_is_read(here: SmallBackend, small: SmallProject, tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text('{"data": "mine"}')
-    assert denzel("--file", str(tmp_path / "mine.json"), "--tasks", "3", "--kill", "monitor", "--yes").exit_code == 0
+    assert denzel("--file", str(tmp_path / "mine.json"), "--tasks", "9", "--kill", "monitor", "--yes").exit_code == 0
     assert {body["data"] for body in small.bodies} == {"mine"}
 
 
