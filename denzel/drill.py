@@ -196,9 +196,11 @@ class Course:
 
     def _kill(self, part: str, sends: int) -> Outage:
         self._progress.doing(f"Killing {part}")
-        recovered = self._kills.kill(part)
+        # From the order to kill on: when it has been carried out, the part may be on its way back already.
         began = self._clock()
-        over = self._wait(lambda: recovered(began), self._times.recovery, sends=sends)
+        recovered = self._kills.kill(part)
+        killed = self._clock()
+        over = self._wait(lambda: recovered(killed), self._times.recovery, sends=sends)
         return Outage(part=part, began=began, over=over)
 
     def _leave(self, mood: Mood, sends: int) -> Outage:
