@@ -249,6 +249,12 @@ def test_renewing_tells_which_tasks_were_cancelled(
     assert redis.hkeys(keys.CLAIMANTS) == ["c"]
 
 
+def test_where_nothing_is_claimed_renewing_writes_nothing(claims: Claims, redis: Redis) -> None:
+    """Redis would write it to the disk, every two seconds."""
+    claims.renew({})
+    assert redis.keys("*") == []
+
+
 # Ending and giving back
 
 

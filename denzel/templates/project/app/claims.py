@@ -119,37 +119,49 @@ return taken
 
 # Renews what this worker has; gives back what it does not know of (the answer that told it was lost, or it dropped it
 # with a broken connection), what an earlier life of it had, and what nobody renews. After a time in which nobody
-# looked, because Redis was away or all workers were, everybody gets a new chance to renew first.
+# looked, because Redis was away or all workers were, everybody gets a new chance to renew first. Where nothing is
+# claimed, nothing is written.
 _RENEW = """
 local owner, host, known, timeout = ARGV[1], ARGV[2], cjson.decode(ARGV[3]), tonumber(ARGV[4])
 local unknown_for, most_deliveries, lifetime = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local time = now()
-local looked = tonumber(redis.call('GET', SWEPT) or 0)
-redis.call('SET', SWEPT, time)
-if time - looked > timeout / 2 then
+
+local function begin_anew()
     for _, tag in ipairs(redis.call('ZRANGE', UNACKED_INDEX, 0, -1)) do
         redis.call('ZADD', UNACKED_INDEX, time, tag)
     end
 end
-local cancelled = {}
-for tag, task_id in pairs(known) do
-    if redis.call('HGET', CLAIMANTS, tag) == owner then
-        redis.call('ZADD', UNACKED_INDEX, 'XX', time, tag)
+
+local function look_at(tag, claimant)
+    if claimant == owner and known[tag] then
+        redis.call('ZADD', UNACKED_INDEX, time, tag)
+        return
     end
-    if redis.call('HGET', TASK .. task_id, 'status') == 'REVOKED' then
-        table.insert(cancelled, task_id)
-    end
-end
-local claims = redis.call('HGETALL', CLAIMANTS)
-for i = 1, #claims, 2 do
-    local tag, claimant = claims[i], claims[i + 1]
     local age = time - tonumber(redis.call('ZSCORE', UNACKED_INDEX, tag) or 0)
     if claimant == owner then
-        if not known[tag] and age > unknown_for then
+        if age > unknown_for then
             give_back(tag, false, most_deliveries, lifetime)
         end
     elseif age > timeout or string.sub(claimant, 1, #host) == host then
         give_back(tag, true, most_deliveries, lifetime)
+    end
+end
+
+local claims = redis.call('HGETALL', CLAIMANTS)
+if #claims > 0 then
+    if time - tonumber(redis.call('GET', SWEPT) or 0) > timeout / 2 then
+        begin_anew()
+    end
+    redis.call('SET', SWEPT, time)
+end
+for i = 1, #claims, 2 do
+    look_at(claims[i], claims[i + 1])
+end
+
+local cancelled = {}
+for _, task_id in pairs(known) do
+    if redis.call('HGET', TASK .. task_id, 'status') == 'REVOKED' then
+        table.insert(cancelled, task_id)
     end
 end
 return cancelled
