@@ -64,7 +64,8 @@ class Kills:
             fields: dict[str, str] = self._backend.redis("HGETALL", self._report)
         except ServiceNotRunning:
             return set()
-        processes = {name.removeprefix("process:"): state.split()[0] for name, state in fields.items() if ":" in name}
+        # `process:<host>/<pid>`
+        processes = {name.rpartition("/")[2]: state.split()[0] for name, state in fields.items() if "/" in name}
         return {process for process, state in processes.items() if process.isdigit() and state == "UP"}
 
 

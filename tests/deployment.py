@@ -182,7 +182,7 @@ class Deployment:
     def place(self, task_id: str) -> int | None:
         """The task's place in the queue, while it waits."""
         record = self.queue.find(task_id)
-        return record.place if record else None
+        return record.position if record else None
 
     def worker(self) -> tuple[str, str]:
         """State and cause of the worker; empty when none reports."""

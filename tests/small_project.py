@@ -169,7 +169,7 @@ class SmallBackend(FakeBackend):
     def redis(self, *command: str) -> Any:
         answer = super().redis(*command)
         if command[0] == "HGETALL":
-            return {**answer, **{f"process:{process}": "UP " for process in self.project.processes}}
+            return {**answer, **{f"process:here/{process}": "UP " for process in self.project.processes}}
         return answer
 
 

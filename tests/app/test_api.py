@@ -589,7 +589,7 @@ def test_status_says_state_and_result(record: TaskRecord) -> None:
 
 
 def test_status_says_the_place_of_a_task_that_waits() -> None:
-    answer = serve(Queue(TaskRecord(status="PENDING", place=3))).simulate_get(f"/status/{ID}")
+    answer = serve(Queue(TaskRecord(status="PENDING", position=3))).simulate_get(f"/status/{ID}")
     assert answer.json == {"status": "PENDING", "result": None, "position": 3}
 
 

@@ -90,9 +90,9 @@ def test_a_taken_message_is_kept_as_kombu_keeps_it(claims: Claims, accept: Calla
 
 def test_a_taken_task_waits_no_more(claims: Claims, accept: Callable[..., None], records: TaskRecords) -> None:
     accept("a", "b")
-    assert [records.find(each).place for each in ("a", "b")] == [1, 2]  # type: ignore[union-attr]
+    assert [records.find(each).position for each in ("a", "b")] == [1, 2]  # type: ignore[union-attr]
     claims.take(1)
-    assert [records.find(each).place for each in ("a", "b")] == [None, 1]  # type: ignore[union-attr]
+    assert [records.find(each).position for each in ("a", "b")] == [None, 1]  # type: ignore[union-attr]
 
 
 def test_no_message_is_taken_twice_by_workers_at_the_same_time(broker: Redis, accept: Callable[..., None]) -> None:
@@ -150,6 +150,9 @@ def test_what_is_no_message_is_kept_aside(
     (kept,) = Quarantine(broker).read()
     assert kept.reason == "not a message that Celery could have sent"
     assert redis.hget(keys.quarantined(kept.task_id), "message") == text
+    assert not Quarantine(broker).replay(kept.task_id)
+    assert Quarantine(broker).discard(kept.task_id)
+    assert Quarantine(broker).read() == []
 
 
 def test_ids_in_a_request_are_not_taken_for_the_tasks_own(claims: Claims, records: TaskRecords, redis: Redis) -> None:
@@ -185,7 +188,7 @@ def test_a_claim_that_nobody_renews_goes_back_to_the_head_of_the_queue(
     age(redis, "a")
     others.renew({})
     assert status(records, "a") == "PENDING"
-    assert [records.find(each).place for each in ("a", "b")] == [1, 2]  # type: ignore[union-attr]
+    assert [records.find(each).position for each in ("a", "b")] == [1, 2]  # type: ignore[union-attr]
     assert ids(others.take(2)) == ["a", "b"]
 
 
@@ -199,6 +202,19 @@ def test_after_redis_was_away_everybody_may_renew_first(
     redis.set(keys.SWEPT, float(redis.time()[0]) - 1000)
     others.renew({})
     assert redis.hget(keys.CLAIMANTS, "a") == claims.owner
+    age(redis, "a")
+    others.renew({})
+    assert nothing_is_claimed(redis)
+
+
+def test_a_clock_that_is_set_back_does_not_keep_a_dead_workers_claim(
+    claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
+) -> None:
+    accept("a")
+    claims.take(1)
+    redis.zincrby(keys.UNACKED_INDEX, 3600, "a")
+    redis.set(keys.SWEPT, float(redis.time()[0]) + 3600)
+    others.renew({})
     age(redis, "a")
     others.renew({})
     assert nothing_is_claimed(redis)
@@ -285,6 +301,32 @@ def test_a_claim_of_a_task_that_has_ended_meanwhile_is_dropped(
     assert redis.llen(keys.QUEUE) == 0
 
 
+def test_what_has_gone_to_another_worker_is_no_longer_ones_own_to_give_back(
+    claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
+) -> None:
+    accept("a")
+    claims.take(1)
+    age(redis, "a")
+    others.renew({})
+    others.take(1)
+    claims.give_back("a", died=True)
+    claims.release("a")
+    assert redis.hget(keys.CLAIMANTS, "a") == others.owner
+    assert redis.llen(keys.QUEUE) == 0
+    assert redis.hget(keys.task("a"), "deliveries") == "2"
+
+
+def test_a_death_that_is_told_twice_counts_once(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
+    """The connection broke between the step and its answer."""
+    accept("a")
+    claims.take(1)
+    claims.give_back("a", died=True)
+    claims.give_back("a", died=True)
+    assert redis.llen(keys.QUEUE) == 1
+    claims.take(1)
+    assert redis.hget(keys.task("a"), "deliveries") == "2"
+
+
 def test_stopping_gives_everything_back_and_counts_no_delivery(
     claims: Claims, others: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
 ) -> None:
@@ -360,7 +402,7 @@ def test_a_replayed_task_runs_again_under_its_own_id(
     assert Quarantine(broker).replay("a")
     record = records.find("a")
     assert record is not None
-    assert (record.status, record.place, record.callback_uri) == ("PENDING", 1, URI)
+    assert (record.status, record.position, record.callback_uri) == ("PENDING", 1, URI)
     assert redis.zcard(keys.UNDELIVERED) == 0  # the callback that told of the failure
     assert Quarantine(broker).read() == []
     die(claims, 2)
@@ -384,6 +426,33 @@ def test_a_replayed_task_keeps_its_idempotency_key(
     assert redis.ttl(keys.idempotency(key.key)) == -1
     records.cancel("a", lifetime=60)
     assert redis.ttl(keys.idempotency(key.key)) == redis.ttl(keys.task("a"))
+
+
+def test_a_discarded_task_is_kept_no_more_and_stays_failed(
+    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis, broker: Redis
+) -> None:
+    accept("a")
+    die(claims, 3)
+    assert Quarantine(broker).discard("a")
+    assert not Quarantine(broker).discard("a")
+    assert not Quarantine(broker).replay("a")
+    assert status(records, "a") == "FAILURE"
+    assert not redis.exists(keys.QUARANTINE, keys.quarantined("a"))
+
+
+def test_what_is_kept_aside_is_kept_for_a_month(
+    claims: Claims, accept: Callable[..., None], redis: Redis, broker: Redis
+) -> None:
+    accept("a", "b")
+    die(claims, 3)
+    assert 2_591_000 < int(redis.ttl(keys.quarantined("a"))) <= 2_592_000
+    redis.delete(keys.quarantined("a"))
+    redis.zincrby(keys.QUARANTINE, -2_592_001, "a")
+    assert Quarantine(broker).read() == []
+    for _ in range(3):
+        claims.take(1)
+        claims.give_back("b", died=True)
+    assert redis.zrange(keys.QUARANTINE, 0, -1) == ["b"]
 
 
 def test_what_is_not_kept_is_not_replayed(

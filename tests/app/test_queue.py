@@ -78,7 +78,7 @@ def test_a_submitted_task_is_stored_before_the_answer(queue: TaskQueue, redis: R
     assert str(uuid.UUID(accepted.task_id)) == accepted.task_id
     assert queue.find(accepted.task_id) == TaskRecord(
         status="PENDING",
-        place=1,
+        position=1,
         callback_uri="http://receiver.example",
         callback=CallbackReport(state="PENDING"),
     )
@@ -164,7 +164,7 @@ def test_a_wait_that_runs_out_returns_the_task_as_it_is(queue: TaskQueue, record
 
 
 def test_a_wait_for_no_time_looks_once(queue: TaskQueue) -> None:
-    assert queue.wait(submit(queue), 0) == TaskRecord(status="PENDING", place=1)
+    assert queue.wait(submit(queue), 0) == TaskRecord(status="PENDING", position=1)
 
 
 def test_a_wait_for_an_unknown_task_does_not_wait(queue: TaskQueue) -> None:
@@ -208,12 +208,12 @@ def test_more_waits_than_threads_may_wait_return_at_once(open_queue: OpenQueue, 
     waits.start(task_id)
     until(lambda: waiting(queue) == 2, what="two requests to wait")
     started = time.monotonic()
-    assert queue.wait(task_id, 30) == TaskRecord(status="PENDING", place=1)
+    assert queue.wait(task_id, 30) == TaskRecord(status="PENDING", position=1)
     assert time.monotonic() - started < 5
     records.end(task_id, "SUCCESS", {}, lifetime=60)
     assert len(waits.join()) == 2
     later = submit(queue)
-    assert queue.wait(later, 0.1) == TaskRecord(status="PENDING", place=1)  # there is room again
+    assert queue.wait(later, 0.1) == TaskRecord(status="PENDING", position=1)  # there is room again
 
 
 def waiting(queue: TaskQueue) -> int:
@@ -270,7 +270,7 @@ def test_a_connection_that_breaks_again_and_again_loses_no_wait(
 def test_listening_in_silence_is_no_error(queue: TaskQueue, broker: Redis, caplog: pytest.LogCaptureFixture) -> None:
     """The connection's own time-out, 2 s, is for commands: an hour without an ended task is nothing to report."""
     with caplog.at_level(logging.WARNING):
-        assert queue.wait(submit(queue), 2.6) == TaskRecord(status="PENDING", place=1)
+        assert queue.wait(submit(queue), 2.6) == TaskRecord(status="PENDING", position=1)
     assert len(listeners(broker)) == 1
     assert caplog.messages == []
 

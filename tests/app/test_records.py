@@ -59,7 +59,7 @@ def callbacks(redis: Redis) -> list[str]:
 
 def test_an_accepted_task_is_on_record_and_on_the_queue(records: TaskRecords, redis: Redis) -> None:
     accept(records, uri=URI)
-    assert records.find(TASK) == TaskRecord(status="PENDING", place=1, callback_uri=URI, callback=EXPECTED)
+    assert records.find(TASK) == TaskRecord(status="PENDING", position=1, callback_uri=URI, callback=EXPECTED)
     assert redis.lrange(keys.QUEUE, 0, -1) == [f"message of {TASK}"]
 
 
@@ -287,7 +287,7 @@ def test_a_server_that_lost_its_scripts_gets_them_again(records: TaskRecords, re
 
 def places(records: TaskRecords, task_ids: str) -> dict[str, int | None]:
     found = {task_id: records.find(task_id) for task_id in task_ids}
-    return {task_id: record.place for task_id, record in found.items() if record}
+    return {task_id: record.position for task_id, record in found.items() if record}
 
 
 def take(redis: Redis, task_id: str) -> None:

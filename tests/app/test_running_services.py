@@ -18,6 +18,7 @@ from waiting import until
 
 from app import keys
 from app.queue import TaskRecord
+from app.workers import REPORT_EVERY
 
 pytestmark = pytest.mark.local
 
@@ -323,6 +324,27 @@ def test_a_running_task_is_finished_when_the_worker_is_told_to_stop(single: Depl
     assert single.exit_code("denzel", within=15) == 0
     assert single.status_of(task) == "SUCCESS"
     until(lambda: not single.processes("denzel"), within=5, what="every process of the worker to be gone")
+
+
+def test_a_task_that_ends_during_a_stop_is_called_back_and_the_log_is_calm(single: Deployment, receiver: Any) -> None:
+    single.environ["STOP_TIMEOUT"] = "40"
+    single.launch("denzel", "api")
+    answer = single.predict({"do": True, "until": "released", "callback_uri": receiver.uri("/stash")})
+    task = answer.json()["data"]["task_id"]
+    until(lambda: single.status_of(task) == "STARTED", what="the task to run")
+    single.running["denzel"].terminate()
+    until(lambda: "Warm shutdown" in single.output("denzel"), what="the stop to begin")
+    sidecar = single.callback_process()
+    # Longer than the worker takes to notice a sidecar that is gone.
+    waited = time.monotonic() + REPORT_EVERY + 2
+    until(lambda: time.monotonic() > waited, what="the worker to look at its sidecar")
+    assert single.callback_process() == sidecar
+    (single.root / "released").touch()
+    assert single.exit_code("denzel", within=15) == 0
+    assert single.status_of(task) == "SUCCESS"
+    until(lambda: receiver.received, what="the callback")
+    assert "the sidecar ended" not in single.output("denzel")
+    assert single.worker() == ("", "")
 
 
 def test_a_task_that_outlasts_the_stop_goes_back_and_is_run_by_the_next_worker(single: Deployment) -> None:

@@ -55,7 +55,7 @@ def accept(broker: Redis) -> Callable[..., None]:
 @pytest.fixture
 def up(broker: Redis) -> Callable[[int], None]:
     """The worker reports that so many of its processes have the model."""
-    return lambda count: WorkerReports(broker).alive(WORKER, up=range(100, 100 + count), loading=())
+    return lambda count: WorkerReports(broker, host="here").alive(WORKER, up=range(100, 100 + count), loading=())
 
 
 def hangs_after(dog: Watchdog, clock: Clock, seconds: float, meanwhile: Callable[[], Any] = lambda: None) -> bool:
@@ -99,8 +99,11 @@ def test_a_worker_that_is_busy_does_not_hang(
 def test_a_worker_that_loads_its_model_does_not_hang(
     dog: Watchdog, clock: Clock, accept: Callable[..., None], broker: Redis
 ) -> None:
-    WorkerReports(broker).alive(WORKER, up=(), loading=(1, 2))
-    WorkerReports(broker).process(WORKER, 1, WorkerState.ERROR, "no such file")
+    reports = WorkerReports(broker, host="here")
+    reports.alive(WORKER, up=(), loading=(1, 2))
+    reports.process(WORKER, 1, WorkerState.ERROR, "no such file")
+    # The same worker on another host is up, and has nothing to do with it.
+    WorkerReports(broker, host="elsewhere").alive(WORKER, up=(1, 2), loading=())
     accept("a")
     assert not hangs_after(dog, clock, 3600)
 

@@ -189,3 +189,41 @@ def test_every_method_raises_when_redis_is_away(away: Redis) -> None:
     for attempt in attempts:
         with pytest.raises(RedisError):
             attempt()
+
+
+# The same worker on two hosts: containers of one service
+
+
+@pytest.fixture
+def two(broker: Redis) -> tuple[WorkerReports, WorkerReports]:
+    return WorkerReports(broker, host="a"), WorkerReports(broker, host="b")
+
+
+def test_hosts_do_not_disturb_each_others_reports(two: tuple[WorkerReports, WorkerReports]) -> None:
+    one, other = two
+    one.alive("worker@iris", up=(), loading=(7,))
+    other.alive("worker@iris", up=(7,), loading=())
+    other.alive("worker@iris", up=(), loading=(8,))
+    assert not one.died("worker@iris")
+    assert not other.died("worker@iris")
+    assert [report.state for report in one.read()] == [WorkerState.LOADING]
+    one.alive("worker@iris", up=(7,), loading=())
+    assert [report.state for report in other.read()] == [WorkerState.UP]
+
+
+def test_a_host_that_stops_takes_back_its_own_words_alone(two: tuple[WorkerReports, WorkerReports]) -> None:
+    one, other = two
+    one.alive("worker@iris", up=(7,), loading=())
+    other.alive("worker@iris", up=(), loading=(7,))
+    one.forget("worker@iris")
+    assert [report.state for report in one.read()] == [WorkerState.LOADING]
+    other.forget("worker@iris")
+    assert one.read() == []
+
+
+def test_what_a_host_said_that_is_gone_is_dropped(two: tuple[WorkerReports, WorkerReports], redis: Redis) -> None:
+    one, other = two
+    one.alive("worker@iris", up=(7,), loading=())
+    redis.hincrbyfloat(keys.worker("worker@iris"), "seen:a", -21)
+    other.alive("worker@iris", up=(), loading=(8,))
+    assert [report.state for report in other.read()] == [WorkerState.LOADING]

@@ -265,8 +265,8 @@ def _unknown_task(task_id: str) -> falcon.HTTPNotFound:
 def _described(record: TaskRecord) -> dict[str, Any]:
     """What GET /status says of a task."""
     described = {"status": record.status, "result": record.result}
-    if record.place is not None:
-        described["position"] = record.place
+    if record.position is not None:
+        described["position"] = record.position
     if record.callback is not None:
         described["callback"] = asdict(record.callback)
     return described

@@ -42,10 +42,15 @@ end
 """
 
 _QUARANTINE = """
-local function quarantine(task_id, message, deliveries)
+-- A month, in seconds.
+local KEPT_FOR = 30 * 24 * 3600
+
+local function quarantine(task_id, message, deliveries, reason)
     local kept = QUARANTINED .. task_id
+    redis.call('ZREMRANGEBYSCORE', QUARANTINE, '-inf', now() - KEPT_FOR)
     redis.call('ZADD', QUARANTINE, now(), task_id)
-    redis.call('HSET', kept, 'message', message, 'deliveries', deliveries)
+    redis.call('HSET', kept, 'message', message, 'deliveries', deliveries, 'reason', reason)
+    redis.call('EXPIRE', kept, KEPT_FOR)
     -- The record expires, with where its callback goes.
     for _, field in ipairs({'callback_uri', 'receiver', 'replays'}) do
         local value = redis.call('HGET', TASK .. task_id, field)
@@ -58,9 +63,8 @@ end
 
 # `died` says that a worker died with it: then it counts as a delivery, and the last one ends the task.
 _GIVE_BACK = """
-local function died_text(deliveries)
-    local times = deliveries == 1 and 'once' or deliveries .. ' times'
-    return cjson.encode({args = {'the worker died while running this task, ' .. times}})
+local function why_given_up(deliveries)
+    return 'the worker died while running this task, ' .. (deliveries == 1 and 'once' or deliveries .. ' times')
 end
 
 local function give_back(tag, died, most_deliveries, lifetime)
@@ -77,8 +81,9 @@ local function give_back(tag, died, most_deliveries, lifetime)
     end
     local deliveries = redis.call('HINCRBY', task, 'deliveries', died and 0 or -1)
     if deliveries >= most_deliveries then
-        quarantine(task_id, message, deliveries)
-        end_task(task_id, tag, 'FAILURE', died_text(deliveries), lifetime)
+        local reason = why_given_up(deliveries)
+        quarantine(task_id, message, deliveries, reason)
+        end_task(task_id, tag, 'FAILURE', cjson.encode({args = {reason}}), lifetime)
         return
     end
     redis.call('HSET', task, 'status', 'PENDING', 'since', now())
@@ -99,7 +104,7 @@ while #taken < count do
     local status = task_id and redis.call('HGET', TASK .. task_id, 'status')
     if not (task_id and tag) then
         -- No Celery message: kept, as everything is.
-        quarantine('unreadable-' .. redis.call('INCR', ACCEPTED), message, 0)
+        quarantine(string.format('unreadable-%.6f', now()), message, 0, 'not a message that Celery could have sent')
     elseif status == 'PENDING' or status == 'STARTED' or status == 'RETRY' or (not status and tag ~= task_id) then
         redis.call('HINCRBY', TASK .. task_id, 'deliveries', 1)
         redis.call('HSET', TASK .. task_id, 'since', now())
@@ -149,7 +154,9 @@ end
 
 local claims = redis.call('HGETALL', CLAIMANTS)
 if #claims > 0 then
-    if time - tonumber(redis.call('GET', SWEPT) or 0) > timeout / 2 then
+    local looked = tonumber(redis.call('GET', SWEPT) or 0)
+    -- Also when the clock was set back.
+    if time - looked > timeout / 2 or time < looked then
         begin_anew()
     end
     redis.call('SET', SWEPT, time)
@@ -167,7 +174,12 @@ end
 return cancelled
 """
 
-_GIVE_ONE_BACK = "give_back(ARGV[1], ARGV[2] == 'died', tonumber(ARGV[3]), ARGV[4])"
+# A claim that has gone to another worker meanwhile is that one's.
+_GIVE_ONE_BACK = """
+if redis.call('HGET', CLAIMANTS, ARGV[2]) == ARGV[1] then
+    give_back(ARGV[2], ARGV[3] == 'died', tonumber(ARGV[4]), ARGV[5])
+end
+"""
 
 _GIVE_ALL_BACK = """
 local claims = redis.call('HGETALL', CLAIMANTS)
@@ -178,7 +190,11 @@ for i = 1, #claims, 2 do
 end
 """
 
-_RELEASE = "release_claim(ARGV[1])"
+_RELEASE = """
+if redis.call('HGET', CLAIMANTS, ARGV[2]) == ARGV[1] then
+    release_claim(ARGV[2])
+end
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +242,7 @@ class Claims:
 
     def give_back(self, tag: str, *, died: bool) -> None:
         """Put a message to the head of the queue; or end its task, when a process `died` of it for the last time."""
-        self._give_one_back(args=[tag, "died" if died else "", *self._limits])
+        self._give_one_back(args=[self.owner, tag, "died" if died else "", *self._limits])
 
     def give_all_back(self) -> None:
         """Put all that this worker has to the head of the queue: it stops."""
@@ -234,4 +250,4 @@ class Claims:
 
     def release(self, tag: str) -> None:
         """Let go of a message whose task has ended."""
-        self._release(args=[tag])
+        self._release(args=[self.owner, tag])

@@ -89,6 +89,15 @@ def replay(deployment: Deployment, arguments: Sequence[str]) -> Any:
     return {"replayed": replayed, "unknown": [task_id for task_id in arguments if task_id not in replayed]}
 
 
+def discard(deployment: Deployment, arguments: Sequence[str]) -> Any:
+    """Forget these tasks that were quarantined."""
+    if not arguments:
+        raise BadUsage("discard needs the id of a task")
+    quarantine = Quarantine(deployment.redis)
+    discarded = [task_id for task_id in dict.fromkeys(arguments) if quarantine.discard(task_id)]
+    return {"discarded": discarded, "unknown": [task_id for task_id in arguments if task_id not in discarded]}
+
+
 COMMANDS: dict[str, Callable[[Deployment, Sequence[str]], Any]] = {
     "callbacks": callbacks,
     "resend": resend,
@@ -96,6 +105,7 @@ COMMANDS: dict[str, Callable[[Deployment, Sequence[str]], Any]] = {
     "tasks": tasks,
     "quarantined": quarantined,
     "replay": replay,
+    "discard": discard,
 }
 
 

@@ -14,7 +14,7 @@ _REPLAY = """
 local task_id = ARGV[1]
 local task, kept = TASK .. task_id, QUARANTINED .. task_id
 local fields = redis.call('HMGET', kept, 'message', 'callback_uri', 'receiver', 'replays')
-if not fields[1] then
+if not fields[1] or redis.call('HGET', kept, 'deliveries') == '0' then
     return false
 end
 forget_callback(task_id)
@@ -58,20 +58,22 @@ class Quarantine:
         entries: list[tuple[str, float]] = self._redis.zrange(keys.QUARANTINE, 0, -1, withscores=True)  # type: ignore[assignment]
         with self._redis.pipeline(transaction=False) as pipe:
             for task_id, _ in entries:
-                pipe.hget(keys.quarantined(task_id), "deliveries")
-            counts = pipe.execute()
+                pipe.hmget(keys.quarantined(task_id), ["deliveries", "reason"])
+            kept = pipe.execute()
         return [
-            Quarantined(task_id=task_id, deliveries=int(count or 0), since=since, reason=_reason(int(count or 0)))
-            for (task_id, since), count in zip(entries, counts, strict=True)
+            Quarantined(task_id=task_id, deliveries=int(deliveries), since=since, reason=reason)
+            for (task_id, since), (deliveries, reason) in zip(entries, kept, strict=True)
+            if reason
         ]
 
     def replay(self, task_id: str) -> bool:
-        """Put the task on the queue again, under its own id and as if it were new; False when it is not kept here."""
+        """Put the task on the queue again, under its own id and as if it were new; False when no task is kept so."""
         return bool(self._replay(args=[task_id]))
 
-
-def _reason(deliveries: int) -> str:
-    if not deliveries:
-        return "not a message that Celery could have sent"
-    times = "once" if deliveries == 1 else f"{deliveries} times"
-    return f"the worker died while running this task, {times}"
+    def discard(self, task_id: str) -> bool:
+        """Forget what is kept, but for the task's record; False when nothing is."""
+        with self._redis.pipeline() as pipe:
+            pipe.delete(keys.quarantined(task_id))
+            pipe.zrem(keys.QUARANTINE, task_id)
+            _, removed = pipe.execute()
+        return bool(removed)

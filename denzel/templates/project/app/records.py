@@ -124,12 +124,12 @@ class CallbackReport:
 class TaskRecord:
     """One task: a Celery state, its result once it has ended (JSON values), where its callback goes, if anywhere.
 
-    `place` is its place in the queue while it waits: 1 for the next.
+    `position` is its place in the queue while it waits: 1 for the next.
     """
 
     status: str
     result: Any = None
-    place: int | None = None
+    position: int | None = None
     callback_uri: str | None = None
     callback: CallbackReport | None = None
 
@@ -144,7 +144,7 @@ class UnfinishedTask:
 
     task_id: str
     status: str
-    place: int | None
+    position: int | None
     deliveries: int
     worker: str | None
     since: float | None
@@ -223,7 +223,7 @@ class TaskRecords:
         return TaskRecord(
             status=fields["status"],
             result=json.loads(fields["result"]) if "result" in fields else None,
-            place=rank + 1 if rank is not None and fields["status"] == PENDING else None,
+            position=rank + 1 if rank is not None and fields["status"] == PENDING else None,
             callback_uri=fields.get("callback_uri"),
             callback=_callback(fields),
         )
@@ -235,7 +235,7 @@ class TaskRecords:
             pipe.zrange(keys.WAITING, 0, most - 1)
             claimants, waiting = pipe.execute()
         tasks = [*claimants, *waiting][:most]
-        places = {task_id: place for place, task_id in enumerate(waiting, start=1)}
+        positions = {task_id: position for position, task_id in enumerate(waiting, start=1)}
         with self._redis.pipeline(transaction=False) as pipe:
             for task_id in tasks:
                 pipe.hmget(keys.task(task_id), ["status", "deliveries", "since"])
@@ -244,7 +244,7 @@ class TaskRecords:
             UnfinishedTask(
                 task_id=task_id,
                 status=status or PENDING,
-                place=places.get(task_id),
+                position=positions.get(task_id),
                 deliveries=int(deliveries or 0),
                 worker=claimants[task_id].partition("/")[0] if task_id in claimants else None,
                 since=float(since) if since else None,

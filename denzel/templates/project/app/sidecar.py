@@ -45,14 +45,19 @@ def make_sender(settings: Settings) -> CallbackSender:
 
 
 def look_after(worker: int, settings: Settings) -> None:
-    """Begin to watch the worker, and end it when it hangs: whatever keeps services running starts it again."""
+    """Begin to watch the worker, and end it when it hangs: whatever keeps services running starts it again.
+
+    A worker that stops takes nothing more; it says so with SIGUSR1.
+    """
     watchdog = Watchdog(connect(settings.redis_url), f"worker@{settings.project_name}")
+    looking_away = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: looking_away.set())
 
     def end_worker() -> None:
-        with suppress(ProcessLookupError):
+        if os.getppid() == worker:
             os.kill(worker, signal.SIGKILL)
 
-    threading.Thread(target=watchdog.run, args=(threading.Event(), end_worker), daemon=True).start()
+    threading.Thread(target=watchdog.run, args=(looking_away, end_worker), daemon=True).start()
 
 
 def main(worker: int) -> None:

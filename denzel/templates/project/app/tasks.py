@@ -129,9 +129,10 @@ def end_with_worker(**_: Any) -> None:
 
 
 @signals.worker_shutdown.connect
-def give_back(sender: Any, **_: Any) -> None:
+def end(sender: Any, **_: Any) -> None:
     """The last act of a worker that stops: what it still has goes back to the queue."""
     give_all_back(sender)
+    sender.sidecar.end()
 
 
 @signals.after_setup_logger.connect

@@ -70,7 +70,8 @@ class Channel(stock.Channel):  # type: ignore[misc]
         if not self.active_queues:
             return
         seconds = timeout or self.brpop_timeout
-        # From the end of the list to the same end: the list stays as it is. Redis refuses that at its memory limit.
+        # From the end of the list to the same end: the list stays as it is. Redis refuses that at its memory limit. The
+        # message comes along and is thrown away; waiting for anything else would miss what other clients send.
         command = ["BLMOVE", keys.QUEUE, keys.QUEUE, "RIGHT", "RIGHT", seconds]
         if self._memory_is_full:
             command = ["BLPOP", _NOTHING, seconds]

@@ -65,9 +65,9 @@ class Watchdog:
             pipe.hgetall(keys.worker(self._name))
             waiting, taken, claimants, report = pipe.execute()
         held = sum(claimant.startswith(f"{self._host}/") for claimant in claimants)
-        ready = sum(state.startswith("UP") for field, state in report.items() if field.startswith("process:"))
-        # A worker without a report says nothing of itself any more, and may hang for that very reason.
-        occupied = bool(report) and held >= ready
+        processes = [state for field, state in report.items() if field.startswith(f"process:{self._host}/")]
+        # A worker that reports no process says nothing of itself any more, and may hang for that very reason.
+        occupied = bool(processes) and held >= sum(state.startswith("UP") for state in processes)
         moved = taken != self._taken
         self._taken = taken
         if not waiting or occupied or moved:

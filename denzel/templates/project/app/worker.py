@@ -1,4 +1,4 @@
-"""What runs beside Celery's own parts in the main process of a worker: its report, its log, its callbacks."""
+"""What runs beside Celery's own parts in the main process of a worker: taking, reports, a stop in time, its log."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from app.workers import REPORT_EVERY, WorkerReports
 
 log = logging.getLogger(__name__)
 
-#: Seconds before the end of STOP_TIMEOUT at which running tasks go back to the queue, and of these, seconds that
-#: callbacks on their way may take.
+#: Seconds before the end of STOP_TIMEOUT at which running tasks go back to the queue at the latest, and seconds that
+#: callbacks on their way may take then.
 HAND_BACK = 5
 CALLBACKS_GRACE = 4
 
@@ -55,11 +55,6 @@ class Report(bootsteps.StartStopStep):  # type: ignore[misc]
         self._report(worker)
         worker.timer.call_repeatedly(LOOK_EVERY, self._report, (worker,))
 
-    def stop(self, worker: Any) -> None:
-        self._forget(worker)
-
-    terminate = stop
-
     def _report(self, worker: Any) -> None:
         processes = ready_processes(worker), loading_processes(worker)
         now = time.monotonic()
@@ -71,12 +66,6 @@ class Report(bootsteps.StartStopStep):  # type: ignore[misc]
         except RedisError as error:
             log.warning("the worker could not report: %s", error)
         self._reported, self._reported_at = processes, now
-
-    def _forget(self, worker: Any) -> None:
-        try:
-            self._reports.forget(worker.hostname)
-        except RedisError as error:
-            log.warning("the worker's last report could not be removed: %s", error)
 
 
 class Taking(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -90,14 +79,13 @@ class Taking(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         self._intake: Intake = worker.app.conf.broker_transport_options["intake"]
-        self._stopped = threading.Event()
         self._cancelled: SimpleQueue[str] = SimpleQueue()
 
     def start(self, worker: Any) -> None:
         self._intake.room = lambda: len(ready_processes(worker)) - len(state.reserved_requests)
         # At once: what an earlier life of this worker had comes first.
         self._renew()
-        threading.Thread(target=self._renew_until_stopped, name="claims", daemon=True).start()
+        threading.Thread(target=self._renew_for_ever, name="claims", daemon=True).start()
         worker.timer.call_repeatedly(LOOK_EVERY, self._end_cancelled, (worker,))
 
     def stop(self, worker: Any) -> None:
@@ -106,8 +94,9 @@ class Taking(bootsteps.StartStopStep):  # type: ignore[misc]
 
     terminate = stop
 
-    def _renew_until_stopped(self) -> None:
-        while not self._stopped.wait(RENEW_EVERY):
+    def _renew_for_ever(self) -> None:
+        while True:
+            time.sleep(RENEW_EVERY)
             self._renew()
 
     def _renew(self) -> None:
@@ -136,6 +125,7 @@ class StopInTime(bootsteps.StartStopStep):  # type: ignore[misc]
         assert callable(stop_worker)
 
         def stop(signum: int, frame: FrameType | None) -> None:
+            worker.sidecar.look_away()
             for end in (end_loading, hand_back):
                 threading.Thread(target=end, args=(worker,), daemon=True).start()
             stop_worker(signum, frame)
@@ -158,14 +148,20 @@ def hand_back(worker: Any) -> None:
     log.warning("STOP_TIMEOUT is nearly over; %d running tasks go back to the queue", len(state.active_requests))
     give_all_back(worker)
     _kill(ready_processes(worker))
+    worker.sidecar.end()
     os._exit(0)
 
 
 def give_all_back(worker: Any) -> None:
-    """Put whatever this worker has taken back to the queue; where Redis is away, the next life of it does."""
+    """Put whatever this worker has taken back to the queue, and take back what it has reported.
+
+    Where Redis is away, its next life gives back, and the report expires.
+    """
     claims: Claims = worker.app.conf.broker_transport_options["intake"].claims
+    settings: Settings = worker.app.conf.denzel_settings
     try:
         claims.give_all_back()
+        WorkerReports(connect(settings.redis_url)).forget(worker.hostname)
     except RedisError as error:
         log.warning("running tasks could not be given back: %s", error)
 
@@ -187,26 +183,31 @@ class LogRotation(bootsteps.StartStopStep):  # type: ignore[misc]
 
 
 class Sidecar(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Keeps the process running that sends callbacks and looks after this one."""
+    """`worker.sidecar`: keeps the process running that sends callbacks and looks after this one, also at a stop."""
 
     requires = ("celery.worker.components:Timer",)
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
+        worker.sidecar = self
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, worker: Any) -> None:
         self._keep_running()
         worker.timer.call_repeatedly(REPORT_EVERY, self._keep_running)
 
-    def stop(self, worker: Any) -> None:
+    def look_away(self) -> None:
+        """The worker takes no more tasks, and does not hang for that."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGUSR1)
+
+    def end(self) -> None:
+        """The worker's tasks have ended; their callbacks, which are on their way, may arrive."""
         if self._process is not None:
             self._process.terminate()
-            # The container ends with this process; what is being sent has until then.
+            # The container ends with this process.
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(CALLBACKS_GRACE)
-
-    terminate = stop
 
     def _keep_running(self) -> None:
         if self._process is not None and self._process.poll() is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import socket
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -15,7 +16,9 @@ from app import keys, lua
 REPORT_EVERY = 5.0
 REPORT_LIFETIME = 20
 
-# A report is a hash: `state` and `cause` for whoever reads it, and a field for each process, from which they are made.
+# A report is a hash: `state` and `cause` for whoever reads it, and a field for each process, from which they are made:
+# `process:<host>/<pid>`, as the same worker may run on several hosts (containers). Each renews what it knows, and
+# `seen:<host>` says when; what a host that is silent has said is dropped.
 _MERGE = """
 local function merge(report)
     local state, cause = 'LOADING', ''
@@ -35,8 +38,8 @@ end
 _PROCESS = (
     _MERGE
     + """
-local report, lifetime, pid, state, cause = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-redis.call('HSET', report, 'process:' .. pid, state .. ' ' .. cause)
+local report, lifetime, host, pid, state, cause = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+redis.call('HSET', report, 'process:' .. host .. '/' .. pid, state .. ' ' .. cause, 'seen:' .. host, now())
 merge(report)
 redis.call('EXPIRE', report, lifetime)
 """
@@ -47,28 +50,56 @@ _ALIVE = (
     _MERGE
     + """
 local report, workers = KEYS[1], KEYS[2]
-local lifetime, name, up, loading = ARGV[1], ARGV[2], cjson.decode(ARGV[3]), cjson.decode(ARGV[4])
-local alive = {}
+local lifetime, name, host = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local up, loading = cjson.decode(ARGV[4]), cjson.decode(ARGV[5])
+local own, time, alive = 'process:' .. host .. '/', now(), {}
+redis.call('HSET', report, 'seen:' .. host, time)
 for _, pid in ipairs(up) do
-    alive['process:' .. pid] = true
-    redis.call('HSET', report, 'process:' .. pid, 'UP')
-    redis.call('HDEL', report, 'process:died')
+    alive[own .. pid] = true
+    redis.call('HSET', report, own .. pid, 'UP')
+    redis.call('HDEL', report, own .. 'died')
 end
 for _, pid in ipairs(loading) do
-    alive['process:' .. pid] = true
-    redis.call('HSETNX', report, 'process:' .. pid, 'LOADING')
+    alive[own .. pid] = true
+    redis.call('HSETNX', report, own .. pid, 'LOADING')
 end
 for _, field in ipairs(redis.call('HKEYS', report)) do
-    if string.find(field, '^process:%d') and not alive[field] then
+    local whose, pid = string.match(field, '^process:(.*)/(.*)$')
+    if whose == host and pid ~= 'died' and not alive[field] then
         if redis.call('HGET', report, field) == 'LOADING' then
-            redis.call('HSET', report, 'process:died', 'ERROR a process died while loading the model')
+            redis.call('HSET', report, own .. 'died', 'ERROR a process died while loading the model')
         end
+        redis.call('HDEL', report, field)
+    elseif whose and time - tonumber(redis.call('HGET', report, 'seen:' .. whose) or 0) > lifetime then
         redis.call('HDEL', report, field)
     end
 end
 redis.call('SADD', workers, name)
 merge(report)
 redis.call('EXPIRE', report, lifetime)
+"""
+)
+
+
+# What other hosts have said stays.
+_FORGET = (
+    _MERGE
+    + """
+local report, workers, name, own = KEYS[1], KEYS[2], ARGV[1], 'process:' .. ARGV[2] .. '/'
+local others = false
+for _, field in ipairs(redis.call('HKEYS', report)) do
+    if string.sub(field, 1, #own) == own then
+        redis.call('HDEL', report, field)
+    elseif string.find(field, '^process:') then
+        others = true
+    end
+end
+if others then
+    merge(report)
+else
+    redis.call('DEL', report)
+    redis.call('SREM', workers, name)
+end
 """
 )
 
@@ -93,32 +124,32 @@ class WorkerReport:
 class WorkerReports:
     """The reports in one Redis. Every method raises redis.RedisError when Redis is away."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, *, host: str | None = None) -> None:
+        """Processes are those of this `host`."""
         self._redis = redis
+        self._host = host or socket.gethostname()
         self._process = lua.register(redis, _PROCESS)
         self._alive = lua.register(redis, _ALIVE)
+        self._forget = lua.register(redis, _FORGET)
 
     def alive(self, name: str, *, up: Collection[int], loading: Collection[int]) -> None:
         """Renew the report of the worker `name`, given the ids of its processes with and still without the model."""
         self._alive(
             keys=[keys.worker(name), keys.WORKERS],
-            args=[REPORT_LIFETIME, name, json.dumps(sorted(up)), json.dumps(sorted(loading))],
+            args=[REPORT_LIFETIME, name, self._host, json.dumps(sorted(up)), json.dumps(sorted(loading))],
         )
 
     def process(self, name: str, pid: int, state: WorkerState, cause: str = "") -> None:
         """Report at once that a process of the worker `name` is UP, or could not load the model and why."""
-        self._process(keys=[keys.worker(name)], args=[REPORT_LIFETIME, pid, state.value, cause])
+        self._process(keys=[keys.worker(name)], args=[REPORT_LIFETIME, self._host, pid, state.value, cause])
 
     def died(self, name: str) -> bool:
         """Whether a process of the worker `name` died while loading the model, and none has loaded it since."""
-        return bool(self._redis.hexists(keys.worker(name), "process:died"))
+        return bool(self._redis.hexists(keys.worker(name), f"process:{self._host}/died"))
 
     def forget(self, name: str) -> None:
-        """Remove the report of a worker that starts or stops."""
-        with self._redis.pipeline() as pipe:
-            pipe.delete(keys.worker(name))
-            pipe.srem(keys.WORKERS, name)
-            pipe.execute()
+        """Remove what the worker `name` on this host has reported: it stops."""
+        self._forget(keys=[keys.worker(name), keys.WORKERS], args=[name, self._host])
 
     def read(self) -> list[WorkerReport]:
         """The workers that are alive, by name."""
