@@ -66,7 +66,8 @@ def test_a_failing_task_says_why_everywhere_and_its_traceback_is_in_the_log_alon
         "status": 500,
         "task_id": task_id,
     }
-    assert lab.task(task_id) == {"status": "FAILURE", "result": {"args": ["no such plant"]}}
+    record = lab.task(task_id)
+    assert (record["status"], record["result"]) == ("FAILURE", {"args": ["no such plant"]})
     until(lambda: receiver.received, what="the callback")
     assert receiver.bodies() == [{"status": "FAILURE", "result": {"args": ["no such plant"]}, "task_id": task_id}]
     log = lab.denzel("logworker")
