@@ -16,7 +16,7 @@ from denzel import __version__, console, ledger, lifecycle, log_file, tally
 from denzel import settings as settings_file
 from denzel.backends import open_backend
 from denzel.backends.base import Backend
-from denzel.errors import DenzelError, NotLaunched, ProjectNotFound
+from denzel.errors import DenzelError, NotLaunched, ProjectNotFound, TooFewTasks
 from denzel.project import Project, find_project
 from denzel.services import Service, Status
 from denzel.settings import Settings
@@ -247,12 +247,21 @@ def listen(port: int, host: str | None) -> None:
     settings = settings_file.load(project.env_file, os.environ)
     # Containers come in over Docker's bridge.
     address = host or ("127.0.0.1" if settings.backend == "local" else "0.0.0.0")
-    with listener.listening(address, port, secret=settings.callback_secret) as arrivals:
+    with listener.listening(address, port, secret=settings.callback_secret) as callbacks:
         console.listening(settings, address, port)
-        console.arrivals(arrivals)
+        console.received(callbacks)
 
 
 AS_DATA = click.option("--json", "as_json", is_flag=True, help="Print the list as data.")
+
+
+def refuse_options_of_the_list(context: click.Context) -> None:
+    """Refuse options before the name of a command below a list: they choose what is listed, and would do nothing."""
+    for option in context.command.params:
+        if option.name and context.params.get(option.name):
+            raise click.UsageError(
+                f"{option.opts[0]} before {context.invoked_subcommand} does nothing: it is an option of the list."
+            )
 
 
 @main.group(invoke_without_command=True)
@@ -263,6 +272,7 @@ AS_DATA = click.option("--json", "as_json", is_flag=True, help="Print the list a
 def callbacks(context: click.Context, failed: bool, pending: bool, as_json: bool) -> None:
     """List the callbacks that are not delivered."""
     if context.invoked_subcommand is not None:
+        refuse_options_of_the_list(context)
         return
     if failed and pending:
         raise click.UsageError("Pass --failed or --pending, or neither for both.")
@@ -297,6 +307,7 @@ def resend_callbacks(task_ids: tuple[str, ...], failed: bool) -> None:
 def tasks(context: click.Context, quarantined: bool, as_json: bool) -> None:
     """List the tasks that run or wait."""
     if context.invoked_subcommand is not None:
+        refuse_options_of_the_list(context)
         return
     here = opened()
     lifecycle.check_launched(here.backend)
@@ -316,6 +327,21 @@ def replay_tasks(task_ids: tuple[str, ...]) -> None:
     lifecycle.check_launched(here.backend)
     outcome = ledger.replay(here.backend, task_ids)
     console.replayed(outcome)
+    ledger.check_tasks_known(outcome)
+
+
+@tasks.command("discard")
+@click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--yes", is_flag=True, help="Do not ask before the requests of these tasks are lost.")
+def discard_tasks(task_ids: tuple[str, ...], yes: bool) -> None:
+    """Remove quarantined tasks for good."""
+    here = opened()
+    lifecycle.check_launched(here.backend)
+    if not yes and not console.confirm("The requests of these tasks can not be run again afterwards. Go on?"):
+        console.say("Nothing was discarded.")
+        sys.exit(1)
+    outcome = ledger.discard(here.backend, task_ids)
+    console.discarded(outcome)
     ledger.check_tasks_known(outcome)
 
 
@@ -356,8 +382,10 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
     # Imported here: no other command sends requests.
     from denzel import drill, load
 
-    if tasks < drill.fewest_tasks(parts):
-        raise click.UsageError(f"These parts want {drill.fewest_tasks(parts)} tasks at least.")
+    try:
+        drill.check_enough(tasks, parts)
+    except TooFewTasks as error:
+        raise click.UsageError(f"{error} {error.hint}") from None
     here = opened()
     lifecycle.check_launched(here.backend)
     requests = load.read_requests(path or here.project.example)

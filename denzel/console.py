@@ -14,16 +14,19 @@ import click
 
 from denzel.backends.base import BuildStep
 from denzel.errors import DenzelError
-from denzel.ledger import Callback, QuarantinedTask, Repeated, Task
+from denzel.ledger import Callback, Outcome, QuarantinedTask, UnfinishedTask
 from denzel.project import Project
 from denzel.services import Service, State, Status, WorkerReport
 from denzel.settings import Settings
 from denzel.tally import Figures
 
 if TYPE_CHECKING:
-    from denzel.listener import Arrival
+    from denzel.listener import ReceivedCallback
 
 _COLOURS = {State.UP: "green", State.ERROR: "red", State.DOWN: "red"}
+
+#: Bytes that are shown of a body that is no JSON.
+_SHOWN_OF_NO_JSON = 500
 
 
 def say(text: str) -> None:
@@ -46,7 +49,8 @@ def error(problem: DenzelError) -> None:
     if problem.detail:
         click.echo(problem.detail, err=True)
         click.echo(err=True)
-    click.echo(f"{click.style('Error:', fg='red')} {problem}", err=True)
+    # Ids, reasons and the like in it come from others.
+    click.echo(f"{click.style('Error:', fg='red')} {_printable(str(problem))}", err=True)
     if problem.hint:
         click.echo(f"{click.style('Hint:', fg='yellow')} {problem.hint}", err=True)
 
@@ -106,14 +110,17 @@ def shown_callbacks(kept: Sequence[Callback], *, state: str | None) -> None:
     )
 
 
-def shown_tasks(kept: Sequence[Task]) -> None:
+def shown_tasks(kept: Sequence[UnfinishedTask]) -> None:
     if not kept:
         click.echo("No tasks are running or waiting.")
         return
     now = time.time()
     _table(
-        ("TASK", "STATUS", "PLACE", "DELIVERIES", "SINCE", "WORKER"),
-        [(task.task_id, task.status, task.place, task.deliveries, _ago(task.since, now), task.worker) for task in kept],
+        ("TASK", "STATUS", "POSITION", "DELIVERIES", "SINCE", "WORKER"),
+        [
+            (task.task_id, task.status, task.position, task.deliveries, _ago(task.since, now), task.worker)
+            for task in kept
+        ],
     )
 
 
@@ -128,16 +135,21 @@ def shown_quarantined(kept: Sequence[QuarantinedTask]) -> None:
     )
 
 
-def resent(outcome: Repeated) -> None:
+def resent(outcome: Outcome) -> None:
     if outcome.done:
         click.echo(f"{_counted(len(outcome.done), 'callback')} sent again now. How it goes: denzel callbacks")
     elif not outcome.unknown:
         click.echo("No callbacks have failed.")
 
 
-def replayed(outcome: Repeated) -> None:
+def replayed(outcome: Outcome) -> None:
     if outcome.done:
         click.echo(f"{_counted(len(outcome.done), 'task')} queued again. How it goes: denzel tasks")
+
+
+def discarded(outcome: Outcome) -> None:
+    if outcome.done:
+        click.echo(f"{_counted(len(outcome.done), 'task')} discarded.")
 
 
 def listening(settings: Settings, host: str, port: int) -> None:
@@ -146,14 +158,14 @@ def listening(settings: Settings, host: str, port: int) -> None:
     click.echo(f"Listening on port {port}. Use as callback_uri: http://{name}:{port}/")
 
 
-def arrivals(arrived: Iterable[Arrival]) -> None:
+def received(callbacks: Iterable[ReceivedCallback]) -> None:
     """Callbacks as they arrive, each with its body in the next line; until Ctrl-C."""
     with _until_interrupted():
-        for arrival in arrived:
-            when = datetime.fromtimestamp(arrival.when)
-            what = _printable(f"{when:%H:%M:%S} {arrival.path} {arrival.webhook_id or 'no webhook-id'}")
-            click.echo(f"{what} {_signature(arrival)}{' (repeated)' if arrival.repeated else ''}")
-            click.echo(_body(arrival.body))
+        for callback in callbacks:
+            when = datetime.fromtimestamp(callback.when)
+            what = _printable(f"{when:%H:%M:%S} {callback.path} {callback.webhook_id or 'no webhook-id'}")
+            click.echo(f"{what} {_signature(callback)}{' (repeated)' if callback.repeated else ''}")
+            click.echo(_body(callback.body))
 
 
 def drilled(figures: Figures) -> None:
@@ -162,6 +174,7 @@ def drilled(figures: Figures) -> None:
     failed = [("  with FAILURE", f"{figures.failed}: {figures.failure}")] if figures.failed else []
     strange = [("made twice", len(figures.made_twice))] if figures.made_twice else []
     bad = [("bad signatures", figures.bad_signatures)] if figures.bad_signatures else []
+    unfinished = [("not through yet", len(figures.not_through))] if figures.interrupted else []
     click.echo()
     _table(
         ("REQUESTS", str(figures.tasks)),
@@ -175,6 +188,7 @@ def drilled(figures: Figures) -> None:
             *strange,
             *bad,
             ("lost", len(figures.lost)),
+            *unfinished,
             ("slowest recovery", _seconds(figures.slowest_recovery)),
             ("the whole drill", _seconds(figures.seconds)),
         ],
@@ -292,29 +306,33 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun} is" if number == 1 else f"{number} {noun}s are"
 
 
-def _signature(arrival: Arrival) -> str:
-    if not arrival.signed:
+def _signature(callback: ReceivedCallback) -> str:
+    if not callback.signed:
         return click.style("not signed", fg="yellow")
-    if arrival.fault:
-        return click.style("signature BAD", fg="red") + f": {_printable(arrival.fault)}"
+    if callback.fault:
+        return click.style("signature BAD", fg="red") + f": {_printable(callback.fault)}"
     return click.style("signature good", fg="green")
 
 
 def _body(body: bytes) -> str:
-    """A body as JSON in one line; as it is, where it is none."""
-    text = body.decode("utf-8", "backslashreplace")
+    """A body as JSON in one line; what is none is said to be so, and shown from its beginning."""
+    if not body:
+        return "(empty)"
     try:
-        return _printable(json.dumps(json.loads(text), ensure_ascii=False))
+        return _printable(json.dumps(json.loads(body.decode()), ensure_ascii=False))
     except (ValueError, RecursionError):
-        return f"(not JSON) {_printable(text)}"
+        shown = _printable(body[:_SHOWN_OF_NO_JSON].decode("utf-8", "backslashreplace"))
+        return f"(not JSON) {shown}" + (f"... ({len(body)} bytes)" if len(body) > _SHOWN_OF_NO_JSON else "")
 
 
 def _printable(text: str) -> str:
-    """What others sent, without what a terminal would obey."""
-    return "".join(
+    """What others sent, without what a terminal would obey, or has no letter for."""
+    shown = "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
         for letter in text
     )
+    encoding = sys.stdout.encoding or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _reachable(host: str) -> str:

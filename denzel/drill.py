@@ -13,17 +13,14 @@ from typing import Any, Protocol
 
 from denzel import activity
 from denzel.backends.base import Backend
-from denzel.errors import (
-    ServiceFailed,
-    ServiceNotRunning,
-)
+from denzel.errors import PortTaken, ServiceFailed, ServiceNotRunning, TooFewTasks
 from denzel.kills import Kills
 from denzel.load import Api, Load
 from denzel.project import Project
 from denzel.receiver import Mood, Receiver
 from denzel.services import Service, Status
 from denzel.settings import Settings
-from denzel.tally import RECEIVER, Figures, Outage, Task, count
+from denzel.tally import RECEIVER, Figures, Outage, count
 
 #: The ways in which a receiver can be away.
 _MOODS = (Mood.FAILING, Mood.SILENT, Mood.CLOSED)
@@ -75,7 +72,8 @@ def drill(
 ) -> Figures:
     """Send so many requests to a running project, kill these parts meanwhile, and say what became of all of them.
 
-    Ctrl-C ends it early, with what it has seen. Raises ServiceNotRunning, RequestUnusable and ServiceFailed.
+    Ctrl-C ends it early, with what it has seen. Raises ServiceNotRunning, TooFewTasks, RequestUnusable, ServiceFailed
+    and PortTaken.
     """
     times = times or TIMES
     status = look()
@@ -141,7 +139,11 @@ class Course:
         self._outages: list[Outage] = []
 
     def run(self, parts: Sequence[str], *, callback: str) -> Figures:
-        """Kill them one after another, and wait for all tasks; `callback` is where callbacks go, for a message."""
+        """Kill them one after another, and wait for all tasks; `callback` is where callbacks go, for a message.
+
+        Raises TooFewTasks, before anything is sent, RequestUnusable, ServiceFailed and PortTaken.
+        """
+        check_enough(self._tasks, parts)
         began = self._clock()
         interrupted = False
         try:
@@ -200,7 +202,9 @@ class Course:
         began = self._clock()
         recovered = self._kills.kill(part)
         killed = self._clock()
-        over = self._wait(lambda: recovered(killed), self._times.recovery, sends=sends)
+        # One at once, even if it is back before anybody has looked.
+        self._load.send(1)
+        over = self._wait(lambda: recovered(killed), self._times.recovery, sends=sends - 1)
         return Outage(part=part, began=began, over=over)
 
     def _leave(self, mood: Mood, sends: int) -> Outage:
@@ -209,12 +213,29 @@ class Course:
         self._progress.doing(f"The {RECEIVER} {'is ' * (mood is not Mood.FAILING)}{mood.value}")
         self._receiver.turn(mood)
         self._steadily(sends, over=self._times.away)
-        self._receiver.turn(Mood.TAKING)
+        self._come_back()
         began = self._clock()
         over = self._wait(
             lambda: any(arrival.when > began for arrival in self._receiver.arrivals), self._times.recovery
         )
         return Outage(part=part, began=began, over=over, of_receiver=True)
+
+    def _come_back(self) -> None:
+        """Let the receiver take callbacks again; another program may have its port for a while."""
+        began = self._clock()
+        while True:
+            try:
+                self._receiver.turn(Mood.TAKING)
+            except PortTaken:
+                if self._clock() - began > self._times.recovery:
+                    raise PortTaken(
+                        f"The receiver did not get its port {self._receiver.port} back"
+                        f" within {self._times.recovery:.0f} s: another program has it.",
+                        hint="Drill again, and name a port that no other program takes: --port",
+                    ) from None
+                time.sleep(self._times.look)
+            else:
+                return
 
     def _settle(self) -> None:
         """Wait for every task and callback, as long as any still comes."""
@@ -224,7 +245,7 @@ class Course:
         while self._clock() - moved < self._times.patience:
             tasks = self._load.tasks
             called_back = {arrival.task_id for arrival in self._receiver.arrivals}
-            if len(tasks) == self._tasks and all(_is_through(task, called_back) for task in tasks):
+            if len(tasks) == self._tasks and all(task.is_through(called_back) for task in tasks):
                 return
             self._load.send(0)
             now = len(tasks), sum(task.ended is not None for task in tasks), len(called_back)
@@ -265,6 +286,16 @@ def fewest_tasks(parts: Sequence[str]) -> int:
     return 1 + 4 * (len(list(_stages(parts))) + 1)
 
 
+def check_enough(tasks: int, parts: Sequence[str]) -> None:
+    """Raise TooFewTasks when so many requests can not show that each of these parts has recovered."""
+    fewest = fewest_tasks(parts)
+    if tasks < fewest:
+        raise TooFewTasks(
+            f"{tasks} tasks are too few to see each part recover.",
+            hint=f"Pass --tasks {fewest} or more, or fewer parts with --kill.",
+        )
+
+
 def _stages(parts: Sequence[str]) -> Iterator[tuple[str, Mood | None]]:
     for part in parts:
         if part == RECEIVER:
@@ -277,10 +308,6 @@ def _moments(number: int, within: float) -> list[float]:
     """So many moments of a time, ever farther apart: nobody knows how long it will take."""
     first = 0.2
     return [first * (within / first) ** (step / number) - first for step in range(number)]
-
-
-def _is_through(task: Task, called_back: set[str]) -> bool:
-    return task.gone or (task.settled and task.task_id in called_back)
 
 
 def _here(host: str) -> str:

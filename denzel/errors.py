@@ -71,6 +71,10 @@ class RequestUnusable(DenzelError):
     """A drill's request that can not be sent, or that the api refuses."""
 
 
+class TooFewTasks(DenzelError):
+    """A drill of fewer requests than it needs to see what it kills recover."""
+
+
 class PromiseBroken(DenzelError):
     """A drill has seen what must not be: a task lost, made twice, or a part that does not recover."""
 

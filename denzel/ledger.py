@@ -32,12 +32,12 @@ class Callback:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """A task that has not ended: its place among those that wait, or the worker that has it, since when."""
+class UnfinishedTask:
+    """A task that has not ended: its position among those that wait, or the worker that has it, since when."""
 
     task_id: str
     status: str
-    place: int | None
+    position: int | None
     deliveries: int
     worker: str | None
     since: float | None
@@ -54,8 +54,8 @@ class QuarantinedTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repeated:
-    """The tasks that something was done for again, and those with which nothing is stored."""
+class Outcome:
+    """The tasks that something was done for, and those with which nothing is stored."""
 
     done: tuple[str, ...]
     unknown: tuple[str, ...]
@@ -67,9 +67,9 @@ def read_callbacks(backend: Backend, *, state: str | None = None) -> list[Callba
     return [callback for callback in kept if state in (None, callback.state)]
 
 
-def read_tasks(backend: Backend) -> list[Task]:
+def read_tasks(backend: Backend) -> list[UnfinishedTask]:
     """The tasks that have not ended, a thousand at most: those that run, then those that wait, in their order."""
-    return [Task(**_only(Task, entry)) for entry in _ask(backend, "tasks")]
+    return [UnfinishedTask(**_only(UnfinishedTask, entry)) for entry in _ask(backend, "tasks")]
 
 
 def read_quarantined(backend: Backend) -> list[QuarantinedTask]:
@@ -77,34 +77,40 @@ def read_quarantined(backend: Backend) -> list[QuarantinedTask]:
     return [QuarantinedTask(**_only(QuarantinedTask, entry)) for entry in _ask(backend, "quarantined")]
 
 
-def resend(backend: Backend, task_ids: Sequence[str]) -> Repeated:
+def resend(backend: Backend, task_ids: Sequence[str]) -> Outcome:
     """Send the callbacks of these tasks again, now."""
     answer = _ask(backend, "resend", *task_ids)
-    return Repeated(done=tuple(answer["resent"]), unknown=tuple(answer["unknown"]))
+    return Outcome(done=tuple(answer["resent"]), unknown=tuple(answer["unknown"]))
 
 
-def resend_failed(backend: Backend) -> Repeated:
+def resend_failed(backend: Backend) -> Outcome:
     """Send every callback that was given up again, now."""
     answer = _ask(backend, "resend-failed")
-    return Repeated(done=tuple(answer["resent"]), unknown=tuple(answer["unknown"]))
+    return Outcome(done=tuple(answer["resent"]), unknown=tuple(answer["unknown"]))
 
 
-def replay(backend: Backend, task_ids: Sequence[str]) -> Repeated:
+def replay(backend: Backend, task_ids: Sequence[str]) -> Outcome:
     """Run these quarantined tasks again."""
     answer = _ask(backend, "replay", *task_ids)
-    return Repeated(done=tuple(answer["replayed"]), unknown=tuple(answer["unknown"]))
+    return Outcome(done=tuple(answer["replayed"]), unknown=tuple(answer["unknown"]))
 
 
-def check_callbacks_known(outcome: Repeated) -> None:
+def discard(backend: Backend, task_ids: Sequence[str]) -> Outcome:
+    """Remove these tasks from quarantine, with their requests: they can not be run again."""
+    answer = _ask(backend, "discard", *task_ids)
+    return Outcome(done=tuple(answer["discarded"]), unknown=tuple(answer["unknown"]))
+
+
+def check_callbacks_known(outcome: Outcome) -> None:
     """Raise TaskUnknown when a task has no callback that could be sent again."""
     if outcome.unknown:
         raise TaskUnknown(
-            f"No undelivered callback is stored of {', '.join(outcome.unknown)}.",
-            hint="See which are: denzel callbacks",
+            f"No callback is stored of {', '.join(outcome.unknown)}.",
+            hint="See which are not delivered: denzel callbacks",
         )
 
 
-def check_tasks_known(outcome: Repeated) -> None:
+def check_tasks_known(outcome: Outcome) -> None:
     """Raise TaskUnknown when a task is not in quarantine."""
     if outcome.unknown:
         raise TaskUnknown(
@@ -112,7 +118,7 @@ def check_tasks_known(outcome: Repeated) -> None:
         )
 
 
-def as_data(entries: Sequence[Callback | Task | QuarantinedTask]) -> list[dict[str, Any]]:
+def as_data(entries: Sequence[Callback | UnfinishedTask | QuarantinedTask]) -> list[dict[str, Any]]:
     """What JSON can say of them."""
     return [asdict(entry) for entry in entries]
 

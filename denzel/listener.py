@@ -5,26 +5,18 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler
 from queue import SimpleQueue
-from typing import Any
 
-from denzel.callback_server import CallbackServer
+from denzel.callback_server import BODY_LIMIT, CallbackHandler, CallbackServer
 from denzel.errors import PortTaken, SettingInvalid
 from denzel.signatures import find_fault
 
-#: Bytes that the body of a callback may have.
-BODY_LIMIT = 64 * 2**20
-
-#: Seconds that a sender may be silent.
-_PATIENCE = 60
-
 
 @dataclass(frozen=True, kw_only=True)
-class Arrival:
+class ReceivedCallback:
     """One callback that arrived: when (Unix seconds), where, and whether its signature is good.
 
     `fault` is why its signature is bad, empty when it is good. `repeated`: one with its `webhook-id` came before.
@@ -40,20 +32,22 @@ class Arrival:
 
 
 @contextmanager
-def listening(host: str, port: int, *, secret: str, body_limit: int = BODY_LIMIT) -> Iterator[Iterator[Arrival]]:
+def listening(
+    host: str, port: int, *, secret: str, body_limit: int = BODY_LIMIT
+) -> Iterator[Iterator[ReceivedCallback]]:
     """Receive on a port meanwhile: callbacks as they arrive, without an end; raises PortTaken and SettingInvalid."""
-    arrivals: SimpleQueue[Arrival] = SimpleQueue()
-    with _open(host, port, _handler(arrivals, secret=secret, body_limit=body_limit)) as server:
+    callbacks: SimpleQueue[ReceivedCallback] = SimpleQueue()
+    with _open(host, port, _handler(callbacks, secret=secret, body_limit=body_limit)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1})
         thread.start()
         try:
-            yield iter(arrivals.get, None)
+            yield iter(callbacks.get, None)
         finally:
             server.shutdown()
             thread.join()
 
 
-def _open(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> CallbackServer:
+def _open(host: str, port: int, handler: type[CallbackHandler]) -> CallbackServer:
     try:
         return CallbackServer((host, port), handler)
     except (OSError, UnicodeError) as error:
@@ -68,7 +62,7 @@ def _open(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> Callba
         ) from None
 
 
-def _handler(arrivals: SimpleQueue[Arrival], *, secret: str, body_limit: int) -> type[BaseHTTPRequestHandler]:
+def _handler(callbacks: SimpleQueue[ReceivedCallback], *, secret: str, body_limit: int) -> type[CallbackHandler]:
     seen: set[str] = set()
     lock = threading.Lock()
 
@@ -79,34 +73,14 @@ def _handler(arrivals: SimpleQueue[Arrival], *, secret: str, body_limit: int) ->
                 seen.add(webhook_id)
         return repeated
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(CallbackHandler):
         protocol_version = "HTTP/1.1"
-        timeout = _PATIENCE
 
-        def do_POST(self) -> None:
-            length = self.headers.get("Content-Length", "")
-            if not (length.isascii() and length.isdigit()):
-                self._refuse(411)
-                return
-            if int(length) > body_limit:
-                self._refuse(413)
-                return
-            body = self.rfile.read(int(length))
-            if len(body) < int(length):
-                self.close_connection = True
-                return
-            arrival = self._arrival(body)
-            self.send_response(204)
-            self.end_headers()
-            # After the answer: what is seen here is delivered, as far as its sender knows.
-            arrivals.put(arrival)
-
-        def _arrival(self, body: bytes) -> Arrival:
-            headers = {name.lower(): value for name, value in self.headers.items()}
+        def take(self, headers: Mapping[str, str], body: bytes) -> None:
             webhook_id = headers.get("webhook-id", "")
             now = time.time()
             signed = "webhook-signature" in headers
-            return Arrival(
+            callback = ReceivedCallback(
                 when=now,
                 path=self.path,
                 webhook_id=webhook_id,
@@ -115,22 +89,10 @@ def _handler(arrivals: SimpleQueue[Arrival], *, secret: str, body_limit: int) ->
                 repeated=is_repeated(webhook_id),
                 body=body,
             )
-
-        def _refuse(self, status: int) -> None:
-            self.send_response(status)
-            if status == 405:
-                self.send_header("Allow", "POST")
-            self.send_header("Content-Length", "0")
-            # The body, if there is one, is not read.
-            self.send_header("Connection", "close")
+            self.send_response(204)
             self.end_headers()
+            # After the answer: what is seen here is delivered, as far as its sender knows.
+            callbacks.put(callback)
 
-        def _refuse_method(self) -> None:
-            self._refuse(405)
-
-        do_GET = do_HEAD = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse_method
-
-        def log_message(self, *_: Any) -> None:
-            """Be quiet: the callbacks are all there is to say."""
-
+    Handler.body_limit = body_limit
     return Handler

@@ -9,14 +9,13 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from denzel.errors import RequestUnusable
-from denzel.tally import NO_CONNECTION, Task
-
-ENDED = ("SUCCESS", "FAILURE", "REVOKED")
+from denzel.tally import ENDED, NO_CONNECTION, Task
 
 #: Requests that are sent at the same time, at most.
 _SENDERS = 8
@@ -202,26 +201,30 @@ class Load:
             for task in open_tasks[:_ASKED_AT_ONCE]:
                 seen[task.task_id] += 1
                 try:
-                    look(self._api, task, self._clock)
+                    seen_now = look(self._api, task, self._clock)
                 except Refused:
                     break
+                with self._lock:
+                    self._tasks[task.number] = seen_now
 
 
-def look(api: Api, task: Task, clock: Callable[[], float]) -> None:
-    """Bring a task up to date with what GET /status says; raises Refused."""
+def look(api: Api, task: Task, clock: Callable[[], float]) -> Task:
+    """A task brought up to date with what GET /status says; raises Refused."""
     answer = api.task(task.task_id)
     if answer is None:
-        task.gone = True
-        return
-    task.status = str(answer.get("status"))
-    if task.status not in ENDED:
-        return
-    if task.ended is None:
-        task.ended = clock()
-    task.reason = _reason(answer.get("result"))
+        return replace(task, gone=True)
+    status = str(answer.get("status"))
+    if status not in ENDED:
+        return replace(task, status=status)
     # An api that says nothing of callbacks leaves it to the receiver to know.
     callback = answer.get("callback") or {}
-    task.settled = callback.get("state") != "PENDING"
+    return replace(
+        task,
+        status=status,
+        reason=_reason(answer.get("result")),
+        ended=clock() if task.ended is None else task.ended,
+        settled=callback.get("state") != "PENDING",
+    )
 
 
 def _reason(result: Any) -> str:

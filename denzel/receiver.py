@@ -8,18 +8,13 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler
-from typing import Any
 
-from denzel.callback_server import CallbackServer
+from denzel.callback_server import CallbackHandler, CallbackServer
 from denzel.errors import PortTaken
 from denzel.signatures import find_fault
 from denzel.tally import Arrival
-
-#: Seconds that a sender may be silent, and that a silent receiver holds a connection.
-_PATIENCE = 60
 
 
 class Mood(enum.Enum):
@@ -50,14 +45,7 @@ class Receiver:
         self._held: list[socket.socket] = []
 
     def __enter__(self) -> Receiver:
-        try:
-            self._open()
-        except OSError as error:
-            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise
-            raise PortTaken(
-                f"The receiver can not have port {self.port}: {error.strerror}.", hint="Pass another one with --port."
-            ) from None
+        self._open()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,7 +69,7 @@ class Receiver:
         return f"http://{host}:{self.port}{self._path}{number}"
 
     def turn(self, mood: Mood) -> None:
-        """Be so from now on; raises OSError when the port can not be had back."""
+        """Be so from now on; raises PortTaken when another program has the port meanwhile."""
         self._mood = mood
         if mood is Mood.CLOSED:
             self._close()
@@ -89,7 +77,14 @@ class Receiver:
             self._open()
 
     def _open(self) -> None:
-        self._server = CallbackServer((self._host, self.port), _handler(self))
+        try:
+            self._server = CallbackServer((self._host, self.port), _handler(self))
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            raise PortTaken(
+                f"The receiver can not have port {self.port}: {error.strerror}.", hint="Pass another one with --port."
+            ) from None
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -99,7 +94,7 @@ class Receiver:
             self._server.server_close()
             self._server = None
 
-    def answer(self, path: str, headers: dict[str, str], body: bytes) -> int | None:
+    def answer(self, path: str, headers: Mapping[str, str], body: bytes) -> int | None:
         """The status that a callback is answered with; None for no answer."""
         if self._mood is Mood.SILENT:
             return None
@@ -121,24 +116,17 @@ class Receiver:
                 pass
 
 
-def _handler(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = _PATIENCE
+def _handler(receiver: Receiver) -> type[CallbackHandler]:
+    class Handler(CallbackHandler):
+        # One callback a connection: over one that was kept, a receiver that is closed could still be reached.
+        protocol_version = "HTTP/1.0"
 
-        def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length", 0))
-            body = self.rfile.read(length)
-            if len(body) < length:
-                return
-            headers = {name.lower(): value for name, value in self.headers.items()}
+        def take(self, headers: Mapping[str, str], body: bytes) -> None:
             status = receiver.answer(self.path, headers, body)
             if status is None:
                 receiver.hold(self.connection)
                 return
             self.send_response(status)
             self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            """Be quiet: the drill says what there is to say."""
 
     return Handler

@@ -20,11 +20,14 @@ WORKER = "worker"
 RECEIVER = "receiver"
 PARTS = (WORKER, "denzel", "api", "monitor", "redis", RECEIVER)
 
+#: The words of GET /status for a task that has ended.
 SUCCESS = "SUCCESS"
 FAILURE = "FAILURE"
+REVOKED = "REVOKED"
+ENDED = (SUCCESS, FAILURE, REVOKED)
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """One accepted request, by its number: when it was accepted, and what GET /status has said of it since.
 
@@ -43,6 +46,10 @@ class Task:
     @property
     def completed(self) -> bool:
         return self.ended is not None and self.status in (SUCCESS, FAILURE)
+
+    def is_through(self, called_back: Collection[str]) -> bool:
+        """Whether nothing more comes of it, when these tasks were called back."""
+        return self.gone or (self.settled and self.task_id in called_back)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +90,10 @@ class PartFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What a drill came to. `lost` and `made_twice` are ids of tasks, `refused` counts tries by their reason."""
+    """What a drill came to. `lost`, `not_through` and `made_twice` are ids of tasks, `refused` counts tries by reason.
+
+    `not_through` is what was still under way when a drill was interrupted: nobody knows yet whether it is lost.
+    """
 
     tasks: int
     accepted: int
@@ -94,6 +104,7 @@ class Figures:
     called_back: int
     called_back_twice: int
     lost: Sequence[str]
+    not_through: Sequence[str]
     made_twice: Sequence[str]
     bad_signatures: int
     fault: str
@@ -162,6 +173,9 @@ def count(
     failures = [task for task in completed if task.status == FAILURE]
     faults = [arrival.fault for arrival in arrivals if arrival.fault]
     called_back = [task for task in tasks if task.task_id in repeats]
+    missing = [task for task in tasks if not task.completed or task.task_id not in repeats]
+    # What has come to its end stays as it is; to all the rest, time was not given.
+    not_through = [task.task_id for task in missing if interrupted and not (task.settled or task.gone)]
     parts = dict.fromkeys(outage.part for outage in outages)
     return Figures(
         tasks=wanted,
@@ -172,7 +186,8 @@ def count(
         failure=failures[0].reason if failures else "",
         called_back=len(called_back),
         called_back_twice=sum(repeats[task.task_id] > 1 for task in called_back),
-        lost=[task.task_id for task in tasks if not task.completed or task.task_id not in repeats],
+        lost=[task.task_id for task in missing if task.task_id not in not_through],
+        not_through=not_through,
         made_twice=sorted(strangers),
         bad_signatures=len(faults),
         fault=faults[0] if faults else "",

@@ -26,7 +26,7 @@ from ports import find_free_port
 
 from denzel.services import Service
 
-#: Seconds that a killed part is away.
+#: Seconds that a killed part is away, at least: it comes back when somebody has met it away.
 AWAY = 0.2
 
 
@@ -56,6 +56,9 @@ class SmallProject:
     key: str = ""
     away: set[Service] = field(default_factory=set)
     stays_away: set[Service] = field(default_factory=set)
+    #: What is back before anybody can see that it was away.
+    is_back_at_once: set[Service] = field(default_factory=set)
+    met_away: set[Service] = field(default_factory=set)
     accepted: dict[str, dict[str, Any]] = field(default_factory=dict)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     preferences: set[str | None] = field(default_factory=set)
@@ -70,12 +73,26 @@ class SmallProject:
     def kill(self, service: Service) -> None:
         """Away now, and back in a moment."""
         self.killed.append(service.value)
+        if service in self.is_back_at_once:
+            return
+        self.met_away.discard(service)
         self.away.add(service)
-        self._start(lambda: self._stopping.wait(AWAY) or self._come_back(service))
+        self._start(lambda: self._come_back(service))
 
     def _come_back(self, service: Service) -> None:
+        self._stopping.wait(AWAY)
+        # However slow this machine is.
+        while service not in self.met_away and not self._stopping.wait(0.02):
+            pass
         if service not in self.stays_away:
             self.away.discard(service)
+
+    def is_away(self, service: Service) -> bool:
+        """For somebody who asks a part for its work."""
+        if service not in self.away:
+            return False
+        self.met_away.add(service)
+        return True
 
     def kill_process(self, pid: str) -> None:
         self.killed.append(f"process {pid}")
@@ -108,7 +125,7 @@ class SmallProject:
         return left > 0
 
     def _run(self, task_id: str, uri: str) -> None:
-        while Service.DENZEL in self.away or Service.REDIS in self.away:
+        while self.is_away(Service.DENZEL) or Service.REDIS in self.away:
             if self._stopping.wait(0.02):
                 return
         with self._lock:
@@ -140,7 +157,7 @@ class SmallProject:
             headers["webhook-signature"] = "v1," + base64.b64encode(digest).decode()
         address = uri.replace("host.docker.internal", "127.0.0.1")
         try:
-            with urlopen(Request(address, data=body, headers=headers), timeout=0.3) as answer:
+            with urlopen(Request(address, data=body, headers=headers), timeout=1) as answer:
                 return bool(answer.status < 300)
         except (OSError, HTTPException):
             return False
@@ -185,12 +202,12 @@ def small_project(
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if self._is_away():
+            if project.is_away(Service.API):
                 return
             if project.key and self.headers["Authorization"] != f"Bearer {project.key}":
                 self._answer(401, {"title": "Not authorised", "description": "This needs an API key."})
                 return
-            if Service.REDIS in project.away:
+            if project.is_away(Service.REDIS):
                 self._answer(503, {"title": "Unavailable"})
                 return
             if project.faults.answer is not None and len(project.accepted) >= 1:
@@ -203,13 +220,10 @@ def small_project(
 
         def do_GET(self) -> None:
             if self.path == "/healthcheck":
-                self._answer(503 if Service.MONITOR in project.away else 200, "OK")
-            elif not self._is_away():
+                self._answer(503 if project.is_away(Service.MONITOR) else 200, "OK")
+            elif Service.API not in project.away:
                 task = project.accepted.get(self.path.removeprefix("/status/"))
                 self._answer(404 if task is None else 200, task or {"title": "Unknown task"})
-
-        def _is_away(self) -> bool:
-            return Service.API in project.away
 
         def _answer(self, status: int, value: Any) -> None:
             self.send_response(status)

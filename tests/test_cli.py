@@ -194,7 +194,16 @@ def test_the_short_help_and_the_version() -> None:
         ["callbacks", "resend"],
         ["callbacks", "resend", "--failed", "an-id"],
         ["callbacks", "send"],
+        ["callbacks", "--failed", "resend", "an-id"],
+        ["callbacks", "--pending", "resend", "an-id"],
+        ["callbacks", "--json", "resend", "--failed"],
         ["tasks", "replay"],
+        ["tasks", "--quarantined", "replay", "an-id"],
+        ["tasks", "--json", "replay", "an-id"],
+        ["tasks", "discard"],
+        ["tasks", "discard", "--yes"],
+        ["tasks", "--quarantined", "discard", "an-id"],
+        ["tasks", "--json", "discard", "an-id"],
     ],
     ids=" ".join,
 )
@@ -263,6 +272,7 @@ def test_before_the_launch_the_rest_says_so_too() -> None:
         ["callbacks", "resend", "--failed"],
         ["tasks", "--quarantined"],
         ["tasks", "replay", "an-id"],
+        ["tasks", "discard", "an-id"],
     ):
         assert failed(*command) == ["Error: The project is not launched.", "Hint: denzel launch"]
     assert "from the next start on" in done("response", "--sync")
@@ -570,7 +580,7 @@ FAILED = {
 RUNNING = {
     "task_id": PENDING["task_id"],
     "status": "STARTED",
-    "place": None,
+    "position": None,
     "deliveries": 1,
     "worker": "worker@iris",
     "since": 1.0,
@@ -626,10 +636,17 @@ def test_empty_lists_say_so(machines: Machines) -> None:
 
 @pytest.mark.usefixtures("launched")
 def test_tasks_lists_those_that_have_not_ended(machines: Machines) -> None:
-    waiting = {**RUNNING, "task_id": FAILED["task_id"], "status": "PENDING", "place": 1, "worker": None, "since": None}
+    waiting = {
+        **RUNNING,
+        "task_id": FAILED["task_id"],
+        "status": "PENDING",
+        "position": 1,
+        "worker": None,
+        "since": None,
+    }
     knows(machines, "tasks", [RUNNING, waiting])
     heads, first, second = done("tasks").splitlines()
-    assert heads.split() == ["TASK", "STATUS", "PLACE", "DELIVERIES", "SINCE", "WORKER"]
+    assert heads.split() == ["TASK", "STATUS", "POSITION", "DELIVERIES", "SINCE", "WORKER"]
     assert first.split()[:4] == [RUNNING["task_id"], "STARTED", "-", "1"]
     assert first.endswith(" ago  worker@iris")
     assert second.split() == [FAILED["task_id"], "PENDING", "1", "1", "-", "-"]
@@ -659,18 +676,39 @@ def test_quarantined_tasks_are_run_again(machines: Machines) -> None:
 
 
 @pytest.mark.usefixtures("launched")
+def test_quarantined_tasks_are_discarded_when_it_was_meant(machines: Machines) -> None:
+    knows(machines, "discard one two", {"discarded": ["one", "two"], "unknown": []})
+    result = denzel("tasks", "discard", "one", "two", stdin="n\n")
+    assert result.exit_code == 1
+    assert "The requests of these tasks can not be run again afterwards. Go on?" in result.stdout
+    assert result.stdout.endswith("Nothing was discarded.\n")
+    assert "pass --yes" in denzel("tasks", "discard", "one", "two").stderr
+    assert [command for backend in machines.opened for command in backend.executed] == []
+    assert done("tasks", "discard", "one", "two", stdin="y\n").endswith("2 tasks are discarded.\n")
+    assert done("tasks", "discard", "one", "two", "--yes") == "2 tasks are discarded.\n"
+
+
+def test_an_option_of_a_list_before_another_command_is_named(launched: Project) -> None:
+    shown = denzel("callbacks", "--failed", "resend", "an-id").stderr
+    assert "Error: --failed before resend does nothing: it is an option of the list.\n" in shown
+
+
+@pytest.mark.usefixtures("launched")
 def test_unknown_ids_are_named_after_what_was_done(machines: Machines) -> None:
     knows(machines, "resend one two three", {"resent": ["two"], "unknown": ["one", "three"]})
     knows(machines, "replay one", {"replayed": [], "unknown": ["one"]})
     assert denzel("callbacks", "resend", "one", "two", "three").stdout.startswith("1 callback is sent again now.")
     assert failed("callbacks", "resend", "one", "two", "three") == [
-        "Error: No undelivered callback is stored of one, three.",
-        "Hint: See which are: denzel callbacks",
+        "Error: No callback is stored of one, three.",
+        "Hint: See which are not delivered: denzel callbacks",
     ]
-    assert failed("tasks", "replay", "one") == [
-        "Error: Not in quarantine: one.",
-        "Hint: See what is: denzel tasks --quarantined",
-    ]
+    knows(machines, "discard two one", {"discarded": ["two"], "unknown": ["one"]})
+    assert denzel("tasks", "discard", "two", "one", "--yes").stdout == "1 task is discarded.\n"
+    for command in (["replay", "one"], ["discard", "two", "one", "--yes"]):
+        assert failed("tasks", *command) == [
+            "Error: Not in quarantine: one.",
+            "Hint: See what is: denzel tasks --quarantined",
+        ]
 
 
 @pytest.mark.parametrize("command", [["callbacks"], ["tasks"], ["callbacks", "resend", "--failed"]], ids=" ".join)

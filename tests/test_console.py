@@ -14,7 +14,7 @@ from denzel import console, settings
 from denzel.backends.base import BuildStep
 from denzel.errors import CommandFailed, DenzelError
 from denzel.ledger import Callback
-from denzel.listener import Arrival
+from denzel.listener import ReceivedCallback
 from denzel.project import Project
 from denzel.scaffold import start_project
 from denzel.services import Service, ServiceReport, State, Status, WorkerReport
@@ -222,11 +222,50 @@ def test_what_others_sent_does_not_command_the_terminal(capsys: pytest.CaptureFi
     assert "one\\ntwo\\x9b" in shown
     arrived = {"path": "/\033[2J", "webhook_id": "\033c", "signed": True, "fault": "\033c"}
     for body in (b"\033[2J\xff", b'{"a": "\xc2\x9b\\ud800"}', b"[" * 100_000):
-        console.arrivals([Arrival(when=0, repeated=False, body=body, **arrived)])  # type: ignore[arg-type]
+        console.received([ReceivedCallback(when=0, repeated=False, body=body, **arrived)])  # type: ignore[arg-type]
     shown = capsys.readouterr().out
     assert "(not JSON) \\x1b[2J\\xff\n" in shown
     assert '{"a": "\\x9b\\ud800"}\n' in shown
     assert not any(letter in shown for letter in "\033\x9b")
+    console.error(DenzelError("Lost: \033[2J", hint="Look."))
+    assert capsys.readouterr().err == "Error: Lost: \\x1b[2J\nHint: Look.\n"
+
+
+def body_shown(body: bytes, capsys: pytest.CaptureFixture[str]) -> str:
+    console.received(
+        [ReceivedCallback(when=0, path="/", webhook_id="", signed=False, fault="", repeated=False, body=body)]
+    )
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b"", "(empty)"),
+        (b"{}", "{}"),
+        (b"a=1&b=2", "(not JSON) a=1&b=2"),
+        (b'{"a": 1', '(not JSON) {"a": 1'),
+        (b"one\ntwo", r"(not JSON) one\ntwo"),
+        (b"\x00\x89PNG\r\n", r"(not JSON) \x00\x89PNG\r\n"),
+        ("ü".encode("utf-16"), r"(not JSON) \xff\xfe\xfc\x00"),
+        (b"\x00" * 600, r"(not JSON) " + r"\x00" * 500 + "... (600 bytes)"),
+        (b"9" * 5000, "(not JSON) " + "9" * 500 + "... (5000 bytes)"),
+        (b"[" + b"1, " * 400 + b"1]", "[" + "1, " * 400 + "1]"),
+    ],
+    ids=range(10),
+)
+def test_a_body_is_shown_so_that_it_can_be_read(body: bytes, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert body_shown(body, capsys) == shown
+
+
+def test_a_terminal_without_the_letter_is_shown_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr("sys.stdout", screen)
+    console.received(
+        [ReceivedCallback(when=0, path="/", webhook_id="", signed=False, fault="", repeated=False, body=b'"\xc3\xbc"')]
+    )
+    screen.seek(0)
+    assert screen.read().splitlines()[-1] == r'"\xfc"'
 
 
 @pytest.fixture

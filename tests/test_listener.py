@@ -14,7 +14,7 @@ from standardwebhooks import Webhook
 from waiting import until
 
 from denzel.errors import PortTaken, SettingInvalid
-from denzel.listener import Arrival, listening
+from denzel.listener import ReceivedCallback, listening
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER_SECRET = "whsec_" + "A" * 32
@@ -24,7 +24,7 @@ BODY = '{"a123": "Iris-setosa", "name": "ü"}'
 class Ear:
     """A receiver that listens, and a sender for it."""
 
-    def __init__(self, port: int, arrivals: Iterator[Arrival]) -> None:
+    def __init__(self, port: int, arrivals: Iterator[ReceivedCallback]) -> None:
         self.port = port
         self.arrivals = arrivals
 
@@ -38,7 +38,9 @@ class Ear:
         finally:
             connection.close()
 
-    def receive(self, body: str = BODY, headers: dict[str, str] | None = None, path: str = "/stash") -> Arrival:
+    def receive(
+        self, body: str = BODY, headers: dict[str, str] | None = None, path: str = "/stash"
+    ) -> ReceivedCallback:
         assert self.request("POST", path, body.encode(), headers) == 204
         return next(self.arrivals)
 
@@ -149,6 +151,7 @@ def test_a_body_over_the_bound_is_413_and_is_not_read(ear: Ear) -> None:
     assert ear.request("POST", "/", b"x" * 1000) == 204
     assert len(next(ear.arrivals).body) == 1000
     assert ear.request("POST", "/", b"x" * 1001) == 413
+    assert ear.request("POST", "/", headers={"Content-Length": "9" * 5000}) == 413
     assert ear.receive().path == "/stash"
 
 

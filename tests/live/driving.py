@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -135,6 +136,15 @@ class Driven:
         """What the lab pipeline's load_model does from the next start on."""
         named = {name.replace("_", " "): value for name, value in orders.items()}
         (self.root / "app" / "assets" / "orders.json").write_text(json.dumps(named))
+
+    @contextmanager
+    def held(self) -> Iterator[dict[str, str]]:
+        """An order with which tasks of the lab pipeline run until the end of the `with`."""
+        release = self.root / "app" / "assets" / f"release-{secrets.token_hex(4)}"
+        try:
+            yield {"until": release.name}
+        finally:
+            release.touch()
 
     def remove(self) -> None:
         """Whatever is left of the project in Docker."""

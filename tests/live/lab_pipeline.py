@@ -6,7 +6,8 @@ import pathlib
 import signal
 import time
 
-ORDERS = pathlib.Path("./app/assets/orders.json")
+ASSETS = pathlib.Path("./app/assets")
+ORDERS = ASSETS / "orders.json"
 VERSION = 1
 
 
@@ -35,6 +36,8 @@ def process(model, json_data):
 def predict(model, data):
     import numpy as np
 
+    while "until" in data and not (ASSETS / data["until"]).exists():
+        time.sleep(0.05)
     time.sleep(data.get("sleep", 0))
     if data.get("die"):
         os.kill(os.getpid(), signal.SIGKILL)

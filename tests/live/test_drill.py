@@ -32,4 +32,6 @@ def test_nothing_is_lost_while_every_part_is_killed(lab: Driven, tmp_path: Path)
     ]
     assert figures["slowest_recovery"] < RECOVERY, printed
     assert all((part["caught_up"] or 0) < RECOVERY for part in figures["parts"]), printed
+    # What was to be called back while the receiver was away had to wait for it.
+    assert all(part["caught_up"] for part in figures["parts"] if part["part"].startswith("receiver")), printed
     assert lab.status()["ready"]

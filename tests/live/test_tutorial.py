@@ -7,7 +7,10 @@ import re
 import secrets
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,19 @@ class Reader:
                 )
             self.sees(step.output)
             return
+        shown, code = self.run(command)
+        deadline = time.monotonic() + 30
+        # The end of a task, or of its callback's delivery, is noted a moment after the reader has seen it.
+        while step.asks_for_a_status and not matches(step.output, shown) and time.monotonic() < deadline:
+            time.sleep(0.2)
+            shown, code = self.run(command)
+        self.task_id = (re.findall(r'"task_id": "([0-9a-f-]{36})"', shown) or [self.task_id])[-1]
+        assert not step.output or matches(step.output, shown), f"$ {command}\n{shown}\nis not\n{step.output}"
+        expected = "1" if any(line.startswith("Error:") for line in step.output) else "0"
+        assert code == expected, f"$ {command}\n{shown}\nexited with {code}"
+
+    def run(self, command: str) -> tuple[str, str]:
+        """What a command shows in the first terminal, and its exit code."""
         end = secrets.token_hex(8)
         done = subprocess.run(
             ["bash", "-c", f'{command}\nprintf "\\n{end} %s %s" "$?" "$PWD"'],
@@ -66,10 +82,7 @@ class Reader:
         shown, _, rest = done.stdout.rpartition(f"\n{end} ")
         code, _, current = rest.partition(" ")
         self.current = Path(current)
-        self.task_id = (re.findall(r'"task_id": "([0-9a-f-]{36})"', shown) or [self.task_id])[-1]
-        assert not step.output or matches(step.output, shown), f"$ {command}\n{shown}\nis not\n{step.output}"
-        expected = "1" if any(line.startswith("Error:") for line in step.output) else "0"
-        assert code == expected, f"$ {command}\n{shown}\nexited with {code}"
+        return shown, code
 
     def sees(self, expected: list[str]) -> None:
         """Wait until the second terminal shows what the page says, after what it has shown before."""
@@ -136,6 +149,33 @@ def test_the_tutorial_works_as_it_is_written(reader: Reader, backend: str) -> No
         project = reader.folder / name
         if project.exists():
             subprocess.run([DENZEL, "shutdown", "--purge", "--yes"], cwd=project, capture_output=True, check=False)
+
+
+def test_a_status_is_asked_for_until_it_is_what_the_page_shows(reader: Reader, free_port: int) -> None:
+    asked = reader.folder / "asked"
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with asked.open("a") as file:
+                file.write(".")
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"DELIVERED\n" if asked.stat().st_size == 3 else b"PENDING\n")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", free_port), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            reader.type(Command(f"curl -s http://127.0.0.1:{free_port}/status/TASK_ID", ["DELIVERED"]))
+            with pytest.raises(AssertionError, match="PENDING"):
+                reader.type(Command(f"curl -s http://127.0.0.1:{free_port}/info", ["DELIVERED"]))
+        finally:
+            server.shutdown()
+            thread.join()
+    assert asked.read_text() == "...."
 
 
 def test_the_tutorials_files_are_the_examples() -> None:

@@ -67,24 +67,28 @@ def test_a_callback_that_was_given_up_is_listed_and_sent_again(lab: Driven, rece
 
 def test_an_unknown_id_is_named(lab: Driven) -> None:
     unknown = "7785759d-5fa3-4e20-b9fe-d51263b4b4ef"
-    for command in (["callbacks", "resend", unknown], ["tasks", "replay", unknown]):
+    for command in (
+        ["callbacks", "resend", unknown],
+        ["tasks", "replay", unknown],
+        ["tasks", "discard", "--yes", unknown],
+    ):
         shown = lab.denzel(*command, code=1)
         assert unknown in shown
         assert "Hint: See w" in shown
 
 
 def test_tasks_that_run_and_wait_are_listed_in_their_order(lab: Driven) -> None:
-    ids = [lab.submit({"sleep": 5}) for _ in range(4)]
-
     def two_run() -> list[dict[str, Any]]:
         entries = listed(lab, "tasks")
         return entries if [entry["status"] for entry in entries].count("STARTED") == 2 else []
 
-    entries = until(two_run, what="two to run")
+    with lab.held() as order:
+        ids = [lab.submit(order) for _ in range(4)]
+        entries = until(two_run, what="two to run")
     running, waiting = entries[:2], entries[2:]
     assert {entry["task_id"] for entry in running} == set(ids[:2])
     assert all(entry["worker"] and entry["deliveries"] == 1 for entry in running)
-    assert [(entry["task_id"], entry["status"], entry["place"]) for entry in waiting] == [
+    assert [(entry["task_id"], entry["status"], entry["position"]) for entry in waiting] == [
         (ids[2], "PENDING", 1),
         (ids[3], "PENDING", 2),
     ]
@@ -103,3 +107,14 @@ def test_a_task_that_kills_its_worker_is_put_aside_and_can_be_run_again(lab: Dri
     assert not listed_as(lab, task_id, "tasks", "--quarantined")
     assert lab.ended(task_id, within=120)["status"] == "FAILURE"
     assert listed_as(lab, task_id, "tasks", "--quarantined")
+
+
+def test_a_task_in_quarantine_can_be_discarded(lab: Driven) -> None:
+    task_id = lab.submit({"die": True})
+    assert lab.ended(task_id, within=120)["status"] == "FAILURE"
+    assert "Nothing was discarded." in lab.denzel("tasks", "discard", task_id, code=1, stdin="n\n")
+    assert listed_as(lab, task_id, "tasks", "--quarantined")
+    assert lab.denzel("tasks", "discard", task_id, "--yes") == "1 task is discarded.\n"
+    assert not listed_as(lab, task_id, "tasks", "--quarantined")
+    assert lab.ended(task_id)["status"] == "FAILURE"
+    assert f"Not in quarantine: {task_id}." in lab.denzel("tasks", "replay", task_id, code=1)

@@ -15,6 +15,11 @@ class Command:
     output: list[str] = field(default_factory=list)
     second_terminal: bool = False
 
+    @property
+    def asks_for_a_status(self) -> bool:
+        """Whether it may be typed again: it changes nothing, and shows something else as time goes by."""
+        return self.text.startswith("curl ") and "/status/" in self.text and "-X" not in self.text
+
 
 @dataclass
 class File:
