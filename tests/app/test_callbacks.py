@@ -7,6 +7,7 @@ import http.server
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from redis import Redis, RedisError
 from standardwebhooks import Webhook
 from waiting import until
 
-from app import callbacks, outbox, retries
+from app import callbacks, outbox, retries, sidecar
 from app.attempts import Attempts, body
 from app.broker import connect
 from app.callbacks import CallbackSender
@@ -33,6 +34,7 @@ from app.connections import Connections
 from app.outbox import Callback, Outbox, Outcome
 from app.receivers import Policy
 from app.records import CallbackReport, TaskRecords
+from app.settings import SettingError, Settings
 from app.signatures import read_secret
 
 PROJECT = Path(__file__).parents[2] / "denzel" / "templates" / "project"
@@ -755,11 +757,31 @@ def test_a_sender_ends_in_time_whatever_hangs(start_process: Start, records: Tas
     assert report(records) == CallbackReport(state="PENDING")
 
 
+BAD_SETTINGS = [
+    ({"CALLBACK_SECRET": "secret"}, "CALLBACK_SECRET must be whsec_ and 24 to 64 bytes in base64, or empty"),
+    ({"CALLBACK_SECRET": "whsec_naïve"}, "CALLBACK_SECRET must be whsec_ and 24 to 64 bytes in base64, or empty"),
+    ({"CALLBACK_ALLOW": "10.0.0.0/"}, "CALLBACK_ALLOW has '10.0.0.0/', which is no network"),
+    ({"CALLBACK_DENY": "10.0.0.0/99"}, "CALLBACK_DENY has '10.0.0.0/99', which is no network"),
+]
+
+
+@pytest.mark.parametrize(("environ", "said"), BAD_SETTINGS)
+def test_a_worker_can_tell_beforehand_that_the_sender_would_not_start(
+    read_settings: Callable[..., Settings], environ: dict[str, str], said: str
+) -> None:
+    with pytest.raises(SettingError, match=f"^{re.escape(said)}$"):
+        sidecar.check(read_settings(**environ))
+
+
+def test_good_settings_of_callbacks_are_no_mistake(read_settings: Callable[..., Settings]) -> None:
+    sidecar.check(read_settings())
+    sidecar.check(read_settings(CALLBACK_SECRET=SECRET, CALLBACK_ALLOW="*.example,10.0.0.0/8", CALLBACK_DENY="::1"))
+
+
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
-        ({"CALLBACK_SECRET": "secret"}, "CALLBACK_SECRET must be whsec_ and 24 to 64 bytes in base64, or empty"),
-        ({"CALLBACK_DENY": "10.0.0.0/99"}, "CALLBACK_DENY has '10.0.0.0/99', which is no network"),
+        *BAD_SETTINGS,
         ({"CALLBACK_TIMEOUT": "soon"}, "CALLBACK_TIMEOUT is 'soon'; it must be a number of 0.1 or more"),
     ],
 )
