@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 IN_FLIGHT = 512
 PER_RECEIVER = 16
 
+#: Bytes of their results. The last one taken may pass it: a result of any size is sent.
+BYTES_IN_FLIGHT = 64 * 1024 * 1024
+
 #: Seconds between two looks at whether there is something to do, when nobody says so.
 POLL = 1.0
 
@@ -86,6 +89,7 @@ class CallbackSender:
         taken, next_in = self._outbox.take(
             free=IN_FLIGHT - len(self._in_flight),
             per_receiver=PER_RECEIVER,
+            free_bytes=BYTES_IN_FLIGHT - sum(len(callback.result) for callback in self._in_flight),
             busy=Counter(callback.receiver for callback in self._in_flight),
         )
         for callback in taken:
