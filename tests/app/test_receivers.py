@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -332,3 +334,64 @@ def test_the_policy_of_a_deployment_is_in_its_settings(read_settings: Callable[.
     for host, port in (("127.0.0.1", 6379), ("10.0.0.1", 80), ("169.254.1.2", 80)):
         with pytest.raises(Refused):
             policy.addresses(host, port)
+
+
+def test_an_own_service_that_can_not_be_looked_up_for_a_while_stays_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receivers, "OWN_ADDRESSES_FOR", 0)
+    names = Names(redis=["172.20.0.2"], evil_example=["172.20.0.2"])
+    policy = Policy(own_services=["redis"], resolve=names)
+    for _ in range(3):
+        with pytest.raises(Refused, match="a service of this project"):
+            policy.addresses("evil.example", 6379)
+        names.answers.pop("redis", None)
+    names.answers["redis"] = ["172.20.0.7"]
+    assert policy.addresses("evil.example", 6379) == ["172.20.0.2"]
+
+
+ROUTES = """\
+Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+eth0\t00000000\t{gateway}\t0003\t0\t0\t0\t00000000\t0\t0\t0
+eth0\t{network}\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
+"""
+
+
+def written_by_the_kernel(address: str) -> str:
+    return f"{int.from_bytes(ipaddress.ip_address(address).packed, sys.byteorder):08X}"
+
+
+@pytest.fixture
+def routes(tmp_path: Path) -> Path:
+    """The routes of a container whose network is 172.18.0.0/16."""
+    path = tmp_path / "route"
+    path.write_text(
+        ROUTES.format(gateway=written_by_the_kernel("172.18.0.1"), network=written_by_the_kernel("172.18.0.0"))
+    )
+    return path
+
+
+@pytest.mark.parametrize("host", ["172.18.0.1", "2886860801", "trap.example", "[::ffff:172.18.0.1]"])
+def test_published_services_are_closed_at_the_gateway_too(routes: Path, host: str) -> None:
+    """Through the gateway of its network, a container reaches the machine, and what is published there."""
+    names = Names(trap_example=["172.18.0.1"])
+    policy = Policy(own_services=["_gateway:8000"], allow=["172.18.0.0/16"], resolve=names, routes=routes)
+    with pytest.raises(Refused, match="port 8000, a service of this project"):
+        policy.addresses(host, 8000)
+    assert policy.addresses(host, 9000) == ["172.18.0.1"]
+
+
+def test_the_gateway_is_refused_when_the_request_comes(routes: Path) -> None:
+    policy = Policy(own_services=["_gateway:8000"], resolve=no_look_up, routes=routes)
+    for host in ("172.18.0.1", "2886860801", "_gateway"):
+        with pytest.raises(Refused, match="a service of this project"):
+            policy.check_literal(f"http://{host}:8000/predict")
+    policy.check_literal("http://172.18.0.1:9000/")
+    policy.check_literal("http://172.18.0.2:8000/")
+
+
+@pytest.mark.parametrize("said", [None, "", ROUTES.splitlines()[0], "Iface\nnonsense\neth0 zz 00 00 0 0 0 0\n"])
+def test_without_a_gateway_nothing_more_is_closed(tmp_path: Path, said: str | None) -> None:
+    routes = tmp_path / "route"
+    if said is not None:
+        routes.write_text(said)
+    policy = Policy(own_services=["_gateway:8000"], resolve=no_look_up, routes=routes)
+    assert policy.addresses("172.18.0.1", 8000) == ["172.18.0.1"]

@@ -9,7 +9,8 @@ import time
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from app.signatures import BadSecret, read_secret, webhook_headers
+from app.settings import SettingError
+from app.signatures import read_secret, webhook_headers
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 BODY = '{"a123": "naïve ☃"}'.encode()
@@ -67,7 +68,22 @@ def test_without_a_secret_nothing_is_signed() -> None:
     }
 
 
-@pytest.mark.parametrize("secret", ["secret", "whsec_", "whsec_?", "whsec_abc", "c2VjcmV0", "WHSEC_c2VjcmV0"])
+def secret_of(size: int) -> str:
+    return "whsec_" + base64.b64encode(bytes(size)).decode()
+
+
+@pytest.mark.parametrize("size", [24, 64])
+def test_a_secret_has_24_to_64_bytes(size: int) -> None:
+    assert read_secret(secret_of(size)) == bytes(size)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        *("secret", "whsec_", "whsec_?", "whsec_abc", "whsec_naïve", SECRET.upper(), SECRET.removeprefix("whsec_")),
+        *(secret_of(1), secret_of(23), secret_of(65)),
+    ],
+)
 def test_a_secret_that_can_not_be_one_is_refused_and_not_repeated(secret: str) -> None:
-    with pytest.raises(BadSecret, match=r"^CALLBACK_SECRET must be whsec_ and 24 to 64 bytes in base64, or empty$"):
+    with pytest.raises(SettingError, match=r"^CALLBACK_SECRET must be whsec_ and 24 to 64 bytes in base64, or empty$"):
         read_secret(secret)

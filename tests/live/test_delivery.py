@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import requests
-from driving import Driven, Receiver, Render
+from driving import Driven, Receiver, Render, docker
 from ports import find_free_port
 from standardwebhooks import Webhook
 from waiting import until
@@ -79,6 +79,18 @@ def test_no_callback_goes_to_the_project_itself(lab: Driven) -> None:
     answer = lab.post({"callback_uri": f"http://{host}:{port}/predict"})
     assert answer.status_code == 400
     assert answer.json()["description"] == f"callback_uri must not lead to {host}:{port}, a service of this project"
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("shared", ["docker"], indirect=True)
+def test_no_callback_goes_to_the_published_api_through_the_gateway(lab: Driven) -> None:
+    values = settings.read(lab.root / ".env")
+    network = f"{values['COMPOSE_PROJECT_NAME']}_default"
+    (described,) = json.loads(docker("network", "inspect", network))
+    port, gateway = values["API_PORT"], described["IPAM"]["Config"][0]["Gateway"]
+    answer = lab.post({"callback_uri": f"http://{gateway}:{port}/predict"})
+    assert answer.status_code == 400
+    assert f"{gateway}, port {port}, a service of this project" in answer.json()["description"]
 
 
 @pytest.mark.docker

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +14,9 @@ Address = IPv4Address | IPv6Address
 
 #: Looks up the addresses of a host name; raises OSError when it has none.
 Resolve = Callable[[str], list[str]]
+
+#: Where Linux tells the routes of a machine, or of a container.
+ROUTES = Path("/proc/net/route")
 
 LOCALHOST = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 
@@ -50,6 +55,12 @@ def port_of(uri: str) -> int:
     """The port that `uri` names, or that its scheme has."""
     parts = urlsplit(uri)
     return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def without_password(uri: str) -> str:
+    """A URI to show or to write down: without the name and the password that may be in it."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def look_up(host: str) -> list[str]:
@@ -118,6 +129,30 @@ def is_of_this_machine(address: Address) -> bool:
     except OSError:
         return False
     return not address.is_multicast
+
+
+def gateways(routes: Path = ROUTES) -> tuple[Address, ...]:
+    """The IPv4 addresses of the machines through which this one reaches all that is not near; none where it can not be
+    told. In a container, it is the machine that runs it.
+    """
+    try:
+        lines = routes.read_text().splitlines()[1:]
+    except OSError:
+        return ()
+    found = (_gateway(line.split()) for line in lines)
+    return tuple(dict.fromkeys(address for address in found if address is not None))
+
+
+def _gateway(route: list[str]) -> IPv4Address | None:
+    """The gateway of a default route, in the columns of /proc/net/route; None for any other route."""
+    try:
+        destination, gateway, mask = (int(route[column], 16) for column in (1, 2, 7))
+    except (IndexError, ValueError):
+        return None
+    if destination or mask or not gateway:
+        return None
+    # The kernel writes the bytes as one number of this machine.
+    return IPv4Address(gateway.to_bytes(4, sys.byteorder))
 
 
 def plain(address: Address | str) -> Address:

@@ -8,10 +8,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from queue import SimpleQueue
-from urllib.parse import urlsplit
 
 from redis import RedisError
 
+from app.addresses import without_password
 from app.outbox import Callback, Outbox, Outcome
 
 log = logging.getLogger(__name__)
@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 #: Callbacks sent at the same time, at most: in all, and to one receiver.
 IN_FLIGHT = 512
 PER_RECEIVER = 16
+
+#: Bytes of their results. The last one taken may pass it: a result of any size is sent.
+BYTES_IN_FLIGHT = 64 * 1024 * 1024
 
 #: Seconds between two looks at whether there is something to do, when nobody says so.
 POLL = 1.0
@@ -86,6 +89,7 @@ class CallbackSender:
         taken, next_in = self._outbox.take(
             free=IN_FLIGHT - len(self._in_flight),
             per_receiver=PER_RECEIVER,
+            free_bytes=BYTES_IN_FLIGHT - sum(len(callback.result) for callback in self._in_flight),
             busy=Counter(callback.receiver for callback in self._in_flight),
         )
         for callback in taken:
@@ -137,18 +141,10 @@ class CallbackSender:
 
 
 def _report(callback: Callback, outcome: Outcome) -> None:
-    where = f"callback of task {callback.task_id}"
+    which, where = f"callback of task {callback.task_id}", without_password(callback.uri)
     if outcome.delivered:
-        log.info("%s delivered to %s", where, _shown(callback.uri))
+        log.info("%s delivered to %s", which, where)
     elif outcome.retry_in is not None:
-        log.warning(
-            "%s not delivered to %s: %s; next try in %d s", where, _shown(callback.uri), outcome.error, outcome.retry_in
-        )
+        log.warning("%s not delivered to %s: %s; next try in %d s", which, where, outcome.error, outcome.retry_in)
     else:
-        log.error("%s given up: %s: %s", where, _shown(callback.uri), outcome.error)
-
-
-def _shown(uri: str) -> str:
-    """A URI without the password that may be in it."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        log.error("%s given up: %s: %s", which, where, outcome.error)

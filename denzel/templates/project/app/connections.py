@@ -1,4 +1,4 @@
-"""POSTs to receivers: over connections that are kept, made to an address that was checked, and over in time."""
+"""POSTs to receivers: over connections that are kept, made to an address that was checked."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import ssl
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 import certifi
 
 from app.addresses import port_of
+from app.deadlines import Deadlines
 from app.receivers import Policy
 
 #: Bytes of an answer that are read, and seconds that this may take, so that its connection can be used once more.
@@ -27,9 +28,6 @@ ANSWER_TIMEOUT = 1.0
 
 #: Seconds for which a connection is kept that nobody uses.
 KEEP_FOR = 15.0
-
-#: Seconds between two looks at which requests are over.
-TICK = 0.1
 
 #: What stays as it is in the target of a request; what a URI may not hold is escaped.
 _SAFE = "!#$%&'()*+,/:;=?@[]~"
@@ -184,77 +182,6 @@ class Connections:
         context = ssl.create_default_context()
         context.load_verify_locations(certifi.where())
         return context
-
-
-class Deadlines:
-    """Cuts connections whose request has taken too long, in one thread for all.
-
-    The time-out of a socket is one of silence: a receiver that sends a byte now and then never meets it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._watched: set[Watch] = set()
-        self._busy = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    @contextmanager
-    def watch(self, sock: socket.socket, seconds: float) -> Iterator[Watch]:
-        """Cuts the socket when this block takes longer; what is raised then is TimeoutError."""
-        watch = Watch(sock, seconds)
-        with self._lock:
-            self._watched.add(watch)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._cut, name="deadlines", daemon=True)
-                self._thread.start()
-        self._busy.set()
-        try:
-            yield watch
-        except Exception as error:
-            if watch.over:
-                raise TimeoutError(watch.complaint) from error
-            raise
-        finally:
-            with self._lock:
-                self._watched.discard(watch)
-
-    def _cut(self) -> None:
-        while True:
-            self._busy.wait()
-            with self._lock:
-                watched = list(self._watched)
-                if not watched:
-                    self._busy.clear()
-            for watch in watched:
-                watch.cut_if_over()
-            time.sleep(TICK)
-
-
-class Watch:
-    """One request that is watched."""
-
-    def __init__(self, sock: socket.socket, seconds: float) -> None:
-        self._sock = sock
-        self._ends = time.monotonic() + seconds
-        self.over = False
-        self.complaint = f"no whole answer within {seconds:g} s"
-
-    def check(self) -> None:
-        """Raise TimeoutError when the request was cut."""
-        if self.over:
-            raise TimeoutError(self.complaint)
-
-    def shorten(self, seconds: float) -> None:
-        """What remains may take this long at most."""
-        self._ends = min(self._ends, time.monotonic() + seconds)
-
-    def cut_if_over(self) -> None:
-        if self.over or time.monotonic() < self._ends:
-            return
-        self.over = True
-        with suppress(OSError):
-            # Not by the method of a TLS socket, which would change it while another thread reads from it.
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
 
 def _read(answer: HTTPResponse) -> bool:

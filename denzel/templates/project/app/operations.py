@@ -15,6 +15,7 @@ from typing import Any
 
 from redis import Redis, RedisError
 
+from app.addresses import without_password
 from app.broker import connect
 from app.outbox import Outbox
 from app.quarantine import Quarantine
@@ -52,7 +53,10 @@ class Deployment:
 def callbacks(deployment: Deployment, arguments: Sequence[str]) -> Any:
     """The callbacks that were not delivered, the oldest first."""
     _no_arguments(arguments)
-    return [dataclasses.asdict(callback) for callback in deployment.outbox.undelivered()]
+    return [
+        {**dataclasses.asdict(callback), "uri": without_password(callback.uri)}
+        for callback in deployment.outbox.undelivered()
+    ]
 
 
 def resend(deployment: Deployment, arguments: Sequence[str]) -> Any:

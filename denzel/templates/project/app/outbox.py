@@ -18,6 +18,9 @@ LEASE = 15
 TAKE_AT_MOST = 64
 LOOK_AT_MOST = 1000
 
+#: Bytes of results that are taken in one step; the last may pass it, so that one of any size is taken.
+TAKE_BYTES = 16 * 1024 * 1024
+
 #: How often the failure of one callback may count for its receiver, when others get through there. After that it is
 #: the callback that the receiver can not stand.
 LONE_FAILURES = 3
@@ -96,15 +99,19 @@ class Outbox:
         return self._redis.blpop([keys.BELL], timeout=timeout) is not None
 
     def take(
-        self, *, free: int, per_receiver: int, busy: Mapping[str, int] | None = None
+        self, *, free: int, per_receiver: int, free_bytes: int = TAKE_BYTES, busy: Mapping[str, int] | None = None
     ) -> tuple[list[Callback], float | None]:
         """Callbacks that are due, `free` at most, for this sender to send; and the seconds until the next is due.
 
-        `busy` says how many this sender has in flight for each receiver: none gets more than `per_receiver`. What was
-        taken by a sender that has not renewed it is due again.
+        They are enough when their results have `free_bytes` together; the last may have more. `busy` says how many this
+        sender has in flight for each receiver: none gets more than `per_receiver`. What was taken by a sender that has
+        not renewed it is due again.
         """
         next_in, taken = self._take(
-            args=[free, per_receiver, LEASE, TAKE_AT_MOST, json.dumps(dict(busy or {}))],
+            args=[
+                *(free, per_receiver, LEASE, TAKE_AT_MOST, min(free_bytes, TAKE_BYTES)),
+                json.dumps(dict(busy or {})),
+            ],
         )
         callbacks = [
             Callback(
@@ -142,13 +149,12 @@ class Outbox:
     def undelivered(self) -> list[Undelivered]:
         """The callbacks that wait and those that were given up, in the order in which their tasks ended."""
         found: list[Undelivered] = []
-        gone: list[str] = []
         for start in range(0, self._redis.zcard(keys.UNDELIVERED), LOOK_AT_MOST):
             for task_id, uri, state, attempts, status, error, due in self._list(
                 args=[start, start + LOOK_AT_MOST - 1],
             ):
                 if not state:
-                    gone.append(task_id)
+                    # Its record is gone, or it runs again.
                     continue
                 found.append(
                     Undelivered(
@@ -161,8 +167,6 @@ class Outbox:
                         next_try=float(due) if due else None,
                     )
                 )
-        if gone:
-            self._redis.zrem(keys.UNDELIVERED, *gone)
         return found
 
     def resend(self, task_ids: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -193,6 +197,7 @@ def _said(callback: Callback, outcome: Outcome) -> dict[str, Any]:
         "task_id": callback.task_id,
         "receiver": callback.receiver,
         "replays": str(callback.replays),
+        "attempts": callback.attempts,
         "status": "" if outcome.status is None else str(outcome.status),
         "error": outcome.error,
         "delivered": outcome.delivered,

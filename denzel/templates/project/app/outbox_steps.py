@@ -46,26 +46,18 @@ end
 """
 )
 
-# Takes back the callback of a task that is to run again.
-FORGET = """
-local function forget_callback(task_id)
-    local receiver = redis.call('HGET', TASK .. task_id, 'receiver')
-    if receiver then
-        redis.call('ZREM', CALLBACKS .. receiver, task_id)
-    end
-    redis.call('ZREM', SENDING, task_id)
-    redis.call('ZREM', UNDELIVERED, task_id)
-end
-"""
-
-# `refresh` keeps the first due time of a receiver in step with its list.
+# `refresh` keeps the first due time of a receiver in step with its list. One for which nothing waits, and nothing is
+# being sent, is nobody any more: whether it is down is forgotten too.
 LISTS = """
-local function refresh(receiver)
+local function refresh(receiver, is_sent)
     local first = redis.call('ZRANGE', CALLBACKS .. receiver, 0, 0, 'WITHSCORES')
     if first[2] then
         redis.call('ZADD', RECEIVERS, first[2], receiver)
     else
         redis.call('ZREM', RECEIVERS, receiver)
+        if not is_sent then
+            redis.call('SREM', DOWN, receiver)
+        end
     end
 end
 
@@ -85,20 +77,39 @@ local function forget(task_id, receiver)
 end
 """
 
+# Takes back the callback of a task that is to run again.
+FORGET = (
+    LISTS
+    + """
+local function forget_callback(task_id)
+    forget(task_id, redis.call('HGET', TASK .. task_id, 'receiver'))
+end
+"""
+)
+
 # Room is shared: the fewer places are free, the fewer a receiver may take, so that some that hang leave places to all
-# others. One that is down is tried by one callback at a time.
+# others. One that is down is tried by one callback at a time. Results are counted in bytes too: when there are enough,
+# the take is over. A lease that ends later than one that begins now was given before the clock was set back.
 TAKE = """
 local free, per_receiver, lease, at_most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local busy = cjson.decode(ARGV[5])
+local free_bytes, busy = tonumber(ARGV[5]), cjson.decode(ARGV[6])
 local at = now()
 
-for _, task_id in ipairs(redis.call('ZRANGEBYSCORE', SENDING, '-inf', at, 'LIMIT', 0, at_most)) do
+local function take_back(task_id)
     local record = redis.call('HMGET', TASK .. task_id, 'receiver', 'callback')
     if record[1] and record[2] == 'PENDING' then
         put_back(task_id, record[1], at)
     else
         redis.call('ZREM', SENDING, task_id)
     end
+end
+
+for _, task_id in ipairs(redis.call('ZRANGEBYSCORE', SENDING, '-inf', at, 'LIMIT', 0, at_most)) do
+    take_back(task_id)
+end
+local longest = string.format('(%.6f', at + 2 * lease)
+for _, task_id in ipairs(redis.call('ZRANGEBYSCORE', SENDING, longest, '+inf', 'LIMIT', 0, at_most)) do
+    take_back(task_id)
 end
 
 local taken = {}
@@ -115,11 +126,12 @@ local function take(task_id, receiver)
     local first = tonumber(redis.call('HGET', task, 'callback_first'))
     taken[#taken + 1] = {task_id, receiver, record[1], record[2], record[3], record[4] or '0',
         string.format('%.6f', at - first), record[5] or '0'}
+    free_bytes = free_bytes - #record[3]
     return 1
 end
 
 for _, receiver in ipairs(redis.call('ZRANGEBYSCORE', RECEIVERS, '-inf', at)) do
-    if free <= 0 or #taken >= at_most then
+    if free <= 0 or free_bytes <= 0 or #taken >= at_most then
         break
     end
     local room = math.min(per_receiver, math.max(1, math.floor(free / per_receiver)))
@@ -128,10 +140,14 @@ for _, receiver in ipairs(redis.call('ZRANGEBYSCORE', RECEIVERS, '-inf', at)) do
     end
     room = math.min(room - (busy[receiver] or 0), free, at_most - #taken)
     if room > 0 then
+        local before = #taken
         for _, task_id in ipairs(redis.call('ZRANGEBYSCORE', CALLBACKS .. receiver, '-inf', at, 'LIMIT', 0, room)) do
+            if free_bytes <= 0 then
+                break
+            end
             free = free - take(task_id, receiver)
         end
-        refresh(receiver)
+        refresh(receiver, #taken > before)
     end
 end
 
@@ -148,7 +164,7 @@ end
 """
 
 # What was said of an earlier event of the same task, or of a callback that another sender brought through, changes
-# nothing any more.
+# nothing any more; nor does a failure that is said twice, as after an answer that was lost.
 SETTLE = """
 local result_lifetime, kept_for, lone_failures = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local at = now()
@@ -175,22 +191,25 @@ end
 local function settle(outcome)
     local task_id, receiver = outcome.task_id, outcome.receiver
     local task = TASK .. task_id
-    local record = redis.call('HMGET', task, 'callback', 'replays')
+    local record = redis.call('HMGET', task, 'callback', 'replays', 'callback_attempts')
     if not record[1] then
         return forget(task_id, receiver)
     elseif (record[2] or '0') ~= outcome.replays then
         return
     elseif record[1] ~= 'PENDING' then
         return redis.call('ZREM', SENDING, task_id)
+    elseif not outcome.delivered and tonumber(record[3] or '0') > outcome.attempts then
+        return
     end
     redis.call('HINCRBY', task, 'callback_attempts', 1)
     redis.call('HSET', task, 'callback_status', outcome.status)
     if outcome.delivered then
         redis.call('HSET', task, 'callback', 'DELIVERED')
         redis.call('HDEL', task, 'callback_error', 'callback_away')
+        local was_down = redis.call('SREM', DOWN, receiver) == 1
         forget(task_id, receiver)
         expire_task(task_id, result_lifetime)
-        if redis.call('SREM', DOWN, receiver) == 1 then
+        if was_down then
             hurry(receiver)
         end
         return
@@ -210,9 +229,6 @@ local function settle(outcome)
     redis.call('ZREM', SENDING, task_id)
     redis.call('ZREM', CALLBACKS .. receiver, task_id)
     refresh(receiver)
-    if redis.call('EXISTS', CALLBACKS .. receiver) == 0 then
-        redis.call('SREM', DOWN, receiver)
-    end
 end
 
 for _, outcome in ipairs(cjson.decode(ARGV[1])) do
@@ -246,7 +262,7 @@ for _, task_id in ipairs(ARGV) do
         if is_sent then
             redis.call('ZREM', CALLBACKS .. record[1], task_id)
         end
-        refresh(record[1])
+        refresh(record[1], is_sent)
     else
         unknown[#unknown + 1] = task_id
     end

@@ -7,15 +7,18 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from app.addresses import (
+    ROUTES,
     Address,
     Refused,
     Resolve,
     closed_kind,
     forms,
+    gateways,
     host_name,
     is_of_this_machine,
     literal,
@@ -24,6 +27,9 @@ from app.addresses import (
     port_of,
 )
 from app.settings import SettingError, Settings
+
+#: The name of the machine's gateways, as systemd's resolver has it too: no host can be called so.
+GATEWAY = "_gateway"
 
 #: Seconds for which the addresses of the project's own services are believed.
 OWN_ADDRESSES_FOR = 10.0
@@ -61,12 +67,16 @@ class Receivers:
 
 
 class OwnServices:
-    """The project's own services: `redis` closes every port of its addresses, `localhost:6379` this one alone."""
+    """The project's own services: `redis` closes every port of its addresses, `localhost:6379` this one alone, and
+    `_gateway:8000` this one of the machine that runs the containers, at the address that leads out of their network.
+    """
 
-    def __init__(self, words: Iterable[str], resolve: Resolve) -> None:
+    def __init__(self, words: Iterable[str], resolve: Resolve, routes: Path = ROUTES) -> None:
         self._resolve = resolve
         self._words = [(host_name(host), int(port) if port else None) for host, port in map(_partition, words)]
-        self._literal = {name: literal(name) for name, _ in self._words}
+        self._literal = {
+            name: gateways(routes) if name == GATEWAY else literal(name) for name in {name for name, _ in self._words}
+        }
         self._resolved: dict[str, tuple[Address, ...]] = {}
         self._resolved_at = float("-inf")
         self._resolving = threading.Lock()
@@ -89,13 +99,17 @@ class OwnServices:
     def _addresses(self, name: str) -> tuple[Address, ...]:
         return self._literal[name] or self._resolved.get(name, ())
 
+    @property
+    def _names_to_look_up(self) -> list[str]:
+        return [name for name, known in self._literal.items() if not known and name != GATEWAY]
+
     def _refresh(self) -> None:
         """Look the services up when that was too long ago; one thread does, while others go by what was true then."""
         if not self._is_old() or not self._resolving.acquire(blocking=not self._resolved):
             return
         try:
             if self._is_old():
-                self._resolved = {name: self._look_up(name) for name, known in self._literal.items() if not known}
+                self._resolved = {name: self._look_up(name) for name in self._names_to_look_up}
                 self._resolved_at = time.monotonic()
         finally:
             self._resolving.release()
@@ -107,8 +121,8 @@ class OwnServices:
         try:
             return tuple(form for found in self._resolve(name) for form in forms(found))
         except OSError:
-            # A service that is not there has no address to protect.
-            return ()
+            # A look-up may fail while the service is there: what was known of it stays closed.
+            return self._resolved.get(name, ())
 
 
 class Policy:
@@ -124,10 +138,11 @@ class Policy:
         own_services: Iterable[str] = (),
         loopback: bool = False,
         resolve: Resolve = look_up,
+        routes: Path = ROUTES,
     ) -> None:
         self._allow = Receivers.read("CALLBACK_ALLOW", allow)
         self._deny = Receivers.read("CALLBACK_DENY", deny)
-        self._own = OwnServices(own_services, resolve)
+        self._own = OwnServices(own_services, resolve, routes)
         self._loopback = loopback
         self._resolve = resolve
 

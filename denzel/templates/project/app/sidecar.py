@@ -20,15 +20,21 @@ from app.connections import Connections
 from app.outbox import Outbox
 from app.receivers import Policy
 from app.settings import SettingError, Settings
-from app.signatures import BadSecret, read_secret
+from app.signatures import read_secret
 from app.watchdog import Watchdog
 
 #: Seconds between two looks at whether the worker is still there.
 LOOK_EVERY = 1.0
 
 
+def check(settings: Settings) -> None:
+    """Raise SettingError where the process beside a worker could not start: then the worker should not either."""
+    Policy.of(settings)
+    read_secret(settings.callback_secret)
+
+
 def make_sender(settings: Settings) -> CallbackSender:
-    """The sender of a deployment; raises BadSecret."""
+    """The sender of a deployment; raises SettingError."""
     connections = Connections(Policy.of(settings), timeout=settings.callback_timeout)
     outbox = Outbox(
         connect(settings.redis_url),
@@ -66,7 +72,7 @@ def main(worker: int) -> None:
     try:
         settings = Settings.from_environment(os.environ)
         sender = make_sender(settings)
-    except (SettingError, BadSecret) as error:
+    except SettingError as error:
         sys.exit(str(error))
     told_to_stop: SimpleQueue[None] = SimpleQueue()
     signal.signal(signal.SIGTERM, lambda *_: told_to_stop.put(None))

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 
+from app.settings import SettingError
+
 PREFIX = "whsec_"
 
-
-class BadSecret(ValueError):
-    """The secret can not be one; the message does not repeat it."""
+#: Bytes that a key may have, by the standard.
+KEY_SIZES = range(24, 65)
 
 
 def read_secret(secret: str) -> bytes:
-    """The key in `whsec_...`; empty for no secret. Raises BadSecret."""
+    """The key in `whsec_...`; empty for no secret. Raises SettingError, which does not repeat it."""
     if not secret:
         return b""
     try:
         key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
-    except binascii.Error:
+    except ValueError:
         key = b""
-    if not secret.startswith(PREFIX) or not key:
-        raise BadSecret("CALLBACK_SECRET must be whsec_ and 24 to 64 bytes in base64, or empty")
+    if not secret.startswith(PREFIX) or len(key) not in KEY_SIZES:
+        raise SettingError("CALLBACK_SECRET must be whsec_ and 24 to 64 bytes in base64, or empty")
     return key
 
 
