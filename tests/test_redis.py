@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,9 @@ import pytest
 from ports import find_free_port
 from redis import Redis, RedisError
 from waiting import until
+
+from denzel.scaffold import start_project
+from denzel.settings import read
 
 ENTRYPOINT = Path(__file__).parents[1] / "denzel" / "templates" / "project" / "entrypoints" / "redis.sh"
 PASSWORD = "secret-of-the-tests"
@@ -292,3 +296,70 @@ def test_the_loop_ends_with_a_server_that_is_killed_while_the_disk_is_slow(start
     until(sync.calls, what="a flush")
     server.kill()
     until(lambda: not alive(server.beside), within=10, what="the loop to end")
+
+
+# ------------------------------------------------------------------ in its container
+
+#: The command line of every process in the container, one a line.
+COMMANDS = "for file in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$file; echo; done"
+
+
+class Container:
+    """The service `redis` of a rendered project, alone, as `docker compose` runs it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._project = start_project(f"redis-{secrets.token_hex(4)}", folder)
+
+    def compose(self, *arguments: str, **variables: str) -> str:
+        done = subprocess.run(
+            ["docker", "compose", *arguments],
+            cwd=self._project.root,
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def start(self, **variables: str) -> None:
+        """Start it with these variables instead of those of .env, and wait until it is healthy."""
+        self.compose("up", "--detach", "--wait", "redis", **variables)
+
+    def asks(self, *command: str) -> str:
+        return self.compose("exec", "--no-TTY", "redis", "redis-cli", *command).strip()
+
+    def loops(self) -> int:
+        return self.commands().splitlines().count("bash entrypoints/redis.sh ")
+
+    def commands(self) -> str:
+        return self.compose("exec", "--no-TTY", "redis", "sh", "-c", COMMANDS)
+
+    def password(self) -> str:
+        return read(self._project.env_file)["REDIS_PASSWORD"]
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Iterator[Container]:
+    container = Container(tmp_path)
+    try:
+        yield container
+    finally:
+        container.compose("down", "--volumes", "--timeout", "5")
+
+
+@pytest.mark.docker
+def test_a_container_of_redis_is_the_same(container: Container) -> None:
+    container.start(REDIS_MEMORY_MB="64")
+    told = {name: container.asks("config", "get", name).splitlines()[1] for name in ("appendfsync", "maxmemory", "dir")}
+    assert told == {"appendfsync": "no", "maxmemory": str(64 * 1024 * 1024), "dir": "/data"}
+    assert container.loops() == 1
+    assert container.password() not in container.commands()
+    assert container.asks("incr", "count") == "1"
+    container.compose("kill", "--signal", "SIGKILL", "redis")
+    container.start(REDIS_FSYNC="always")
+    assert container.asks("get", "count") == "1"
+    assert container.asks("config", "get", "appendfsync").splitlines()[1] == "always"
+    assert container.loops() == 0
+    assert "sync:" not in container.compose("logs", "redis")
