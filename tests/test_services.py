@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,12 @@ from denzel.settings import KEYS
 
 REPOSITORY = Path(__file__).parents[1]
 
-#: What only a backend without containers sets: where the services listen, and where the worker logs to.
-UNSET_IN_CONTAINERS = {"API_BIND", "MONITOR_BIND", "WORKER_LOG", "CALLBACK_LOOPBACK"}
+#: What only a backend without containers sets: where the services listen, where the worker logs to, and which server
+#: keeps its data where.
+UNSET_IN_CONTAINERS = {
+    *("API_BIND", "MONITOR_BIND", "WORKER_LOG", "CALLBACK_LOOPBACK"),
+    *("REDIS_BIND", "REDIS_DATA", "REDIS_SERVER_PROGRAM"),
+}
 
 
 #: The settings of denzel itself, and of the other backend.
@@ -87,14 +91,6 @@ def test_services_are_those_of_compose(compose: str) -> None:
     assert set(listed) == {service.value for service in Service}
 
 
-def test_each_service_of_the_image_has_its_entrypoint_and_health_check(project: Project, compose: str) -> None:
-    for service in Service:
-        script = f"entrypoints/{service.value}.sh"
-        assert (project.root / script).exists() is service.carries_requirements
-        assert (f"command: [{script}]" in compose) is service.carries_requirements
-        assert (f"test: [CMD, entrypoints/health.sh, {service.value}]" in compose) is service.carries_requirements
-
-
 def test_the_worker_has_the_name_that_status_looks_for(entrypoints: str) -> None:
     hostname = worker_name("${PROJECT_NAME}")
     assert f'--hostname "{hostname}"' in entrypoints
@@ -103,9 +99,9 @@ def test_the_worker_has_the_name_that_status_looks_for(entrypoints: str) -> None
 
 # ------------------------------------------------------------------ one description for both backends
 
-#: What tells a service how to reach the others; on one backend Redis itself is told its password by another name.
-SHARED = {"PROJECT_NAME", "REDIS_URL", "OWN_SERVICES"}
-ADDRESSES = {"API_BIND", "MONITOR_BIND", "CALLBACK_LOOPBACK"}
+#: What tells a service how to reach the others, beside its settings; Redis reaches nobody.
+SHARED = {service: {"PROJECT_NAME", "REDIS_URL", "OWN_SERVICES"} for service in Service}
+SHARED[Service.REDIS] = {"REDISCLI_AUTH"}
 
 
 def read_compose(text: str) -> dict[str, Any]:
@@ -174,23 +170,26 @@ def test_both_backends_start_a_service_by_the_same_entrypoint(
     project: Project, containers: dict[str, dict[str, Any]], programs: dict[str, dict[str, str]]
 ) -> None:
     for service in Service:
-        if service.carries_requirements:
-            script = f"entrypoints/{service.value}.sh"
-            assert (project.root / script).exists()
-            assert containers[service.value]["command"] == f"[{script}]"
-            assert programs[service.value]["command"] == f"bash {script}"
+        script = f"entrypoints/{service.value}.sh"
+        assert (project.root / script).exists()
+        assert containers[service.value]["command"] == f"[{script}]"
+        assert programs[service.value]["command"] == f"bash {script}"
+
+
+def test_redis_finds_its_entrypoint_in_an_image_that_is_not_ours(compose: str) -> None:
+    redis = compose.partition("\n  redis:\n")[2]
+    assert "    working_dir: /\n" in redis
+    assert "      - ./entrypoints:/entrypoints:ro\n" in redis
 
 
 def test_both_backends_give_a_service_the_same_settings(
     containers: dict[str, dict[str, Any]], programs: dict[str, dict[str, str]]
 ) -> None:
-    for service in (service for service in Service if service.carries_requirements):
-        given = set(containers[service.value]["environment"])
-        assert given == SHARED | set(SETTINGS[service])
-        assert set(environment(programs[service.value])) == given | ADDRESSES
-    assert SETTINGS[Service.REDIS] == ()
-    assert set(containers["redis"]["environment"]) == {"REDISCLI_AUTH", "REDIS_MEMORY_MB", "REDIS_FSYNC"}
-    assert set(environment(programs["redis"])) == SHARED | ADDRESSES
+    everywhere = set[str]().union(*SHARED.values())
+    here_alone = UNSET_IN_CONTAINERS - {"WORKER_LOG", "REDIS_SERVER_PROGRAM"}
+    for service in Service:
+        assert set(containers[service.value]["environment"]) == SHARED[service] | set(SETTINGS[service])
+        assert set(environment(programs[service.value])) == everywhere | here_alone | set(SETTINGS[service])
 
 
 def test_both_backends_pass_a_setting_under_its_own_name(
@@ -213,23 +212,11 @@ def test_redis_is_found_the_same_way(
     assert here.replace("127.0.0.1:4711", "ADDRESS") == there.replace("redis:6379", "ADDRESS")
 
 
-def test_redis_has_the_same_settings(compose: str, backend: local.LocalBackend) -> None:
-    """But for where it listens and keeps its data, and what a container has no need of."""
-    own = ("bind", "dir", "port", "set-proc-title")
-
-    def directives(lines: Sequence[str]) -> set[str]:
-        stripped = (line.strip() for line in lines)
-        return {line for line in stripped if line and line.partition(" ")[0] not in own}
-
-    there = compose.partition("<<SETTINGS\n")[2].partition("SETTINGS\n")[0]
-    here = local.redis_configuration(4711, backend._settings)
-    for variable, text in {
-        "REDISCLI_AUTH": backend._settings.redis_password,
-        "{REDIS_MEMORY_MB}": "0",
-        "REDIS_FSYNC": "everysec",
-    }.items():
-        there = there.replace(f"$${variable}", text)
-    assert directives(here.splitlines()) == directives(there.splitlines())
+def test_redis_has_one_password(
+    backend: local.LocalBackend, containers: dict[str, dict[str, Any]], programs: dict[str, dict[str, str]]
+) -> None:
+    assert environment(programs["redis"])["REDISCLI_AUTH"] == backend._settings.redis_password
+    assert containers["redis"]["environment"]["REDISCLI_AUTH"] == "${REDIS_PASSWORD}"
 
 
 def test_both_backends_ask_a_service_the_same_question(
@@ -283,8 +270,8 @@ def test_compose_reads_its_file_as_these_tests_do(project: Project, containers: 
         assert f"[{', '.join(described['healthcheck']['test'])}]" == containers[name]["healthcheck"]["test"].replace(
             '"', ""
         )
+        assert f"[{', '.join(described['command'])}]" == containers[name]["command"]
         if Service(name).carries_requirements:
-            assert f"[{', '.join(described['command'])}]" == containers[name]["command"]
             assert described["stop_grace_period"] == "30s"
 
 
@@ -325,15 +312,14 @@ def read_by_the_serving_code() -> set[str]:
 
 
 def read_by_entrypoints(entrypoints: str) -> set[str]:
-    # TMPDIR is the system's, BASH_REMATCH is bash's.
-    return set(re.findall(r"\$\{?([A-Z][A-Z_]*)", entrypoints)) - {"BASH_REMATCH", "TMPDIR"}
+    # TMPDIR is the system's, the others are bash's.
+    return set(re.findall(r"\$\{?([A-Z][A-Z_]*)", entrypoints)) - {"TMPDIR", "BASH_REMATCH", "BASH_VERSINFO", "OSTYPE"}
 
 
 def test_compose_passes_what_the_services_read(compose: str, entrypoints: str) -> None:
     passed = {
         name
-        for owner, block in blocks(compose, "environment").items()
-        if owner != "redis"
+        for block in blocks(compose, "environment").values()
         for name in re.findall(r"^ +([A-Z_]+):", block, re.MULTILINE)
     }
     shared = re.search(r"x-environment:.*\n((?:  .*\n)+)", compose)

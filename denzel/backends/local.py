@@ -51,8 +51,7 @@ _PRIORITIES = {Service.REDIS: 1, Service.DENZEL: 2, Service.MONITOR: 3, Service.
 #: The settings that a running service can not be given anew.
 _SETTLED = (
     *("COMPOSE_PROJECT_NAME", "API_HOST", "API_PORT", "MONITOR_PORT"),
-    *("REDIS_PASSWORD", "REDIS_SERVER", "REDIS_MEMORY_MB", "REDIS_FSYNC"),
-    "OS_REQUIREMENTS_UPDATED",
+    *("REDIS_PASSWORD", "REDIS_SERVER", "OS_REQUIREMENTS_UPDATED"),
     *(key for service in Service for key in SETTINGS[service]),
 )
 
@@ -116,7 +115,6 @@ class LocalBackend(Backend):
         for folder in (self._data, self._home / "logs"):
             # Tasks and results are their owner's alone.
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_secret(self._home / "redis.conf", redis_configuration(run.redis_port, self._settings))
         configuration = self._home / "supervisord.conf"
         text = self._supervisor.configuration(self._programs(run), log=".denzel/logs/supervisord.log")
         _write_secret(configuration, text)
@@ -266,13 +264,11 @@ class LocalBackend(Backend):
         return run if run.folder == os.path.realpath(self._project.root) else None
 
     def _programs(self, run: Run) -> list[Program]:
-        commands = {service: f"bash entrypoints/{service.value}.sh" for service in Service}
-        commands[Service.REDIS] = "bash -c 'exec \"$REDIS_SERVER_PROGRAM\" .denzel/redis.conf'"
         return [
             Program(
                 name=service.value,
                 priority=_PRIORITIES[service],
-                command=commands[service],
+                command=f"bash entrypoints/{service.value}.sh",
                 environment=self._variables(service, run),
                 log=str(self._log(service).relative_to(self._project.root)),
                 stop_seconds=int(self._settings.texts["STOP_TIMEOUT"]),
@@ -286,6 +282,9 @@ class LocalBackend(Backend):
         return {
             "PROJECT_NAME": settled["COMPOSE_PROJECT_NAME"],
             "REDIS_URL": f"redis://:{settled['REDIS_PASSWORD']}@127.0.0.1:{run.redis_port}/0",
+            "REDISCLI_AUTH": settled["REDIS_PASSWORD"],
+            "REDIS_BIND": f"127.0.0.1:{run.redis_port}",
+            "REDIS_DATA": str(self._data.relative_to(self._project.root)),
             "API_BIND": f"{settled['API_HOST']}:{settled['API_PORT']}",
             "MONITOR_BIND": f"{settled['MONITOR_HOST']}:{settled['MONITOR_PORT']}",
             # A receiver on this machine is what this backend is for; the services themselves are none.
@@ -331,26 +330,6 @@ class LocalBackend(Backend):
         """The processes of the project, supervisord's or not, also when the folder was moved under them."""
         root = os.path.realpath(self._project.root)
         return [process for process in psutil.process_iter() if root in _folders(process)]
-
-
-def redis_configuration(port: int, settings: Settings) -> str:
-    """The server's settings, as docker-compose.yml has them, for one that only this machine reaches."""
-    return "\n".join(
-        [
-            f"port {port}",
-            "bind 127.0.0.1",
-            f"requirepass {settings.redis_password}",
-            "dir .denzel/redis",
-            "appendonly yes",
-            f"appendfsync {settings.redis_fsync}",
-            'save ""',
-            f"maxmemory {settings.redis_memory_mb}mb",
-            "maxmemory-policy noeviction",
-            # The title would be written over the environment, and the mark of the project be lost.
-            "set-proc-title no",
-            "",
-        ]
-    )
 
 
 def _folders(process: psutil.Process) -> tuple[str, ...]:

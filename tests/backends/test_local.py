@@ -25,7 +25,7 @@ from waiting import until
 from denzel import settings as settings_file
 from denzel.backends import local as local_backend
 from denzel.backends.base import BuildStep
-from denzel.backends.local import LocalBackend, redis_configuration
+from denzel.backends.local import LocalBackend
 from denzel.backends.supervisor import Supervisor
 from denzel.errors import BackendUnavailable, BuildFailed, DenzelError, NotLaunched, ToolMissing
 from denzel.project import Project
@@ -220,13 +220,6 @@ def test_a_word_of_supervisord_that_we_do_not_know_fails_loudly(
 def test_supervisord_knows_no_other_words() -> None:
     words = {name for name in vars(ProcessStates) if name.isupper()}
     assert words == {*local_backend._PROGRAM_STATES, *local_backend._RUNNING}
-
-
-def test_the_server_is_for_this_machine_alone_and_has_a_password(project: Project) -> None:
-    given = {"REDIS_PASSWORD": "secret-of-eight", "REDIS_FSYNC": "always", "REDIS_MEMORY_MB": "64"}
-    lines = redis_configuration(4711, settings_file.load(project.env_file, {}, given)).splitlines()
-    assert {"port 4711", "bind 127.0.0.1", "requirepass secret-of-eight", "appendonly yes"} <= set(lines)
-    assert {"appendfsync always", "maxmemory 64mb", "maxmemory-policy noeviction"} <= set(lines)
 
 
 # ------------------------------------------------------------------ what an environment is made from
