@@ -313,6 +313,14 @@ def test_a_worker_told_to_stop_while_it_loads_stops_in_a_few_seconds(single: Dep
     assert single.worker() == ("", "")
 
 
+def test_a_worker_whose_callbacks_can_not_be_sent_does_not_start(single: Deployment) -> None:
+    """With Docker Compose alone nobody has checked the settings before."""
+    single.environ["CALLBACK_SECRET"] = "whsec_QQ=="
+    single.start("redis", "denzel")
+    assert single.exit_code("denzel", within=30) != 0
+    assert "CALLBACK_SECRET" in single.output("denzel")
+
+
 # Stopping
 
 

@@ -23,6 +23,7 @@ from app import worker_log
 from app.broker import connect
 from app.claims import RENEW_EVERY, Claims
 from app.settings import Settings
+from app.sidecar import check
 from app.transport import Intake
 from app.workers import REPORT_EVERY, WorkerReports
 
@@ -189,6 +190,8 @@ class Sidecar(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
+        # Better no worker than one whose callbacks can not be sent.
+        check(worker.app.conf.denzel_settings)
         worker.sidecar = self
         self._process: subprocess.Popen[bytes] | None = None
 
