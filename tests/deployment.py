@@ -52,6 +52,8 @@ def predict(model, data):
     if "count" in data:
         with open(data["count"], "a") as file:
             file.write(".")
+    if "exit" in data:
+        raise SystemExit(data["exit"])
     if "raise" in data:
         raise RuntimeError(data["raise"])
     if "once" in data:

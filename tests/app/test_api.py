@@ -126,6 +126,22 @@ def problem(answer: Result) -> tuple[int, str, str]:
     return answer.status_code, answer.json["title"], answer.json["description"]
 
 
+# A callback that comes back
+
+
+@pytest.mark.parametrize("webhook_id", [ID, f"{ID}.2"])
+def test_a_callback_of_this_project_makes_no_task_here(webhook_id: str) -> None:
+    queue = Queue()
+    answer = serve(queue).simulate_post("/predict", json={}, headers={"webhook-id": webhook_id})
+    assert problem(answer)[:2] == (403, "Own callback")
+    assert queue.submitted == []
+
+
+def test_a_callback_of_another_project_makes_one() -> None:
+    answer = serve().simulate_post("/predict", json={}, headers={"webhook-id": "of-another-project"})
+    assert answer.status_code == 200
+
+
 # GET /info
 
 

@@ -139,3 +139,12 @@ def test_a_callback_timeout_of_nothing_is_refused() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings.from_environment({}).queue_limit = 1  # type: ignore[misc]
+
+
+def test_secrets_are_not_shown() -> None:
+    environ = {
+        "REDIS_URL": "redis://:redis-secret@redis/0",
+        "API_KEYS": "key-secret",
+        "CALLBACK_SECRET": "whsec_secret",
+    }
+    assert "secret" not in repr(Settings.from_environment(environ)).replace("callback_secret", "")

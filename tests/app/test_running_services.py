@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import time
 from typing import Any
 
@@ -222,6 +223,23 @@ def test_the_dashboard_shows_the_worker(shared: Deployment) -> None:
     until(lambda: "worker@iris" in page(), what="the worker on the dashboard")
 
 
+def test_celery_tells_of_the_worker_and_not_of_its_secrets(shared: Deployment) -> None:
+    """As the dashboard asks it."""
+    for command in ("stats", "conf", "active"):
+        done = subprocess.run(
+            ["celery", "--app", "app.tasks", "inspect", command, "--json", "--timeout", "10"],
+            cwd=shared.root,
+            env=shared.environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert json.loads(done.stdout)["worker@iris"]
+        assert "secret@" not in done.stdout
+    assert "Control command error" not in shared.output("denzel")
+
+
 # Processes that die
 
 
@@ -260,6 +278,19 @@ def test_a_receiver_that_hangs_delays_no_prediction(shared: Deployment, receiver
     answer = shared.predict({"do": True}, Prefer="wait=30")
     assert answer.status_code == 200
     assert time.monotonic() - started < 5
+
+
+def test_a_pipeline_that_exits_fails_its_task_and_nothing_else(shared: Deployment) -> None:
+    before = shared.loads()
+    assert shared.ended(shared.submit(exit=1)).result == {"args": ["SystemExit: 1"]}
+    assert shared.loads() == before
+
+
+def test_a_process_that_dies_is_replaced_and_its_task_told_of_at_once(shared: Deployment) -> None:
+    """Celery looks every 5 seconds by itself."""
+    started = time.monotonic()
+    shared.ended(shared.submit(die=True))
+    assert time.monotonic() - started < 3 * 5
 
 
 # Loading

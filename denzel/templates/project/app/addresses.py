@@ -34,7 +34,7 @@ def check_uri(uri: Any) -> str:
         raise ValueError(f"callback_uri must be text, not {type(uri).__name__}")
     problem = f"callback_uri must be an http or https address, not {uri!r}"
     if not uri.isascii() or not uri.isprintable() or " " in uri:
-        raise ValueError(problem)
+        raise ValueError(f"callback_uri must be ASCII without spaces, percent-encoded where need be, not {uri!r}")
     try:
         parts = urlsplit(uri)
         (parts.hostname or "").encode("idna")

@@ -87,6 +87,7 @@ class Predict:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Accept a task; answer with its id, or wait for its result where that is asked for."""
+        self._refuse_own_callback(req)
         preferences = read_preferences(req.get_header("Prefer"))
         json_data = read_json(req, self._body_limit)
         # verify_input may change the body.
@@ -101,6 +102,14 @@ class Predict:
             if preferences.respond_async:
                 resp.set_header("Preference-Applied", "respond-async")
             _answer_accepted(resp, accepted, falcon.HTTP_200)
+
+    def _refuse_own_callback(self, req: falcon.Request) -> None:
+        """A callback of this project that came back to it, by whatever address, must not become its next task."""
+        webhook_id = req.get_header("webhook-id")
+        if webhook_id and self._queue.find(webhook_id.partition(".")[0]) is not None:
+            raise falcon.HTTPForbidden(
+                title="Own callback", description="This is a callback of this project; it makes no task here."
+            )
 
     def _verify(self, json_data: Any) -> Any:
         try:

@@ -107,7 +107,7 @@ while #taken < count do
         quarantine(string.format('unreadable-%.6f', now()), message, 0, 'not a message that Celery could have sent')
     elseif status == 'PENDING' or status == 'STARTED' or status == 'RETRY' or (not status and tag ~= task_id) then
         redis.call('HINCRBY', TASK .. task_id, 'deliveries', 1)
-        redis.call('HSET', TASK .. task_id, 'since', now())
+        redis.call('HSET', TASK .. task_id, 'status', 'STARTED', 'since', now())
         redis.call('ZREM', WAITING, task_id)
         redis.call('HSET', UNACKED, tag, claim_text(message))
         redis.call('ZADD', UNACKED_INDEX, now(), tag)

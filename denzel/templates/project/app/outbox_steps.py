@@ -88,9 +88,11 @@ end
 )
 
 # Room is shared: the fewer places are free, the fewer a receiver may take, so that some that hang leave places to all
-# others. One that is down is tried by one callback at a time. Results are counted in bytes too: when there are enough,
-# the take is over. A lease that ends later than one that begins now was given before the clock was set back.
+# others. One that is down is tried by a few callbacks at a time: it may be some of its paths that hang, and not all.
+# Results are counted in bytes too: when there are enough, the take is over. A lease that ends later than one that
+# begins now was given before the clock was set back.
 TAKE = """
+local ROOM_WHEN_DOWN = 4
 local free, per_receiver, lease, at_most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local free_bytes, busy = tonumber(ARGV[5]), cjson.decode(ARGV[6])
 local at = now()
@@ -136,7 +138,7 @@ for _, receiver in ipairs(redis.call('ZRANGEBYSCORE', RECEIVERS, '-inf', at)) do
     end
     local room = math.min(per_receiver, math.max(1, math.floor(free / per_receiver)))
     if redis.call('SISMEMBER', DOWN, receiver) == 1 then
-        room = 1
+        room = math.min(room, ROOM_WHEN_DOWN)
     end
     room = math.min(room - (busy[receiver] or 0), free, at_most - #taken)
     if room > 0 then

@@ -140,13 +140,13 @@ class TaskRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class UnfinishedTask:
-    """A task that has not ended: which worker has it, or its place in the queue, since when (seconds since 1970)."""
+    """A task that has not ended: on which host it runs, or its place in the queue, since when (seconds since 1970)."""
 
     task_id: str
     status: str
     position: int | None
     deliveries: int
-    worker: str | None
+    host: str | None
     since: float | None
 
 
@@ -246,7 +246,7 @@ class TaskRecords:
                 status=status or PENDING,
                 position=positions.get(task_id),
                 deliveries=int(deliveries or 0),
-                worker=claimants[task_id].partition("/")[0] if task_id in claimants else None,
+                host=claimants[task_id].partition("/")[0] if task_id in claimants else None,
                 since=float(since) if since else None,
             )
             for task_id, (status, deliveries, since) in zip(tasks, fields, strict=True)

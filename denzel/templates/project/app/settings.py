@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -23,20 +23,22 @@ class ResponseMode:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of one deployment. Times are seconds, sizes bytes."""
+    """The settings of one deployment. Times are seconds, sizes bytes. Its secrets are not shown where it is printed:
+    Celery tells its configuration to the dashboard.
+    """
 
     project_name: str
-    redis_url: str
+    redis_url: str = field(repr=False)
     response: ResponseMode
     api_threads: int
-    api_keys: frozenset[str]
+    api_keys: frozenset[str] = field(repr=False)
     body_limit: int
     queue_limit: int
     result_lifetime: int
     task_max_deliveries: int
     task_time_limit: float | None
     callback_timeout: float
-    callback_secret: str
+    callback_secret: str = field(repr=False)
     callback_retry_for: int
     callback_lifetime: int
     callback_allow: tuple[str, ...]

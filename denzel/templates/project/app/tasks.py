@@ -19,7 +19,7 @@ from app.claims import Claims, Limits
 from app.messages import TASK_NAME
 from app.predictor import Predictor
 from app.settings import Settings
-from app.transport import Intake
+from app.transport import Channel, Intake
 from app.worker import LOOK_EVERY, LogRotation, Report, Sidecar, StopInTime, Taking, give_all_back
 from app.workers import WorkerReports, WorkerState
 
@@ -76,8 +76,11 @@ def invoke_predict(json_data: Any) -> dict[str, Any]:
     """Run the pipeline over what verify_input returned; returns what predict returned, as JSON values."""
     try:
         return predictor.predict(json_data)
-    except TaskPredicate as error:
-        # Celery would take its own exceptions for orders, and the task would never end.
+    except (TaskPredicate, SystemExit, KeyboardInterrupt) as error:
+        if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code < 0:
+            # The process itself is told to end.
+            raise
+        # Celery would take its own exceptions for orders, and the others for the end of the process.
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
@@ -86,9 +89,8 @@ def take_by_claims(conf: Any, **_: Any) -> None:
     """Let the worker, and nobody else who uses this application, take tasks as app/claims.py does."""
     settings: Settings = conf.denzel_settings
     limits = Limits(deliveries=settings.task_max_deliveries, lifetime=settings.result_lifetime)
-    intake = Intake(Claims(connect(settings.redis_url), limits))
+    Channel.intake = Intake(Claims(connect(settings.redis_url), limits))
     conf.broker_transport = "app.transport:Transport"
-    conf.broker_transport_options = {**conf.broker_transport_options, "intake": intake}
 
 
 @signals.worker_process_init.connect
@@ -138,4 +140,6 @@ def end(sender: Any, **_: Any) -> None:
 @signals.after_setup_logger.connect
 def write_log_file(logger: logging.Logger, **_: Any) -> None:
     """Write the worker's log to the project's logs folder too."""
+    # Whoever read the output may be gone (supervisord, killed); the file goes on, without a traceback for each line.
+    logging.raiseExceptions = False
     worker_log.add_handler(logger, Path(celery_app.conf.denzel_settings.worker_log), logger.handlers[0].formatter)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from queue import Empty
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 from kombu.transport import redis as stock
 from kombu.transport import virtual
@@ -62,8 +62,10 @@ class Channel(stock.Channel):  # type: ignore[misc]
     """Waits until the queue holds something, and claims as much as the worker has room for."""
 
     QoS = QoS
-    from_transport_options = (*stock.Channel.from_transport_options, "intake")
-    intake: Intake
+
+    #: Set by whoever runs a worker. It is no transport option: the dashboard asks for these, and wants them in JSON.
+    intake: ClassVar[Intake]
+
     _memory_is_full = False
 
     def _brpop_start(self, timeout: float | None = None) -> None:

@@ -21,10 +21,10 @@ from redis import RedisError
 
 from app import worker_log
 from app.broker import connect
-from app.claims import RENEW_EVERY, Claims
+from app.claims import RENEW_EVERY
 from app.settings import Settings
 from app.sidecar import check
-from app.transport import Intake
+from app.transport import Channel
 from app.workers import REPORT_EVERY, WorkerReports
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Taking(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
-        self._intake: Intake = worker.app.conf.broker_transport_options["intake"]
+        self._intake = Channel.intake
         self._cancelled: SimpleQueue[str] = SimpleQueue()
 
     def start(self, worker: Any) -> None:
@@ -88,6 +88,8 @@ class Taking(bootsteps.StartStopStep):  # type: ignore[misc]
         self._renew()
         threading.Thread(target=self._renew_for_ever, name="claims", daemon=True).start()
         worker.timer.call_repeatedly(LOOK_EVERY, self._end_cancelled, (worker,))
+        # Every 5 seconds, left alone: so late it would say of a process that its task died with it.
+        worker.timer.call_repeatedly(LOOK_EVERY, maintain_pool, (worker,))
 
     def stop(self, worker: Any) -> None:
         # Running tasks are claimed until they have ended; the pool is stopped later than this.
@@ -134,6 +136,13 @@ class StopInTime(bootsteps.StartStopStep):  # type: ignore[misc]
         signal.signal(signal.SIGTERM, stop)
 
 
+def maintain_pool(worker: Any) -> None:
+    """Put others in the place of processes that died, and let their tasks go."""
+    pool = _pool(worker)
+    if pool:
+        pool.maintain_pool()
+
+
 def end_loading(worker: Any) -> None:
     """End the processes that are still loading the model, for which Celery would wait."""
     # Until this process ends: the pool puts others in the place of those that died.
@@ -158,10 +167,9 @@ def give_all_back(worker: Any) -> None:
 
     Where Redis is away, its next life gives back, and the report expires.
     """
-    claims: Claims = worker.app.conf.broker_transport_options["intake"].claims
     settings: Settings = worker.app.conf.denzel_settings
     try:
-        claims.give_all_back()
+        Channel.intake.claims.give_all_back()
         WorkerReports(connect(settings.redis_url)).forget(worker.hostname)
     except RedisError as error:
         log.warning("running tasks could not be given back: %s", error)
