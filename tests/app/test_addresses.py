@@ -57,7 +57,7 @@ def test_a_good_address_is_taken_as_it_is(uri: str) -> None:
 
 @pytest.mark.parametrize("uri", BAD)
 def test_a_bad_address_is_refused_and_quoted(uri: str) -> None:
-    with pytest.raises(ValueError, match="callback_uri must be (an http or https address|ASCII .*), not ") as refused:
+    with pytest.raises(ValueError, match=r"callback_uri must be (an http or https address|ASCII .*), not ") as refused:
         check_uri(uri)
     assert repr(uri) in str(refused.value)
 

@@ -227,7 +227,7 @@ def test_celery_tells_of_the_worker_and_not_of_its_secrets(shared: Deployment) -
     """As the dashboard asks it."""
     for command in ("stats", "conf", "active"):
         done = subprocess.run(
-            ["celery", "--app", "app.tasks", "inspect", command, "--json", "--timeout", "10"],
+            ["celery", "--app", "app.tasks", "inspect", command, "--json", "--timeout", "2"],
             cwd=shared.root,
             env=shared.environ,
             capture_output=True,
@@ -235,7 +235,7 @@ def test_celery_tells_of_the_worker_and_not_of_its_secrets(shared: Deployment) -
             timeout=60,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert json.loads(done.stdout)["worker@iris"]
+        assert "worker@iris" in json.loads(done.stdout)
         assert "secret@" not in done.stdout
     assert "Control command error" not in shared.output("denzel")
 
@@ -287,10 +287,8 @@ def test_a_pipeline_that_exits_fails_its_task_and_nothing_else(shared: Deploymen
 
 
 def test_a_process_that_dies_is_replaced_and_its_task_told_of_at_once(shared: Deployment) -> None:
-    """Celery looks every 5 seconds by itself."""
-    started = time.monotonic()
-    shared.ended(shared.submit(die=True))
-    assert time.monotonic() - started < 3 * 5
+    """Left alone, Celery looks every 5 seconds: three deaths would take longer."""
+    assert shared.ended(shared.submit(die=True), within=12).status == "FAILURE"
 
 
 # Loading
