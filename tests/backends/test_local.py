@@ -490,6 +490,8 @@ def test_the_port_of_redis_is_kept_while_it_runs_and_new_after_a_stop(running: P
     assert {process.pid for process in processes(running)} >= before
     opened(running).stop()
     with socket.socket() as other:
+        # Connections that have just ended are no matter.
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", port))
         other.listen()
         up(running)
