@@ -514,6 +514,23 @@ def test_redis_is_reached_from_this_machine_with_the_password_alone(running: Pro
 
 
 @local
+def test_a_killed_redis_is_back_with_all_it_had_and_one_loop_beside_it(running: Project) -> None:
+    def found(name: str) -> list[psutil.Process]:
+        return [process for process in processes(running) if process.name() == name]
+
+    [server] = found("valkey-server")
+    [loop] = server.children()
+    assert opened(running).redis("CONFIG", "GET", "appendfsync")["appendfsync"] == "no"
+    opened(running).redis("SET", "kept", "through a kill")
+    server.kill()
+    until(lambda: found("valkey-server") not in ([], [server]) and states(running) == ALL_UP, what="another server")
+    assert opened(running).redis("GET", "kept") == "through a kill"
+    until(lambda: not loop.is_running(), within=5, what="the loop of the killed server to end")
+    [server] = found("valkey-server")
+    assert len(server.children()) == 1
+
+
+@local
 def test_what_is_secret_is_its_owners_alone(running: Project) -> None:
     home = running.root / ".denzel"
     password = settings_file.load(running.env_file, {}).redis_password
