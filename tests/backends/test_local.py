@@ -490,6 +490,8 @@ def test_the_port_of_redis_is_kept_while_it_runs_and_new_after_a_stop(running: P
     assert {process.pid for process in processes(running)} >= before
     opened(running).stop()
     with socket.socket() as other:
+        # Connections that have just ended are no matter.
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", port))
         other.listen()
         up(running)
@@ -509,6 +511,23 @@ def test_redis_is_reached_from_this_machine_with_the_password_alone(running: Pro
         stranger.ping()
     password = settings_file.load(running.env_file, {}).redis_password
     assert not any(password in text for process in processes(running) for text in process.cmdline())
+
+
+@local
+def test_a_killed_redis_is_back_with_all_it_had_and_one_loop_beside_it(running: Project) -> None:
+    def found(name: str) -> list[psutil.Process]:
+        return [process for process in processes(running) if process.name() == name]
+
+    [server] = found("valkey-server")
+    [loop] = server.children()
+    assert opened(running).redis("CONFIG", "GET", "appendfsync")["appendfsync"] == "no"
+    opened(running).redis("SET", "kept", "through a kill")
+    server.kill()
+    until(lambda: found("valkey-server") not in ([], [server]) and states(running) == ALL_UP, what="another server")
+    assert opened(running).redis("GET", "kept") == "through a kill"
+    until(lambda: not loop.is_running(), within=5, what="the loop of the killed server to end")
+    [server] = found("valkey-server")
+    assert len(server.children()) == 1
 
 
 @local
