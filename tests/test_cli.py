@@ -693,6 +693,20 @@ def test_an_option_of_a_list_before_another_command_is_named(launched: Project) 
     assert "Error: --failed before resend does nothing: it is an option of the list.\n" in shown
 
 
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "Pass the ids of tasks, or --failed."),
+        (["an-id", "--failed"], "Both ids and --failed were passed. Pass the ids of tasks, or --failed for all."),
+    ],
+    ids=["nothing", "both"],
+)
+def test_a_resend_is_of_ids_or_of_all_that_failed(launched: Project, arguments: list[str], complaint: str) -> None:
+    result = denzel("callbacks", "resend", *arguments)
+    assert result.exit_code == 2
+    assert f"Error: {complaint}\n" in result.stderr
+
+
 @pytest.mark.usefixtures("launched")
 def test_unknown_ids_are_named_after_what_was_done(machines: Machines) -> None:
     knows(machines, "resend one two three", {"resent": ["two"], "unknown": ["one", "three"]})
