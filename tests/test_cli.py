@@ -582,7 +582,7 @@ RUNNING = {
     "status": "STARTED",
     "position": None,
     "deliveries": 1,
-    "worker": "worker@iris",
+    "host": "3f1c2a7b9d0e",
     "since": 1.0,
 }
 QUARANTINED = {"task_id": FAILED["task_id"], "deliveries": 3, "reason": "the worker died", "since": None}
@@ -641,14 +641,14 @@ def test_tasks_lists_those_that_have_not_ended(machines: Machines) -> None:
         "task_id": FAILED["task_id"],
         "status": "PENDING",
         "position": 1,
-        "worker": None,
+        "host": None,
         "since": None,
     }
     knows(machines, "tasks", [RUNNING, waiting])
     heads, first, second = done("tasks").splitlines()
-    assert heads.split() == ["TASK", "STATUS", "POSITION", "DELIVERIES", "SINCE", "WORKER"]
+    assert heads.split() == ["TASK", "STATUS", "POSITION", "DELIVERIES", "SINCE", "HOST"]
     assert first.split()[:4] == [RUNNING["task_id"], "STARTED", "-", "1"]
-    assert first.endswith(" ago  worker@iris")
+    assert first.endswith(" ago  3f1c2a7b9d0e")
     assert second.split() == [FAILED["task_id"], "PENDING", "1", "1", "-", "-"]
 
 
