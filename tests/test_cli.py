@@ -455,7 +455,7 @@ def test_purge_asks_before_tasks_are_lost(
     machines.machine.data[QUEUE_KEY] = ["a task"]
     result = denzel("shutdown", "--purge", *arguments, stdin=answer)
     assert result.exit_code == exit_code
-    assert ("1 unfinished tasks" in result.output) is (not arguments)
+    assert ("1 unfinished task and" in result.output) is (not arguments)
     assert ("No answer. To go on without being asked, pass --yes." in result.stderr) is (not arguments and not answer)
     assert (machines.machine.data is not None) is kept
 
