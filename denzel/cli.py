@@ -291,7 +291,9 @@ def callbacks(context: click.Context, failed: bool, pending: bool, as_json: bool
 @click.option("--failed", is_flag=True, help="All that were given up.")
 def resend_callbacks(task_ids: tuple[str, ...], failed: bool) -> None:
     """Send the callbacks of these tasks again, now."""
-    if bool(task_ids) == failed:
+    if task_ids and failed:
+        raise click.UsageError("Both ids and --failed were passed. Pass the ids of tasks, or --failed for all.")
+    if not task_ids and not failed:
         raise click.UsageError("Pass the ids of tasks, or --failed.")
     here = opened()
     lifecycle.check_launched(here.backend)

@@ -116,9 +116,9 @@ def shown_tasks(kept: Sequence[UnfinishedTask]) -> None:
         return
     now = time.time()
     _table(
-        ("TASK", "STATUS", "POSITION", "DELIVERIES", "SINCE", "WORKER"),
+        ("TASK", "STATUS", "POSITION", "DELIVERIES", "SINCE", "HOST"),
         [
-            (task.task_id, task.status, task.position, task.deliveries, _ago(task.since, now), task.worker)
+            (task.task_id, task.status, task.position, task.deliveries, _ago(task.since, now), task.host)
             for task in kept
         ],
     )

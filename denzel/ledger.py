@@ -33,13 +33,13 @@ class Callback:
 
 @dataclass(frozen=True, kw_only=True)
 class UnfinishedTask:
-    """A task that has not ended: its position among those that wait, or the worker that has it, since when."""
+    """A task that has not ended: its position among those that wait, or the host of the worker that has it, since when."""
 
     task_id: str
     status: str
     position: int | None
     deliveries: int
-    worker: str | None
+    host: str | None
     since: float | None
 
 

@@ -339,4 +339,9 @@ def _loss(backend: Backend) -> str:
         return "Redis is not running, so it may hold unfinished tasks. Remove its data?"
     if sum(counts) + callbacks == 0:
         return ""
-    return f"{sum(counts)} unfinished tasks and {callbacks} unsent callbacks are stored. Remove them?"
+    stored = f"{_counted(sum(counts), 'unfinished task')} and {_counted(callbacks, 'unsent callback')}"
+    return f"{stored} are stored. Remove them?"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

@@ -455,7 +455,7 @@ def test_purge_asks_before_tasks_are_lost(
     machines.machine.data[QUEUE_KEY] = ["a task"]
     result = denzel("shutdown", "--purge", *arguments, stdin=answer)
     assert result.exit_code == exit_code
-    assert ("1 unfinished tasks" in result.output) is (not arguments)
+    assert ("1 unfinished task and" in result.output) is (not arguments)
     assert ("No answer. To go on without being asked, pass --yes." in result.stderr) is (not arguments and not answer)
     assert (machines.machine.data is not None) is kept
 
@@ -582,7 +582,7 @@ RUNNING = {
     "status": "STARTED",
     "position": None,
     "deliveries": 1,
-    "worker": "worker@iris",
+    "host": "3f1c2a7b9d0e",
     "since": 1.0,
 }
 QUARANTINED = {"task_id": FAILED["task_id"], "deliveries": 3, "reason": "the worker died", "since": None}
@@ -641,14 +641,14 @@ def test_tasks_lists_those_that_have_not_ended(machines: Machines) -> None:
         "task_id": FAILED["task_id"],
         "status": "PENDING",
         "position": 1,
-        "worker": None,
+        "host": None,
         "since": None,
     }
     knows(machines, "tasks", [RUNNING, waiting])
     heads, first, second = done("tasks").splitlines()
-    assert heads.split() == ["TASK", "STATUS", "POSITION", "DELIVERIES", "SINCE", "WORKER"]
+    assert heads.split() == ["TASK", "STATUS", "POSITION", "DELIVERIES", "SINCE", "HOST"]
     assert first.split()[:4] == [RUNNING["task_id"], "STARTED", "-", "1"]
-    assert first.endswith(" ago  worker@iris")
+    assert first.endswith(" ago  3f1c2a7b9d0e")
     assert second.split() == [FAILED["task_id"], "PENDING", "1", "1", "-", "-"]
 
 
@@ -691,6 +691,20 @@ def test_quarantined_tasks_are_discarded_when_it_was_meant(machines: Machines) -
 def test_an_option_of_a_list_before_another_command_is_named(launched: Project) -> None:
     shown = denzel("callbacks", "--failed", "resend", "an-id").stderr
     assert "Error: --failed before resend does nothing: it is an option of the list.\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "Pass the ids of tasks, or --failed."),
+        (["an-id", "--failed"], "Both ids and --failed were passed. Pass the ids of tasks, or --failed for all."),
+    ],
+    ids=["nothing", "both"],
+)
+def test_a_resend_is_of_ids_or_of_all_that_failed(launched: Project, arguments: list[str], complaint: str) -> None:
+    result = denzel("callbacks", "resend", *arguments)
+    assert result.exit_code == 2
+    assert f"Error: {complaint}\n" in result.stderr
 
 
 @pytest.mark.usefixtures("launched")

@@ -627,7 +627,7 @@ LOSSES: dict[str, tuple[Callable[[FakeBackend], object], str]] = {
     "waiting": (store(QUEUE_KEY), "2 unfinished tasks and 0 unsent callbacks are stored. Remove them?"),
     "running": (
         lambda backend: backend.redis("HSET", UNACKED_KEY, "tag", "a"),
-        "1 unfinished tasks and 0 unsent callbacks are stored. Remove them?",
+        "1 unfinished task and 0 unsent callbacks are stored. Remove them?",
     ),
     "unsent": (
         lambda backend: backend.redis("ZADD", UNDELIVERED_KEY, "1", "a", "2", "b"),

@@ -87,7 +87,7 @@ def test_tasks_that_run_and_wait_are_listed_in_their_order(lab: Driven) -> None:
         entries = until(two_run, what="two to run")
     running, waiting = entries[:2], entries[2:]
     assert {entry["task_id"] for entry in running} == set(ids[:2])
-    assert all(entry["worker"] and entry["deliveries"] == 1 for entry in running)
+    assert all(entry["host"] and entry["deliveries"] == 1 for entry in running)
     assert [(entry["task_id"], entry["status"], entry["position"]) for entry in waiting] == [
         (ids[2], "PENDING", 1),
         (ids[3], "PENDING", 2),
