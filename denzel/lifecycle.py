@@ -82,6 +82,7 @@ def launch(
         uid, gid = project.service_user
         settings_file.change(project.env_file, {**options, "PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})
         project.hand_over_logs()
+        project.open_entrypoints()
         if backend.changes_the_machine and project.has_os_requirements:
             progress.note("requirements.sh is not run here. It would change this machine: denzel updateosreqs --yes")
         _build(backend, announce, progress, stamps={"PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})

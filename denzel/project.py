@@ -63,6 +63,13 @@ class Project:
             for path in (self.logs, *self.logs.iterdir()):
                 os.chown(path, *self.service_user)
 
+    def open_entrypoints(self) -> None:
+        """Let others read the entrypoints, whatever umask the folder was copied under: Redis has a user of its own."""
+        folder = self.root / "entrypoints"
+        for path in (folder, *folder.iterdir()):
+            if path.stat().st_mode & 0o005 != 0o005:
+                path.chmod(path.stat().st_mode | 0o055)
+
     @property
     def activity_file(self) -> Path:
         """Locked while a denzel command changes the project; says what it is doing."""

@@ -65,3 +65,12 @@ def test_the_services_can_write_into_the_logs_folder(project: Project) -> None:
     project.hand_over_logs()
     assert project.logs.stat().st_uid == project.service_user[0]
     assert stat.S_IMODE(project.logs.stat().st_mode) & stat.S_IWUSR
+
+
+def test_the_entrypoints_are_opened_to_the_user_of_redis(project: Project) -> None:
+    """As when the folder was cloned under umask 077."""
+    folder = project.root / "entrypoints"
+    for path in (*folder.iterdir(), folder):
+        path.chmod(0o700)
+    project.open_entrypoints()
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())} == {0o755}
