@@ -108,7 +108,7 @@ class LocalBackend(Backend):
 
     def up(self) -> None:
         run = self._settled()
-        if self._run() == run and self._supervisor.states() is not None:
+        if self._run() == run and self._supervisor.states() is not None and not self._supervisor.is_ending():
             self._supervisor.start_missing()
             return
         self._end()

@@ -96,6 +96,11 @@ class Supervisor:
         answer = self._ask("getAllProcessInfo")
         return None if answer is None else {process["name"]: process for process in answer or []}
 
+    def is_ending(self) -> bool:
+        """Whether supervisord is on its way out, or about to begin anew: it stops its programs, and starts none."""
+        # Meanwhile it refuses every question.
+        return self._ask("getState") is False
+
     def start_missing(self) -> None:
         """Start the programs that are not running."""
         for name, process in (self.states() or {}).items():
@@ -104,8 +109,8 @@ class Supervisor:
 
     def stop(self) -> None:
         """Stop every program gracefully, one after the other, and supervisord; returns when they are gone."""
-        self._ask("shutdown")
-        while self._ask("getState") is not None:
+        # Again and again: one that is restarting does not take the first.
+        while self._ask("shutdown") is not None:
             time.sleep(0.05)
         self._socket.unlink(missing_ok=True)
 

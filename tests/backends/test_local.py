@@ -571,6 +571,22 @@ def test_a_killed_supervisord_is_seen_and_its_leftovers_are_ended(running: Proje
 
 
 @local
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["ends", "restarts"])
+def test_a_supervisord_on_its_way_out_is_waited_for(running: Project, number: int) -> None:
+    """SIGHUP is supervisord's own restart."""
+    before = supervisord(running)
+    children = before.children()
+    # It takes no SIGTERM, as one whose task takes long.
+    slow = next(process for process in children if "flower" in process.cmdline())
+    slow.suspend()
+    before.send_signal(number)
+    until(lambda: states(running) == ALL_DOWN, what="supervisord to stop its services")
+    up(running)
+    assert [process for process in children if process.is_running()] == []
+    assert not before.is_running()
+
+
+@local
 @pytest.mark.parametrize("command", ["stop", "down"])
 def test_what_a_killed_supervisord_left_is_ended_by_a_stop_too(running: Project, temporary: Path, command: str) -> None:
     supervisord(running).send_signal(signal.SIGKILL)
