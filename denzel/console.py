@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _COLOURS = {State.UP: "green", State.ERROR: "red", State.DOWN: "red"}
 
+#: Seconds within which a callback that is due is taken to be sent.
+_SENT_WITHIN = 2
+
 #: Bytes that are shown of a body that is no JSON.
 _SHOWN_OF_NO_JSON = 500
 
@@ -101,7 +104,7 @@ def shown_callbacks(kept: Sequence[Callback], *, state: str | None) -> None:
                 callback.state,
                 callback.attempts,
                 callback.last_status,
-                _ahead(callback.next_try, now),
+                _next_try(callback, now),
                 callback.uri,
                 callback.last_error,
             )
@@ -280,10 +283,14 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _ahead(moment: float | None, now: float) -> str | None:
-    if moment is None:
-        return None
-    return f"in {_duration(moment - now)}" if moment - now >= 1 else "now"
+def _next_try(callback: Callback, now: float) -> str | None:
+    if callback.next_try is None:
+        return "being sent" if callback.state == "PENDING" else None
+    ahead = callback.next_try - now
+    if ahead >= 1:
+        return f"in {_duration(ahead)}"
+    # What is due is sent at once, unless others for its receiver are being sent already, as many as may be.
+    return "now" if ahead > -_SENT_WITHIN else "when its receiver has room"
 
 
 def _ago(moment: float | None, now: float) -> str | None:

@@ -192,7 +192,8 @@ def callback(**changes: Any) -> Callback:
 @pytest.mark.parametrize(
     ("ahead", "words"),
     [
-        (-5, "now"),
+        (-5, "when its receiver has room"),
+        (-1, "now"),
         (0, "now"),
         (41, "in 40 s"),
         (119, "in 118 s"),
@@ -204,6 +205,14 @@ def callback(**changes: Any) -> Callback:
 def test_the_next_try_is_told_in_words(ahead: float, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     console.shown_callbacks([callback(next_try=time.time() + ahead - 0.6)], state=None)
     assert f"  {words}  " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("state", "words"), [("PENDING", "being sent"), ("FAILED", "-")])
+def test_without_a_next_try_a_callback_is_being_sent_or_given_up(
+    state: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.shown_callbacks([callback(state=state)], state=None)
+    assert f"500          {words}  " in capsys.readouterr().out
 
 
 def test_columns_are_aligned_and_nothing_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
