@@ -13,14 +13,14 @@ from typing import Any, Protocol
 
 from denzel import activity
 from denzel.backends.base import Backend
-from denzel.errors import PortTaken, ServiceFailed, ServiceNotRunning, TooFewTasks
+from denzel.errors import PortTaken, RequestUnusable, ServiceFailed, ServiceNotRunning, TooFewTasks
 from denzel.kills import Kills
 from denzel.load import Api, Load
 from denzel.project import Project
 from denzel.receiver import Mood, Receiver
 from denzel.services import Service, Status
 from denzel.settings import Settings
-from denzel.tally import RECEIVER, Figures, Outage, count
+from denzel.tally import FAILURE, RECEIVER, Figures, Outage, count
 
 #: The ways in which a receiver can be away.
 _MOODS = (Mood.FAILING, Mood.SILENT, Mood.CLOSED)
@@ -172,6 +172,12 @@ class Course:
             raise ServiceFailed(
                 f"The first task did not end within {self._times.first:.0f} s.",
                 hint="denzel status, then denzel logs --service denzel",
+            )
+        first = self._load.tasks[0]
+        if first.status == FAILURE:
+            raise RequestUnusable(
+                f"The first request failed: {first.reason.rstrip('.') or 'it does not say why'}.",
+                hint="Put a real request into app/assets/example.json, or name another file with --file.",
             )
         if self._wait(lambda: bool(self._receiver.arrivals), self._times.first) is None:
             raise ServiceFailed(

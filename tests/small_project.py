@@ -32,10 +32,12 @@ AWAY = 0.2
 
 @dataclass
 class Faults:
-    """What the project does wrong, and with how many tasks; the drill's first request goes well."""
+    """What the project does wrong, and with how many tasks; the drill's first request goes well, unless told."""
 
     never_end: int = 0
     fail: int = 0
+    #: The first request ends as FAILURE, for this reason.
+    fail_first: str = ""
     never_call_back: int = 0
     call_back_twice: int = 0
     sign_badly: int = 0
@@ -136,8 +138,9 @@ class SmallProject:
         if forgotten:
             del self.accepted[task_id]
             return
+        reason = "no" if fails else self.faults.fail_first if len(self.accepted) == 1 else ""
         ended = (
-            {"status": "FAILURE", "result": {"args": ["no"]}} if fails else {"status": "SUCCESS", "result": {"a": 1}}
+            {"status": "FAILURE", "result": {"args": [reason]}} if reason else {"status": "SUCCESS", "result": {"a": 1}}
         )
         self.accepted[task_id] = {**ended, "callback": {"state": "PENDING"}}
         if never_calls or self.faults.unreachable:

@@ -232,6 +232,16 @@ def test_a_wrong_key_ends_the_drill(tmp_path: Path) -> None:
         run(tmp_path, small, API_KEYS="another")
 
 
+def test_a_first_request_that_fails_ends_the_drill(tmp_path: Path) -> None:
+    """The example of a new project, on a pipeline that wants more."""
+    with small_project(Faults(fail_first="no sepal-length.")) as small, pytest.raises(RequestUnusable) as caught:
+        run(tmp_path, small)
+    assert str(caught.value) == "The first request failed: no sepal-length."
+    assert "app/assets/example.json" in caught.value.hint
+    assert "--file" in caught.value.hint
+    assert (len(small.bodies), small.killed) == (1, [])
+
+
 def test_a_first_task_that_does_not_end_ends_the_drill(tmp_path: Path) -> None:
     said = r"The first task did not end within 0 s\."
     with small_project(away={Service.DENZEL}) as small, pytest.raises(ServiceFailed, match=said):
