@@ -247,7 +247,8 @@ def listen(port: int, host: str | None) -> None:
     settings = settings_file.load(project.env_file, os.environ)
     # Containers come in over Docker's bridge.
     address = host or ("127.0.0.1" if settings.backend == "local" else "0.0.0.0")
-    with listener.listening(address, port, secret=settings.callback_secret) as callbacks:
+    secret = listener.Secret(project.env_file, os.environ, known=settings.callback_secret)
+    with listener.listening(address, port, secret=secret) as callbacks:
         console.listening(settings, address, port)
         console.received(callbacks)
 

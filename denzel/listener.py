@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from queue import SimpleQueue
 
+from denzel import settings
 from denzel.callback_server import BODY_LIMIT, CallbackHandler, CallbackServer
-from denzel.errors import PortTaken, SettingInvalid
+from denzel.errors import DenzelError, PortTaken, SettingInvalid
 from denzel.signatures import find_fault
 
 
@@ -31,11 +33,29 @@ class ReceivedCallback:
     body: bytes
 
 
+class Secret:
+    """CALLBACK_SECRET as it is at each call; while .env can not be used, as it was the last time."""
+
+    def __init__(self, env_file: Path, environ: Mapping[str, str], *, known: str) -> None:
+        self._env_file = env_file
+        self._environ = environ
+        self._known = known
+
+    def __call__(self) -> str:
+        # Somebody may be changing the file just now.
+        with suppress(DenzelError):
+            self._known = settings.load(self._env_file, self._environ).callback_secret
+        return self._known
+
+
 @contextmanager
 def listening(
-    host: str, port: int, *, secret: str, body_limit: int = BODY_LIMIT
+    host: str, port: int, *, secret: Callable[[], str], body_limit: int = BODY_LIMIT
 ) -> Iterator[Iterator[ReceivedCallback]]:
-    """Receive on a port meanwhile: callbacks as they arrive, without an end; raises PortTaken and SettingInvalid."""
+    """Receive on a port meanwhile: callbacks as they arrive, without an end; raises PortTaken and SettingInvalid.
+
+    `secret` is asked for each callback, as it may change while this listens.
+    """
     callbacks: SimpleQueue[ReceivedCallback] = SimpleQueue()
     with _open(host, port, _handler(callbacks, secret=secret, body_limit=body_limit)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1})
@@ -62,7 +82,9 @@ def _open(host: str, port: int, handler: type[CallbackHandler]) -> CallbackServe
         ) from None
 
 
-def _handler(callbacks: SimpleQueue[ReceivedCallback], *, secret: str, body_limit: int) -> type[CallbackHandler]:
+def _handler(
+    callbacks: SimpleQueue[ReceivedCallback], *, secret: Callable[[], str], body_limit: int
+) -> type[CallbackHandler]:
     seen: set[str] = set()
     lock = threading.Lock()
 
@@ -85,7 +107,7 @@ def _handler(callbacks: SimpleQueue[ReceivedCallback], *, secret: str, body_limi
                 path=self.path,
                 webhook_id=webhook_id,
                 signed=signed,
-                fault=find_fault(headers, body, secret=secret, now=now) if signed else "",
+                fault=find_fault(headers, body, secret=secret(), now=now) if signed else "",
                 repeated=is_repeated(webhook_id),
                 body=body,
             )

@@ -784,6 +784,38 @@ def test_listen_shows_callbacks_until_ctrl_c(project: Project, free_port: int, b
         assert process.stderr.read() == ""
 
 
+def test_listen_knows_the_secret_as_it_is_now(project: Project, free_port: int) -> None:
+    """Whoever changes it restarts the services, and not the listener."""
+    before = settings_file.load(project.env_file, {}).callback_secret
+    after = "whsec_" + "A" * 32
+    with listening(project.root, "--port", str(free_port)) as process:
+        said(process)
+
+        def heard(secret: str) -> str:
+            now = datetime.now(UTC)
+            headers = {
+                "webhook-id": "an-id",
+                "webhook-timestamp": str(int(now.timestamp())),
+                "webhook-signature": Webhook(secret).sign("an-id", now, "{}"),
+            }
+            urlopen(Request(f"http://127.0.0.1:{free_port}/", b"{}", headers), timeout=10).close()
+            line = said(process)
+            said(process)
+            return line.removesuffix(" (repeated)\n").strip()
+
+        assert heard(before).endswith("signature good")
+        settings_file.change(project.env_file, {"CALLBACK_SECRET": after})
+        assert heard(after).endswith("signature good")
+        assert "signature BAD: it was made with another secret" in heard(before)
+        text = project.env_file.read_text()
+        project.env_file.write_text("half a li")
+        assert heard(after).endswith("signature good")
+        project.env_file.unlink()
+        assert heard(after).endswith("signature good")
+        project.env_file.write_text(text.replace(after, before))
+        assert heard(before).endswith("signature good")
+
+
 def test_listen_refuses_a_taken_port(project: Project) -> None:
     with socket.create_server(("0.0.0.0", 0)) as server:
         port = server.getsockname()[1]

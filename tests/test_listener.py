@@ -60,7 +60,7 @@ def signed(
 @pytest.fixture
 def ear() -> Iterator[Ear]:
     port = find_free_port()
-    with listening("127.0.0.1", port, secret=SECRET, body_limit=1000) as arrivals:
+    with listening("127.0.0.1", port, secret=lambda: SECRET, body_limit=1000) as arrivals:
         yield Ear(port, arrivals)
 
 
@@ -129,7 +129,7 @@ def test_a_signature_is_good_within_five_minutes(ear: Ear, age: int, fault: str)
 
 def test_without_a_secret_no_signature_is_good() -> None:
     port = find_free_port()
-    with listening("127.0.0.1", port, secret="") as arrivals:
+    with listening("127.0.0.1", port, secret=lambda: "") as arrivals:
         assert "no CALLBACK_SECRET" in Ear(port, arrivals).receive(headers=signed()).fault
 
 
@@ -196,7 +196,7 @@ def test_a_taken_port_is_named_with_the_option() -> None:
         port = server.getsockname()[1]
         with (
             pytest.raises(PortTaken, match=f"Port {port} is already taken") as taken,
-            listening("127.0.0.1", port, secret=SECRET),
+            listening("127.0.0.1", port, secret=lambda: SECRET),
         ):
             pass
     assert "--port" in taken.value.hint
@@ -204,14 +204,14 @@ def test_a_taken_port_is_named_with_the_option() -> None:
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "a..b"])
 def test_an_address_of_another_machine_is_named_with_the_option(host: str) -> None:
-    with pytest.raises(SettingInvalid, match=f"at {host}") as invalid, listening(host, 9000, secret=SECRET):
+    with pytest.raises(SettingInvalid, match=f"at {host}") as invalid, listening(host, 9000, secret=lambda: ""):
         pass
     assert "--host" in invalid.value.hint
 
 
 def test_the_port_is_free_again_afterwards(free_port: int) -> None:
     for _ in range(2):
-        with listening("127.0.0.1", free_port, secret=SECRET) as arrivals:
+        with listening("127.0.0.1", free_port, secret=lambda: SECRET) as arrivals:
             Ear(free_port, arrivals).receive()
     until(lambda: _refuses(free_port), what="the port to be free")
 
