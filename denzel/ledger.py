@@ -8,11 +8,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from denzel.backends.base import Backend
-from denzel.errors import TaskUnknown
+from denzel.errors import CommandFailed, ServiceNotRunning, TaskUnknown
 from denzel.services import Service
 
 #: The program in the service `denzel` that knows; app/operations.py is the other side.
 PROGRAM = ("python", "-m", "app.operations")
+
+#: How it says that it could not ask Redis: with this exit code, and in one line that begins so.
+_REDIS_AWAY = 1
+_REDIS_AWAY_SAYS = "Redis can not be asked: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +37,7 @@ class Callback:
 
 @dataclass(frozen=True, kw_only=True)
 class UnfinishedTask:
-    """A task that has not ended: its position among those that wait, or the host of the worker that has it, since when."""
+    """A task that has not ended: its position among those that wait, or the host of its worker, and since when."""
 
     task_id: str
     status: str
@@ -124,7 +128,16 @@ def as_data(entries: Sequence[Callback | UnfinishedTask | QuarantinedTask]) -> l
 
 
 def _ask(backend: Backend, *words: str) -> Any:
-    return json.loads(backend.execute(Service.DENZEL, [*PROGRAM, *words]))
+    """The program's answer; raises ServiceNotRunning, also when Redis does not answer."""
+    try:
+        return json.loads(backend.execute(Service.DENZEL, [*PROGRAM, *words]))
+    except CommandFailed as error:
+        _, said, reason = error.stderr.partition(_REDIS_AWAY_SAYS)
+        if error.code != _REDIS_AWAY or not said:
+            raise
+        raise ServiceNotRunning(
+            f"redis does not answer: {reason.strip().rstrip('.')}.", hint="denzel logs --service redis"
+        ) from None
 
 
 def _only(kind: type[Any], entry: dict[str, Any]) -> dict[str, Any]:
