@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from denzel import log_file, runner
 from denzel.backends.base import Backend, BuildStep
@@ -54,6 +56,9 @@ _SETTLED = (
     *("REDIS_PASSWORD", "REDIS_SERVER", "OS_REQUIREMENTS_UPDATED"),
     *(key for service in Service for key in SETTINGS[service]),
 )
+
+#: Seconds that Redis may take to answer.
+_REDIS_PATIENCE = 5
 
 #: The variable that marks every process of a project with its folder.
 _MARK = "DENZEL_PROJECT_FOLDER"
@@ -191,7 +196,10 @@ class LocalBackend(Backend):
             port=run.redis_port,
             password=run.settings["REDIS_PASSWORD"],
             decode_responses=True,
-            socket_timeout=5,
+            socket_timeout=_REDIS_PATIENCE,
+            socket_connect_timeout=_REDIS_PATIENCE,
+            # By default it would wait again and again, and between.
+            retry=Retry(NoBackoff(), 0),
             protocol=3,
         )
         # As the server says it: "OK" and not True.
@@ -199,7 +207,9 @@ class LocalBackend(Backend):
         try:
             return client.execute_command(*command)  # type: ignore[no-untyped-call]
         except redis.RedisError as error:
-            raise ServiceNotRunning(f"redis does not answer: {error}.", hint="denzel logs --service redis") from None
+            raise ServiceNotRunning(
+                f"redis does not answer: {str(error).rstrip('.')}.", hint="denzel logs --service redis"
+            ) from None
         finally:
             client.close()
 

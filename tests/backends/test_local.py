@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ from denzel.backends import local as local_backend
 from denzel.backends.base import BuildStep
 from denzel.backends.local import LocalBackend
 from denzel.backends.supervisor import Supervisor
-from denzel.errors import BackendUnavailable, BuildFailed, DenzelError, NotLaunched, ToolMissing
+from denzel.errors import BackendUnavailable, BuildFailed, DenzelError, NotLaunched, ServiceNotRunning, ToolMissing
 from denzel.project import Project
 from denzel.scaffold import start_project
 from denzel.services import Service, State
@@ -220,6 +221,24 @@ def test_a_word_of_supervisord_that_we_do_not_know_fails_loudly(
 def test_supervisord_knows_no_other_words() -> None:
     words = {name for name in vars(ProcessStates) if name.isupper()}
     assert words == {*local_backend._PROGRAM_STATES, *local_backend._RUNNING}
+
+
+def test_a_redis_that_hangs_is_given_up_soon(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes connections, and never answers."""
+    monkeypatch.setattr(Supervisor, "states", lambda self: {})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        pretend_launched(project, redis_port=server.getsockname()[1])
+        began = time.monotonic()
+        with refused(ServiceNotRunning, r"redis does not answer: Timeout .*[^.]\.$"):
+            opened(project).redis("PING")
+    assert time.monotonic() - began < 8
+
+
+def test_a_redis_that_is_away_is_said_to_be(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Supervisor, "states", lambda self: {})
+    pretend_launched(project, redis_port=find_free_port())
+    with refused(ServiceNotRunning, r"redis does not answer: .*Connection refused\.$"):
+        opened(project).redis("PING")
 
 
 # ------------------------------------------------------------------ what an environment is made from
