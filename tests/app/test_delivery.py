@@ -7,10 +7,13 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import requests
 from deployment import Deployment
+from ports import find_free_port
+from receivers import receiving
 from waiting import until
 
 from app import keys
@@ -161,12 +164,14 @@ def test_at_the_memory_limit_nothing_is_accepted_and_what_was_is_run(shared: Dep
     assert shared.predict({"do": True}, Prefer="wait=30").status_code == 200
 
 
-# Three stories that take a minute each, told at the same time
+# Four stories that take a minute or two each, told at the same time
 
 
 @dataclass
 class Stories:
-    """A task of three claim time-outs; a worker that is stopped dead; a Redis that is away for a minute."""
+    """A task of three claim time-outs; a worker that is stopped dead; a Redis that is away for a minute; and a receiver
+    that is away for two, on a port that is kept for it.
+    """
 
     long: Deployment
     long_task: str
@@ -174,6 +179,8 @@ class Stories:
     hung_task: str
     away: Deployment
     away_task: str
+    callbacks: list[str]
+    port: int
     begun: float
 
 
@@ -187,6 +194,10 @@ def stories(deploy: Callable[[], Deployment]) -> Stories:
         deployment.environ["WORKER_CONCURRENCY"] = "1"
         deployment.launch("denzel", "api")
     long, hung, away = deployments
+    port = find_free_port()
+    uri = f"http://127.0.0.1:{port}/stash"
+    callbacks = [accepted(away, callback_uri=uri) for _ in range(40)]
+    until(lambda: all(away.redis.hget(keys.task(task), "callback_attempts") for task in callbacks), what="a first try")
     long_task = long.submit(sleep=3 * CLAIM_TIMEOUT, count="runs")
     away_task = away.submit(sleep=MINUTE / 2, count="runs")
     until(lambda: running(long, long_task) and running(away, away_task), what="the tasks to run")
@@ -200,6 +211,8 @@ def stories(deploy: Callable[[], Deployment]) -> Stories:
         hung_task=hung.submit(),
         away=away,
         away_task=away_task,
+        callbacks=callbacks,
+        port=port,
         begun=time.monotonic(),
     )
 
@@ -217,8 +230,8 @@ def test_a_worker_consumes_again_after_redis_was_away_for_a_minute(stories: Stor
     assert away.running["denzel"].poll() is None
 
 
-def accepted(deployment: Deployment) -> str:
-    answer = deployment.predict({"do": True})
+def accepted(deployment: Deployment, **order: str) -> str:
+    answer = deployment.predict({"do": True, **order})
     return answer.json()["data"]["task_id"] if answer.status_code == 200 else ""
 
 
@@ -235,3 +248,18 @@ def test_a_worker_that_hangs_is_ended_from_outside_and_its_tasks_run(stories: St
     hung.end_group("denzel")
     hung.start("denzel")  # as Docker and supervisord do
     assert hung.ended(stories.hung_task, within=60).status == "SUCCESS"
+
+
+def test_a_receiver_that_was_away_for_two_minutes_gets_every_callback_once_it_is_back(stories: Stories) -> None:
+    """Redis was away for one of them."""
+    until(lambda: time.monotonic() - stories.begun > 2 * MINUTE, within=2 * MINUTE, what="two minutes to be over")
+    with receiving(stories.port) as receiver:
+        until(lambda: len(receiver.received) == len(stories.callbacks), within=MINUTE, what="every callback")
+        reports = [kept(stories.away, task) for task in stories.callbacks]
+        until(lambda: not stories.away.redis.exists(keys.UNDELIVERED), what="the deliveries on record")
+    assert sorted(headers["webhook-id"] for _, headers, _ in receiver.received) == sorted(stories.callbacks)
+    assert all(report["callback"]["attempts"] > 1 for report in reports)
+
+
+def kept(deployment: Deployment, task_id: str) -> Any:
+    return requests.get(deployment.url(f"/status/{task_id}"), timeout=30).json()
