@@ -44,7 +44,8 @@ def test_what_a_killed_worker_had_runs_again_as_soon_as_it_is_back(single: Deplo
     single.launch("denzel")
     tasks = [single.submit(once=f"begun-{number}", sleep=300) for number in range(2)]
     behind = single.submit()
-    until(lambda: all(running(single, task) for task in tasks), what="both to run")
+    # STARTED says that a worker has taken it; the kill is to find the pipeline at work.
+    until(lambda: all((single.root / f"begun-{number}").exists() for number in range(2)), what="both to be at work")
     single.end("denzel")
     single.running["denzel"].wait(10)
     assert single.redis.hlen(keys.CLAIMANTS) == 2
