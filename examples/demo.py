@@ -60,6 +60,8 @@ def predict(api: str, monitor: str, receiver_port: int, callbacks: Queue[Any]) -
     task_id = accepted["data"]["task_id"]
     callback = callbacks.get(timeout=30)
     show("callback ", callback)
+    # The sender notes a delivery when it has the receiver's answer: a moment after the callback is here.
+    wait_for(lambda: call(f"{api}/status/{task_id}")["callback"]["state"] == "DELIVERED", what="the delivery on record")
     status = call(f"{api}/status/{task_id}")
     show("status   ", status)
     expect(
