@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from billiard import pool as billiard_pool
 from celery import Celery, signals
 from celery.exceptions import TaskPredicate
 from redis import RedisError
@@ -31,7 +32,8 @@ MODEL_LOADING_TIMEOUT = 10 * 365 * 24 * 3600.0
 #: Seconds that a process waits before it loads the model, when one before it died of that.
 PAUSE_AFTER_DEATH = 5.0
 
-#: Seconds until a process that died is believed to have said nothing more: its last result may be on its way.
+#: Seconds until a process that died is believed to have said nothing more: its last result may be on its way. A process
+#: that ends waits as long for the worker to have read that.
 LAST_WORDS = 1.0
 
 
@@ -115,6 +117,16 @@ def _died_before(reports: WorkerReports, name: str) -> bool:
         return reports.died(name)
     except RedisError:
         return False
+
+
+@signals.worker_process_init.connect
+def end_in_time(**_: Any) -> None:
+    """End this process soon when it is told to: what its tasks leave behind is in Redis by then.
+
+    A worker that stops does not always count what it has read, and billiard would wait half a minute for that.
+    """
+    interval = billiard_pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL
+    billiard_pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = round(LAST_WORDS / interval)
 
 
 @signals.worker_process_init.connect
