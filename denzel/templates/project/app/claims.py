@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import socket
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from redis import Redis
@@ -92,31 +93,51 @@ local function give_back(tag, died, most_deliveries, lifetime)
 end
 """
 
+# Takes what some processes can run: each several tasks in one go, or one alone. A task that was delivered before is
+# alone, so that one which kills its process is not taken for another; so is one that another Celery client has sent.
 _TAKE = """
-local owner, count, count_key = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local taken = {}
-while #taken < count do
+local owner, count_key, free, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local taken, count, places = {}, 0, 0
+
+local function keep(task_id, tag, message)
+    redis.call('HSET', TASK .. task_id, 'status', 'STARTED', 'since', now())
+    redis.call('ZREM', WAITING, task_id)
+    redis.call('HSET', UNACKED, tag, claim_text(message))
+    redis.call('ZADD', UNACKED_INDEX, now(), tag)
+    redis.call('HSET', CLAIMANTS, tag, owner)
+    count = count + 1
+    taken[2 * count - 1], taken[2 * count] = message, redis.call('HINCRBY', TASK .. task_id, 'deliveries', 1)
+end
+
+while places > 0 or free > 0 do
     local message = redis.call('RPOP', QUEUE)
     if not message then
         break
     end
     local task_id, tag = task_of(message)
-    local status = task_id and redis.call('HGET', TASK .. task_id, 'status')
+    local record = task_id and redis.call('HMGET', TASK .. task_id, 'status', 'deliveries') or {}
+    local status, delivered = record[1], tonumber(record[2] or 0)
     if not (task_id and tag) then
         -- No Celery message: kept, as everything is.
         quarantine(string.format('unreadable-%.6f', now()), message, 0, 'not a message that Celery could have sent')
     elseif status == 'PENDING' or status == 'STARTED' or status == 'RETRY' or (not status and tag ~= task_id) then
-        redis.call('HINCRBY', TASK .. task_id, 'deliveries', 1)
-        redis.call('HSET', TASK .. task_id, 'status', 'STARTED', 'since', now())
-        redis.call('ZREM', WAITING, task_id)
-        redis.call('HSET', UNACKED, tag, claim_text(message))
-        redis.call('ZADD', UNACKED_INDEX, now(), tag)
-        redis.call('HSET', CLAIMANTS, tag, owner)
-        table.insert(taken, message)
+        local is_alone = delivered > 0 or tag ~= task_id
+        if is_alone and free == 0 then
+            redis.call('RPUSH', QUEUE, message)
+            break
+        elseif is_alone then
+            free = free - 1
+        else
+            if places == 0 then
+                free, places = free - 1, most
+            end
+            places = places - 1
+        end
+        keep(task_id, tag, message)
     end
 end
-if #taken > 0 then
-    redis.call('INCRBY', count_key, #taken)
+if count > 0 then
+    redis.call('INCRBY', count_key, count)
     redis.call('EXPIRE', count_key, 86400)
 end
 return taken
@@ -171,14 +192,20 @@ for _, task_id in pairs(known) do
         table.insert(cancelled, task_id)
     end
 end
+announce_ends()
 return cancelled
 """
 
-# A claim that has gone to another worker meanwhile is that one's.
-_GIVE_ONE_BACK = """
-if redis.call('HGET', CLAIMANTS, ARGV[2]) == ARGV[1] then
-    give_back(ARGV[2], ARGV[3] == 'died', tonumber(ARGV[4]), ARGV[5])
+# Those whose claim has gone to another worker meanwhile are that one's.
+_GIVE_BACK_SOME = """
+local owner, most_deliveries, lifetime = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+-- The last of them is put to the head of the queue first, so that they keep their order.
+for i = #ARGV - 1, 4, -2 do
+    if redis.call('HGET', CLAIMANTS, ARGV[i]) == owner then
+        give_back(ARGV[i], ARGV[i + 1] == 'died', most_deliveries, lifetime)
+    end
 end
+announce_ends()
 """
 
 _GIVE_ALL_BACK = """
@@ -188,6 +215,7 @@ for i = 1, #claims, 2 do
         give_back(claims[i], false, tonumber(ARGV[2]), ARGV[3])
     end
 end
+announce_ends()
 """
 
 _RELEASE = """
@@ -203,6 +231,14 @@ class Limits:
 
     deliveries: int
     lifetime: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """A message that was taken, and how often it was by now."""
+
+    message: str
+    deliveries: int
 
 
 class Claims:
@@ -221,14 +257,19 @@ class Claims:
         functions = (END, _MESSAGES, _QUARANTINE, _GIVE_BACK)
         self._take = lua.register(redis, _TAKE, _MESSAGES, _QUARANTINE)
         self._renew = lua.register(redis, _RENEW, *functions)
-        self._give_one_back = lua.register(redis, _GIVE_ONE_BACK, *functions)
+        self._give_back = lua.register(redis, _GIVE_BACK_SOME, *functions)
         self._give_all_back = lua.register(redis, _GIVE_ALL_BACK, *functions)
         self._release = lua.register(redis, _RELEASE, END)
 
-    def take(self, count: int) -> list[str]:
-        """The next messages of the queue, `count` at most, claimed for this worker; cancelled ones are dropped."""
-        taken: list[str] = self._take(args=[self.owner, count, self._count_key])
-        return taken
+    def take(self, *, free: int, most: int) -> list[Claimed]:
+        """The next messages of the queue for `free` processes, each of which can run `most` tasks in one go.
+
+        Cancelled ones are dropped.
+        """
+        taken = iter(self._take(args=[self.owner, self._count_key, free, most]))
+        return [
+            Claimed(message=message, deliveries=deliveries) for message, deliveries in zip(taken, taken, strict=True)
+        ]
 
     def renew(self, known: dict[str, str]) -> list[str]:
         """Keep the claims on the messages that this worker knows of, by delivery tag with their tasks' ids.
@@ -240,9 +281,12 @@ class Claims:
         )
         return cancelled
 
-    def give_back(self, tag: str, *, died: bool) -> None:
-        """Put a message to the head of the queue; or end its task, when a process `died` of it for the last time."""
-        self._give_one_back(args=[self.owner, tag, "died" if died else "", *self._limits])
+    def give_back(self, tags: Mapping[str, bool]) -> None:
+        """Put messages to the head of the queue in their order; or end the task of one when a process died of it, which
+        its value says, for the last time.
+        """
+        told = [text for tag, died in tags.items() for text in (tag, "died" if died else "")]
+        self._give_back(args=[self.owner, *self._limits, *told])
 
     def give_all_back(self) -> None:
         """Put all that this worker has to the head of the queue: it stops."""

@@ -6,6 +6,7 @@ import importlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from app.json_values import json_values
@@ -16,7 +17,11 @@ PIPELINE = "app.logic.pipeline"
 
 
 class WrongResult(TypeError):
-    """`predict` returned something else than a dict."""
+    """`predict` returned something else than a dict, or `predict_batch` something else than a list of them."""
+
+
+class WrongCount(WrongResult):
+    """`predict_batch` returned more or fewer results than there were inputs; nobody knows whose they are."""
 
 
 class Predictor:
@@ -46,17 +51,85 @@ class Predictor:
                 log.info("model loaded in %.1f s", time.monotonic() - started)
                 return
 
+    @property
+    def predicts_batches(self) -> bool:
+        """Whether the pipeline has `predict_batch`."""
+        return hasattr(self._pipeline, "predict_batch")
+
     def predict(self, json_data: Any) -> dict[str, Any]:
         """Run process and predict over what verify_input returned; the result as JSON values.
 
         Raises what the pipeline raises, WrongResult, and json_values.NotJson.
         """
+        if self.predicts_batches:
+            (outcome,) = self.predict_batch([json_data])
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
         data = self._pipeline.process(self._model, json_data)
-        result = self._pipeline.predict(self._model, data)
-        if not isinstance(result, dict):
-            raise WrongResult(f"predict returned a {type(result).__name__}; it must return a dict")
-        values: dict[str, Any] = json_values(result)
-        return values
+        return _checked(self._pipeline.predict(self._model, data), "predict")
+
+    def predict_batch(self, inputs: list[Any]) -> list[dict[str, Any] | BaseException]:
+        """Run process over each input and predict_batch over all; each result as JSON values, or what was raised.
+
+        When predict_batch raises, each is tried alone, so that one bad input fails alone.
+        """
+        processed = [_outcome(self._pipeline.process, self._model, one) for one in inputs]
+        good = [one for one in processed if not isinstance(one, _Raised)]
+        predicted = iter(self._predict_all(good))
+        return [_unwrapped(one if isinstance(one, _Raised) else next(predicted)) for one in processed]
+
+    def _predict_all(self, batch: list[Any]) -> list[Any]:
+        if not batch:
+            return []
+        results = _outcome(self._counted, batch)
+        if isinstance(results, _Raised):
+            if len(batch) == 1 or isinstance(results.error, WrongCount):
+                return [results] * len(batch)
+            return [result for one in batch for result in self._predict_all([one])]
+        return [_outcome(_checked, one, "predict_batch") for one in results]
+
+    def _counted(self, batch: list[Any]) -> list[Any]:
+        results = self._pipeline.predict_batch(self._model, list(batch))
+        if not isinstance(results, list | tuple):
+            raise WrongCount(f"predict_batch returned a {type(results).__name__}; it must return a list of dicts")
+        if len(results) != len(batch):
+            raise WrongCount(
+                f"predict_batch returned {len(results)} results for {len(batch)} inputs; it must return one for each"
+            )
+        return list(results)
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """What the user's code raised: a value of theirs may be an exception too."""
+
+    error: BaseException
+
+
+def _outcome(function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        if ends_process(error):
+            raise
+        return _Raised(error)
+
+
+def _unwrapped(outcome: Any) -> Any:
+    return outcome.error if isinstance(outcome, _Raised) else outcome
+
+
+def ends_process(error: BaseException) -> bool:
+    """Whether this is no failure of the user's code, but the end of the process, which it was told to."""
+    return isinstance(error, SystemExit) and isinstance(error.code, int) and error.code < 0
+
+
+def _checked(result: Any, function: str) -> dict[str, Any]:
+    if not isinstance(result, dict):
+        raise WrongResult(f"{function} returned a {type(result).__name__}; it must return a dict")
+    values: dict[str, Any] = json_values(result)
+    return values
 
 
 def describe(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +23,19 @@ ENDED = frozenset({SUCCESS, FAILURE, REVOKED})
 
 # Ends a task: its result, its callback and the claim of whoever ran it change together. The first end of a task stands:
 # a repeated run changes neither its result nor sends a second callback. `tag` is the delivery tag of its message.
+# `announce_ends` tells all ends of one script at once, with the results that requests wait for: those need not ask.
 END = (
     SCHEDULE
     + """
+local LONGEST_ANNOUNCED = 64 * 1024
+local ends = {}
+
+local function announce_ends()
+    if #ends > 0 then
+        redis.call('PUBLISH', ENDED, '[' .. table.concat(ends, ',') .. ']')
+    end
+end
+
 local function release_claim(tag)
     redis.call('HDEL', UNACKED, tag)
     redis.call('ZREM', UNACKED_INDEX, tag)
@@ -36,7 +47,7 @@ local function end_task(task_id, tag, status, result, lifetime)
     release_claim(tag)
     redis.call('ZREM', WAITING, task_id)
     if redis.call('HEXISTS', task, 'result') == 1 then
-        return false
+        return
     end
     redis.call('HSET', task, 'status', status, 'result', result)
     if redis.call('HEXISTS', task, 'callback_uri') == 1 then
@@ -44,8 +55,11 @@ local function end_task(task_id, tag, status, result, lifetime)
     else
         expire_task(task_id, lifetime)
     end
-    redis.call('PUBLISH', ENDED, task_id)
-    return true
+    local told = '[' .. cjson.encode(task_id)
+    if #result <= LONGEST_ANNOUNCED and redis.call('HEXISTS', task, 'awaited') == 1 then
+        told = told .. ',"' .. status .. '",' .. result
+    end
+    table.insert(ends, told .. ']')
 end
 """
 )
@@ -82,21 +96,22 @@ end
 return {'ACCEPTED', task_id, mode[1], mode[2]}
 """
 
-_START = """
-local task = TASK .. ARGV[1]
-local status = redis.call('HGET', task, 'status')
-if not status or status == 'PENDING' or status == 'RETRY' then
-    redis.call('HSET', task, 'status', ARGV[2])
+# Says how many tasks wait, for whoever has ended these.
+_END = """
+local lifetime = ARGV[1]
+for i = 2, #ARGV, 4 do
+    end_task(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], lifetime)
 end
+announce_ends()
+return redis.call('LLEN', QUEUE)
 """
-
-_END = "return end_task(ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])"
 
 # A waiting task's message stays in the queue, and is dropped when its turn comes.
 _CANCEL = """
 local status = redis.call('HGET', TASK .. ARGV[1], 'status')
 if status == 'PENDING' or status == 'STARTED' or status == 'RETRY' then
     end_task(ARGV[1], ARGV[1], 'REVOKED', ARGV[2], ARGV[3])
+    announce_ends()
     return 'REVOKED'
 end
 return status
@@ -139,6 +154,19 @@ class TaskRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskEnd:
+    """How a task ended: its status, its result as JSON, and the delivery tag of its message.
+
+    The tag is the task's id, unless another Celery client sent it.
+    """
+
+    task_id: str
+    tag: str
+    status: str
+    result: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnfinishedTask:
     """A task that has not ended: on which host it runs, or its place in the queue, since when (seconds since 1970)."""
 
@@ -164,7 +192,6 @@ class TaskRecords:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._accept = lua.register(redis, _ACCEPT, when_memory_is_full=False)
-        self._start = lua.register(redis, _START)
         self._end = lua.register(redis, _END, END)
         self._cancel = lua.register(redis, _CANCEL, END)
 
@@ -197,15 +224,13 @@ class TaskRecords:
         changed = None if mode is None else ResponseMode(synchronous=mode == "sync", timeout=float(timeout))
         return accepted_id, changed
 
-    def start(self, task_id: str, status: str = STARTED) -> None:
-        """Note that a worker has taken the task; an ended task stays ended."""
-        self._start(args=[task_id, status])
-
-    def end(self, task_id: str, status: str, result: Any, *, lifetime: int, tag: str | None = None) -> None:
-        """Store the result (JSON values) for `lifetime` seconds, announce it, schedule its callback if it has one, and
-        let go of the claim on its message, whose delivery tag is the task's id unless it came from elsewhere.
+    def end(self, ends: Iterable[TaskEnd], *, lifetime: int) -> int:
+        """Store each result for `lifetime` seconds, announce it, schedule its callback if it has one, and let go of the
+        claim on its message. Returns how many tasks wait.
         """
-        self._end(args=[task_id, tag or task_id, status, json.dumps(result), lifetime])
+        arguments = [text for end in ends for text in (end.task_id, end.tag, end.status, end.result)]
+        waiting: int = self._end(args=[lifetime, *arguments])
+        return waiting
 
     def cancel(self, task_id: str, *, lifetime: int) -> str | None:
         """End the task as REVOKED, unless it has ended. Returns its status then; None when there is no such task."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from celery import states
@@ -10,9 +11,9 @@ from celery.exceptions import TimeLimitExceeded
 from celery.utils.serialization import UnpickleableExceptionWrapper
 from redis import RedisError
 
+from app.answers import failure, named_failure, out_of_time
 from app.broker import connect
-from app.json_values import NotJson, json_values
-from app.records import ENDED, TaskRecords
+from app.records import ENDED, TaskEnd, TaskRecords
 from app.settings import Settings
 
 
@@ -28,11 +29,11 @@ class RecordBackend(BaseBackend):  # type: ignore[misc]
     def _store_result(
         self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **_: Any
     ) -> None:
+        # That it has started, the step that took it from the queue has noted.
         if state in ENDED:
-            answer = _answer(result, state)
-            self._records.end(task_id, state, answer, lifetime=self._lifetime, tag=_delivery_tag(request))
-        else:
-            self._records.start(task_id, state)
+            answer = json.dumps(_answer(result, state))
+            end = TaskEnd(task_id=task_id, tag=_delivery_tag(request) or task_id, status=state, result=answer)
+            self._records.end([end], lifetime=self._lifetime)
 
     def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> BaseException:
         """Celery would flatten the exception here; it is needed whole."""
@@ -60,18 +61,9 @@ def _answer(result: Any, state: str) -> Any:
     if state == states.SUCCESS:
         return result
     if isinstance(result, TimeLimitExceeded):
-        return {"args": [f"the task took longer than TASK_TIME_LIMIT, {result.args[0]:g} s"]}
+        return out_of_time(result.args[0])
     if not isinstance(result, BaseException):
         return {"args": [str(result)]}
     if isinstance(result, UnpickleableExceptionWrapper):
-        name, arguments = result.exc_cls_name, result.exc_args
-    else:
-        name, arguments = type(result).__name__, result.args
-    return {"args": [_argument(argument) for argument in arguments] or [name]}
-
-
-def _argument(argument: Any) -> Any:
-    try:
-        return json_values(argument)
-    except NotJson:
-        return str(argument)
+        return named_failure(result.exc_cls_name, result.exc_args)
+    return failure(result)

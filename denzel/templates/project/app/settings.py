@@ -36,6 +36,8 @@ class Settings:
     queue_limit: int
     result_lifetime: int
     task_max_deliveries: int
+    batch_size: int
+    batch_wait: float
     task_time_limit: float | None
     callback_timeout: float
     callback_secret: str = field(repr=False)
@@ -65,6 +67,8 @@ class Settings:
             queue_limit=read.number("QUEUE_LIMIT", int, "10000", least=1),
             result_lifetime=read.number("RESULT_LIFETIME", int, "86400", least=1),
             task_max_deliveries=read.number("TASK_MAX_DELIVERIES", int, "3", least=1),
+            batch_size=read.number("BATCH_SIZE", int, "32", least=1),
+            batch_wait=read.number("BATCH_WAIT_MS", float, "2", least=0) / 1000,
             task_time_limit=read.number("TASK_TIME_LIMIT", float, "0", least=0) or None,
             callback_timeout=read.number("CALLBACK_TIMEOUT", float, "10", least=0.1),
             callback_secret=read.text("CALLBACK_SECRET", ""),

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ from celery.exceptions import TaskPredicate
 from redis import RedisError
 
 from app import keys, worker_log
+from app.board import Board
 from app.broker import connect
 from app.claims import Claims, Limits
 from app.messages import TASK_NAME
+from app.parcel import Item, Outcome, ParcelRunner
+from app.parcels import ParcelLimits, Parcels
 from app.predictor import Predictor
+from app.records import TaskRecords
 from app.settings import Settings
-from app.transport import Channel, Intake
+from app.transport import Channel
 from app.worker import LOOK_EVERY, LogRotation, Report, Sidecar, StopInTime, Taking, give_all_back
 from app.workers import WorkerReports, WorkerState
 
@@ -51,7 +56,6 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_serializer": "json",
         "result_serializer": "json",
         "task_default_queue": keys.QUEUE,
-        "task_track_started": True,
         # A task leaves the queue when it has ended, not when it was taken.
         "task_acks_late": True,
         # One whose process died goes back to the queue, or ends, as app/claims.py counts.
@@ -71,6 +75,7 @@ celery_app.add_defaults(lambda: configuration(Settings.from_environment(os.envir
 celery_app.steps["worker"].update({Report, Taking, StopInTime, LogRotation, Sidecar})
 
 predictor = Predictor()
+board = Board()
 
 
 @celery_app.task(name=TASK_NAME)
@@ -86,12 +91,32 @@ def invoke_predict(json_data: Any) -> dict[str, Any]:
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
+def run_parcel(slot: int, items: list[Item]) -> Outcome:
+    """What a pool process does with a parcel."""
+    return _runner().run(slot, items)
+
+
+@cache
+def _runner() -> ParcelRunner:
+    settings: Settings = celery_app.conf.denzel_settings
+    records = TaskRecords(connect(settings.redis_url))
+    return ParcelRunner(predictor, records, board, lifetime=settings.result_lifetime)
+
+
 @signals.celeryd_init.connect
 def take_by_claims(conf: Any, **_: Any) -> None:
     """Let the worker, and nobody else who uses this application, take tasks as app/claims.py does."""
     settings: Settings = conf.denzel_settings
-    limits = Limits(deliveries=settings.task_max_deliveries, lifetime=settings.result_lifetime)
-    Channel.intake = Intake(Claims(connect(settings.redis_url), limits))
+    redis = connect(settings.redis_url)
+    claims = Claims(redis, Limits(deliveries=settings.task_max_deliveries, lifetime=settings.result_lifetime))
+    limits = ParcelLimits(
+        batch_size=settings.batch_size,
+        batch_wait=settings.batch_wait,
+        time_limit=settings.task_time_limit,
+        deliveries=settings.task_max_deliveries,
+        lifetime=settings.result_lifetime,
+    )
+    Channel.intake = Parcels(claims, TaskRecords(redis), board, limits, run_parcel)
     conf.broker_transport = "app.transport:Transport"
 
 

@@ -7,7 +7,6 @@ only tells when there is something to claim.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from queue import Empty
 from time import monotonic
 from typing import Any, ClassVar
@@ -18,18 +17,10 @@ from kombu.utils.json import loads
 from redis.exceptions import OutOfMemoryError
 
 from app import keys
-from app.claims import Claims
+from app.parcels import Parcels
 
 #: A key that never exists: waiting for it is waiting.
 _NOTHING = "denzel:nothing"
-
-
-class Intake:
-    """What a worker takes messages with: its claims, and a function that tells for how many it has room."""
-
-    def __init__(self, claims: Claims) -> None:
-        self.claims = claims
-        self.room: Callable[[], int] = lambda: 0
 
 
 class QoS(virtual.QoS):  # type: ignore[misc]
@@ -45,7 +36,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Celery rejects with `requeue` when the process that ran the task has died."""
         if requeue:
-            self.channel.intake.claims.give_back(delivery_tag, died=True)
+            self.channel.intake.claims.give_back({delivery_tag: True})
         else:
             self.channel.intake.claims.release(delivery_tag)
         super().ack(delivery_tag)
@@ -59,12 +50,12 @@ class QoS(virtual.QoS):  # type: ignore[misc]
 
 
 class Channel(stock.Channel):  # type: ignore[misc]
-    """Waits until the queue holds something, and claims as much as the worker has room for."""
+    """Waits until the queue holds something, and lets the worker take what it has room for."""
 
     QoS = QoS
 
     #: Set by whoever runs a worker. It is no transport option: the dashboard asks for these, and wants them in JSON.
-    intake: ClassVar[Intake]
+    intake: ClassVar[Parcels]
 
     _memory_is_full = False
 
@@ -96,7 +87,7 @@ class Channel(stock.Channel):  # type: ignore[misc]
             self._in_poll = None
         # A consumer that was cancelled meanwhile, to stop, takes nothing more.
         wanted = look and self.active_queues and not self._closing
-        messages = self.intake.claims.take(self.intake.room()) if wanted else []
+        messages = self.intake.take() if wanted else []
         for message in messages:
             self.connection._deliver(loads(message), keys.QUEUE)
         if not messages:

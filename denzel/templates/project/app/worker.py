@@ -17,6 +17,7 @@ from typing import Any
 
 from celery import bootsteps
 from celery.worker import state
+from celery.worker.request import Request as CeleryRequest
 from redis import RedisError
 
 from app import worker_log
@@ -24,6 +25,7 @@ from app.broker import connect
 from app.claims import RENEW_EVERY
 from app.settings import Settings
 from app.sidecar import check
+from app.task_events import TELL_EVERY
 from app.transport import Channel
 from app.workers import REPORT_EVERY, WorkerReports
 
@@ -79,21 +81,23 @@ class Taking(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
-        self._intake = Channel.intake
+        self._parcels = Channel.intake
         self._cancelled: SimpleQueue[str] = SimpleQueue()
 
     def start(self, worker: Any) -> None:
-        self._intake.room = lambda: len(ready_processes(worker)) - len(state.reserved_requests)
+        self._parcels.start(worker, lambda: len(ready_processes(worker)))
         # At once: what an earlier life of this worker had comes first.
         self._renew()
         threading.Thread(target=self._renew_for_ever, name="claims", daemon=True).start()
         worker.timer.call_repeatedly(LOOK_EVERY, self._end_cancelled, (worker,))
         # Every 5 seconds, left alone: so late it would say of a process that its task died with it.
         worker.timer.call_repeatedly(LOOK_EVERY, maintain_pool, (worker,))
+        worker.timer.call_repeatedly(LOOK_EVERY, self._parcels.look)
+        worker.timer.call_repeatedly(TELL_EVERY, self._parcels.tell)
 
     def stop(self, worker: Any) -> None:
         # Running tasks are claimed until they have ended; the pool is stopped later than this.
-        self._intake.room = lambda: 0
+        self._parcels.stop()
 
     terminate = stop
 
@@ -103,9 +107,11 @@ class Taking(bootsteps.StartStopStep):  # type: ignore[misc]
             self._renew()
 
     def _renew(self) -> None:
-        known = {request.message.delivery_tag: request.id for request in list(state.requests.values())}
+        # Those that go Celery's own way, and those in parcels.
+        requests = [request for request in list(state.requests.values()) if isinstance(request, CeleryRequest)]
+        known = {request.message.delivery_tag: request.id for request in requests} | self._parcels.known()
         try:
-            for task_id in self._intake.claims.renew(known):
+            for task_id in self._parcels.claims.renew(known):
                 self._cancelled.put(task_id)
         except RedisError as error:
             log.warning("the claims on running tasks could not be renewed: %s", error)
@@ -114,7 +120,6 @@ class Taking(bootsteps.StartStopStep):  # type: ignore[misc]
         while not self._cancelled.empty():
             request = state.requests.get(self._cancelled.get())
             if request is not None:
-                log.info("task %s was cancelled; ending the process that runs it", request.id)
                 request.terminate(worker.pool, signal="KILL")
 
 

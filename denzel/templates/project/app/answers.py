@@ -1,0 +1,29 @@
+"""What a task's record says in the end of one that failed: the `result` that GET /status shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.json_values import NotJson, json_values
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """`{"args": [...]}`: the arguments of what was raised as JSON values, or its name where it has none."""
+    return named_failure(type(error).__name__, error.args)
+
+
+def named_failure(name: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """The same for an exception that is known by its name and arguments alone."""
+    return {"args": [_argument(argument) for argument in arguments] or [name]}
+
+
+def out_of_time(limit: float) -> dict[str, Any]:
+    """That a task ran for longer than `limit` seconds."""
+    return {"args": [f"the task took longer than TASK_TIME_LIMIT, {limit:g} s"]}
+
+
+def _argument(argument: Any) -> Any:
+    try:
+        return json_values(argument)
+    except NotJson:
+        return str(argument)
