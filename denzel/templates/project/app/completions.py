@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -63,6 +64,10 @@ class Completions:
             if message["type"] == "subscribe":
                 woken = [event for events in self._waiting.values() for event in events]
             else:
-                woken = list(self._waiting.get(str(message["data"]), ()))
+                woken = [
+                    event
+                    for task_id, *_ in json.loads(str(message["data"]))
+                    for event in self._waiting.get(task_id, ())
+                ]
         for event in woken:
             event.set()

@@ -37,7 +37,7 @@ WORTH_A_JOB = 0.005
 #: The most tasks of a parcel, without predict_batch.
 MOST_IN_TURN = 64
 
-#: Seconds that a task may keep those behind it in its parcel, before they go back to the queue; and seconds for which it
+#: Seconds that a task may keep those behind it in its parcel, until they go back to the queue; and seconds for which it
 #: runs until the dashboard is told that it does.
 LONGEST_IN_FRONT = 1.0
 LONG = 0.5
