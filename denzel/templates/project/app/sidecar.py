@@ -53,11 +53,11 @@ def make_sender(settings: Settings) -> CallbackSender:
 def look_after(worker: int, settings: Settings) -> None:
     """Begin to watch the worker, and end it when it hangs: whatever keeps services running starts it again.
 
-    A worker that stops takes nothing more; it says so with SIGUSR1.
+    A worker that stops takes nothing more; it says so with SIGURG, which does no harm when it comes early.
     """
     watchdog = Watchdog(connect(settings.redis_url), f"worker@{settings.project_name}")
     looking_away = threading.Event()
-    signal.signal(signal.SIGUSR1, lambda *_: looking_away.set())
+    signal.signal(signal.SIGURG, lambda *_: looking_away.set())
 
     def end_worker() -> None:
         if os.getppid() == worker:

@@ -215,7 +215,7 @@ class Sidecar(bootsteps.StartStopStep):  # type: ignore[misc]
     def look_away(self) -> None:
         """The worker takes no more tasks, and does not hang for that."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGUSR1)
+            self._process.send_signal(signal.SIGURG)
 
     def end(self) -> None:
         """The worker's tasks have ended; their callbacks, which are on their way, may arrive."""
