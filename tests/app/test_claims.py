@@ -11,7 +11,7 @@ import pytest
 from redis import Redis, RedisError
 
 from app import keys
-from app.claims import CLAIM_TIMEOUT, Claims, Limits
+from app.claims import CLAIM_TIMEOUT, Claimed, Claims, Limits
 from app.messages import task_message
 from app.quarantine import Quarantine
 from app.records import Idempotency, TaskRecords
@@ -45,8 +45,8 @@ def others(broker: Redis) -> Claims:
     return Claims(broker, LIMITS, host="elsewhere")
 
 
-def ids(messages: list[str]) -> list[str]:
-    return [json.loads(message)["headers"]["id"] for message in messages]
+def ids(taken: list[Claimed]) -> list[str]:
+    return [json.loads(claimed.message)["headers"]["id"] for claimed in taken]
 
 
 def known(*task_ids: str) -> dict[str, str]:
@@ -75,15 +75,15 @@ def nothing_is_claimed(redis: Redis) -> bool:
 
 def test_messages_are_taken_in_the_order_they_came(claims: Claims, accept: Callable[..., None]) -> None:
     accept("a", "b", "c")
-    assert ids(claims.take(2)) == ["a", "b"]
-    assert ids(claims.take(2)) == ["c"]
-    assert claims.take(2) == []
+    assert ids(claims.take(free=2, most=1)) == ["a", "b"]
+    assert ids(claims.take(free=2, most=1)) == ["c"]
+    assert claims.take(free=2, most=1) == []
 
 
 def test_a_taken_message_is_kept_as_kombu_keeps_it(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
     """So that a stock Celery worker could take over."""
     accept("a")
-    (message,) = claims.take(1)
+    (message,) = claims.take(free=1, most=1)
     assert json.loads(redis.hget(keys.UNACKED, "a")) == [json.loads(message), "", keys.QUEUE]
     assert redis.zrange(keys.UNACKED_INDEX, 0, -1) == ["a"]
 
@@ -91,7 +91,7 @@ def test_a_taken_message_is_kept_as_kombu_keeps_it(claims: Claims, accept: Calla
 def test_a_taken_task_waits_no_more(claims: Claims, accept: Callable[..., None], records: TaskRecords) -> None:
     accept("a", "b")
     assert [records.find(each).position for each in ("a", "b")] == [1, 2]  # type: ignore[union-attr]
-    claims.take(1)
+    claims.take(free=1, most=1)
     assert [records.find(each).position for each in ("a", "b")] == [None, 1]  # type: ignore[union-attr]
 
 
@@ -101,7 +101,7 @@ def test_no_message_is_taken_twice_by_workers_at_the_same_time(broker: Redis, ac
 
     def take() -> None:
         mine = Claims(broker, LIMITS)
-        while messages := mine.take(3):
+        while messages := mine.take(free=3, most=1):
             taken.extend(ids(messages))
 
     threads = [threading.Thread(target=take) for _ in range(8)]
@@ -117,7 +117,7 @@ def test_a_cancelled_task_is_not_taken(
 ) -> None:
     accept("a", "b")
     assert records.cancel("a", lifetime=60) == "REVOKED"
-    assert ids(claims.take(2)) == ["b"]
+    assert ids(claims.take(free=2, most=1)) == ["b"]
     assert redis.llen(keys.QUEUE) == 0
 
 
@@ -127,17 +127,17 @@ def test_a_cancelled_task_whose_record_has_expired_is_not_taken(
     accept("a")
     records.cancel("a", lifetime=60)
     redis.delete(keys.task("a"))
-    assert claims.take(1) == []
+    assert claims.take(free=1, most=1) == []
 
 
 def test_a_message_that_a_celery_client_sent_is_taken(claims: Claims, redis: Redis) -> None:
     message = json.loads(task_message("theirs", 1))
     message["properties"]["delivery_tag"] = "a-tag"
     redis.lpush(keys.QUEUE, json.dumps(message))
-    assert ids(claims.take(1)) == ["theirs"]
+    assert ids(claims.take(free=1, most=1)) == ["theirs"]
     assert redis.hget(keys.CLAIMANTS, "a-tag") == claims.owner
-    claims.give_back("a-tag", died=True)
-    assert ids(claims.take(1)) == ["theirs"]
+    claims.give_back({"a-tag": True})
+    assert ids(claims.take(free=1, most=1)) == ["theirs"]
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"id": 3}'])
@@ -146,7 +146,7 @@ def test_what_is_no_message_is_kept_aside(
 ) -> None:
     redis.lpush(keys.QUEUE, text)
     accept("a")
-    assert ids(claims.take(2)) == ["a"]
+    assert ids(claims.take(free=2, most=1)) == ["a"]
     (kept,) = Quarantine(broker).read()
     assert kept.reason == "not a message that Celery could have sent"
     assert redis.hget(keys.quarantined(kept.task_id), "message") == text
@@ -159,7 +159,7 @@ def test_ids_in_a_request_are_not_taken_for_the_tasks_own(claims: Claims, record
     """The arguments stand in the message twice: in base64, and as text for the dashboard."""
     hostile = {"id": "x", '"id": "x"': '"delivery_tag": "x", "id": "x"'}
     records.accept("a", task_message("a", hostile), callback_uri=None, queue_limit=10)
-    claims.take(1)
+    claims.take(free=1, most=1)
     assert redis.hgetall(keys.CLAIMANTS) == {"a": claims.owner}
 
 
@@ -170,7 +170,7 @@ def test_a_claim_that_is_renewed_stays_however_long_its_task_runs(
     claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
 ) -> None:
     accept("a")
-    claims.take(1)
+    claims.take(free=1, most=1)
     for _ in range(10):
         age(redis, "a", seconds=CLAIM_TIMEOUT - 1)
         claims.renew(known("a"))
@@ -183,13 +183,13 @@ def test_a_claim_that_nobody_renews_goes_back_to_the_head_of_the_queue(
     claims: Claims, others: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
 ) -> None:
     accept("a", "b")
-    claims.take(1)
+    claims.take(free=1, most=1)
     records.start("a")
     age(redis, "a")
     others.renew({})
     assert status(records, "a") == "PENDING"
     assert [records.find(each).position for each in ("a", "b")] == [1, 2]  # type: ignore[union-attr]
-    assert ids(others.take(2)) == ["a", "b"]
+    assert ids(others.take(free=2, most=1)) == ["a", "b"]
 
 
 def test_after_redis_was_away_everybody_may_renew_first(
@@ -197,7 +197,7 @@ def test_after_redis_was_away_everybody_may_renew_first(
 ) -> None:
     """Nobody could renew meanwhile: an old claim does not mean a dead worker then."""
     accept("a")
-    claims.take(1)
+    claims.take(free=1, most=1)
     redis.zincrby(keys.UNACKED_INDEX, -1000, "a")
     redis.set(keys.SWEPT, float(redis.time()[0]) - 1000)
     others.renew({})
@@ -211,7 +211,7 @@ def test_a_clock_that_is_set_back_does_not_keep_a_dead_workers_claim(
     claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
 ) -> None:
     accept("a")
-    claims.take(1)
+    claims.take(free=1, most=1)
     redis.zincrby(keys.UNACKED_INDEX, 3600, "a")
     redis.set(keys.SWEPT, float(redis.time()[0]) + 3600)
     others.renew({})
@@ -224,8 +224,8 @@ def test_what_an_earlier_life_of_a_worker_had_goes_back_at_once(
     broker: Redis, claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
 ) -> None:
     accept("a", "b")
-    claims.take(1)
-    others.take(1)
+    claims.take(free=1, most=1)
+    others.take(free=1, most=1)
     Claims(broker, LIMITS, host="here").renew({})
     assert redis.hgetall(keys.CLAIMANTS) == {"b": others.owner}
     assert redis.llen(keys.QUEUE) == 1
@@ -235,7 +235,7 @@ def test_a_worker_is_not_taken_for_one_whose_name_begins_like_its_own(
     broker: Redis, others: Claims, accept: Callable[..., None], redis: Redis
 ) -> None:
     accept("a")
-    others.take(1)
+    others.take(free=1, most=1)
     Claims(broker, LIMITS, host="else").renew({})
     assert redis.hget(keys.CLAIMANTS, "a") == others.owner
 
@@ -245,7 +245,7 @@ def test_what_a_worker_has_and_does_not_know_of_goes_back_after_a_while(
 ) -> None:
     """The answer that told it was lost, or it was dropped with a connection."""
     accept("a")
-    claims.take(1)
+    claims.take(free=1, most=1)
     claims.renew({})
     assert redis.llen(keys.QUEUE) == 0
     age(redis, "a", seconds=11)
@@ -258,7 +258,7 @@ def test_renewing_tells_which_tasks_were_cancelled(
     claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
 ) -> None:
     accept("a", "b", "c")
-    claims.take(3)
+    claims.take(free=3, most=1)
     records.cancel("a", lifetime=60)
     records.end("b", "SUCCESS", {}, lifetime=60)
     assert claims.renew(known("a", "b", "c")) == ["a"]
@@ -278,10 +278,10 @@ def test_the_end_of_a_task_is_the_end_of_its_claim(
     claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
 ) -> None:
     accept("a")
-    claims.take(1)
+    claims.take(free=1, most=1)
     records.end("a", "SUCCESS", {}, lifetime=60)
     assert nothing_is_claimed(redis)
-    claims.give_back("a", died=True)
+    claims.give_back({"a": True})
     assert (redis.llen(keys.QUEUE), status(records, "a")) == (0, "SUCCESS")
 
 
@@ -290,12 +290,12 @@ def test_a_claim_of_a_task_that_has_ended_meanwhile_is_dropped(
 ) -> None:
     """Two had it, after all: one of them is through."""
     accept("a")
-    claims.take(1)
+    claims.take(free=1, most=1)
     age(redis, "a")
     others.renew({})
-    others.take(1)
+    others.take(free=1, most=1)
     records.end("a", "SUCCESS", {"by": "the first"}, lifetime=60)
-    claims.give_back("a", died=True)
+    claims.give_back({"a": True})
     others.renew(known("a"))
     assert nothing_is_claimed(redis)
     assert redis.llen(keys.QUEUE) == 0
@@ -305,11 +305,11 @@ def test_what_has_gone_to_another_worker_is_no_longer_ones_own_to_give_back(
     claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
 ) -> None:
     accept("a")
-    claims.take(1)
+    claims.take(free=1, most=1)
     age(redis, "a")
     others.renew({})
-    others.take(1)
-    claims.give_back("a", died=True)
+    others.take(free=1, most=1)
+    claims.give_back({"a": True})
     claims.release("a")
     assert redis.hget(keys.CLAIMANTS, "a") == others.owner
     assert redis.llen(keys.QUEUE) == 0
@@ -319,11 +319,11 @@ def test_what_has_gone_to_another_worker_is_no_longer_ones_own_to_give_back(
 def test_a_death_that_is_told_twice_counts_once(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
     """The connection broke between the step and its answer."""
     accept("a")
-    claims.take(1)
-    claims.give_back("a", died=True)
-    claims.give_back("a", died=True)
+    claims.take(free=1, most=1)
+    claims.give_back({"a": True})
+    claims.give_back({"a": True})
     assert redis.llen(keys.QUEUE) == 1
-    claims.take(1)
+    claims.take(free=1, most=1)
     assert redis.hget(keys.task("a"), "deliveries") == "2"
 
 
@@ -331,17 +331,17 @@ def test_stopping_gives_everything_back_and_counts_no_delivery(
     claims: Claims, others: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
 ) -> None:
     accept("a", "b", "c", "d")
-    claims.take(2)
-    others.take(1)
+    claims.take(free=2, most=1)
+    others.take(free=1, most=1)
     claims.give_all_back()
     assert redis.hkeys(keys.CLAIMANTS) == ["c"]
-    assert sorted(ids(others.take(3))) == ["a", "b", "d"]
+    assert sorted(ids(others.take(free=3, most=1))) == ["a", "b", "d"]
     assert redis.hget(keys.task("a"), "deliveries") == "1"
 
 
 def test_a_released_message_is_gone(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
     accept("a")
-    claims.take(1)
+    claims.take(free=1, most=1)
     claims.release("a")
     claims.release("a")
     assert nothing_is_claimed(redis)
@@ -352,8 +352,8 @@ def test_a_released_message_is_gone(claims: Claims, accept: Callable[..., None],
 
 def die(claims: Claims, times: int) -> None:
     for _ in range(times):
-        assert claims.take(1)
-        claims.give_back("a", died=True)
+        assert claims.take(free=1, most=1)
+        claims.give_back({"a": True})
 
 
 def test_a_task_that_kills_its_process_too_often_fails_and_is_kept_aside(
@@ -368,7 +368,7 @@ def test_a_task_that_kills_its_process_too_often_fails_and_is_kept_aside(
     assert record.status == "FAILURE"
     assert record.result == {"args": ["the worker died while running this task, 3 times"]}
     assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["a"]
-    assert claims.take(1) == []
+    assert claims.take(free=1, most=1) == []
     assert nothing_is_claimed(redis)
     (kept,) = Quarantine(broker).read()
     assert (kept.task_id, kept.deliveries) == ("a", 3)
@@ -388,7 +388,7 @@ def test_a_worker_that_dies_whole_counts_too(broker: Redis, accept: Callable[...
     for _ in range(3):
         life = Claims(broker, LIMITS, host="here")
         life.renew({})
-        life.take(1)
+        life.take(free=1, most=1)
     Claims(broker, LIMITS, host="here").renew({})
     assert status(records, "a") == "FAILURE"
 
@@ -406,7 +406,7 @@ def test_a_replayed_task_runs_again_under_its_own_id(
     assert redis.zcard(keys.UNDELIVERED) == 0  # the callback that told of the failure
     assert Quarantine(broker).read() == []
     die(claims, 2)
-    assert ids(claims.take(1)) == ["a"]
+    assert ids(claims.take(free=1, most=1)) == ["a"]
     records.end("a", "SUCCESS", {}, lifetime=60)
     assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["a"]
     assert redis.hget(keys.task("a"), "replays") == "1"
@@ -450,8 +450,8 @@ def test_what_is_kept_aside_is_kept_for_a_month(
     redis.zincrby(keys.QUARANTINE, -2_592_001, "a")
     assert Quarantine(broker).read() == []
     for _ in range(3):
-        claims.take(1)
-        claims.give_back("b", died=True)
+        claims.take(free=1, most=1)
+        claims.give_back({"b": True})
     assert redis.zrange(keys.QUARANTINE, 0, -1) == ["b"]
 
 
@@ -473,11 +473,11 @@ def test_claims_work_at_the_memory_limit(
     accept("a", "b", "c")
     redis.config_set("maxmemory", "1")
     try:
-        assert ids(claims.take(2)) == ["a", "b"]
+        assert ids(claims.take(free=2, most=1)) == ["a", "b"]
         claims.renew(known("a", "b"))
         records.end("a", "SUCCESS", {"large": "x" * 10_000}, lifetime=60)
-        claims.give_back("b", died=True)
-        assert ids(claims.take(2)) == ["b", "c"]
+        claims.give_back({"b": True})
+        assert ids(claims.take(free=2, most=1)) == ["b", "c"]
         claims.give_all_back()
         with pytest.raises(RedisError):
             accept("d")
@@ -489,9 +489,9 @@ def test_claims_work_at_the_memory_limit(
 @pytest.mark.parametrize(
     "call",
     [
-        lambda claims: claims.take(1),
+        lambda claims: claims.take(free=1, most=1),
         lambda claims: claims.renew({}),
-        lambda claims: claims.give_back("a", died=True),
+        lambda claims: claims.give_back({"a": True}),
         lambda claims: claims.give_all_back(),
         lambda claims: claims.release("a"),
     ],

@@ -92,7 +92,7 @@ def test_a_worker_that_is_busy_does_not_hang(
 ) -> None:
     up(2)
     accept("a", "b", "c")
-    claims.take(2)
+    claims.take(free=2, most=1)
     assert not hangs_after(dog, clock, 3600)
 
 
@@ -115,7 +115,7 @@ def test_a_worker_that_takes_now_and_then_does_not_hang(
     accept("waits", *(f"task-{number}" for number in range(10)))
     for _ in range(10):
         assert not hangs_after(dog, clock, 50)
-        claims.take(1)
+        claims.take(free=1, most=1)
 
 
 def test_what_workers_elsewhere_take_does_not_count(
@@ -124,7 +124,7 @@ def test_what_workers_elsewhere_take_does_not_count(
     up(1)
     others = Claims(broker, Limits(deliveries=3, lifetime=60), host="elsewhere")
     accept(*(f"task-{number}" for number in range(30)))
-    assert hangs_after(dog, clock, 65, meanwhile=lambda: others.take(1))
+    assert hangs_after(dog, clock, 65, meanwhile=lambda: others.take(free=1, most=1))
 
 
 def test_a_redis_that_is_away_is_no_hang(away: Redis) -> None:

@@ -129,7 +129,7 @@ class ParcelRunner:
         pause = _FIRST_PAUSE
         while True:
             try:
-                return self._records.end(ends, lifetime=self._lifetime)
+                return self._records.end_all(ends, lifetime=self._lifetime)
             except RedisError as error:
                 log.warning("%d results could not be stored, trying again: %s", len(ends), error)
                 self._sleep(pause)

@@ -332,7 +332,7 @@ class Parcels:
         """Give back, and end, what is to be; where Redis is away, the next look tries again."""
         try:
             if self._to_end:
-                self._records.end(self._to_end, lifetime=self._limits.lifetime)
+                self._records.end_all(self._to_end, lifetime=self._limits.lifetime)
                 self._to_end = []
             if self._to_give_back:
                 self.claims.give_back(self._to_give_back)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import Redis
 
@@ -153,8 +153,7 @@ class TaskRecord:
         return self.status in ENDED
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskEnd:
+class TaskEnd(NamedTuple):
     """How a task ended: its status, its result as JSON, and the delivery tag of its message.
 
     The tag is the task's id, unless another Celery client sent it.
@@ -224,11 +223,15 @@ class TaskRecords:
         changed = None if mode is None else ResponseMode(synchronous=mode == "sync", timeout=float(timeout))
         return accepted_id, changed
 
-    def end(self, ends: Iterable[TaskEnd], *, lifetime: int) -> int:
+    def end(self, task_id: str, status: str, result: Any, *, lifetime: int, tag: str | None = None) -> None:
+        """The same as `end_all` for one task, whose result is JSON values."""
+        self.end_all([TaskEnd(task_id, tag or task_id, status, json.dumps(result))], lifetime=lifetime)
+
+    def end_all(self, ends: Iterable[TaskEnd], *, lifetime: int) -> int:
         """Store each result for `lifetime` seconds, announce it, schedule its callback if it has one, and let go of the
         claim on its message. Returns how many tasks wait.
         """
-        arguments = [text for end in ends for text in (end.task_id, end.tag, end.status, end.result)]
+        arguments = [text for end in ends for text in end]
         waiting: int = self._end(args=[lifetime, *arguments])
         return waiting
 

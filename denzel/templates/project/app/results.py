@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from celery import states
@@ -13,7 +12,7 @@ from redis import RedisError
 
 from app.answers import failure, named_failure, out_of_time
 from app.broker import connect
-from app.records import ENDED, TaskEnd, TaskRecords
+from app.records import ENDED, TaskRecords
 from app.settings import Settings
 
 
@@ -31,9 +30,8 @@ class RecordBackend(BaseBackend):  # type: ignore[misc]
     ) -> None:
         # That it has started, the step that took it from the queue has noted.
         if state in ENDED:
-            answer = json.dumps(_answer(result, state))
-            end = TaskEnd(task_id=task_id, tag=_delivery_tag(request) or task_id, status=state, result=answer)
-            self._records.end([end], lifetime=self._lifetime)
+            answer = _answer(result, state)
+            self._records.end(task_id, state, answer, lifetime=self._lifetime, tag=_delivery_tag(request))
 
     def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> BaseException:
         """Celery would flatten the exception here; it is needed whole."""
