@@ -33,7 +33,7 @@ SKELETON = {
     "app/assets/info.txt",
     "app/logic/pipeline.py",
     "app/tasks.py",
-    "app/wsgi.py",
+    "app/asgi.py",
     "docker-compose.yml",
     "entrypoints/api.sh",
     "entrypoints/denzel.sh",

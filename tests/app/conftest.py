@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +15,8 @@ from deployment import Deployment, make_deployment, train_model
 from receivers import Receiver, receiving
 from redis import Redis
 from redis_server import redis_server
-from waiting import until
+from serving import LOOP
 
-from app import keys
 from app.broker import connect
 from app.messages import TASK_NAME
 from app.queue import TaskQueue
@@ -44,30 +42,9 @@ def broker(redis: Redis, redis_url: str) -> Iterator[Redis]:
 @pytest.fixture
 def open_queue(broker: Redis, read_settings: ReadSettings) -> Iterator[Callable[..., TaskQueue]]:
     """A TaskQueue on the test server with these settings: open_queue(QUEUE_LIMIT="2")."""
-    queues = []
-
-    def open_one(**environ: str) -> TaskQueue:
-        queues.append(TaskQueue(broker, read_settings(**environ)))
-        return queues[-1]
-
-    yield open_one
-    for queue in queues:
-        _park_listener(queue, broker)
-
-
-def _park_listener(queue: TaskQueue, broker: Redis) -> None:
-    """In a deployment the listening thread lives as long as its process; here it must leave the next test alone."""
-    completions: Any = queue._completions
-    if completions._listener is None:
-        return
-    parked = threading.Event()
-
-    def park(message: object) -> None:
-        parked.set()
-        threading.Event().wait()
-
-    completions._receive = park
-    until(lambda: broker.publish(keys.ENDED, "the end of the test") and parked.wait(0.1), what="the listener")
+    yield lambda **environ: TaskQueue(broker, read_settings(**environ))
+    # In a deployment the listener lives as long as its process; here it must leave the next test alone.
+    LOOP.cancel_all()
 
 
 @pytest.fixture

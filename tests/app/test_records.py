@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -244,7 +245,7 @@ def test_the_end_is_announced_and_its_callback_queued_in_the_same_step(records: 
         announced = channel.get_message(timeout=5)
     assert commands == ["evalsha"]
     assert announced is not None
-    assert announced["data"] == TASK
+    assert json.loads(announced["data"]) == [[TASK]]
     assert callbacks(redis) == [TASK]
 
 
@@ -370,7 +371,7 @@ def test_a_cancelled_task_is_announced_and_calls_back(records: TaskRecords, redi
         records.cancel(TASK, lifetime=60)
         announced = channel.get_message(timeout=5)
     assert announced is not None
-    assert announced["data"] == TASK
+    assert json.loads(announced["data"]) == [[TASK]]
     assert callbacks(redis) == [TASK]
 
 

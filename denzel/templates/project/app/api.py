@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import falcon
+import falcon.asgi
 
 from app import problems
 from app.addresses import check_uri
 from app.authorization import Authorization
-from app.bodies import read_json
+from app.bodies import parse_json, read_body
 from app.idempotency import read_idempotency
 from app.json_values import NotJson, TooDeep, json_values
 from app.predictor import message
-from app.preferences import read_preferences
+from app.preferences import Preferences, read_preferences
 from app.queue import (
     LONGEST_WAIT,
     REVOKED,
@@ -28,6 +29,7 @@ from app.queue import (
     KeyReused,
     MemoryFull,
     QueueFull,
+    Submission,
     TaskQueue,
     TaskRecord,
     WorkerState,
@@ -39,12 +41,12 @@ from app.settings import Settings
 log = logging.getLogger(__name__)
 
 VerifyInput = Callable[[Any], Any]
-WsgiApp = falcon.App[falcon.Request, falcon.Response]
+AsgiApp = falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]
 
 
-def create_app(queue: TaskQueue, verify_input: VerifyInput, *, info: Path, settings: Settings) -> WsgiApp:
-    """The WSGI application over a queue, the user's verify_input and the file that GET /info shows."""
-    app = falcon.App(middleware=[Authorization(settings.api_keys)])
+def create_app(queue: TaskQueue, verify_input: VerifyInput, *, info: Path, settings: Settings) -> AsgiApp:
+    """The ASGI application over a queue, the user's verify_input and the file that GET /info shows."""
+    app = falcon.asgi.App(middleware=[Authorization(settings.api_keys)])
     app.resp_options.media_handlers[falcon.MEDIA_JSON] = falcon.media.JSONHandler()
     app.set_error_serializer(problems.serialize)
     app.add_error_handler(BrokerAway, problems.broker_away)
@@ -63,7 +65,7 @@ class Info:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """The text of info.txt as it is now."""
         try:
             resp.data = self._path.read_bytes()
@@ -85,31 +87,43 @@ class Predict:
         self._body_limit = settings.body_limit
         self._receivers = Policy.of(settings)
 
-    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Accept a task; answer with its id, or wait for its result where that is asked for."""
-        self._refuse_own_callback(req)
+        await self._refuse_own_callback(req)
         preferences = read_preferences(req.get_header("Prefer"))
-        json_data = read_json(req, self._body_limit)
-        # verify_input may change the body.
-        callback_uri = _callback_uri(json_data, self._receivers)
-        idempotency = _idempotency(req, json_data)
-        accepted = self._accept(self._verify(json_data), callback_uri, idempotency)
+        body = await read_body(req, self._body_limit)
+        key, client = req.get_header("Idempotency-Key"), req.context.client
+        accepted = await self._accept(lambda: self._prepare(body, key, client), preferences)
         if preferences.wait is not None:
-            self._answer_in_time(resp, accepted, _granted(resp, preferences.wait))
-        elif accepted.response.synchronous and not preferences.respond_async:
-            self._answer_in_time(resp, accepted, accepted.response.timeout)
+            _granted(resp, preferences.wait)
+        elif preferences.respond_async:
+            resp.set_header("Preference-Applied", "respond-async")
+        if not accepted.waited:
+            _answer_accepted(resp, accepted.task_id, falcon.HTTP_200)
+        elif accepted.record is None or not accepted.record.ended:
+            _answer_accepted(resp, accepted.task_id, falcon.HTTP_202)
+        elif accepted.record.status == SUCCESS:
+            _answer(resp, _result(accepted.record))
         else:
-            if preferences.respond_async:
-                resp.set_header("Preference-Applied", "respond-async")
-            _answer_accepted(resp, accepted, falcon.HTTP_200)
+            raise problems.Problem(
+                500, title="Prediction failed", description=_reason(accepted.record), task_id=accepted.task_id
+            )
 
-    def _refuse_own_callback(self, req: falcon.Request) -> None:
+    async def _refuse_own_callback(self, req: falcon.asgi.Request) -> None:
         """A callback of this project that came back to it, by whatever address, must not become its next task."""
         webhook_id = req.get_header("webhook-id")
-        if webhook_id and self._queue.find(webhook_id.partition(".")[0]) is not None:
+        if webhook_id and await self._queue.find(webhook_id.partition(".")[0]) is not None:
             raise falcon.HTTPForbidden(
                 title="Own callback", description="This is a callback of this project; it makes no task here."
             )
+
+    def _prepare(self, body: bytes, key: str | None, client: str) -> Submission:
+        """What is the user's, and what takes long with a long body; in a thread."""
+        json_data = parse_json(body)
+        # verify_input may change the body.
+        callback_uri = _callback_uri(json_data, self._receivers)
+        idempotency = _idempotency(key, client, json_data)
+        return Submission(verified=self._verify(json_data), callback_uri=callback_uri, idempotency=idempotency)
 
     def _verify(self, json_data: Any) -> Any:
         try:
@@ -126,9 +140,9 @@ class Predict:
             log.error("verify_input must return JSON values: %s", error)
             raise falcon.HTTPInternalServerError(title="Pipeline error", description=str(error)) from error
 
-    def _accept(self, verified: Any, callback_uri: str | None, idempotency: Idempotency | None) -> Accepted:
+    async def _accept(self, prepare: Callable[[], Submission], preferences: Preferences) -> Accepted:
         try:
-            return self._queue.submit(verified, callback_uri=callback_uri, idempotency=idempotency)
+            return await self._queue.submit(prepare, preferences)
         except QueueFull:
             raise problems.unavailable("The queue is full; nothing was accepted. Try again later.") from None
         except MemoryFull:
@@ -139,21 +153,6 @@ class Predict:
                 description="This Idempotency-Key came with another body before; nothing was accepted.",
             ) from None
 
-    def _answer_in_time(self, resp: falcon.Response, accepted: Accepted, timeout: float) -> None:
-        try:
-            record = self._queue.wait(accepted.task_id, timeout)
-        except BrokerAway as error:
-            log.warning("task %s is accepted, but cannot be waited for: %s", accepted.task_id, error)
-            record = None
-        if record is None or not record.ended:
-            _answer_accepted(resp, accepted, falcon.HTTP_202)
-        elif record.status == SUCCESS:
-            _answer_json(resp, record.result)
-        else:
-            raise problems.Problem(
-                500, title="Prediction failed", description=_reason(record), task_id=accepted.task_id
-            )
-
 
 class Status:
     needs_key = True
@@ -161,23 +160,26 @@ class Status:
     def __init__(self, queue: TaskQueue) -> None:
         self._queue = queue
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response, task_id: str) -> None:
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
         """The task's state and result; with `Prefer: wait=N`, as soon as it has ended or N seconds have passed."""
         if not task_id:
-            problems.unknown_path(req, resp)
+            await problems.unknown_path(req, resp)
         wait = read_preferences(req.get_header("Prefer")).wait
-        record = self._queue.find(task_id) if wait is None else self._queue.wait(task_id, _granted(resp, wait))
+        if wait is None:
+            record = await self._queue.find(task_id)
+        else:
+            record = await self._queue.wait(task_id, _granted(resp, wait))
         if record is None:
             raise _unknown_task(task_id)
-        _answer_json(resp, _described(record))
+        _answer(resp, _described(record))
 
     on_head = on_get
 
-    def on_delete(self, req: falcon.Request, resp: falcon.Response, task_id: str) -> None:
+    async def on_delete(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
         """Cancel the task; 409 when it has ended."""
         if not task_id:
-            problems.unknown_path(req, resp)
-        status = self._queue.cancel(task_id)
+            await problems.unknown_path(req, resp)
+        status = await self._queue.cancel(task_id)
         if status is None:
             raise _unknown_task(task_id)
         if status != REVOKED:
@@ -189,7 +191,7 @@ class Status:
 
 
 class Live:
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """200 while this process answers."""
         _answer_json(resp, {"live": True})
 
@@ -200,10 +202,10 @@ class Ready:
     def __init__(self, queue: TaskQueue) -> None:
         self._queue = queue
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """200 when the broker answers and a worker has its model loaded, else 503; the body says which is missing."""
         try:
-            workers = self._queue.workers()
+            workers = await self._queue.workers()
             broker = "UP"
         except BrokerAway as error:
             log.warning("the broker can not be reached: %s", error)
@@ -245,9 +247,9 @@ def _callback_uri(json_data: Any, receivers: Policy) -> str | None:
     return uri
 
 
-def _idempotency(req: falcon.Request, json_data: Any) -> Idempotency | None:
+def _idempotency(key: str | None, client: str, json_data: Any) -> Idempotency | None:
     try:
-        return read_idempotency(req.get_header("Idempotency-Key"), req.context.client, json_data)
+        return read_idempotency(key, client, json_data)
     except ValueError as error:
         raise falcon.HTTPBadRequest(title="Bad Idempotency-Key", description=f"{error}.") from error
     except RecursionError as error:
@@ -258,7 +260,7 @@ def _bad_input(description: str) -> falcon.HTTPBadRequest:
     return falcon.HTTPBadRequest(title="Bad input format", description=description)
 
 
-def _granted(resp: falcon.Response, wait: int) -> int:
+def _granted(resp: falcon.asgi.Response, wait: int) -> int:
     """The seconds that a request may wait of those it asks for; the answer says so."""
     granted = min(wait, LONGEST_WAIT)
     resp.set_header("Preference-Applied", f"wait={granted}")
@@ -271,28 +273,38 @@ def _unknown_task(task_id: str) -> falcon.HTTPNotFound:
     )
 
 
-def _described(record: TaskRecord) -> dict[str, Any]:
-    """What GET /status says of a task."""
-    described = {"status": record.status, "result": record.result}
+def _described(record: TaskRecord) -> str:
+    """What GET /status says of a task, in JSON. The result is in it as it is stored."""
+    described = [f'"status": {json.dumps(record.status)}, "result": {_result(record)}']
     if record.position is not None:
-        described["position"] = record.position
+        described.append(f'"position": {record.position}')
     if record.callback is not None:
-        described["callback"] = asdict(record.callback)
-    return described
+        described.append(f'"callback": {json.dumps(asdict(record.callback))}')
+    return f"{{{', '.join(described)}}}"
+
+
+def _result(record: TaskRecord) -> str:
+    """A task's result in JSON."""
+    return record.text if record.text is not None else json.dumps(record.result)
 
 
 def _reason(record: TaskRecord) -> str:
     """What a failed task says of itself, on one line."""
-    arguments = record.result.get("args", []) if isinstance(record.result, dict) else []
+    result = json.loads(_result(record))
+    arguments = result.get("args", []) if isinstance(result, dict) else []
     return ", ".join(str(argument) for argument in arguments) or record.status
 
 
-def _answer_accepted(resp: falcon.Response, accepted: Accepted, status: str) -> None:
-    _answer_json(resp, {"status": "success", "data": {"task_id": accepted.task_id}})
+def _answer_accepted(resp: falcon.asgi.Response, task_id: str, status: str) -> None:
+    _answer_json(resp, {"status": "success", "data": {"task_id": task_id}})
     resp.status = status
-    resp.set_header("Location", f"/status/{accepted.task_id}")
+    resp.set_header("Location", f"/status/{task_id}")
 
 
-def _answer_json(resp: falcon.Response, value: Any) -> None:
-    resp.text = json.dumps(value)
+def _answer_json(resp: falcon.asgi.Response, value: Any) -> None:
+    _answer(resp, json.dumps(value))
+
+
+def _answer(resp: falcon.asgi.Response, text: str) -> None:
+    resp.text = text
     resp.content_type = "application/json; charset=utf-8"

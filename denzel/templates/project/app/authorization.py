@@ -6,6 +6,7 @@ import hmac
 from typing import Any
 
 import falcon
+import falcon.asgi
 
 
 class Authorization:
@@ -17,8 +18,8 @@ class Authorization:
     def __init__(self, api_keys: frozenset[str]) -> None:
         self._keys = [key.encode() for key in api_keys]
 
-    def process_resource(
-        self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]
+    async def process_resource(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: object, params: dict[str, Any]
     ) -> None:
         req.context.client = ""
         if not self._keys or not getattr(resource, "needs_key", False):

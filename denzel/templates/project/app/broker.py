@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redis import Redis
+from redis import Redis, asyncio
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
@@ -24,4 +24,16 @@ def connect(url: str) -> Redis:
         # As many as there are threads: redis-py would refuse the hundred and first.
         max_connections=2**31,
         retry=Retry(ConstantBackoff(0.05), 1),
+    )
+
+
+def connect_loop(redis: Redis) -> asyncio.Redis:
+    """The same Redis for an event loop, to listen: there silence is nothing, so it has no time-out but for connecting."""
+    options = redis.connection_pool.connection_kwargs
+    known = ("host", "port", "db", "username", "password", "client_name", "path")
+    return asyncio.Redis(
+        **{name: options[name] for name in known if name in options},
+        decode_responses=True,
+        socket_connect_timeout=TIMEOUT,
+        socket_keepalive=True,
     )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-import threading
-import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 
-from redis import Redis, RedisError
+from redis import RedisError
+from redis.asyncio import Redis
 
 from app import keys
 
@@ -20,54 +18,70 @@ log = logging.getLogger(__name__)
 RECONNECT_AFTER = 1.0
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a task ended: the announcement said it, with the result as the JSON that is stored."""
+
+    status: str
+    result: str
+
+
+#: What a waiting request is woken with: how its task ended; None says to look it up.
+End = asyncio.Future[Ended | None]
+
+
 class Completions:
-    """Wakes whoever waits for a task when its end is announced. The listening thread starts with the first wait."""
+    """Wakes whoever waits for a task when its end is announced. Listening starts with the first wait."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._lock = threading.Lock()
-        self._waiting: defaultdict[str, list[threading.Event]] = defaultdict(list)
-        self._listener: threading.Thread | None = None
+        self._waiting: dict[str, list[End]] = {}
+        self._listener: asyncio.Task[None] | None = None
 
-    @contextmanager
-    def expect(self, task_id: str) -> Iterator[threading.Event]:
-        """An event that is set when `task_id` ends, or when the listener may have missed that: look it up then."""
-        event = threading.Event()
-        with self._lock:
-            self._waiting[task_id].append(event)
-            if self._listener is None:
-                self._listener = threading.Thread(target=self._listen, name="completions", daemon=True)
-                self._listener.start()
-        try:
-            yield event
-        finally:
-            with self._lock:
-                self._waiting[task_id].remove(event)
-                if not self._waiting[task_id]:
-                    del self._waiting[task_id]
+    def expect(self, task_id: str) -> End:
+        """Is set when `task_id` ends, or when that may have been missed; `forget` it when it is not waited for."""
+        loop = asyncio.get_running_loop()
+        end: End = loop.create_future()
+        self._waiting.setdefault(task_id, []).append(end)
+        if self._listener is None:
+            self._listener = loop.create_task(self._listen())
+        return end
 
-    def _listen(self) -> None:
+    def forget(self, task_id: str, end: End) -> None:
+        """Expect it no longer."""
+        waiting = self._waiting.get(task_id)
+        if waiting and end in waiting:
+            waiting.remove(end)
+            if not waiting:
+                del self._waiting[task_id]
+
+    async def _listen(self) -> None:
         while True:
             try:
-                with self._redis.pubsub() as channel:  # type: ignore[no-untyped-call]
-                    channel.subscribe(keys.ENDED)
+                async with self._redis.pubsub() as channel:
+                    await channel.subscribe(keys.ENDED)
                     while True:
-                        self._receive(channel.get_message(timeout=None))
+                        message = await channel.get_message(timeout=None)
+                        if message is not None:
+                            self._receive(message)
             except RedisError as error:
                 log.warning("cannot listen for ended tasks, trying again: %s", error)
-                time.sleep(RECONNECT_AFTER)
+                await asyncio.sleep(RECONNECT_AFTER)
 
-    def _receive(self, message: dict[str, object] | None) -> None:
-        if message is None:
+    def _receive(self, message: dict[str, object]) -> None:
+        if message["type"] == "subscribe":
+            # What ended before was not heard.
+            for task_id in list(self._waiting):
+                self._wake(task_id, None)
             return
-        with self._lock:
-            if message["type"] == "subscribe":
-                woken = [event for events in self._waiting.values() for event in events]
-            else:
-                woken = [
-                    event
-                    for task_id, *_ in json.loads(str(message["data"]))
-                    for event in self._waiting.get(task_id, ())
-                ]
-        for event in woken:
-            event.set()
+        try:
+            ends = json.loads(str(message["data"]))
+            for task_id, *how in ends:
+                self._wake(task_id, Ended(*how) if how else None)
+        except (ValueError, TypeError) as error:
+            log.warning("an announcement of ended tasks can not be read: %s", error)
+
+    def _wake(self, task_id: str, ended: Ended | None) -> None:
+        for end in self._waiting.pop(task_id, ()):
+            if not end.done():
+                end.set_result(ended)

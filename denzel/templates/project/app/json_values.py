@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, TypeAlias
+
+
+# The way to a value: its key or index, and the way to what it is in; spelled only when something is wrong there.
+_Path: TypeAlias = "tuple[str] | tuple[str | int, _Path]"
 
 
 class NotJson(TypeError):
@@ -22,13 +26,14 @@ def json_values(value: Any, path: str = "result") -> Any:
     path from `path` on, for anything else.
     """
     try:
-        return _convert(value, path)
+        return _convert(value, (path,))
     except RecursionError:
         raise TooDeep(f"{path} is nested too deeply, or contains itself: not JSON serialisable") from None
 
 
-def _convert(value: Any, path: str) -> Any:
-    if value is None or isinstance(value, bool):
+def _convert(value: Any, path: _Path) -> Any:
+    kind = type(value)
+    if kind is str or value is None or kind is bool:
         return value
     if isinstance(value, str):
         return str(value)
@@ -37,26 +42,31 @@ def _convert(value: Any, path: str) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, dict):
+        if all(type(key) is str for key in value):
+            return {key: _convert(item, (key, path)) for key, item in value.items()}
         named = ((_key(key, path), item) for key, item in value.items())
-        return {key: _convert(item, f"{path}[{json.dumps(key)}]") for key, item in named}
+        return {key: _convert(item, (key, path)) for key, item in named}
     if isinstance(value, list | tuple):
-        return [_convert(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        return [_convert(item, (index, path)) for index, item in enumerate(value)]
     if _is_numpy(value) and getattr(value, "dtype", None) is not None and value.dtype.kind in "mM":
-        raise NotJson(f"{path} is a {value.dtype.name}: not JSON serialisable")
+        raise NotJson(f"{_spelled(path)} is a {value.dtype.name}: not JSON serialisable")
     if _is_numpy(value) and not isinstance(value.tolist(), type(value)):
         return _convert(value.tolist(), path)
-    raise NotJson(f"{path} is a {type(value).__name__}: not JSON serialisable")
+    raise NotJson(f"{_spelled(path)} is a {type(value).__name__}: not JSON serialisable")
 
 
-def _integer(value: int, path: str) -> int:
+def _integer(value: int, path: _Path) -> int:
+    # Shorter than any limit to the digits that Python would write.
+    if -(2**63) < value < 2**63:
+        return int(value)
     try:
         int.__repr__(value)
     except ValueError as error:
-        raise NotJson(f"{path} is an int that is too long: {error}") from None
+        raise NotJson(f"{_spelled(path)} is an int that is too long: {error}") from None
     return int(value)
 
 
-def _key(key: Any, path: str) -> str:
+def _key(key: Any, path: _Path) -> str:
     """Keys as json.dumps writes them, NumPy's scalars included."""
     if _is_numpy(key):
         key = key.tolist()
@@ -66,7 +76,16 @@ def _key(key: Any, path: str) -> str:
         return {None: "null", True: "true", False: "false"}[key]
     if isinstance(key, int) or (isinstance(key, float) and math.isfinite(key)):
         return int.__repr__(key) if isinstance(key, int) else float.__repr__(key)
-    raise NotJson(f"{path} has the key {key!r}, a {type(key).__name__}: not JSON serialisable")
+    raise NotJson(f"{_spelled(path)} has the key {key!r}, a {type(key).__name__}: not JSON serialisable")
+
+
+def _spelled(path: _Path) -> str:
+    """The path as Python would write it: result["a"][2]."""
+    steps = []
+    while len(path) == 2:
+        step, path = path
+        steps.append(f"[{json.dumps(step)}]")
+    return "".join((path[0], *reversed(steps)))
 
 
 def _is_numpy(value: Any) -> bool:

@@ -13,6 +13,8 @@ import os
 import socket
 from typing import Any
 
+import orjson
+
 from app import keys
 
 TASK_NAME = "app.tasks.invoke_predict"
@@ -22,52 +24,69 @@ SHOWN_ARGUMENTS = 1024
 
 _ORIGIN_HOST = socket.gethostname()
 
+# What stands in every message alike. The body comes last: what looks for an id need not read it.
+_TEMPLATE = json.dumps(
+    {
+        "properties": {
+            "correlation_id": "TASK ID",
+            "reply_to": "",
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": keys.QUEUE},
+            "priority": 0,
+            "body_encoding": "base64",
+            # Kombu would invent one; this one lets whoever has the task's id find its message.
+            "delivery_tag": "TASK ID",
+        },
+        "headers": {
+            "lang": "py",
+            "task": TASK_NAME,
+            "id": "TASK ID",
+            "shadow": None,
+            "eta": None,
+            "expires": None,
+            "group": None,
+            "group_index": None,
+            "retries": 0,
+            "timelimit": [None, None],
+            "root_id": "TASK ID",
+            "parent_id": None,
+            "argsrepr": "ARGUMENTS",
+            "kwargsrepr": "{}",
+            "origin": "ORIGIN",
+            "ignore_result": False,
+            "replaced_task_nesting": 0,
+            "stamped_headers": None,
+            "stamps": {},
+        },
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "body": "BODY",
+    }
+)
+_HEAD, _REST = _TEMPLATE.split('"ARGUMENTS"')
+_MIDDLE, _END = _REST.split("BODY")
+
+_AFTER_ARGUMENTS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
 
 def task_message(task_id: str, verified: Any) -> str:
     """The text to push onto the queue, for the task `task_id` over what verify_input returned (JSON values)."""
     arguments = [verified]
-    body = [arguments, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
-    headers: dict[str, Any] = {
-        "lang": "py",
-        "task": TASK_NAME,
-        "id": task_id,
-        "shadow": None,
-        "eta": None,
-        "expires": None,
-        "group": None,
-        "group_index": None,
-        "retries": 0,
-        "timelimit": [None, None],
-        "root_id": task_id,
-        "parent_id": None,
-        "argsrepr": _shown(arguments),
-        "kwargsrepr": "{}",
-        "origin": f"gen{os.getpid()}@{_ORIGIN_HOST}",
-        "ignore_result": False,
-        "replaced_task_nesting": 0,
-        "stamped_headers": None,
-        "stamps": {},
-    }
-    properties = {
-        "correlation_id": task_id,
-        "reply_to": "",
-        "delivery_mode": 2,
-        "delivery_info": {"exchange": "", "routing_key": keys.QUEUE},
-        "priority": 0,
-        "body_encoding": "base64",
-        # Kombu would invent one; this one lets whoever has the task's id find its message.
-        "delivery_tag": task_id,
-    }
-    return json.dumps(
-        # The body comes last: what looks for an id need not read it.
-        {
-            "properties": properties,
-            "headers": headers,
-            "content-encoding": "utf-8",
-            "content-type": "application/json",
-            "body": base64.b64encode(json.dumps(body).encode()).decode(),
-        }
-    )
+    body = base64.b64encode(_dump([arguments, {}, _AFTER_ARGUMENTS])).decode()
+    shown = json.dumps(_shown(arguments))
+    return f"{_HEAD.replace('TASK ID', task_id)}{shown}{_MIDDLE.replace('ORIGIN', _origin())}{body}{_END}"
+
+
+def _dump(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        # It has narrower limits than the standard library: long integers, lone surrogates, depth.
+        return json.dumps(value).encode()
+
+
+def _origin() -> str:
+    return f"gen{os.getpid()}@{_ORIGIN_HOST}"
 
 
 def _shown(arguments: list[Any]) -> str:

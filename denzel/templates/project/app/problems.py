@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 import falcon
+import falcon.asgi
 from redis import RedisError
 
 #: Seconds after which a client that met a full queue, or an absent broker, may try again.
@@ -26,7 +27,7 @@ def problem(status: int, title: str, description: str | None, **details: Any) ->
     return json.dumps({"title": title, "description": description or title, "status": status, **details})
 
 
-def serialize(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
+def serialize(req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falcon.HTTPError) -> None:
     """Falcon's error serializer; the content type is application/problem+json where the client names it."""
     status = error.status_code
     details = error.details if isinstance(error, Problem) else {}
@@ -44,17 +45,14 @@ def unavailable(description: str) -> falcon.HTTPServiceUnavailable:
     return falcon.HTTPServiceUnavailable(title="Service unavailable", description=description, retry_after=RETRY_AFTER)
 
 
-def broker_away(req: falcon.Request, resp: falcon.Response, error: Exception, params: dict[str, Any]) -> None:
+async def broker_away(
+    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]
+) -> None:
     """Falcon's handler for redis.RedisError: Redis is away, loads its data, or takes no writes."""
     assert isinstance(error, RedisError)
     raise unavailable("The queue can not be reached. Try again.") from error
 
 
-def malformed_body(req: falcon.Request, resp: falcon.Response, error: Exception, params: dict[str, Any]) -> None:
-    """Falcon's handler for a body that breaks the rules of HTTP, or off, while it is read."""
-    raise falcon.HTTPBadRequest(title="Malformed body", description=f"The body can not be read: {error}") from error
-
-
-def unknown_path(req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
+async def unknown_path(req: falcon.asgi.Request, resp: falcon.asgi.Response, **_: Any) -> None:
     """The answer where no resource is."""
     raise falcon.HTTPNotFound(title="Not found", description=f"There is nothing at {req.path}.")

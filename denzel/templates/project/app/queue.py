@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
+import logging
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from redis import Redis, RedisError
 from redis.exceptions import OutOfMemoryError
 
-from app.completions import Completions
+from app.broker import connect_loop
+from app.completions import Completions, End
 from app.messages import task_message
-from app.records import REVOKED, SUCCESS, Idempotency, KeyReused, QueueFull, TaskRecord, TaskRecords
-from app.settings import ResponseMode, Settings
+from app.preferences import NONE, Preferences, seconds_to_wait
+from app.records import (
+    REVOKED,
+    SUCCESS,
+    Acceptance,
+    Idempotency,
+    KeyReused,
+    NewTask,
+    QueueFull,
+    TaskRecord,
+    TaskRecords,
+)
+from app.settings import Settings
+from app.threads import Threads
 from app.workers import WorkerReport, WorkerReports, WorkerState
 
 __all__ = [
@@ -25,10 +40,13 @@ __all__ = [
     "KeyReused",
     "MemoryFull",
     "QueueFull",
+    "Submission",
     "TaskQueue",
     "TaskRecord",
     "WorkerState",
 ]
+
+log = logging.getLogger(__name__)
 
 #: What every method of TaskQueue raises when the broker is away, loads its data, or takes no writes.
 BrokerAway = RedisError
@@ -36,74 +54,137 @@ BrokerAway = RedisError
 #: What `submit` raises when the broker has no memory left: a BrokerAway too.
 MemoryFull = OutOfMemoryError
 
-#: The longest a request may wait, in seconds, whatever it asks for.
+#: The longest a request may wait, in seconds, whatever it asks for; and how many may wait at once in one process.
 LONGEST_WAIT = 300
+MOST_WAITS = 1000
+
+#: Threads that look up, cancel, and ask for the workers; `verify_input` can not hold these.
+LOOKUP_THREADS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What a task is made of: what verify_input returned (JSON values), where its callback goes, its key."""
+
+    verified: Any
+    callback_uri: str | None = None
+    idempotency: Idempotency | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
-    """A task that is on the queue, and how the deployment answers at this moment."""
+    """A task that is on the queue. If its end was to be waited for, `waited` says so; `record` is then the task as it
+    was at the end of the wait, or None when that is not known.
+    """
 
     task_id: str
-    response: ResponseMode
+    waited: bool = False
+    record: TaskRecord | None = None
 
 
 class TaskQueue:
-    """Every method raises BrokerAway when the broker is away."""
+    """Every method raises BrokerAway when the broker is away. All of it belongs to one event loop."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._settings = settings
         self._records = TaskRecords(redis)
-        self._completions = Completions(redis)
         self._workers = WorkerReports(redis)
-        # Some threads stay free, so that a crowd of waiting requests leaves the rest of the api answering.
-        self._waits = threading.BoundedSemaphore(settings.api_threads - max(2, settings.api_threads // 8))
+        self._completions = Completions(connect_loop(redis))
+        self._intake = Threads(settings.api_threads, "intake", self._store)
+        self._lookups = Threads(LOOKUP_THREADS, "lookup")
+        self._waits = 0
 
-    def submit(self, verified: Any, *, callback_uri: str | None, idempotency: Idempotency | None = None) -> Accepted:
-        """Store a task over `verified` (JSON values); it is on the queue when this returns.
+    async def submit(self, prepare: Callable[[], Submission], prefer: Preferences = NONE) -> Accepted:
+        """Store the task that `prepare` makes, in a thread; it is on the queue when this returns. Then wait for its end
+        where the request prefers that, or the deployment does.
 
-        With a key and body that were accepted before, it is that task. Raises QueueFull, MemoryFull and KeyReused.
+        With a key and body that were accepted before, it is that task. Raises what `prepare` raises, QueueFull,
+        MemoryFull and KeyReused.
         """
-        new_id = str(uuid.uuid4())
-        task_id, changed = self._records.accept(
-            new_id,
-            task_message(new_id, verified),
-            callback_uri=callback_uri,
-            queue_limit=self._settings.queue_limit,
-            idempotency=idempotency,
+        task_id = str(uuid.uuid4())
+        # Before the task can end. How the deployment answers is known only when the task is accepted.
+        end = self._completions.expect(task_id) if prefer.wait is not None or not prefer.respond_async else None
+        try:
+            acceptance: Acceptance = await self._intake.run(lambda: _new_task(task_id, prepare(), prefer))
+            seconds = seconds_to_wait(prefer, acceptance.response or self._settings.response)
+            if seconds is None or end is None:
+                return Accepted(task_id=acceptance.task_id)
+            if acceptance.task_id != task_id:
+                record = await self._try_to_wait(acceptance.task_id, seconds, None)
+            else:
+                record = await self._try_to_wait(task_id, seconds, end)
+            return Accepted(task_id=acceptance.task_id, waited=True, record=record)
+        finally:
+            if end is not None:
+                self._completions.forget(task_id, end)
+
+    def _store(self, tasks: list[NewTask]) -> list[Acceptance | Exception]:
+        return self._records.accept_all(
+            tasks, queue_limit=self._settings.queue_limit, synchronous=self._settings.response.synchronous
         )
-        return Accepted(task_id=task_id, response=changed or self._settings.response)
 
-    def cancel(self, task_id: str) -> str | None:
+    async def cancel(self, task_id: str) -> str | None:
         """End the task as REVOKED, unless it has ended. Returns its status then; None when there is no such task."""
-        return self._records.cancel(task_id, lifetime=self._settings.result_lifetime)
+        lifetime = self._settings.result_lifetime
+        status: str | None = await self._lookups.run(lambda: self._records.cancel(task_id, lifetime=lifetime))
+        return status
 
-    def find(self, task_id: str) -> TaskRecord | None:
+    async def find(self, task_id: str) -> TaskRecord | None:
         """The task's record; None when the id was never accepted or has expired."""
-        return self._records.find(task_id)
+        record: TaskRecord | None = await self._lookups.run(lambda: self._records.find(task_id, parse=False))
+        return record
 
-    def wait(self, task_id: str, timeout: float) -> TaskRecord | None:
+    async def wait(self, task_id: str, timeout: float) -> TaskRecord | None:
         """The task's record as soon as it has ended, or as it is after `timeout` seconds.
 
         Returns at once when too many requests wait already.
         """
-        if not self._waits.acquire(blocking=False):
-            return self.find(task_id)
-        try:
-            return self._wait(task_id, time.monotonic() + min(timeout, LONGEST_WAIT))
-        finally:
-            self._waits.release()
+        return await self._wait(task_id, timeout, None)
 
-    def _wait(self, task_id: str, deadline: float) -> TaskRecord | None:
-        with self._completions.expect(task_id) as ended:
-            while True:
-                record = self.find(task_id)
-                remaining = deadline - time.monotonic()
-                if record is None or record.ended or remaining <= 0:
-                    return record
-                ended.wait(remaining)
-                ended.clear()
-
-    def workers(self) -> list[WorkerReport]:
+    async def workers(self) -> list[WorkerReport]:
         """What the workers report of themselves, by name."""
-        return self._workers.read()
+        reports: list[WorkerReport] = await self._lookups.run(self._workers.read)
+        return reports
+
+    async def _try_to_wait(self, task_id: str, timeout: float, end: End | None) -> TaskRecord | None:
+        """The task is accepted: to say that the broker is away would have it sent again."""
+        try:
+            return await self._wait(task_id, timeout, end)
+        except BrokerAway as error:
+            log.warning("task %s is accepted, but cannot be waited for: %s", task_id, error)
+            return None
+
+    async def _wait(self, task_id: str, timeout: float, end: End | None) -> TaskRecord | None:
+        """Without an `end`, the task may have ended already."""
+        if self._waits >= MOST_WAITS:
+            return await self.find(task_id)
+        deadline = time.monotonic() + min(timeout, LONGEST_WAIT)
+        self._waits += 1
+        try:
+            while True:
+                if end is not None:
+                    remaining = deadline - time.monotonic()
+                    if remaining > 0:
+                        await asyncio.wait((end,), timeout=remaining)
+                    ended = end.result() if end.done() else None
+                    if ended is not None:
+                        return TaskRecord(status=ended.status, text=ended.result)
+                    self._completions.forget(task_id, end)
+                end = self._completions.expect(task_id)
+                record = await self.find(task_id)
+                if record is None or record.ended or time.monotonic() >= deadline:
+                    return record
+        finally:
+            self._waits -= 1
+            if end is not None:
+                self._completions.forget(task_id, end)
+
+
+def _new_task(task_id: str, submission: Submission, prefer: Preferences) -> NewTask:
+    return NewTask(
+        task_id=task_id,
+        message=task_message(task_id, submission.verified),
+        callback_uri=submission.callback_uri,
+        idempotency=submission.idempotency,
+        prefer="wait" if prefer.wait is not None else "respond-async" if prefer.respond_async else "",
+    )

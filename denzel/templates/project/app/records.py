@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from redis import Redis
+from redis.exceptions import NoScriptError
 
 from app import keys, lua
 from app.addresses import receiver_of
@@ -32,7 +33,7 @@ local ends = {}
 
 local function announce_ends()
     if #ends > 0 then
-        redis.call('PUBLISH', ENDED, '[' .. table.concat(ends, ',') .. ']')
+        redis.call('PUBLISH', ENDED, cjson.encode(ends))
     end
 end
 
@@ -46,20 +47,18 @@ local function end_task(task_id, tag, status, result, lifetime)
     local task = TASK .. task_id
     release_claim(tag)
     redis.call('ZREM', WAITING, task_id)
-    if redis.call('HEXISTS', task, 'result') == 1 then
+    local before = redis.call('HMGET', task, 'result', 'callback_uri', 'awaited')
+    if before[1] then
         return
     end
     redis.call('HSET', task, 'status', status, 'result', result)
-    if redis.call('HEXISTS', task, 'callback_uri') == 1 then
+    if before[2] then
         schedule_callback(task_id, now())
     else
         expire_task(task_id, lifetime)
     end
-    local told = '[' .. cjson.encode(task_id)
-    if #result <= LONGEST_ANNOUNCED and redis.call('HEXISTS', task, 'awaited') == 1 then
-        told = told .. ',"' .. status .. '",' .. result
-    end
-    table.insert(ends, told .. ']')
+    local is_told = before[3] == '1' and #result <= LONGEST_ANNOUNCED
+    table.insert(ends, is_told and {task_id, status, result} or {task_id})
 end
 """
 )
@@ -67,7 +66,7 @@ end
 # A repeated call, after a connection broke between the write and its answer, changes nothing.
 _ACCEPT = """
 local task_id, message, callback_uri, receiver = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local queue_limit, idempotency, body = tonumber(ARGV[5]), ARGV[6], ARGV[7]
+local queue_limit, idempotency, body, prefer, mode_set = tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local task = TASK .. task_id
 local mode = redis.call('HMGET', RESPONSE, 'mode', 'timeout')
 if idempotency ~= '' then
@@ -89,6 +88,10 @@ if redis.call('EXISTS', task) == 0 then
         redis.call('HSET', task, 'idempotency', idempotency)
         redis.call('HSET', idempotency, 'task', task_id, 'body', body)
         redis.call('PERSIST', idempotency)
+    end
+    if prefer == 'wait' or (prefer == '' and (mode[1] or mode_set) == 'sync') then
+        -- Its end is announced with the result.
+        redis.call('HSET', task, 'awaited', '1')
     end
     redis.call('ZADD', WAITING, place, task_id)
     redis.call('LPUSH', QUEUE, message)
@@ -139,11 +142,12 @@ class CallbackReport:
 class TaskRecord:
     """One task: a Celery state, its result once it has ended (JSON values), where its callback goes, if anywhere.
 
-    `position` is its place in the queue while it waits: 1 for the next.
+    `text` is the result as it is stored, in JSON. `position` is its place in the queue while it waits: 1 for the next.
     """
 
     status: str
     result: Any = None
+    text: str | None = field(default=None, compare=False, repr=False)
     position: int | None = None
     callback_uri: str | None = None
     callback: CallbackReport | None = None
@@ -185,6 +189,27 @@ class Idempotency:
     body: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class NewTask:
+    """A task to be accepted: its message for the queue; `prefer` is 'wait', 'respond-async' or nothing."""
+
+    task_id: str
+    message: str
+    callback_uri: str | None = None
+    idempotency: Idempotency | None = None
+    prefer: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acceptance:
+    """The id of the task, which is an earlier one's when that came with the same key and body; and how the deployment
+    answers now, when `denzel response` has changed it since the api started.
+    """
+
+    task_id: str
+    response: ResponseMode | None = None
+
+
 class TaskRecords:
     """The records in one Redis. Every method is one round trip, and raises redis.RedisError when Redis is away."""
 
@@ -203,25 +228,40 @@ class TaskRecords:
         queue_limit: int,
         idempotency: Idempotency | None = None,
     ) -> tuple[str, ResponseMode | None]:
-        """Record the task and put its message on the queue, in one step; raises QueueFull and KeyReused.
+        """Record one task and put its message on the queue, in one step; raises QueueFull and KeyReused.
 
-        Returns the id of the task, which is an earlier one's when that came with the same key and body; and how the
-        deployment answers now, when `denzel response` has changed it since the api started.
+        Returns what an Acceptance holds.
         """
-        outcome, *accepted = self._accept(
-            args=[
-                *(task_id, message, callback_uri or "", receiver_of(callback_uri) if callback_uri else "", queue_limit),
-                keys.idempotency(idempotency.key) if idempotency else "",
-                idempotency.body if idempotency else "",
-            ],
-        )
-        if outcome == "FULL":
-            raise QueueFull
-        if outcome == "OTHER BODY":
-            raise KeyReused
-        accepted_id, mode, timeout = accepted
-        changed = None if mode is None else ResponseMode(synchronous=mode == "sync", timeout=float(timeout))
-        return accepted_id, changed
+        task = NewTask(task_id=task_id, message=message, callback_uri=callback_uri, idempotency=idempotency)
+        (outcome,) = self.accept_all([task], queue_limit=queue_limit)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome.task_id, outcome.response
+
+    def accept_all(
+        self, tasks: Sequence[NewTask], *, queue_limit: int, synchronous: bool = False
+    ) -> list[Acceptance | Exception]:
+        """Record each task and put its message on the queue, in one step each; all of them in one round trip.
+
+        The outcome of each: its acceptance, or QueueFull, KeyReused, or what Redis raises for this task.
+        """
+        arguments = [_accept_arguments(task, queue_limit, synchronous) for task in tasks]
+        replies = self._accept_in_one_trip(arguments)
+        # A Redis that was started again has forgotten the script, and none of these tasks was accepted.
+        forgotten = [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if forgotten:
+            self._redis.script_load(self._accept.script)
+            again = self._accept_in_one_trip([arguments[number] for number in forgotten])
+            for number, reply in zip(forgotten, again, strict=True):
+                replies[number] = reply
+        return [_acceptance(reply) for reply in replies]
+
+    def _accept_in_one_trip(self, arguments: list[list[str | int]]) -> list[Any]:
+        with self._redis.pipeline(transaction=False) as pipe:
+            for of_one in arguments:
+                pipe.evalsha(self._accept.sha, 0, *of_one)
+            replies: list[Any] = pipe.execute(raise_on_error=False)
+        return replies
 
     def end(self, task_id: str, status: str, result: Any, *, lifetime: int, tag: str | None = None) -> None:
         """The same as `end_all` for one task, whose result is JSON values."""
@@ -240,8 +280,11 @@ class TaskRecords:
         status: str | None = self._cancel(args=[task_id, json.dumps({"args": ["cancelled"]}), lifetime])
         return status
 
-    def find(self, task_id: str) -> TaskRecord | None:
-        """The record of a task; None when the id was never accepted or its result has expired."""
+    def find(self, task_id: str, *, parse: bool = True) -> TaskRecord | None:
+        """The record of a task; None when the id was never accepted or its result has expired.
+
+        Unless told to `parse` it, the result is there as `text` alone.
+        """
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(keys.task(task_id))
             pipe.zrank(keys.WAITING, task_id)
@@ -250,7 +293,8 @@ class TaskRecords:
             return None
         return TaskRecord(
             status=fields["status"],
-            result=json.loads(fields["result"]) if "result" in fields else None,
+            result=json.loads(fields["result"]) if parse and "result" in fields else None,
+            text=fields.get("result"),
             position=rank + 1 if rank is not None and fields["status"] == PENDING else None,
             callback_uri=fields.get("callback_uri"),
             callback=_callback(fields),
@@ -279,6 +323,28 @@ class TaskRecords:
             )
             for task_id, (status, deliveries, since) in zip(tasks, fields, strict=True)
         ]
+
+
+def _accept_arguments(task: NewTask, queue_limit: int, synchronous: bool) -> list[str | int]:
+    uri, idempotency = task.callback_uri, task.idempotency
+    return [
+        *(task.task_id, task.message, uri or "", receiver_of(uri) if uri else "", queue_limit),
+        *((keys.idempotency(idempotency.key), idempotency.body) if idempotency else ("", "")),
+        *(task.prefer, "sync" if synchronous else "async"),
+    ]
+
+
+def _acceptance(reply: Any) -> Acceptance | Exception:
+    if isinstance(reply, Exception):
+        return reply
+    outcome, *accepted = reply
+    if outcome == "FULL":
+        return QueueFull()
+    if outcome == "OTHER BODY":
+        return KeyReused()
+    task_id, mode, timeout = accepted
+    changed = None if mode is None else ResponseMode(synchronous=mode == "sync", timeout=float(timeout))
+    return Acceptance(task_id=task_id, response=changed)
 
 
 def _callback(fields: dict[str, str]) -> CallbackReport | None:

@@ -1,46 +1,160 @@
-"""How gunicorn serves the api: its threads, and its own errors in the api's shape."""
+"""How gunicorn serves the api: uvicorn's worker, with bounds for what clients send, and its errors in the api's shape."""
 
 from __future__ import annotations
 
-import struct
+import asyncio
+import os
+import resource
+import signal
 from http import HTTPStatus
-from socket import SO_RCVTIMEO, SOL_SOCKET, socket
 from typing import Any
 
-from gunicorn import util
-from gunicorn.http.errors import NoMoreData, ParseException
-from gunicorn.workers import gthread
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn_worker import UvicornWorker
 
 from app.problems import problem
-
-
-def write_error(sock: socket, status_int: int, reason: str, mesg: str) -> None:
-    """Answer a request that is not HTTP enough to reach the application; gunicorn's own answer is an HTML page."""
-    body = problem(status_int, reason or HTTPStatus(status_int).phrase, mesg).encode()
-    head = (
-        f"HTTP/1.1 {status_int} {reason}\r\n"
-        "Connection: close\r\n"
-        "Content-Type: application/json; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    sock.sendall(head.encode("latin1") + body)
-
 
 #: Seconds that a client may be silent in the middle of a request.
 SILENCE = 20
 
-#: What reading a body raises when it breaks the rules of HTTP, breaks off, or does not go on.
-UNREADABLE = (ParseException, NoMoreData, BlockingIOError)
+#: Bytes that an address may have, one header, and all of them while they are incomplete; and how many headers.
+LONGEST_URL = 4094
+LONGEST_HEADER = 8190
+LONGEST_HEAD = 32 * 1024
+MOST_HEADERS = 100
+
+#: Seconds between two signs of life to gunicorn, which ends a worker that gives none for its `--timeout`.
+HEARTBEAT = 5
 
 
-class Worker(gthread.ThreadWorker):
-    """gunicorn's threaded worker, answering in JSON whatever goes wrong."""
+def error_answer(status: int, description: str) -> bytes:
+    """The answer to a request that is not HTTP enough to reach the application."""
+    phrase = HTTPStatus(status).phrase
+    body = problem(status, phrase, description).encode()
+    head = (
+        f"HTTP/1.1 {status} {phrase}\r\n"
+        "Connection: close\r\n"
+        "Content-Type: application/json; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode("latin1") + body
+
+
+class Refused(Exception):
+    """What a client sends breaks a bound; raised through the parser, which then stops."""
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP, which by itself takes headers of any length, waits for ever, and answers errors in plain text."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._in_head = self._in_request = False
+        self._head_length = 0
+        self._refusal: tuple[int, str] | None = None
+        self._heard = self.loop.time()
+        self._silence: asyncio.TimerHandle | None = self.loop.call_later(SILENCE, self._listen_for_silence)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = self.loop.time()
+        if self._in_head:
+            self._head_length += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_length > LONGEST_HEAD and not self.transport.is_closing():
+            self._refusal = (431, f"The headers may have {LONGEST_HEAD} bytes at most.")
+            self.send_400_response("")
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client has sent all it will; it may still read, so what is under way is answered first."""
+        if self._in_request:
+            self.send_400_response("The request ended early.")
+        elif self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+            return True
+        return False
+
+    def _listen_for_silence(self) -> None:
+        silent = self.loop.time() - self._heard
+        if silent < SILENCE:
+            self._silence = self.loop.call_later(SILENCE - silent, self._listen_for_silence)
+            return
+        self._silence = None
+        if self._in_request:
+            self.send_400_response(f"The request did not go on for {SILENCE} seconds.")
+        elif self.cycle is None:
+            self.transport.close()
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = self._in_request = True
+        self._head_length = 0
+        if self._silence is None:
+            self._silence = self.loop.call_later(SILENCE, self._listen_for_silence)
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > LONGEST_URL:
+            self._refuse(414, f"The address may have {LONGEST_URL} bytes at most.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        if len(name) + len(value) > LONGEST_HEADER:
+            self._refuse(431, f"A header may have {LONGEST_HEADER} bytes at most.")
+        if len(self.headers) > MOST_HEADERS:
+            self._refuse(431, f"A request may have {MOST_HEADERS} headers at most.")
+        if self.headers[-1][0] == b"transfer-encoding" and value.lower() != b"chunked":
+            self._refuse(501, "Of transfer codings, only chunked is known.")
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_request = False
+        super().on_message_complete()
+
+    def _refuse(self, status: int, description: str) -> None:
+        self._refusal = (status, description)
+        raise Refused(description)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer in JSON, unless an answer has begun, and hang up."""
+        self._in_head = self._in_request = False
+        status, description = self._refusal or (400, msg)
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(error_answer(status, description))
+        self.transport.close()
+
+
+class Worker(UvicornWorker):
+    """gunicorn's process that serves, on uvloop."""
+
+    CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012: it is the base's
+        "loop": "uvloop",
+        "http": Protocol,
+        "ws": "none",
+        "lifespan": "off",
+        "access_log": False,
+        "proxy_headers": False,
+        "server_header": False,
+        "timeout_notify": HEARTBEAT,
+    }
 
     def init_process(self) -> None:
-        util.write_error = write_error
+        # Every request that waits holds a connection, which is a file.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         super().init_process()
 
-    def handle(self, conn: Any) -> Any:
-        """Serve one request, of which gunicorn would await the rest without end, and hold a thread meanwhile."""
-        conn.sock.setsockopt(SOL_SOCKET, SO_RCVTIMEO, struct.pack("ll", SILENCE, 0))
-        return super().handle(conn)
+    async def callback_notify(self) -> None:
+        """Tell gunicorn that this process lives; when gunicorn itself is gone, end."""
+        await super().callback_notify()
+        if os.getppid() != self.ppid:
+            signal.raise_signal(signal.SIGTERM)

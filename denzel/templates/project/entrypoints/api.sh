@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
-# The api: gunicorn serving app/wsgi.py.
+# The api: gunicorn serving app/asgi.py.
 set -euo pipefail
 # gunicorn's heartbeat is a file; in memory, where there is such a folder, it never waits for a disk.
 heartbeats=/dev/shm
 [ -d "$heartbeats" ] || heartbeats=${TMPDIR:-/tmp}
-exec gunicorn app.wsgi:app \
+exec gunicorn app.asgi:app \
     --worker-class app.server.Worker \
     --workers "${API_WORKERS:-1}" \
-    --threads "${API_THREADS:-64}" \
     --bind "${API_BIND:-0.0.0.0:8000}" \
     --timeout 120 \
     --graceful-timeout 20 \

@@ -8,12 +8,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from app import problems
 from app.api import PipelineUnusable, VerifyInput, create_app
 from app.broker import connect
 from app.predictor import PIPELINE, describe
 from app.queue import TaskQueue
-from app.server import UNREADABLE
 from app.settings import Settings
 
 log = logging.getLogger("app")
@@ -43,5 +41,3 @@ app = create_app(
     info=Path("app/assets/info.txt"),
     settings=settings,
 )
-for unreadable in UNREADABLE:
-    app.add_error_handler(unreadable, problems.malformed_body)

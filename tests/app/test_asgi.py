@@ -1,4 +1,4 @@
-"""app/wsgi.py: wired from the environment, and answering even over a pipeline that cannot be imported."""
+"""app/asgi.py: wired from the environment, and answering even over a pipeline that cannot be imported."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from falcon.testing import TestClient
 from redis import Redis
+from serving import Client
 
 from app import keys
 from app.settings import SettingError
@@ -22,18 +22,18 @@ PROJECT = Path(importlib.import_module("app").__file__ or "").parent.parent
 @pytest.fixture
 def serve(
     redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[ModuleType | None], TestClient]]:
-    """Imports app.wsgi in the project folder, over this module as the pipeline (None: one that cannot be imported)."""
+) -> Iterator[Callable[[ModuleType | None], Client]]:
+    """Imports app.asgi in the project folder, over this module as the pipeline (None: one that cannot be imported)."""
     monkeypatch.chdir(PROJECT)
     monkeypatch.setenv("REDIS_URL", redis_url)
 
-    def import_wsgi(pipeline: ModuleType | None) -> TestClient:
+    def import_asgi(pipeline: ModuleType | None) -> Client:
         monkeypatch.setitem(sys.modules, "app.logic.pipeline", pipeline)  # type: ignore[arg-type]
-        monkeypatch.delitem(sys.modules, "app.wsgi", raising=False)
-        return TestClient(importlib.import_module("app.wsgi").app)
+        monkeypatch.delitem(sys.modules, "app.asgi", raising=False)
+        return Client(importlib.import_module("app.asgi").app)
 
-    yield import_wsgi
-    sys.modules.pop("app.wsgi", None)
+    yield import_asgi
+    sys.modules.pop("app.asgi", None)
 
 
 def pipeline_with(**functions: Any) -> ModuleType:
@@ -42,19 +42,19 @@ def pipeline_with(**functions: Any) -> ModuleType:
     return module
 
 
-def test_a_task_over_the_users_verify_input_is_accepted(serve: Callable[..., TestClient], redis: Redis) -> None:
+def test_a_task_over_the_users_verify_input_is_accepted(serve: Callable[..., Client], redis: Redis) -> None:
     client = serve(pipeline_with(verify_input=lambda json_data: {"verified": json_data}))
     answer = client.simulate_post("/predict", json={"x": 1})
     assert answer.status_code == 200
     assert redis.hget(keys.task(answer.json["data"]["task_id"]), "status") == "PENDING"
 
 
-def test_the_information_is_the_projects_file(serve: Callable[..., TestClient]) -> None:
+def test_the_information_is_the_projects_file(serve: Callable[..., Client]) -> None:
     client = serve(pipeline_with(verify_input=lambda json_data: json_data))
     assert client.simulate_get("/info").text == (PROJECT / "app/assets/info.txt").read_text()
 
 
-def test_the_model_is_not_loaded_by_the_api(serve: Callable[..., TestClient]) -> None:
+def test_the_model_is_not_loaded_by_the_api(serve: Callable[..., Client]) -> None:
     def load_model() -> Any:
         raise AssertionError("the api loaded the model")
 
@@ -67,7 +67,7 @@ def test_the_model_is_not_loaded_by_the_api(serve: Callable[..., TestClient]) ->
     [(None, "app.logic.pipeline"), (pipeline_with(load_model=lambda: None), "has no attribute 'verify_input'")],
 )
 def test_a_broken_pipeline_is_the_answer_to_predictions_alone(
-    serve: Callable[..., TestClient], redis: Redis, pipeline: ModuleType | None, cause: str
+    serve: Callable[..., Client], redis: Redis, pipeline: ModuleType | None, cause: str
 ) -> None:
     client = serve(pipeline)
     assert client.simulate_get("/info").status_code == 200
@@ -81,23 +81,21 @@ def test_a_broken_pipeline_is_the_answer_to_predictions_alone(
 
 
 def test_the_cause_of_a_broken_pipeline_is_in_the_log(
-    serve: Callable[..., TestClient], caplog: pytest.LogCaptureFixture
+    serve: Callable[..., Client], caplog: pytest.LogCaptureFixture
 ) -> None:
     serve(None)
     assert "app.logic.pipeline can not be imported" in caplog.text
     assert "Traceback" in caplog.text
 
 
-def test_importing_asks_nothing_of_redis(serve: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_importing_asks_nothing_of_redis(serve: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     client = serve(pipeline_with(verify_input=lambda json_data: json_data))
     assert client.simulate_get("/info").status_code == 200
     assert client.simulate_post("/predict", json={}).status_code == 503
 
 
-def test_a_bad_setting_stops_the_start_by_name(
-    serve: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_setting_stops_the_start_by_name(serve: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUEUE_LIMIT", "many")
     with pytest.raises(SettingError, match="QUEUE_LIMIT is 'many'"):
         serve(pipeline_with(verify_input=lambda json_data: json_data))

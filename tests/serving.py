@@ -1,0 +1,64 @@
+"""The serving code's event loop, beside the test: what belongs to it runs there, and goes on between two requests."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from falcon.testing import ASGIConductor, Result
+
+Returned = TypeVar("Returned")
+
+
+class Loop:
+    """One event loop in a thread, for all tests."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="event loop", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, Returned]) -> Returned:
+        """What the coroutine returns or raises; any thread may ask."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+
+    def cancel_all(self) -> None:
+        """End what a test has left running there."""
+
+        async def cancel() -> None:
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+        self.run(cancel())
+
+
+LOOP = Loop()
+
+
+class Client:
+    """Requests to an ASGI application on that loop."""
+
+    def __init__(self, app: Any) -> None:
+        self._conductor = ASGIConductor(app)
+
+    def simulate_request(self, method: str, path: str, **request: Any) -> Result:
+        return LOOP.run(self._conductor.simulate_request(method, path, **request))
+
+    def simulate_get(self, path: str, **request: Any) -> Result:
+        return self.simulate_request("GET", path, **request)
+
+    def simulate_head(self, path: str, **request: Any) -> Result:
+        return self.simulate_request("HEAD", path, **request)
+
+    def simulate_post(self, path: str, **request: Any) -> Result:
+        return self.simulate_request("POST", path, **request)
+
+    def simulate_delete(self, path: str, **request: Any) -> Result:
+        return self.simulate_request("DELETE", path, **request)
+
+    def simulate_options(self, path: str, **request: Any) -> Result:
+        return self.simulate_request("OPTIONS", path, **request)
