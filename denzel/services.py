@@ -38,6 +38,8 @@ SETTINGS: Mapping[Service, tuple[str, ...]] = {
     Service.DENZEL: (
         "WORKER_CONCURRENCY",
         "RESULT_LIFETIME",
+        "BATCH_SIZE",
+        "BATCH_WAIT_MS",
         "TASK_MAX_DELIVERIES",
         "TASK_TIME_LIMIT",
         "CALLBACK_TIMEOUT",

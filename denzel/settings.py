@@ -127,6 +127,8 @@ KEYS: Mapping[str, Key] = {
     "WORKER_CONCURRENCY": Key("", _optional(_number(int, 1, 1000)), "a number of processes from 1 to 1000, or empty"),
     "WORKER_MEMORY_MB": Key("0", _number(int, 0, 10**7), "a whole number of megabytes of 0 or more"),
     "RESULT_LIFETIME": Key("86400", _number(int, 1, 10**9), f"{_SECONDS} of 1 or more"),
+    "BATCH_SIZE": Key("32", _number(int, 1, 10_000), "a number of tasks from 1 to 10000"),
+    "BATCH_WAIT_MS": Key("2", _number(float, 0, 10_000), "a number of milliseconds from 0 to 10000"),
     "TASK_MAX_DELIVERIES": Key("3", _number(int, 1, 1000), "a number of deliveries from 1 to 1000"),
     "TASK_TIME_LIMIT": Key("0", _number(float, 0, 10**7), f"{_SECONDS} of 0 or more"),
     "CALLBACK_TIMEOUT": Key("10", _number(float, 0.1, 3600), f"{_SECONDS} from 0.1 to 3600"),

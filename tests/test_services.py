@@ -362,6 +362,8 @@ def test_what_the_tool_allows_the_serving_code_takes(bound: str) -> None:
         "QUEUE_LIMIT": ("1", "1000000000"),
         "RESULT_LIFETIME": ("1", "1000000000"),
         "CALLBACK_TIMEOUT": ("0.1", "3600"),
+        "BATCH_SIZE": ("1", "10000"),
+        "BATCH_WAIT_MS": ("0", "10000"),
         "TASK_MAX_DELIVERIES": ("1", "1000"),
         "TASK_TIME_LIMIT": ("0", "10000000"),
         "CALLBACK_RETRY_FOR": ("0", "100000000"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from app.json_values import NotJson
-from app.predictor import Predictor, WrongResult, describe
+from app.predictor import Predictor, WrongCount, WrongResult, describe
 
 
 def pipeline(
@@ -190,3 +191,134 @@ def test_what_the_pipeline_raises_is_raised_as_it_is(name: str) -> None:
 )
 def test_an_exception_is_described_on_one_line(error: Exception, line: str) -> None:
     assert describe(error) == line
+
+
+# Several tasks at once.
+
+
+def batching(predict_batch: Callable[[Any, list[Any]], Any], **functions: Callable[..., Any]) -> Predictor:
+    users = pipeline(**functions)
+    users.predict_batch = predict_batch
+    predictor = Predictor(lambda: users)
+    predictor.load(pytest.fail, sleep=pytest.fail)
+    return predictor
+
+
+def inverses(model: Any, batch: list[float]) -> list[dict[str, float]]:
+    return [{"inverse": 1 / one} for one in batch]
+
+
+def said(outcomes: list[Any]) -> list[Any]:
+    return [describe(one) if isinstance(one, BaseException) else one for one in outcomes]
+
+
+def test_a_pipeline_says_whether_it_predicts_batches() -> None:
+    assert batching(inverses).predicts_batches
+    assert not loaded().predicts_batches
+
+
+def test_a_batch_is_predicted_in_one_call_and_each_input_gets_its_own_result() -> None:
+    calls = []
+
+    def predict_batch(model: Any, batch: list[int]) -> list[dict[str, int]]:
+        calls.append(list(batch))
+        return [{"squared": one**2} for one in batch]
+
+    predictor = batching(predict_batch, process=lambda model, json_data: json_data + 1)
+    assert predictor.predict_batch([1, 2, 3]) == [{"squared": 4}, {"squared": 9}, {"squared": 16}]
+    assert calls == [[2, 3, 4]]
+
+
+def test_a_single_task_goes_through_predict_batch_too() -> None:
+    assert batching(inverses).predict(4) == {"inverse": 0.25}
+    with pytest.raises(ZeroDivisionError):
+        batching(inverses).predict(0)
+
+
+def test_an_input_that_process_refuses_fails_alone_and_never_reaches_the_model() -> None:
+    def process(model: Any, json_data: float) -> float:
+        if json_data < 0:
+            raise ValueError("negative")
+        return json_data
+
+    assert said(batching(inverses, process=process).predict_batch([1, -1, 2])) == [
+        {"inverse": 1.0},
+        "ValueError: negative",
+        {"inverse": 0.5},
+    ]
+
+
+def test_when_predict_batch_raises_each_input_is_tried_alone() -> None:
+    assert said(batching(inverses).predict_batch([1, 0, 2])) == [
+        {"inverse": 1.0},
+        "ZeroDivisionError: division by zero",
+        {"inverse": 0.5},
+    ]
+
+
+@pytest.mark.parametrize("size", [0, 1, 3])
+def test_a_wrong_number_of_results_fails_the_batch(size: int) -> None:
+    outcomes = batching(lambda model, batch: [{"whose": "?"}] * size).predict_batch([1, 2])
+    assert all(isinstance(one, WrongCount) for one in outcomes)
+    assert {describe(one) for one in outcomes if isinstance(one, BaseException)} == {
+        f"WrongCount: predict_batch returned {size} results for 2 inputs; it must return one for each"
+    }
+
+
+@pytest.mark.parametrize("results", [{"a": 1, "b": 2}, "ab", None, 7])
+def test_what_is_no_list_fails_the_batch(results: object) -> None:
+    outcomes = batching(lambda model, batch: results).predict_batch([1, 2])
+    kind = type(results).__name__
+    assert said(outcomes) == [f"WrongCount: predict_batch returned a {kind}; it must return a list of dicts"] * 2
+
+
+def test_a_result_that_is_no_dict_or_no_json_fails_alone() -> None:
+    outcomes = batching(lambda model, batch: [{"a": np.int64(1)}, [2], {"a": object()}]).predict_batch([1, 2, 3])
+    assert said(outcomes) == [
+        {"a": 1},
+        "WrongResult: predict_batch returned a list; it must return a dict",
+        'NotJson: result["a"] is a object: not JSON serialisable',
+    ]
+
+
+def test_a_user_may_return_a_tuple_and_may_change_the_list_that_they_got() -> None:
+    def predict_batch(model: Any, batch: list[int]) -> tuple[dict[str, int], ...]:
+        results = tuple({"same": one} for one in batch)
+        batch.clear()
+        return results
+
+    assert batching(predict_batch).predict_batch([1, 2]) == [{"same": 1}, {"same": 2}]
+
+
+def test_whatever_goes_wrong_nobody_gets_the_result_of_another() -> None:
+    """Random batches in which inputs are bad in every way, over a pipeline that fails at random too."""
+    chance = random.Random(5)
+
+    def process(model: Any, json_data: dict[str, Any]) -> dict[str, Any]:
+        if json_data["kind"] == "refused":
+            raise ValueError(f"refused {json_data['id']}")
+        return json_data
+
+    def predict_batch(model: Any, batch: list[dict[str, Any]]) -> Any:
+        bad = [one for one in batch if one["kind"] == "raises"]
+        if bad:
+            raise RuntimeError(f"raised by {bad[0]['id']}")
+        results: list[Any] = [one["id"] if one["kind"] == "no dict" else {"id": one["id"]} for one in batch]
+        miscount = chance.choice(["none"] * 8 + ["short", "long", "empty"])
+        return {"none": results, "short": results[:-1], "long": [*results, {"id": "nobody"}], "empty": []}[miscount]
+
+    predictor = batching(predict_batch, process=process)
+    kinds = ["good"] * 6 + ["refused", "raises", "no dict"]
+    for _ in range(2000):
+        inputs = [{"id": number, "kind": chance.choice(kinds)} for number in range(chance.randint(1, 12))]
+        outcomes = predictor.predict_batch(inputs)
+        assert len(outcomes) == len(inputs)
+        for one, outcome in zip(inputs, outcomes, strict=True):
+            if isinstance(outcome, WrongCount):
+                continue
+            if one["kind"] == "good":
+                assert outcome == {"id": one["id"]}
+            elif one["kind"] == "no dict":
+                assert isinstance(outcome, WrongResult)
+            else:
+                assert str(outcome).endswith(f" {one['id']}")

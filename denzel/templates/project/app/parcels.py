@@ -288,7 +288,7 @@ class Parcels:
         """A process died with a parcel, by its own doing, of a time limit, or because a task was cancelled."""
         place = self._board.place(parcel.slot)
         running = {item.task_id for item in (parcel.items if place == ALL else parcel.items[place : place + 1])}
-        if isinstance(error.exception, TimeLimitExceeded) and len(running) == 1:
+        if isinstance(_raised(error), TimeLimitExceeded) and len(running) == 1:
             self._end_out_of_time(parcel, running.pop())
         self._close(parcel, died=set() if parcel.ended_for else running)
         self._gathering_until = None
@@ -360,6 +360,12 @@ def _plain(message: str) -> _Plain | None:
     except (ValueError, KeyError, TypeError):
         return None
     return None if needs_celery or task_id in state.revoked else _Plain(item, headers["argsrepr"])
+
+
+def _raised(error: ExceptionInfo) -> BaseException:
+    # It is wrapped, to keep its traceback.
+    raised: BaseException = getattr(error.exception, "exc", error.exception)
+    return raised
 
 
 def _shared_out(tasks: list[_Plain], jobs: int, most: int) -> list[list[_Plain]]:
