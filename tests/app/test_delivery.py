@@ -18,6 +18,7 @@ from waiting import until
 
 from app import keys
 from app.claims import CLAIM_TIMEOUT
+from app.parcels import MOST_IN_TURN
 from app.quarantine import Quarantine
 
 pytestmark = pytest.mark.local
@@ -73,7 +74,8 @@ def test_one_poisonous_request_among_a_hundred(shared: Deployment) -> None:
     record = shared.ended(poison, within=60)
     assert record.status == "FAILURE"
     assert record.result == {"args": ["the worker died while running this task, 3 times"]}
-    assert shared.counted("good") == 100
+    # Those that were through when the process died, and had not been told, have run once more.
+    assert 100 <= shared.counted("good") < 100 + MOST_IN_TURN
     assert poison in [kept.task_id for kept in Quarantine(shared.redis).read()]
     assert shared.worker()[0] == "UP"
 

@@ -9,6 +9,9 @@ from app.json_values import NotJson, json_values
 
 def failure(error: BaseException) -> dict[str, Any]:
     """`{"args": [...]}`: the arguments of what was raised as JSON values, or its name where it has none."""
+    if not isinstance(error, Exception):
+        # A pipeline that wanted to end its process: of what it says, the name matters.
+        return {"args": [f"{type(error).__name__}: {error}"]}
     return named_failure(type(error).__name__, error.args)
 
 
