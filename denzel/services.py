@@ -37,6 +37,7 @@ SETTINGS: Mapping[Service, tuple[str, ...]] = {
     ),
     Service.DENZEL: (
         "WORKER_CONCURRENCY",
+        "MODEL_SHARING",
         "RESULT_LIFETIME",
         "BATCH_SIZE",
         "BATCH_WAIT_MS",

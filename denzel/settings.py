@@ -125,6 +125,7 @@ KEYS: Mapping[str, Key] = {
     "BODY_LIMIT_MB": Key("10", _number(float, 0.001, 500), "a number of megabytes from 0.001 to 500"),
     "QUEUE_LIMIT": Key("10000", _number(int, 1, 10**9), "a number of tasks of 1 or more"),
     "WORKER_CONCURRENCY": Key("", _optional(_number(int, 1, 1000)), "a number of processes from 1 to 1000, or empty"),
+    "MODEL_SHARING": Key("process", _matches("process|fork"), "process or fork"),
     "WORKER_MEMORY_MB": Key("0", _number(int, 0, 10**7), "a whole number of megabytes of 0 or more"),
     "RESULT_LIFETIME": Key("86400", _number(int, 1, 10**9), f"{_SECONDS} of 1 or more"),
     "BATCH_SIZE": Key("32", _number(int, 1, 10_000), "a number of tasks from 1 to 10000"),

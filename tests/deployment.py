@@ -14,6 +14,7 @@ from typing import Any
 
 import requests
 from ports import find_free_port
+from redis import RedisError
 from waiting import until
 
 from app.broker import connect
@@ -186,8 +187,11 @@ class Deployment:
         return record.position if record else None
 
     def worker(self) -> tuple[str, str]:
-        """State and cause of the worker; empty when none reports."""
-        reports = WorkerReports(self.redis).read()
+        """State and cause of the worker; empty when none reports, also as Redis has only just been started."""
+        try:
+            reports = WorkerReports(self.redis).read()
+        except RedisError:
+            return "", ""
         return (reports[0].state.value, reports[0].cause) if reports else ("", "")
 
     def until_worker_is(self, state: str, *, within: float = 60) -> str:

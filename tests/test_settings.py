@@ -56,6 +56,7 @@ VALUES: dict[str, tuple[dict[str, object], list[str]]] = {
     "BODY_LIMIT_MB": ({"0.001": 0.001, "500": 500.0}, ["0", "501", "10MB"]),
     "QUEUE_LIMIT": ({"1": 1, "1000000": 1000000}, ["0", "-5", "unlimited"]),
     "WORKER_CONCURRENCY": ({"": "", "1": 1, "16": 16}, ["0", "auto", "1.5"]),
+    "MODEL_SHARING": ({"process": "process", "fork": "fork"}, ["spawn", "Fork", "1"]),
     "WORKER_MEMORY_MB": ({"0": 0, "512": 512}, ["-1", "2g", "1.5", "10000001"]),
     "RESULT_LIFETIME": ({"1": 1, "604800": 604800}, ["0", "1 day", "0.5"]),
     "BATCH_SIZE": ({"1": 1, "10000": 10000}, ["0", "10001", "1.5", "all"]),

@@ -72,7 +72,12 @@ class PythonEnvironment:
         try:
             for command in (
                 [find_uv(), "venv", "--quiet", "--no-project", "--python", sys.executable, str(venv)],
-                [find_uv(), "pip", "install", "--python", python, *(["--refresh"] if refresh else []), *packages],
+                # Compiled here, once: uv leaves it to the first import, or to each where that may not write.
+                [
+                    *(find_uv(), "pip", "install", "--python", python, "--compile-bytecode"),
+                    *(["--refresh"] if refresh else []),
+                    *packages,
+                ],
             ):
                 for line in runner.lines(command, cwd=self._project.root, variables=self._uv_variables()):
                     output.append(line)

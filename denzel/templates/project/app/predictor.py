@@ -31,6 +31,8 @@ class Predictor:
         self._import_pipeline = import_pipeline
         self._pipeline: Any = None
         self._model: Any = None
+        #: Whether `load` has returned; in a forked process, whether it had before the fork.
+        self.loaded = False
 
     def load(self, report_failure: Callable[[str], None], *, sleep: Callable[[float], None] = time.sleep) -> None:
         """Import the pipeline and load its model, however long that takes.
@@ -49,6 +51,7 @@ class Predictor:
                 sleep(pause)
             else:
                 log.info("model loaded in %.1f s", time.monotonic() - started)
+                self.loaded = True
                 return
 
     @property

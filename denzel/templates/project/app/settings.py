@@ -32,6 +32,7 @@ class Settings:
     response: ResponseMode
     api_threads: int
     api_keys: frozenset[str] = field(repr=False)
+    shares_model: bool
     body_limit: int
     queue_limit: int
     result_lifetime: int
@@ -63,6 +64,7 @@ class Settings:
             ),
             api_threads=read.number("API_THREADS", int, "64", least=4),
             api_keys=frozenset(read.words("API_KEYS")),
+            shares_model=read.choice("MODEL_SHARING", {"process": False, "fork": True}, "process"),
             body_limit=int(read.number("BODY_LIMIT_MB", float, "10", least=0) * 1024 * 1024),
             queue_limit=read.number("QUEUE_LIMIT", int, "10000", least=1),
             result_lifetime=read.number("RESULT_LIFETIME", int, "86400", least=1),

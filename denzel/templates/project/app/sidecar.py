@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import sys
 import threading
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+
+from redis import RedisError
 
 from app.attempts import Attempts
 from app.broker import connect
@@ -22,6 +25,7 @@ from app.receivers import Policy
 from app.settings import SettingError, Settings
 from app.signatures import read_secret
 from app.watchdog import Watchdog
+from app.workers import REPORT_EVERY, WorkerReports
 
 #: Seconds between two looks at whether the worker is still there.
 LOOK_EVERY = 1.0
@@ -66,6 +70,14 @@ def look_after(worker: int, settings: Settings) -> None:
     threading.Thread(target=watchdog.run, args=(looking_away, end_worker), daemon=True).start()
 
 
+def keep_report(settings: Settings) -> None:
+    """Keep the worker's report until the input ends: while it loads the model itself, its threads may not get to it."""
+    reports = WorkerReports(connect(settings.redis_url))
+    while not select.select([sys.stdin], [], [], REPORT_EVERY)[0]:
+        with suppress(RedisError):
+            reports.keep(f"worker@{settings.project_name}")
+
+
 def main(worker: int) -> None:
     """Work until told to stop by SIGTERM, or until the worker, which started this process, is gone."""
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s/Sidecar] %(message)s")
@@ -80,6 +92,7 @@ def main(worker: int) -> None:
     sending = threading.Thread(target=sender.run, name="callbacks", daemon=True)
     sending.start()
     look_after(worker, settings)
+    threading.Thread(target=keep_report, args=(settings,), daemon=True).start()
     while os.getppid() == worker and sending.is_alive():
         with suppress(Empty):
             told_to_stop.get(timeout=LOOK_EVERY)

@@ -25,6 +25,7 @@ from app.parcels import ParcelLimits, Parcels
 from app.predictor import Predictor
 from app.records import TaskRecords
 from app.settings import Settings
+from app.sharing import BeforeFork
 from app.transport import Channel
 from app.worker import LOOK_EVERY, LogRotation, Report, Sidecar, StopInTime, Taking, give_all_back
 from app.workers import WorkerReports, WorkerState
@@ -72,9 +73,9 @@ def configuration(settings: Settings) -> dict[str, Any]:
 
 celery_app = Celery("denzel", set_as_current=False)
 celery_app.add_defaults(lambda: configuration(Settings.from_environment(os.environ)))
-celery_app.steps["worker"].update({Report, Taking, StopInTime, LogRotation, Sidecar})
+celery_app.steps["worker"].update({BeforeFork, Report, Taking, StopInTime, LogRotation, Sidecar})
 
-predictor = Predictor()
+predictor = BeforeFork.predictor = Predictor()
 board = Board()
 
 
@@ -122,7 +123,7 @@ def take_by_claims(conf: Any, **_: Any) -> None:
 
 @signals.worker_process_init.connect
 def load_model(sender: str, **_: Any) -> None:
-    """Load the model in each process that predicts, before it takes its first task."""
+    """Load the model in each process that predicts, before it takes its first task, unless it came with the fork."""
     reports = WorkerReports(connect(celery_app.conf.denzel_settings.redis_url))
 
     def report(state: WorkerState, cause: str = "") -> None:
@@ -131,9 +132,10 @@ def load_model(sender: str, **_: Any) -> None:
         except RedisError as error:
             log.warning("%s could not be reported: %s", state.value, error)
 
-    if _died_before(reports, sender):
-        time.sleep(PAUSE_AFTER_DEATH)
-    predictor.load(lambda cause: report(WorkerState.ERROR, cause))
+    if not predictor.loaded:
+        if _died_before(reports, sender):
+            time.sleep(PAUSE_AFTER_DEATH)
+        predictor.load(lambda cause: report(WorkerState.ERROR, cause))
     report(WorkerState.UP)
 
 

@@ -207,10 +207,17 @@ class Sidecar(bootsteps.StartStopStep):  # type: ignore[misc]
         check(worker.app.conf.denzel_settings)
         worker.sidecar = self
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_loading = False
 
     def start(self, worker: Any) -> None:
-        self._keep_running()
-        worker.timer.call_repeatedly(REPORT_EVERY, self._keep_running)
+        self.keep_running()
+        worker.timer.call_repeatedly(REPORT_EVERY, self.keep_running)
+
+    def loading(self, is_loading: bool) -> None:
+        """Whether the worker itself loads the model: it may be unable to report, and the process beside does so."""
+        self._is_loading = is_loading
+        if not is_loading and self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
 
     def look_away(self) -> None:
         """The worker takes no more tasks, and does not hang for that."""
@@ -225,12 +232,15 @@ class Sidecar(bootsteps.StartStopStep):  # type: ignore[misc]
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(CALLBACKS_GRACE)
 
-    def _keep_running(self) -> None:
+    def keep_running(self) -> None:
+        """Start the process, unless it runs."""
         if self._process is not None and self._process.poll() is None:
             return
         if self._process is not None:
             log.error("the sidecar ended with %s; starting it again", self._process.returncode)
-        self._process = subprocess.Popen([sys.executable, "-m", "app.sidecar", str(os.getpid())])
+        # The end of its input is the end of loading.
+        source = subprocess.PIPE if self._is_loading else subprocess.DEVNULL
+        self._process = subprocess.Popen([sys.executable, "-m", "app.sidecar", str(os.getpid())], stdin=source)
 
 
 def ready_processes(worker: Any) -> set[int]:

@@ -81,6 +81,13 @@ redis.call('EXPIRE', report, lifetime)
 )
 
 
+_KEEP = """
+if redis.call('EXISTS', KEYS[1]) == 1 then
+    redis.call('HSET', KEYS[1], 'seen:' .. ARGV[2], now())
+    redis.call('EXPIRE', KEYS[1], ARGV[1])
+end
+"""
+
 # What other hosts have said stays.
 _FORGET = (
     _MERGE
@@ -131,6 +138,7 @@ class WorkerReports:
         self._process = lua.register(redis, _PROCESS)
         self._alive = lua.register(redis, _ALIVE)
         self._forget = lua.register(redis, _FORGET)
+        self._keep = lua.register(redis, _KEEP)
 
     def alive(self, name: str, *, up: Collection[int], loading: Collection[int]) -> None:
         """Renew the report of the worker `name`, given the ids of its processes with and still without the model."""
@@ -142,6 +150,14 @@ class WorkerReports:
     def process(self, name: str, pid: int, state: WorkerState, cause: str = "") -> None:
         """Report at once that a process of the worker `name` is UP, or could not load the model and why."""
         self._process(keys=[keys.worker(name)], args=[REPORT_LIFETIME, self._host, pid, state.value, cause])
+
+    def ended(self, name: str, pid: int) -> None:
+        """Remove what a process of the worker `name` has reported: it will not predict."""
+        self._redis.hdel(keys.worker(name), f"process:{self._host}/{pid}")
+
+    def keep(self, name: str) -> None:
+        """Let the report of the worker `name` stand as it is, when there is one."""
+        self._keep(keys=[keys.worker(name)], args=[REPORT_LIFETIME, self._host])
 
     def died(self, name: str) -> bool:
         """Whether a process of the worker `name` died while loading the model, and none has loaded it since."""

@@ -6,7 +6,8 @@ case "${MONITOR_HOST:-127.0.0.1}" in
 *) export FLOWER_BASIC_AUTH="${MONITOR_USER:?}:${MONITOR_PASSWORD:?set MONITOR_PASSWORD in .env}" ;;
 esac
 bind="${MONITOR_BIND:-0.0.0.0:5555}"
-exec celery --app app.tasks flower \
+# It gives way to the services that answer.
+exec nice -n 10 celery --app app.monitor flower \
     --address="${bind%:*}" \
     --port="${bind##*:}" \
     --max-tasks=10000 \
