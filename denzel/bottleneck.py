@@ -72,22 +72,24 @@ def judge(
 
 
 def _full_machine(processors: Processors, busiest: Service) -> Verdict:
-    """All cores were busy: whoever took most of them stands in the way, be it another program."""
+    """All cores were busy: the service that took most stands in the way, or programs that are none of the project's."""
     took = processors.services.get(busiest.value, 0)
-    if processors.others > took:
+    if processors.others > sum(processors.services.values()):
         return Verdict(
             bottleneck="machine",
             why=f"other programs took {processors.others:.2f} of its {_counted(processors.cores, 'core')}, and none was"
             " left. Measure again when they are quiet.",
         )
-    note = (
-        f" Of that, denzel bench took {processors.generator:.2f}, which a client elsewhere would leave to the project."
-        if processors.generator > 0.1 * processors.cores
-        else ""
-    )
+    notable = 0.1 * processors.cores
+    notes = [
+        f" denzel bench took {processors.generator:.2f}, which a client elsewhere would leave to the project."
+        if processors.generator > notable
+        else "",
+        f" Other programs took {processors.others:.2f}." if processors.others > notable else "",
+    ]
     return Verdict(
         bottleneck=busiest.value,
-        why=f"every core of the machine was busy ({processors.cores}), and it took most: {took:.2f}.{note}",
+        why=f"every core of the machine was busy ({processors.cores}), and it took most: {took:.2f}.{''.join(notes)}",
     )
 
 

@@ -436,7 +436,10 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
 )
 @requesting
 @click.option(
-    "--sync/--async", "synchronous", default=None, help="Ask for the result, or for the task id.  [default: neither]"
+    "--sync/--async",
+    "synchronous",
+    default=None,
+    help="Ask for the result, or for the task id.  [default: as it answers]",
 )
 @click.option("--port", type=PORT, help="Port of the bench's receiver.  [default: a free one]")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as data.")

@@ -32,6 +32,7 @@ def verdict(processors: Processors | None, *, waiting: int = 0, rate: float | No
         (busy(cores=2, api=0.5, denzel=1.0, redis=0.2, generator=0.3), "denzel"),
         (busy(cores=2, api=0.9, denzel=0.7, redis=0.2, generator=0.2), "api"),
         (busy(cores=2, api=0.2, denzel=0.3, others=1.3), "machine"),
+        (busy(cores=2, api=0.4, denzel=0.5, others=0.6, generator=0.4), "denzel"),
         (busy(api=0.2, denzel=0.3, others=0.5), ""),
     ],
 )
@@ -54,6 +55,10 @@ def test_a_service_that_is_at_its_limit_is_told_with_its_remedy() -> None:
 def test_what_the_bench_took_of_a_full_machine_is_said() -> None:
     assert "denzel bench took 0.60" in verdict(busy(cores=2, denzel=1.2, api=0.2, generator=0.6)).why
     assert "denzel bench" not in verdict(busy(cores=2, denzel=1.6, api=0.3, generator=0.1)).why
+
+
+def test_what_other_programs_took_of_a_full_machine_is_said() -> None:
+    assert verdict(busy(cores=2, denzel=1.1, others=0.6)).why.endswith(" Other programs took 0.60.")
 
 
 def test_tasks_that_wait_while_nobody_is_busy_wait_for_the_worker() -> None:
