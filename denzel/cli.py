@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from denzel import __version__, console, ledger, lifecycle, log_file, tally
+from denzel import __version__, console, ledger, lifecycle, log_file, measures, tally
 from denzel import settings as settings_file
 from denzel.backends import open_backend
 from denzel.backends.base import Backend
@@ -348,6 +348,17 @@ def discard_tasks(task_ids: tuple[str, ...], yes: bool) -> None:
     ledger.check_tasks_known(outcome)
 
 
+def requesting(command: Callable[..., None]) -> Callable[..., None]:
+    """The option of every command that sends requests."""
+    return click.option(
+        "--file",
+        "path",
+        type=click.Path(path_type=Path),
+        help="JSON file with a request, a list of them, or one in each line; they are sent in turn."
+        "  [default: app/assets/example.json of the project]",
+    )(command)
+
+
 def read_parts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
     """Names of what a drill can kill, with commas between."""
     parts = tuple(word.strip() for word in value.split(","))
@@ -368,12 +379,7 @@ def read_parts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[
     show_default=True,
     help="What is killed, in this order.",
 )
-@click.option(
-    "--file",
-    "path",
-    type=click.Path(path_type=Path),
-    help="JSON file with a request, or a list of them.  [default: app/assets/example.json of the project]",
-)
+@requesting
 @click.option("--port", type=PORT, help="Port of the drill's receiver.  [default: a free one]")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as data.")
 @click.option("--yes", is_flag=True, help="Do not ask before services are killed.")
@@ -382,8 +388,8 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
 
     It sends requests to a running project meanwhile, and waits for the result and the callback of each.
     """
-    # Imported here: no other command sends requests.
-    from denzel import drill, load
+    # Imported here, as for bench: no other command sends requests.
+    from denzel import drill, request_file
 
     try:
         drill.check_enough(tasks, parts)
@@ -391,7 +397,7 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
         raise click.UsageError(f"{error} {error.hint}") from None
     here = opened()
     lifecycle.check_launched(here.backend)
-    requests = load.read_requests(path or here.project.example)
+    requests = request_file.read_requests(path or here.project.example)
     if not yes and not console.confirm(
         f"This kills services of {here.name}, and sends it {tasks} requests. Do not do it to one in use. Go on?"
     ):
@@ -412,6 +418,66 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
     if figures.interrupted:
         raise KeyboardInterrupt
     tally.check(figures)
+
+
+@main.command()
+@click.option("--rate", type=click.FloatRange(0, 100_000, min_open=True), help="Requests per second, at fixed times.")
+@click.option(
+    "--clients",
+    type=click.IntRange(1, 1000),
+    help="Clients, each of which sends the next request when the one before is through.  [default: 16]",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, 86400, min_open=True),
+    default=10,
+    show_default=True,
+    help="For how long requests are sent.",
+)
+@requesting
+@click.option(
+    "--sync/--async",
+    "synchronous",
+    default=None,
+    help="Ask for the result, or for the task id.  [default: as it answers]",
+)
+@click.option("--port", type=PORT, help="Port of the bench's receiver.  [default: a free one]")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as data.")
+def bench(
+    rate: float | None,
+    clients: int | None,
+    seconds: float,
+    path: Path | None,
+    synchronous: bool | None,
+    port: int | None,
+    as_json: bool,
+) -> None:
+    """Measure how fast the project is, and why not faster.
+
+    It sends real requests to a running project, and follows each to its result or its callback. Ctrl-C ends it early,
+    with what it has measured.
+    """
+    # Imported here, as for drill.
+    from denzel import bench, generator, request_file
+
+    if rate is not None and clients is not None:
+        raise click.UsageError("Both --rate and --clients were passed. Pass --rate for requests at fixed times.")
+    here = opened()
+    lifecycle.check_launched(here.backend)
+    figures = bench.bench(
+        here.project,
+        here.backend,
+        here.settings,
+        requests=request_file.read_requests(path or here.project.example),
+        plan=generator.Plan(seconds=seconds, rate=rate, clients=(clients or 16) if rate is None else None),
+        synchronous=synchronous,
+        receiver_port=port or 0,
+        look=here.look,
+        progress=console.Watching(aside=as_json),
+    )
+    console.shown_json(measures.as_data(figures)) if as_json else console.benched(figures)
+    if figures.interrupted:
+        raise KeyboardInterrupt
 
 
 def consenting(command: Callable[..., None]) -> Callable[..., None]:

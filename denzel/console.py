@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from denzel import charts, measures
 from denzel.backends.base import BuildStep
 from denzel.errors import DenzelError
 from denzel.ledger import Callback, Outcome, QuarantinedTask, UnfinishedTask
@@ -22,6 +23,9 @@ from denzel.tally import Figures
 
 if TYPE_CHECKING:
     from denzel.listener import ReceivedCallback
+
+#: Letters that a chart is wide.
+_CHART = 40
 
 _COLOURS = {State.UP: "green", State.ERROR: "red", State.DOWN: "red"}
 
@@ -204,6 +208,34 @@ def drilled(figures: Figures) -> None:
         )
 
 
+def benched(figures: measures.Figures) -> None:
+    """What a bench has measured: throughput, latencies, their spread, who was busy, and what it comes to."""
+    click.echo()
+    _table(("REQUESTS", str(figures.sent)), _bench_counts(figures))
+    click.echo()
+    _table(("LATENCY", "P50", "P90", "P99", "MAX"), _latencies(figures))
+    if figures.histogram:
+        click.echo()
+        most = max(bucket.count for bucket in figures.histogram)
+        heads = ("end to end" if figures.accept else "answers").upper()
+        _table(
+            (heads, "REQUESTS", ""),
+            [
+                (f"up to {_short(bucket.up_to)}", bucket.count, charts.bar(bucket.count, most, width=_CHART))
+                for bucket in figures.histogram
+            ],
+        )
+    if figures.processors is not None:
+        click.echo()
+        _processors(figures.processors)
+    if figures.queue:
+        lengths = [look.tasks for look in figures.queue]
+        click.echo()
+        click.echo(f"QUEUE  {charts.sparkline(lengths, width=_CHART)}  {max(lengths)} tasks at most")
+    click.echo()
+    click.echo(f"{click.style('Bottleneck:', bold=True)} {figures.verdict.bottleneck or 'none'}: {figures.verdict.why}")
+
+
 def lines(text: Iterable[str]) -> None:
     """Lines as they come, until they end or Ctrl-C."""
     with _until_interrupted():
@@ -281,6 +313,50 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     widths = [max(map(len, column)) for column in zip(heads, *texts, strict=True)]
     for row in (heads, *texts):
         click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _bench_counts(figures: measures.Figures) -> list[tuple[str, object]]:
+    errors = [(f"error: {error.kind}", f"{error.count} ({error.first.rstrip('.')})") for error in figures.errors]
+    rows: list[tuple[str, object]] = []
+    if figures.unsent:
+        rows.append(("not sent", f"{figures.unsent} (every connection waited for an answer)"))
+    if figures.accept is not None:
+        rows.append(("accepted", f"{figures.accepted} ({figures.accepted_per_second:,.0f} per second)"))
+    end = "called back" if figures.mode == "async" else "answered"
+    rows.append((end, f"{figures.completed} ({figures.completed_per_second:,.0f} per second)"))
+    rows += errors
+    if figures.unfinished:
+        cancelled = f", {figures.cancelled} of them cancelled later" if figures.cancelled else ""
+        rows.append(("under way at the end", f"{figures.unfinished}{cancelled}"))
+    if figures.lost_sight:
+        rows.append(("not heard of", f"{figures.lost_sight} (denzel callbacks, denzel tasks)"))
+    rows.append(("seconds", f"{figures.seconds:.1f}{' (interrupted)' * figures.interrupted}"))
+    return rows
+
+
+def _latencies(figures: measures.Figures) -> list[tuple[str, ...]]:
+    rows = [("end to end" if figures.mode == "async" else "answer", figures.end_to_end)]
+    if figures.accept is not None:
+        rows.insert(0, ("accept", figures.accept))
+    return [
+        (name, *((_short(seconds) for seconds in (times.p50, times.p90, times.p99, times.max)) if times else "----"))
+        for name, times in rows
+    ]
+
+
+def _processors(busy: measures.Processors) -> None:
+    shares = [*busy.services.items(), ("denzel bench", busy.generator), ("other programs", busy.others)]
+    _table(
+        ("CPU", "CORES", f"OF {busy.cores}"),
+        [(name, f"{cores:.2f}", charts.bar(cores, busy.cores, width=_CHART)) for name, cores in shares],
+    )
+
+
+def _short(seconds: float) -> str:
+    """A latency with two or three digits that mean something."""
+    if seconds >= 1:
+        return f"{seconds:.2f} s" if seconds < 100 else f"{seconds:.0f} s"
+    return f"{seconds * 1000:.3g} ms"
 
 
 def _next_try(callback: Callback, now: float) -> str | None:

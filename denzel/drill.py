@@ -11,16 +11,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from denzel import activity
+from denzel import activity, trial
 from denzel.backends.base import Backend
-from denzel.errors import PortTaken, RequestUnusable, ServiceFailed, ServiceNotRunning, TooFewTasks
+from denzel.errors import PortTaken, TooFewTasks
 from denzel.kills import Kills
 from denzel.load import Api, Load
 from denzel.project import Project
 from denzel.receiver import Mood, Receiver
-from denzel.services import Service, Status
+from denzel.services import Status
 from denzel.settings import Settings
 from denzel.tally import FAILURE, RECEIVER, Figures, Outage, count
+from denzel.target import find_target
 
 #: The ways in which a receiver can be away.
 _MOODS = (Mood.FAILING, Mood.SILENT, Mood.CLOSED)
@@ -76,25 +77,16 @@ def drill(
     and PortTaken.
     """
     times = times or TIMES
-    status = look()
-    if status is None or not status.ready:
-        raise ServiceNotRunning("The project is not ready: not every service is up.", hint="denzel status")
-    local = settings.backend == "local"
-    api_port = status.services[Service.API].port or settings.api_port
-    monitor_port = status.services[Service.MONITOR].port or settings.monitor_port
-    api = Api(_here(settings.api_host), api_port, key=settings.texts["API_KEYS"].split(",")[0])
+    target = find_target(settings, look())
+    api = Api(*target.api, key=target.key)
     with ExitStack() as stack:
         stack.enter_context(activity.exclusive(project.activity_file))
-        # Containers come in over Docker's bridge, so loopback alone is not enough for them.
-        receiver = stack.enter_context(
-            Receiver("127.0.0.1" if local else "0.0.0.0", receiver_port, secret=settings.callback_secret)
-        )
-        host = "127.0.0.1" if local else "host.docker.internal"
+        receiver = stack.enter_context(Receiver(target.listen, receiver_port, secret=settings.callback_secret))
         load = stack.enter_context(
             Load(
                 api,
                 requests,
-                lambda number: receiver.address(host, number),
+                lambda number: receiver.address(target.host, number),
                 called_back=lambda: {arrival.task_id for arrival in receiver.arrivals},
                 pause=times.pause,
             )
@@ -105,14 +97,14 @@ def drill(
             Kills(
                 backend,
                 settings.compose_name,
-                monitor=(_here(settings.monitor_host), monitor_port),
+                monitor=target.monitor,
                 tasks=lambda: load.tasks,
             ),
             tasks=tasks,
             progress=progress,
             times=times,
         )
-        return course.run(parts, callback=receiver.address(host, 0))
+        return course.run(parts, callback=receiver.address(target.host, 0))
 
 
 class Course:
@@ -169,21 +161,12 @@ class Course:
         """One task from end to end, before anything is killed: what fails now fails for another reason."""
         self._progress.doing("Sending a first request")
         if self._wait(lambda: any(task.completed for task in self._load.tasks), self._times.first, sends=1) is None:
-            raise ServiceFailed(
-                f"The first task did not end within {self._times.first:.0f} s.",
-                hint="denzel status, then denzel logs --service denzel",
-            )
+            raise trial.not_ended(self._times.first)
         first = self._load.tasks[0]
         if first.status == FAILURE:
-            raise RequestUnusable(
-                f"The first request failed: {first.reason.rstrip('.') or 'it does not say why'}.",
-                hint="Put a real request into app/assets/example.json, or name another file with --file.",
-            )
+            raise trial.failed(first.reason)
         if self._wait(lambda: bool(self._receiver.arrivals), self._times.first) is None:
-            raise ServiceFailed(
-                f"No callback came to {callback} within {self._times.first:.0f} s.",
-                hint="Does a firewall on this machine, or CALLBACK_DENY in .env, keep it out? --port sets the port.",
-            )
+            raise trial.not_called_back(callback, self._times.first)
 
     def _stage(self, part: str, mood: Mood | None, *, share: int) -> None:
         """Send a share of the requests before, during and after one outage."""
@@ -314,8 +297,3 @@ def _moments(number: int, within: float) -> list[float]:
     """So many moments of a time, ever farther apart: nobody knows how long it will take."""
     first = 0.2
     return [first * (within / first) ** (step / number) - first for step in range(number)]
-
-
-def _here(host: str) -> str:
-    """Where this machine reaches what is published on an address."""
-    return "127.0.0.1" if host == "0.0.0.0" else host

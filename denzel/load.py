@@ -10,10 +10,10 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from denzel import trial
 from denzel.errors import RequestUnusable
 from denzel.tally import ENDED, NO_CONNECTION, Task
 
@@ -25,27 +25,6 @@ _ANSWER_WITHIN = 15.0
 
 #: Tasks that one look asks for, at most: it must not be a load of its own.
 _ASKED_AT_ONCE = 20
-
-
-def read_requests(path: Path) -> list[dict[str, Any]]:
-    """The requests of a JSON file, which holds one, or a list of them; raises RequestUnusable."""
-    hint = "Name a file with a request, or a list of requests, as POST /predict takes them: --file FILE"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestUnusable(f"{path} can not be read: {error.strerror}.", hint=hint) from None
-    except (ValueError, RecursionError) as error:
-        raise RequestUnusable(f"{path} is not JSON: {error}.", hint=hint) from None
-    requests = content if isinstance(content, list) else [content]
-    if not requests:
-        raise RequestUnusable(f"{path} holds no request.", hint=hint)
-    for request in requests:
-        if not isinstance(request, dict):
-            raise RequestUnusable(
-                f"{path} holds a request that is {json.dumps(request)[:60]}, and so has no place for a callback_uri.",
-                hint=hint,
-            )
-    return requests
 
 
 class Refused(Exception):
@@ -73,11 +52,7 @@ class Api:
             return task_id
         if status >= 500:
             raise Refused(str(status))
-        description = answer.get("description", "") if isinstance(answer, dict) else ""
-        raise RequestUnusable(
-            f"The api answered the request with {status}: {description or http.client.responses.get(status, '')}",
-            hint="Put a request that it accepts into app/assets/example.json, or name another file with --file.",
-        )
+        raise trial.refused(status, answer)
 
     def task(self, task_id: str) -> dict[str, Any] | None:
         """What GET /status says of a task; None when it knows none with this id. Raises Refused."""
@@ -221,12 +196,7 @@ def look(api: Api, task: Task, clock: Callable[[], float]) -> Task:
     return replace(
         task,
         status=status,
-        reason=_reason(answer.get("result")),
+        reason=trial.reason(answer.get("result")),
         ended=clock() if task.ended is None else task.ended,
         settled=callback.get("state") != "PENDING",
     )
-
-
-def _reason(result: Any) -> str:
-    arguments = result.get("args", []) if isinstance(result, dict) else []
-    return ", ".join(map(str, arguments)) if isinstance(arguments, list) else ""

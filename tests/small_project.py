@@ -48,6 +48,8 @@ class Faults:
     unreachable: bool = False
     #: What every request but the first is answered with.
     answer: tuple[int, Any] | None = None
+    #: The first one too.
+    answer_first: bool = False
 
 
 @dataclass
@@ -56,6 +58,8 @@ class SmallProject:
     faults: Faults
     secret: str = ""
     key: str = ""
+    #: How long a request that waits for its result does so.
+    sync_seconds: float = 5
     away: set[Service] = field(default_factory=set)
     stays_away: set[Service] = field(default_factory=set)
     #: What is back before anybody can see that it was away.
@@ -66,6 +70,8 @@ class SmallProject:
     preferences: set[str | None] = field(default_factory=set)
     processes: set[str] = field(default_factory=lambda: {"11", "12"})
     killed: list[str] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    _uris: dict[str, str | None] = field(default_factory=dict)
     _keys: dict[str, str] = field(default_factory=dict)
     _left: dict[str, int] = field(default_factory=dict)
     _stopping: threading.Event = field(default_factory=threading.Event)
@@ -106,18 +112,33 @@ class SmallProject:
         for thread in self._threads:
             thread.join()
 
-    def accept(self, body: dict[str, Any], key: str) -> tuple[str, bool]:
+    def accept(self, body: dict[str, Any], key: str | None) -> tuple[str, bool]:
         """The task of a request, and whether its answer shall be lost."""
         with self._lock:
             if key in self._keys and not self._happens("make_twice"):
                 return self._keys[key], False
             task_id = str(uuid.uuid4())
+            # Requests without a key are all different.
+            key = key or task_id
             self._keys[key] = task_id
             self.bodies.append(body)
             self.accepted[task_id] = {"status": "PENDING", "result": None}
+            self._uris[task_id] = body.get("callback_uri")
             dropped = self._happens("drop_answers")
-        self._start(lambda: self._run(task_id, body["callback_uri"]))
+        self._start(lambda: self._run(task_id, body.get("callback_uri")))
         return task_id, dropped
+
+    def cancel(self, task_id: str) -> bool:
+        """End a task that has not ended, and call back; whether there was one."""
+        with self._lock:
+            if self.accepted.get(task_id, {}).get("status") != "PENDING":
+                return False
+            self.accepted[task_id] = {"status": "REVOKED", "result": {"args": ["cancelled"]}}
+        self.cancelled.append(task_id)
+        uri = self._uris[task_id]
+        if uri is not None:
+            self._start(lambda: self._call_back(task_id, uri, badly=False))
+        return True
 
     def _happens(self, fault: str) -> bool:
         if len(self.accepted) < 2:
@@ -126,7 +147,7 @@ class SmallProject:
         self._left[fault] = left - 1
         return left > 0
 
-    def _run(self, task_id: str, uri: str) -> None:
+    def _run(self, task_id: str, uri: str | None) -> None:
         while self.is_away(Service.DENZEL) or Service.REDIS in self.away:
             if self._stopping.wait(0.02):
                 return
@@ -143,6 +164,8 @@ class SmallProject:
             {"status": "FAILURE", "result": {"args": [reason]}} if reason else {"status": "SUCCESS", "result": {"a": 1}}
         )
         self.accepted[task_id] = {**ended, "callback": {"state": "PENDING"}}
+        if uri is None:
+            return
         if never_calls or self.faults.unreachable:
             self.accepted[task_id]["callback"] = {"state": "FAILED"}
             return
@@ -152,7 +175,9 @@ class SmallProject:
         self.accepted[task_id]["callback"] = {"state": "DELIVERED"}
 
     def _call_back(self, task_id: str, uri: str, *, badly: bool) -> bool:
-        body, now = b'{"a": 1}', str(int(time.time()))
+        task = self.accepted[task_id]
+        told = {"a": 1} if task["status"] == "SUCCESS" else {**task, "task_id": task_id}
+        body, now = json.dumps(told).encode(), str(int(time.time()))
         headers = {"webhook-id": task_id, "webhook-timestamp": now}
         if self.secret:
             secret = base64.b64decode(self.secret.removeprefix("whsec_"))
@@ -195,11 +220,22 @@ class SmallBackend(FakeBackend):
 
 @contextmanager
 def small_project(
-    faults: Faults | None = None, *, secret: str = "", key: str = "", away: Collection[Service] = ()
+    faults: Faults | None = None,
+    *,
+    secret: str = "",
+    key: str = "",
+    away: Collection[Service] = (),
+    sync_seconds: float = 5,
 ) -> Iterator[SmallProject]:
     """One that runs meanwhile; what is `away` from the start stays away."""
     project = SmallProject(
-        port=find_free_port(), faults=faults or Faults(), secret=secret, key=key, away=set(away), stays_away=set(away)
+        port=find_free_port(),
+        faults=faults or Faults(),
+        secret=secret,
+        key=key,
+        away=set(away),
+        stays_away=set(away),
+        sync_seconds=sync_seconds,
     )
 
     class Handler(BaseHTTPRequestHandler):
@@ -213,13 +249,37 @@ def small_project(
             if project.is_away(Service.REDIS):
                 self._answer(503, {"title": "Unavailable"})
                 return
-            if project.faults.answer is not None and len(project.accepted) >= 1:
+            if project.faults.answer is not None and (project.faults.answer_first or project.accepted):
                 self._answer(*project.faults.answer)
                 return
             project.preferences.add(self.headers["Prefer"])
             task_id, dropped = project.accept(body, self.headers["Idempotency-Key"])
-            if not dropped:
-                self._answer(200, {"status": "success", "data": {"task_id": task_id}})
+            if dropped:
+                return
+            if "wait" in (self.headers["Prefer"] or ""):
+                self._answer_with_result(task_id)
+                return
+            self._accept(200, task_id)
+
+        def _answer_with_result(self, task_id: str) -> None:
+            deadline = time.monotonic() + project.sync_seconds
+            while project.accepted[task_id]["status"] == "PENDING" and time.monotonic() < deadline:
+                time.sleep(0.002)
+            task = project.accepted[task_id]
+            if task["status"] == "SUCCESS":
+                self._answer(200, task["result"])
+            elif task["status"] == "FAILURE":
+                self._answer(500, {"title": "Prediction failed", "description": "no", "task_id": task_id})
+            else:
+                self._accept(202, task_id)
+
+        def _accept(self, status: int, task_id: str) -> None:
+            content = {"status": "success", "data": {"task_id": task_id}}
+            self._answer(status, content, location=f"/status/{task_id}")
+
+        def do_DELETE(self) -> None:
+            cancelled = project.cancel(self.path.removeprefix("/status/"))
+            self._answer(200 if cancelled else 409, {"status": "REVOKED"})
 
         def do_GET(self) -> None:
             if self.path == "/healthcheck":
@@ -228,10 +288,14 @@ def small_project(
                 task = project.accepted.get(self.path.removeprefix("/status/"))
                 self._answer(404 if task is None else 200, task or {"title": "Unknown task"})
 
-        def _answer(self, status: int, value: Any) -> None:
+        def _answer(self, status: int, value: Any, *, location: str = "") -> None:
+            content = json.dumps(value).encode()
             self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            if location:
+                self.send_header("Location", location)
             self.end_headers()
-            self.wfile.write(json.dumps(value).encode())
+            self.wfile.write(content)
 
         def log_message(self, *_: Any) -> None:
             pass

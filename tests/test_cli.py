@@ -48,7 +48,7 @@ MANUAL = {
     "response",
 }
 
-BEYOND = {"listen", "callbacks", "tasks", "drill"}
+BEYOND = {"listen", "callbacks", "tasks", "drill", "bench"}
 
 # Each command that works inside a project, as it can be typed.
 INSIDE = {name: [name] for name in (MANUAL | BEYOND) - {"startproject"}} | {"response": ["response", "--sync"]}

@@ -26,9 +26,10 @@ from denzel import cli, settings
 from denzel import drill as drill_room
 from denzel.drill import Times, drill
 from denzel.errors import PortTaken, PromiseBroken, RequestUnusable, ServiceFailed, ServiceNotRunning, TooFewTasks
-from denzel.load import Load, read_requests
+from denzel.load import Load
 from denzel.project import Project
 from denzel.receiver import Mood, Receiver
+from denzel.request_file import read_requests
 from denzel.scaffold import start_project
 from denzel.services import Service, State
 from denzel.status import read_status
@@ -287,6 +288,20 @@ def test_a_file_holds_one_request_or_a_list(tmp_path: Path) -> None:
     assert read_requests(path) == [{"data": 1}]
     path.write_text('[{"data": 1}, {"data": 2}]')
     assert read_requests(path) == [{"data": 1}, {"data": 2}]
+    path.write_text('{\n  "data": 1\n}\n')
+    assert read_requests(path) == [{"data": 1}]
+
+
+def test_a_file_holds_a_request_in_each_line(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    path.write_text('{"data": 1}\n\n{"data": 2}\n')
+    assert read_requests(path) == [{"data": 1}, {"data": 2}]
+    path.write_text('{"data": 1}\n\n{"data": 2\n')
+    with pytest.raises(RequestUnusable, match=r"^Line 3 of .* is not JSON: "):
+        read_requests(path)
+    path.write_text('{"data": 1}\n[2]\n')
+    with pytest.raises(RequestUnusable, match="no place for a callback_uri"):
+        read_requests(path)
 
 
 @pytest.mark.parametrize(

@@ -17,16 +17,18 @@ APP = TOOL / "templates" / "project" / "app"
 FLOORS = [
     {"cli"},
     {"console"},
-    {"lifecycle", "status", "scaffold", "listener", "ledger", "drill"},
-    {"kills", "load", "receiver"},
-    {"tally"},
+    {"lifecycle", "status", "scaffold", "listener", "ledger", "drill", "bench"},
+    {"kills", "load", "receiver", "generator", "gauges"},
+    {"record"},
+    {"bottleneck", "http_client", "prepared", "request_file", "target", "trial"},
+    {"tally", "measures", "callback_sink"},
     {"backends"},
     {"backends.docker", "backends.local"},
     {"backends.build_output", "backends.environment"},
     {"backends.base", "backends.supervisor", "log_file"},
     {"runner", "project", "activity", "signatures"},
     {"settings"},
-    {"services", "errors", "callback_server"},
+    {"services", "errors", "callback_server", "charts", "wire"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -39,7 +41,7 @@ OWNERS = {
     "subprocess": {"runner"},
     "jinja2": {"scaffold"},
     "docker": {"backends.docker"},
-    "psutil": {"backends.local"},
+    "psutil": {"backends.local", "gauges"},
     "redis": {"backends.local"},
     "supervisor": {"backends.supervisor"},
 }

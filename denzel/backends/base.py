@@ -89,5 +89,12 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def processor_time(self) -> dict[Service, float]:
+        """For how many seconds the processors have worked for each service that runs, since it was started.
+
+        It may raise BackendUnavailable, and leaves out a service that ends meanwhile.
+        """
+
+    @abstractmethod
     def redis(self, *command: str) -> Any:
         """Run one command on the project's Redis: text, numbers, None, lists and dicts; raises ServiceNotRunning."""

@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,14 @@ class LocalBackend(Backend):
             _signal(process, signal.SIGKILL)
         psutil.wait_procs(processes, timeout=5)
 
+    def processor_time(self) -> dict[Service, float]:
+        times: dict[Service, float] = {}
+        for service in Service:
+            with suppress(ServiceNotRunning, psutil.NoSuchProcess):
+                first = psutil.Process(self._running(service)["pid"])
+                times[service] = sum(map(_processor_time, [first, *_below(first)]))
+        return times
+
     def redis(self, *command: str) -> Any:
         run = self._run()
         if run is None or self._supervisor.states() is None:
@@ -363,6 +372,16 @@ def _below(process: psutil.Process) -> list[psutil.Process]:
         return process.children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def _processor_time(process: psutil.Process) -> float:
+    """Seconds for which the processors have worked for it, and for those below it that have ended."""
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    # macOS says nothing of those that have ended.
+    return float(sum(times[:2])) + getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
 
 
 def _signal(process: psutil.Process, number: int) -> None:

@@ -60,6 +60,7 @@ class FakeBackend(Backend):
         self.answers: dict[tuple[str, ...], str | Exception] = {}
         self.executed: list[tuple[Service, tuple[str, ...]]] = []
         self.changes_the_machine = False
+        self.processor_times: dict[Service, float] = {}
 
     def check(self) -> None:
         self._do("check")
@@ -146,6 +147,13 @@ class FakeBackend(Backend):
         self._running(service)
         self._do(f"kill {service.value}")
         self.machine.kills[service] = self.machine.kills.get(service, 0) + 1
+
+    def processor_time(self) -> dict[Service, float]:
+        return {
+            service: self.processor_times.get(service, 0.0)
+            for service, state in self.machine.services.items()
+            if state is not State.DOWN
+        }
 
     def redis(self, *command: str) -> Any:
         self._running(Service.REDIS)

@@ -330,6 +330,17 @@ def test_another_folder_can_not_use_the_name(rig: Rig, launched: Backend) -> Non
     assert "COMPOSE_PROJECT_NAME" in taken.value.hint
 
 
+def test_the_processor_time_of_every_service_is_told_and_does_not_shrink(rig: Rig, launched: Backend) -> None:
+    first = launched.processor_time()
+    if rig.runs_programs:
+        # A part of a second, so that no clock is too coarse to see it.
+        launched.redis("EVAL", "local n = 0 for i = 1, 3e7 do n = n + i end return n", "0")
+    last = launched.processor_time()
+    assert set(first) == set(last) == set(Service)
+    assert all(last[service] >= first[service] >= 0 for service in Service)
+    assert last[Service.REDIS] > first[Service.REDIS] or not rig.runs_programs
+
+
 def test_redis_answers_with_text_numbers_nothing_and_lists(launched: Backend) -> None:
     text = "a \"b\" 'c' $d ü \\ {}"
     assert launched.redis("SET", "contract:text", text) == "OK"

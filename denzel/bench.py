@@ -1,0 +1,321 @@
+"""The bench: real requests to a running project, through to their results, and who was busy meanwhile.
+
+It leaves no task behind: what has not ended in time is cancelled, and its callback is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from denzel import activity, bottleneck, trial
+from denzel.backends.base import Backend
+from denzel.callback_sink import CallbackSink
+from denzel.errors import DenzelError, ServiceFailed, ServiceNotRunning
+from denzel.gauges import LOOK_EVERY, Gauges
+from denzel.generator import Generator, Plan
+from denzel.http_client import Answer, Client, NoAnswer
+from denzel.measures import Figures, histogram, latency
+from denzel.prepared import Prepared
+from denzel.project import Project
+from denzel.record import Record, read_json, task_of
+from denzel.services import RESPONSE_KEY, Service, Status
+from denzel.settings import Settings
+from denzel.tally import ENDED
+from denzel.target import Target, find_target
+
+#: Seconds that a request of `--sync` waits for its result, at most.
+SYNC_WAIT = 60
+
+#: Requests that look after tasks at the end, at the same time, at most.
+_ASKED_AT_ONCE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """Seconds: how long a bench waits for what."""
+
+    #: The first task must be done within so long.
+    first: float = 60
+    #: What has not ended when the sending is over may take so long, and not less than the sending took.
+    rest: float = 10
+    #: After a cancel, callbacks are waited for until none has come for so long.
+    quiet: float = 5
+    look: float = 0.05
+    gauges: float = LOOK_EVERY
+
+
+TIMES = Times()
+
+
+class Progress(Protocol):
+    """Who is told what the bench is doing."""
+
+    def doing(self, text: str) -> None:
+        """The bench begins something."""
+
+
+def bench(
+    project: Project,
+    backend: Backend,
+    settings: Settings,
+    *,
+    requests: Sequence[Mapping[str, Any]],
+    plan: Plan,
+    synchronous: bool | None,
+    receiver_port: int,
+    look: Callable[[], Status | None],
+    progress: Progress,
+    times: Times | None = None,
+) -> Figures:
+    """Send requests to a running project by the plan, and say how it went.
+
+    `synchronous` is None for the mode in which the project answers. Ctrl-C ends it early, with what it has seen. Raises
+    ServiceNotRunning, RequestUnusable, ServiceFailed and PortTaken.
+    """
+    target = find_target(settings, look())
+    # The running project may have been told another mode than .env says.
+    mode = backend.redis("HMGET", RESPONSE_KEY, "mode")[0] or settings.response_mode
+    course = Course(
+        backend,
+        target,
+        requests,
+        plan,
+        synchronous=mode == "sync" if synchronous is None else synchronous,
+        prefer="" if synchronous is None else f"wait={SYNC_WAIT}" if synchronous else "respond-async",
+        receiver_port=receiver_port,
+        progress=progress,
+        times=times or TIMES,
+    )
+    # A second Ctrl-C leaves undone what the first one left to do.
+    with activity.exclusive(project.activity_file), suppress(KeyboardInterrupt):
+        asyncio.run(course.run())
+    return course.figures(processes(settings))
+
+
+def processes(settings: Settings) -> dict[Service, int]:
+    """How many processes services have that can keep a core busy each."""
+    cores = os.cpu_count() or 1
+    keys = {Service.API: "API_WORKERS", Service.DENZEL: "WORKER_CONCURRENCY"}
+    return {Service.REDIS: 1} | {service: int(settings.texts[key] or cores) for service, key in keys.items()}
+
+
+class Course:
+    """One bench on its way; `synchronous` is how answers should be, until the first one tells how they are."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        target: Target,
+        requests: Sequence[Mapping[str, Any]],
+        plan: Plan,
+        *,
+        synchronous: bool,
+        prefer: str,
+        receiver_port: int,
+        progress: Progress,
+        times: Times,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._target = target
+        self._requests = requests
+        self._plan = plan
+        self._prefer = prefer
+        self._progress = progress
+        self._times = times
+        self._clock = clock
+        self._sink = CallbackSink(target.listen, receiver_port, self._take_callback)
+        self._client = Client(*target.api)
+        self._gauges = Gauges(backend, every=times.gauges)
+        self._synchronous = synchronous
+        self._first: Record | None = None
+        self._record: Record | None = None
+        self._began = self._over = 0.0
+        self._unfinished = 0
+        self._interrupted = False
+
+    async def run(self) -> None:
+        """Try the first request, send by the plan, and leave nothing behind; raises what `bench` does."""
+        async with self._sink, self._client:
+            self._prepared = Prepared(
+                self._requests,
+                server=self._target.api,
+                key=self._target.key,
+                prefer=self._prefer,
+                address=self._sink.address(self._target.host, 0),
+                # Without a callback, nobody would tell when the task has ended.
+                always=not self._synchronous,
+            )
+            self._first = Record(synchronous=self._synchronous, has_callback=self._prepared.has_callback)
+            try:
+                await self._try(self._first)
+                await self._send()
+            except DenzelError:
+                await self._clear(self._first)
+                raise
+            except asyncio.CancelledError:
+                self._interrupted = True
+                await self._clear(self._first)
+
+    def figures(self, processes: Mapping[Service, int]) -> Figures:
+        """What was measured; raises KeyboardInterrupt when nothing was, for that is why."""
+        record = self._record
+        if record is None:
+            raise KeyboardInterrupt
+        seconds = max(self._over - self._began, 1e-9)
+        accepted = sum(when <= self._over for when in record.accepted.values())
+        completed = sum(when <= self._over for when in record.completed.values())
+        end_to_end = record.end_to_end_times()
+        unsent = max(0, self._plan.due(min(seconds, self._plan.seconds)) - len(record.intended))
+        busy = self._gauges.processors
+        return Figures(
+            mode="sync" if self._synchronous else "async",
+            rate=self._plan.rate,
+            clients=self._plan.clients,
+            seconds=seconds,
+            sent=len(record.intended),
+            unsent=unsent,
+            accepted=len(record.accepted),
+            completed=len(record.completed),
+            failed=record.failed,
+            accepted_per_second=accepted / seconds,
+            completed_per_second=completed / seconds,
+            accept=None if self._synchronous else latency(record.accept_times()),
+            end_to_end=latency(end_to_end),
+            histogram=histogram(end_to_end),
+            errors=record.errors,
+            unfinished=self._unfinished,
+            cancelled=len(record.cancelled),
+            lost_sight=len(record.uncalled | record.under_way.keys()),
+            queue=self._gauges.queue,
+            processors=busy,
+            verdict=bottleneck.judge(
+                busy, self._gauges.queue, processes=processes, rate=self._plan.rate, unsent=unsent
+            ),
+            interrupted=self._interrupted,
+        )
+
+    async def _try(self, record: Record) -> None:
+        """One request from end to end: what fails now fails for another reason than load."""
+        self._progress.doing("Sending a first request")
+        within = self._times.first
+        number = record.begin(self._clock())
+        try:
+            answer = await asyncio.wait_for(self._client.ask(self._prepared.predict(number)), within)
+        except NoAnswer:
+            host, port = self._target.api
+            raise ServiceNotRunning(f"The api does not answer at {host}:{port}.", hint="denzel status") from None
+        except TimeoutError:
+            raise trial.not_ended(within) from None
+        if not record.answer(number, answer):
+            raise _refusal(answer)
+        self._synchronous = not task_of(answer) or answer.status == HTTPStatus.ACCEPTED
+        if not await self._through(record, within):
+            if number in record.under_way and await self._status(record.under_way[number]) not in ENDED:
+                raise trial.not_ended(within)
+            raise trial.not_called_back(self._sink.address(self._target.host, number), within)
+        if record.failed:
+            raise trial.failed(record.errors[0].first)
+
+    async def _send(self) -> None:
+        """Send by the plan, then wait for what has not come to its end."""
+        seconds, rate, clients = self._plan.seconds, self._plan.rate, self._plan.clients
+        how = f"{rate:g} requests per second" if rate else f"requests of {clients} client{'s' * (clients != 1)}"
+        self._progress.doing(f"Sending {how} for {seconds:g} s")
+        record = self._record = Record(
+            synchronous=self._synchronous,
+            has_callback=self._prepared.has_callback,
+            ended=lambda number: generator.ended(number),
+            first=1,
+        )
+        generator = Generator(self._client, self._prepared, record, self._plan)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(generator.close)
+            try:
+                async with self._gauges:
+                    self._began = self._clock()
+                    try:
+                        await generator.run()
+                    finally:
+                        self._over = self._clock()
+                        self._unfinished = record.outstanding
+                if record.outstanding:
+                    self._progress.doing(f"Waiting for {record.outstanding} requests that have not come to their end")
+                await self._through(record, max(self._times.rest, seconds))
+            except asyncio.CancelledError:
+                self._interrupted = True
+            await self._clear(record)
+
+    async def _through(self, record: Record, within: float) -> bool:
+        """Wait until nothing is outstanding; whether it came to that in time."""
+        began = self._clock()
+        while record.outstanding:
+            if self._clock() - began > within:
+                return False
+            # Nobody is called back for these.
+            silent = [number for number in record.under_way if number not in record.uncalled]
+            for number in silent[:_ASKED_AT_ONCE]:
+                if await self._status(record.under_way[number]) in (*ENDED, None):
+                    record.under_way.pop(number, None)
+            await asyncio.sleep(self._times.look)
+        return True
+
+    async def _clear(self, record: Record) -> None:
+        """Cancel what has not ended, and wait for the callbacks that are still on their way."""
+        # From the end of the queue on: the worker takes its tasks at the other one.
+        waiting = list(record.under_way.items())
+        if waiting:
+            self._progress.doing(f"Cancelling {len(waiting)} tasks that have not ended")
+            await asyncio.gather(*(self._cancel(record, waiting) for _ in range(_ASKED_AT_ONCE)))
+        left, moved = record.outstanding, self._clock()
+        while left and self._clock() - moved < self._times.quiet:
+            await asyncio.sleep(self._times.look)
+            if record.outstanding != left:
+                left, moved = record.outstanding, self._clock()
+
+    async def _cancel(self, record: Record, waiting: list[tuple[int, str]]) -> None:
+        while waiting:
+            number, task_id = waiting.pop()
+            if number not in record.under_way:
+                continue
+            record.cancelled.add(number)
+            with suppress(NoAnswer):
+                answer = await self._client.ask(self._prepared.cancel(task_id))
+                if answer.status != HTTPStatus.OK:
+                    # It had ended before.
+                    record.cancelled.discard(number)
+                if number not in record.uncalled:
+                    record.under_way.pop(number, None)
+
+    async def _status(self, task_id: str) -> str | None:
+        """What GET /status says of a task; None when it knows none, and nothing when it says nothing."""
+        with suppress(NoAnswer):
+            answer = await self._client.ask(self._prepared.status(task_id))
+            content = read_json(answer.body)
+            if answer.status == HTTPStatus.OK and isinstance(content, dict):
+                return str(content.get("status"))
+            if answer.status == HTTPStatus.NOT_FOUND:
+                return None
+        return ""
+
+    def _take_callback(self, number: int, when: float, task_id: str, body: bytes) -> None:
+        for record in (self._first, self._record):
+            if record is not None:
+                record.take_callback(number, when, task_id, body)
+
+
+def _refusal(answer: Answer) -> DenzelError:
+    """Why the first request was not accepted."""
+    content = read_json(answer.body)
+    if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return trial.refused(answer.status, content)
+    return ServiceFailed(
+        f"The api answered the first request with {answer.status}: {trial.description(answer.status, content)}",
+        hint="denzel status, then denzel tasks and denzel logs --service api",
+    )

@@ -1,0 +1,77 @@
+"""The bench on real services: what it measures is there, and it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from driving import DENZEL, Driven, Receiver
+from waiting import until
+
+
+def bench(lab: Driven, *options: str) -> dict[str, Any]:
+    printed = lab.denzel("bench", *options, "--json")
+    figures: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    return figures
+
+
+def requests_file(folder: Path, *requests: dict[str, Any]) -> str:
+    path = folder / "requests.jsonl"
+    path.write_text("".join(json.dumps(request) + "\n" for request in requests))
+    return str(path)
+
+
+def is_clean(lab: Driven) -> bool:
+    """Whether no task is under way, and no callback."""
+    return json.loads(lab.denzel("tasks", "--json")) == json.loads(lab.denzel("callbacks", "--json")) == []
+
+
+def test_requests_come_through_to_their_callbacks(lab: Driven, tmp_path: Path) -> None:
+    figures = bench(
+        lab, "--clients", "4", "--seconds", "3", "--file", requests_file(tmp_path, {"echo": 1}, {"echo": 2})
+    )
+    assert figures["mode"] == "async"
+    assert figures["sent"] == figures["accepted"] == figures["completed"] > 20
+    assert (figures["errors"], figures["cancelled"], figures["lost_sight"]) == ([], 0, 0)
+    assert 0 < figures["accept"]["p50"] < figures["end_to_end"]["p50"] < 3
+    assert set(figures["processors"]["services"]) == {"api", "denzel", "monitor", "redis"}
+    assert figures["processors"]["services"]["denzel"] > 0.01
+    assert len(figures["queue"]) >= 2
+    until(lambda: is_clean(lab), what="the last callback to be noted")
+
+
+def test_a_synchronous_bench_at_fixed_times(lab: Driven, tmp_path: Path) -> None:
+    figures = bench(lab, "--sync", "--rate", "20", "--seconds", "2", "--file", requests_file(tmp_path, {"echo": 1}))
+    assert (figures["mode"], figures["sent"], figures["completed"], figures["errors"]) == ("sync", 40, 40, [])
+    assert is_clean(lab)
+
+
+def test_work_that_the_project_can_not_do_is_cancelled_and_nobody_elses(
+    lab: Driven, receiver: Receiver, tmp_path: Path
+) -> None:
+    path = requests_file(tmp_path, {"sleep": 0.5, "echo": 1})
+    began = time.monotonic()
+    with subprocess.Popen(
+        [DENZEL, "bench", "--rate", "50", "--seconds", "600", "--file", path, "--json"],
+        cwd=lab.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        until(lambda: len(json.loads(lab.denzel("tasks", "--json"))) > 20, within=60, what="a queue")
+        mine = lab.submit({"echo": 7, "callback_uri": receiver.uri(lab.backend)})
+        process.send_signal(signal.SIGINT)
+        printed, said = process.communicate(timeout=120)
+    assert process.returncode == 1, said
+    figures = json.loads(printed.splitlines()[-1])
+    assert figures["interrupted"]
+    assert figures["seconds"] < time.monotonic() - began
+    assert figures["cancelled"] > 10
+    assert figures["lost_sight"] == 0
+    assert max(look["tasks"] for look in figures["queue"]) > 5
+    assert lab.ended(mine)["status"] == "SUCCESS"
+    until(lambda: is_clean(lab), what="the last callback to be noted")
