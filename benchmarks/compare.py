@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -23,12 +24,16 @@ from programs import CACHE, Failed
 from report import tables, write_between
 from system import System
 
+from denzel.errors import DenzelError
+
 RESULTS = Path(__file__).parent / "results"
 MEASURES = ("start", *OF_A_RUNNING_SYSTEM, "memory")
 
 
 def main() -> None:
     options = parse()
+    # Told to end, it shuts down what it has started, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     results = json.loads(options.show.read_text()) if options.show else measure(options)
     print(tables(results))
     if options.write:
@@ -66,6 +71,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         finally:
             for system in chosen:
                 system.remove()
+    path.with_suffix(".md").write_text(tables(results) + "\n", encoding="utf-8")
     say(f"The figures are in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}.")
     return results
 
@@ -98,7 +104,7 @@ def attempt(results: dict[str, Any], system: System, name: str, work: Callable[[
     """Do it; when it fails, that stands in the system's row, and the others go on."""
     try:
         work()
-    except (Failed, OSError) as error:
+    except (Failed, DenzelError, OSError) as error:
         say(f"{system.name}: {name}: {error}")
         results["systems"][system.name]["failures"][name] = str(error)
         return False

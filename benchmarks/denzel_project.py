@@ -118,12 +118,14 @@ class Project:
     def _in_containers(self) -> Iterator[tuple[str, int]]:
         import docker
 
-        client = docker.from_env()
         name = settings.read(self.root / ".env")["COMPOSE_PROJECT_NAME"]
-        for container in client.containers.list(filters={"label": f"com.docker.compose.project={name}"}):
-            shown = container.top(ps_args="-eo pid")
-            for row in shown["Processes"]:
-                yield container.labels["com.docker.compose.service"], int(row[0])
+        try:
+            client = docker.from_env()
+            for container in client.containers.list(filters={"label": f"com.docker.compose.project={name}"}):
+                for row in container.top(ps_args="-eo pid")["Processes"]:
+                    yield container.labels["com.docker.compose.service"], int(row[0])
+        except docker.errors.DockerException as error:
+            raise Failed(f"Docker does not tell the processes: {error}") from None
 
 
 class Denzel(System):

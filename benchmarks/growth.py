@@ -9,6 +9,7 @@ import argparse
 import http.client
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -27,6 +28,8 @@ from programs import CACHE, Failed
 from report import machine_line, write_between
 from system import FLOWERS, REQUEST, REQUEST_WITH_CALLBACK, STARTS_WITHIN, Ask
 
+from denzel.errors import DenzelError
+
 RESULTS = Path(__file__).parent / "results"
 
 #: Bytes of all requests of one size that are sent, at most.
@@ -40,6 +43,8 @@ SERVICES = ("redis", "api", "denzel", "monitor")
 
 def main() -> None:
     options = parse()
+    # Told to end, it shuts down what it has started, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     results = json.loads(options.show.read_text()) if options.show else measure(options)
     page = tables(results)
     print(page)
@@ -65,7 +70,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             try:
                 project.make()
                 results[name] = work(project, quick=options.quick)
-            except (Failed, OSError) as error:
+            except (Failed, DenzelError, OSError) as error:
                 say(f"{name} failed: {error}")
                 results.setdefault("failures", {})[name] = str(error)
             finally:

@@ -23,6 +23,9 @@ ACCEPTING = 16
 #: Tasks that one measurement may leave waiting: a system that accepts faster than it completes fills its queue.
 BACKLOG = 8000
 
+#: Seconds after which a system that does not answer is given up.
+HANGS_AFTER = 60
+
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
@@ -46,13 +49,17 @@ def carry_out(ask: Ask, port: int, **fields: Any) -> dict[str, Any]:
         callback_host=ask.callback_host,
         **fields,
     )
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "load.py")],
-        input=json.dumps(dataclasses.asdict(order)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).parent / "load.py")],
+            input=json.dumps(dataclasses.asdict(order)),
+            capture_output=True,
+            text=True,
+            timeout=order.seconds + order.warm_up + 2 * order.patience + HANGS_AFTER,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise Failed(f"no answer for {HANGS_AFTER} seconds") from None
     if done.returncode != 0:
         raise Failed(f"the load ended: {' '.join(done.stderr.splitlines()[-1:])}")
     measured: dict[str, Any] = json.loads(done.stdout)
