@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import sys
 import time
 from collections import Counter
@@ -59,6 +60,8 @@ class Load:
         self.arrived: dict[int, float] = {}
         self.repeated = 0
         self.number = 0
+        # A callback of an earlier load, which came late to a port that is given again, is none of ours.
+        self._path = f"/{secrets.token_hex(4)}/"
         self._right: set[bytes] = set()
         self._right_callbacks: set[bytes] = set()
         self._prepared: dict[int, tuple[bytes, bytes]] = {}
@@ -182,7 +185,7 @@ class Load:
     def _prepare(self, port: int) -> tuple[bytes, bytes]:
         """The bytes of a request before and after its number."""
         order = self.order
-        uri = f"http://{order.callback_host}:{port}/{'0' * DIGITS}"
+        uri = f"http://{order.callback_host}:{port}{self._path}{'0' * DIGITS}"
         before, _, after = order.body.partition(CALLBACK)
         body = f"{before}{uri}{after}" if after else before
         lines = [
@@ -211,7 +214,9 @@ class Load:
         return False
 
     def _arrive(self, path: str, body: bytes) -> None:
-        number = int(path.rpartition("/")[2])
+        if not path.startswith(self._path):
+            return
+        number = int(path.removeprefix(self._path))
         if body not in self._right_callbacks and self.order.callback is not None:
             if not right(self.order.callback, body):
                 self.errors["wrong callback"] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -164,4 +165,5 @@ def _ratio(ours: float | None, theirs: float | None) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "/").split())
+    """A message as a cell of a table, without the places of this machine and of its network."""
+    return " ".join(re.sub(r"\w+://\S+|(?<![\w.])/[\w.+-]+/\S+", "...", text).replace("|", "/").split())
