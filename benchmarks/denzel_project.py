@@ -149,7 +149,7 @@ class Denzel(System):
     def begin(self, *, large: bool = False, shared: bool = False) -> None:
         changes = {"WORKER_CONCURRENCY": "2" if large else ""}
         if self.shares:
-            changes["MODEL_SHARING"] = "fork" if shared else ""
+            changes["MODEL_SHARING"] = "fork" if shared else "process"
         self._project.use("large" if large else self._pipeline, changes)
         self._starting = self._project.start()
 

@@ -129,8 +129,8 @@ def workers(project: Project, *, quick: bool) -> dict[str, Any]:
                 seconds = 1 if quick else 4
                 done = load(project, project.answers, work="answers", clients=32, seconds=seconds, warm_up=1)
                 one[pipeline] = done["per_second"]
-        for name, sharing in {"memory": "", "memory_shared": "fork"}.items():
-            if sharing and not project.knows("MODEL_SHARING"):
+        for name, sharing in {"memory": "process", "memory_shared": "fork"}.items():
+            if sharing == "fork" and not project.knows("MODEL_SHARING"):
                 continue
             changes = {"WORKER_CONCURRENCY": str(count)}
             if project.knows("MODEL_SHARING"):
@@ -139,7 +139,7 @@ def workers(project: Project, *, quick: bool) -> dict[str, Any]:
                 load(project, project.answers, work="answers", clients=16, seconds=1, warm_up=0.5)
                 one[name] = sum(services(project).values())
         if project.knows("MODEL_SHARING"):
-            project.use("single", {"MODEL_SHARING": ""})
+            project.use("single", {"MODEL_SHARING": "process"})
         say(f"{count} processes: {one}")
     return found
 
