@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from load import Order
+from order import Order
 from programs import Failed
 from system import Ask, System
 

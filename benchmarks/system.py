@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from load import CALLBACK, right
+from order import CALLBACK, right
 from programs import Failed
 
 IRIS = Path(__file__).parents[1] / "examples" / "iris"
