@@ -21,7 +21,7 @@ from denzel_project import Denzel, Project
 from measurements import OF_A_RUNNING_SYSTEM, Effort, memory
 from peer import peers
 from programs import CACHE, Failed
-from report import tables, write_between
+from report import around, tables, write_between
 from system import System
 
 from denzel.errors import DenzelError
@@ -32,6 +32,8 @@ MEASURES = ("start", *OF_A_RUNNING_SYSTEM, "memory")
 
 def main() -> None:
     options = parse()
+    if options.write:
+        around(options.write, "compare")  # Better now than after an hour.
     # Told to end, it shuts down what it has started, as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     results = json.loads(options.show.read_text()) if options.show else measure(options)

@@ -26,7 +26,7 @@ from denzel_project import Project
 from growth_report import HELD, SERVICES, charts, tables
 from measurements import carry_out, settled
 from programs import CACHE, Failed
-from report import write_between
+from report import around, write_between
 from system import FLOWERS, REQUEST, REQUEST_WITH_CALLBACK, STARTS_WITHIN, Ask
 
 from denzel.errors import DenzelError
@@ -40,6 +40,8 @@ SIZES = {"1 KB": 2**10, "100 KB": 100 * 2**10, "5 MB": 5 * 2**20}
 
 def main() -> None:
     options = parse()
+    if options.write:
+        around(options.write, "growth")  # Better now than after an hour.
     # Told to end, it shuts down what it has started, as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     results = json.loads(options.show.read_text()) if options.show else measure(options)

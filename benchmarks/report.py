@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -128,13 +129,19 @@ def troubles(systems: Mapping[str, Any]) -> str:
 
 
 def write_between(page: Path, name: str, text: str) -> None:
-    """Put text between the markers of this name; ValueError when the page has none."""
+    """Put text between the markers of this name; exits when the page has none."""
+    before, after = around(page, name)
+    page.write_text(f"{before}\n\n{text}\n\n{after}", encoding="utf-8")
+
+
+def around(page: Path, name: str) -> tuple[str, str]:
+    """What stands before and after the place for these figures, with its markers; exits when the page has none."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, found, rest = page.read_text(encoding="utf-8").partition(begin)
     _, found_end, after = rest.partition(end)
     if not (found and found_end):
-        raise ValueError(f"{page.name} has no place for the figures: {begin} and {end}")
-    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+        sys.exit(f"{page.name} has no place for the figures. Write two lines into it: {begin} and {end}")
+    return before + begin, end + after
 
 
 def _whole(value: float | None) -> str:
