@@ -95,9 +95,7 @@ def test_importing_asks_nothing_of_redis(serve: Callable[..., Client], monkeypat
     assert client.simulate_post("/predict", json={}).status_code == 503
 
 
-def test_a_bad_setting_stops_the_start_by_name(
-    serve: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_setting_stops_the_start_by_name(serve: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUEUE_LIMIT", "many")
     with pytest.raises(SettingError, match="QUEUE_LIMIT is 'many'"):
         serve(pipeline_with(verify_input=lambda json_data: json_data))

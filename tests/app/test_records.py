@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 from redis import Redis, RedisError
 from redis.connection import Connection
 from redis.exceptions import OutOfMemoryError
+from redis_server import counted_commands
 
 from app import keys
 from app.addresses import receiver_of
@@ -164,21 +165,6 @@ def test_every_method_is_one_round_trip(records: TaskRecords, redis: Redis, monk
         step()
         trips[name] = len(sent)
     assert trips == dict.fromkeys(life, 1)
-
-
-@contextmanager
-def counted_commands(redis: Redis) -> Iterator[list[str]]:
-    """The commands that clients, not scripts, send to the server in this block."""
-    commands: list[str] = []
-    with redis.monitor() as monitor:
-        yield commands
-        redis.echo("the end of the block")
-        for seen in monitor.listen():
-            if seen["command"].startswith("ECHO"):
-                return
-            command = seen["command"].split()[0].lower()
-            if seen["client_type"] != "lua" and command not in ("hello", "client"):  # those set a connection up
-                commands.append(command)
 
 
 def test_a_started_task_says_so(records: TaskRecords) -> None:
