@@ -118,6 +118,9 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        # HTTP/0.9 has no version, and its answers no status.
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            self._refuse(400, "The version of HTTP must be 1.0 or 1.1.")
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -137,7 +140,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
 
-class Worker(UvicornWorker):
+class Worker(UvicornWorker):  # type: ignore[misc]
     """gunicorn's process that serves, on uvloop."""
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
