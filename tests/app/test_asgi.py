@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,6 +87,14 @@ def test_the_cause_of_a_broken_pipeline_is_in_the_log(
     serve(None)
     assert "app.logic.pipeline can not be imported" in caplog.text
     assert "Traceback" in caplog.text
+
+
+def test_what_only_prediction_and_callbacks_need_is_not_imported() -> None:
+    """The api is up sooner without, and smaller."""
+    others = ("celery", "kombu", "billiard", "requests", "urllib3", "app.tasks", "app.logic.pipeline")
+    code = f"import sys, app.api, app.queue, app.server; print([name for name in {others} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_importing_asks_nothing_of_redis(serve: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:

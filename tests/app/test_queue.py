@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 import logging
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from redis import Redis, RedisError
+from redis_server import counted_commands
+from serving import LOOP
 from waiting import until
 
 from app import completions, keys
-from app.queue import MemoryFull, QueueFull, TaskQueue, TaskRecord
+from app.preferences import NONE, Preferences
+from app.queue import Accepted, MemoryFull, QueueFull, Submission, TaskQueue, TaskRecord
 from app.records import CallbackReport, Idempotency, KeyReused, TaskRecords
-from app.settings import ResponseMode, Settings
+from app.settings import Settings
 
 OpenQueue = Callable[..., TaskQueue]
 ReadSettings = Callable[..., Settings]
+
+ASYNCHRONOUS = Preferences(respond_async=True)
 
 
 @pytest.fixture
@@ -43,10 +51,10 @@ class Waits:
         self.answers: list[TaskRecord | None] = []
 
     def start(self, task_id: str, timeout: float = 30) -> None:
-        def wait() -> None:
-            self.answers.append(self._queue.wait(task_id, timeout))
+        def ask() -> None:
+            self.answers.append(wait(self._queue, task_id, timeout))
 
-        self._threads.append(threading.Thread(target=wait))
+        self._threads.append(threading.Thread(target=ask))
         self._threads[-1].start()
 
     def join(self) -> list[TaskRecord | None]:
@@ -63,7 +71,26 @@ def waits(queue: TaskQueue) -> Iterator[Waits]:
 
 
 def submit(queue: TaskQueue) -> str:
-    return queue.submit({"x": 1}, callback_uri=None).task_id
+    return accept(queue, {"x": 1}).task_id
+
+
+def accept(queue: TaskQueue, verified: Any = None, prefer: Preferences = ASYNCHRONOUS, **submission: Any) -> Accepted:
+    return LOOP.run(queue.submit(lambda: Submission(verified=verified, **submission), prefer))
+
+
+def find(queue: TaskQueue, task_id: str) -> TaskRecord | None:
+    """The record, its result read."""
+    return parsed(LOOP.run(queue.find(task_id)))
+
+
+def wait(queue: TaskQueue, task_id: str, timeout: float) -> TaskRecord | None:
+    return parsed(LOOP.run(queue.wait(task_id, timeout)))
+
+
+def parsed(record: TaskRecord | None) -> TaskRecord | None:
+    if record is None or record.text is None:
+        return record
+    return replace(record, result=json.loads(record.text))
 
 
 def listeners(broker: Redis) -> list[dict[str, Any]]:
@@ -74,9 +101,9 @@ def listeners(broker: Redis) -> list[dict[str, Any]]:
 
 
 def test_a_submitted_task_is_stored_before_the_answer(queue: TaskQueue, redis: Redis) -> None:
-    accepted = queue.submit({"x": 1}, callback_uri="http://receiver.example")
+    accepted = accept(queue, {"x": 1}, callback_uri="http://receiver.example")
     assert str(uuid.UUID(accepted.task_id)) == accepted.task_id
-    assert queue.find(accepted.task_id) == TaskRecord(
+    assert find(queue, accepted.task_id) == TaskRecord(
         status="PENDING",
         position=1,
         callback_uri="http://receiver.example",
@@ -87,32 +114,159 @@ def test_a_submitted_task_is_stored_before_the_answer(queue: TaskQueue, redis: R
 
 
 def test_the_deployments_mode_holds_until_it_is_changed(queue: TaskQueue, redis: Redis) -> None:
-    assert queue.submit(1, callback_uri=None).response == ResponseMode(synchronous=False, timeout=5)
-    redis.hset(keys.RESPONSE, mapping={"mode": "sync", "timeout": "1"})
-    assert queue.submit(1, callback_uri=None).response == ResponseMode(synchronous=True, timeout=1)
+    assert not accept(queue, prefer=NONE).waited
+    redis.hset(keys.RESPONSE, mapping={"mode": "sync", "timeout": "0.1"})
+    in_time = accept(queue, prefer=NONE)
+    assert (in_time.waited, in_time.record) == (True, TaskRecord(status="PENDING", position=2))
+    assert not accept(queue, prefer=ASYNCHRONOUS).waited
+
+
+@pytest.mark.parametrize(
+    ("mode", "prefer", "awaited"),
+    [
+        ("async", NONE, None),
+        ("sync", NONE, "1"),
+        ("sync", ASYNCHRONOUS, None),
+        ("async", Preferences(wait=0), "1"),
+        ("async", Preferences(wait=0, respond_async=True), "1"),
+    ],
+)
+def test_a_task_whose_request_waits_is_marked(
+    open_queue: OpenQueue, redis: Redis, mode: str, prefer: Preferences, awaited: str | None
+) -> None:
+    accepted = accept(open_queue(RESPONSE_MODE=mode, RESPONSE_TIMEOUT="0"), prefer=prefer)
+    assert redis.hget(keys.task(accepted.task_id), "awaited") == awaited
+    assert accepted.waited == (awaited == "1")
+
+
+class Asking:
+    """A request that waits for its task, beside the test."""
+
+    def __init__(self, queue: TaskQueue, **submission: Any) -> None:
+        self.accepted: list[Accepted] = []
+        self._thread = threading.Thread(
+            target=lambda: self.accepted.append(accept(queue, prefer=Preferences(wait=30), **submission))
+        )
+        self._thread.start()
+
+    def join(self) -> Accepted:
+        self._thread.join(30)
+        return self.accepted[0]
+
+
+def waiting_task(redis: Redis) -> str:
+    task_ids: Any = until(lambda: redis.zrange(keys.WAITING, 0, -1), what="the task on the queue")
+    task_id: str = task_ids[0]
+    return task_id
+
+
+def test_a_request_that_waits_has_the_result_with_the_announcement(
+    queue: TaskQueue, records: TaskRecords, broker: Redis, redis: Redis
+) -> None:
+    accept(queue, prefer=Preferences(wait=0))
+    until(lambda: listeners(broker), what="the listener")
+    redis.flushdb()
+    asking = Asking(queue)
+    task_id = waiting_task(redis)
+    with counted_commands(redis) as commands:
+        records.end(task_id, "SUCCESS", {"a": 1}, lifetime=60)
+        assert parsed(asking.join().record) == TaskRecord(status="SUCCESS", result={"a": 1})
+    assert "hgetall" not in commands
+
+
+@pytest.mark.parametrize("length", [65_000, 70_000, 1_000_000])
+def test_a_long_result_is_looked_up(queue: TaskQueue, records: TaskRecords, redis: Redis, length: int) -> None:
+    asking = Asking(queue)
+    records.end(waiting_task(redis), "SUCCESS", {"a": "x" * length}, lifetime=60)
+    assert parsed(asking.join().record) == TaskRecord(status="SUCCESS", result={"a": "x" * length})
+
+
+def test_a_broker_that_goes_away_while_waiting_is_a_wait_that_ran_out(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task was accepted: to say that it was not would have it sent again."""
+
+    def away(task_id: str, *, parse: bool) -> TaskRecord:
+        raise RedisError("Connection closed by server.")
+
+    monkeypatch.setattr(queue._records, "find", away)
+    accepted = accept(queue, prefer=Preferences(wait=0))
+    assert (accepted.waited, accepted.record) == (True, None)
+
+
+def test_a_repeated_key_waits_for_the_first_task(queue: TaskQueue, records: TaskRecords, redis: Redis) -> None:
+    key = Idempotency(key="key", body="body")
+    first = accept(queue, idempotency=key)
+    asking = Asking(queue, idempotency=key)
+    until(lambda: waiting(queue), what="the request to wait")
+    records.end(first.task_id, "SUCCESS", {"a": 1}, lifetime=60)
+    again = asking.join()
+    assert (again.task_id, parsed(again.record)) == (first.task_id, TaskRecord(status="SUCCESS", result={"a": 1}))
+
+
+def test_many_at_once_are_each_their_own(queue: TaskQueue, redis: Redis) -> None:
+    """Round trips are shared; what each request is told is its own task, or its own refusal."""
+
+    async def many() -> list[Accepted | BaseException]:
+        return await asyncio.gather(*(queue.submit(lambda n=n: prepare(n)) for n in range(500)), return_exceptions=True)
+
+    def prepare(number: int) -> Submission:
+        if number % 7 == 0:
+            raise ValueError(f"refused {number}")
+        idempotency = Idempotency(key=f"key {number % 5}", body=f"body {number % 10}") if number % 11 == 0 else None
+        return Submission(verified={"of": number}, idempotency=idempotency)
+
+    outcomes = LOOP.run(many())
+    messages = {message["headers"]["id"]: message for message in map(json.loads, redis.lrange(keys.QUEUE, 0, -1))}
+    accepted = {}
+    for number, outcome in enumerate(outcomes):
+        if number % 7 == 0:
+            assert str(outcome) == f"refused {number}"
+        elif isinstance(outcome, Accepted):
+            accepted[number] = outcome.task_id
+        else:
+            assert isinstance(outcome, KeyReused)
+            assert number % 11 == 0
+    for number, task_id in accepted.items():
+        ((verified,), _, _) = json.loads(base64.b64decode(messages[task_id]["body"]))
+        assert verified["of"] == number or (number % 11 == 0 and verified["of"] % 10 == number % 10)
+    assert set(accepted.values()) == set(messages)
+    assert redis.llen(keys.QUEUE) == len(messages)
+
+
+def test_of_many_at_once_the_queue_takes_what_it_has_room_for(open_queue: OpenQueue, redis: Redis) -> None:
+    queue = open_queue(QUEUE_LIMIT="30")
+
+    async def many() -> list[Accepted | BaseException]:
+        submissions = (queue.submit(lambda: Submission(verified=1)) for _ in range(100))
+        return await asyncio.gather(*submissions, return_exceptions=True)
+
+    outcomes = LOOP.run(many())
+    assert sum(isinstance(outcome, Accepted) for outcome in outcomes) == redis.llen(keys.QUEUE) == 30
+    assert sum(isinstance(outcome, QueueFull) for outcome in outcomes) == 70
 
 
 def test_a_repeated_key_is_the_first_task_and_another_body_is_refused(queue: TaskQueue, redis: Redis) -> None:
-    first = queue.submit(1, callback_uri=None, idempotency=Idempotency(key="key", body="body"))
-    assert queue.submit(1, callback_uri=None, idempotency=Idempotency(key="key", body="body")) == first
+    first = accept(queue, 1, idempotency=Idempotency(key="key", body="body"))
+    assert accept(queue, 1, idempotency=Idempotency(key="key", body="body")) == first
     with pytest.raises(KeyReused):
-        queue.submit(2, callback_uri=None, idempotency=Idempotency(key="key", body="another"))
+        accept(queue, 2, idempotency=Idempotency(key="key", body="another"))
     assert redis.llen(keys.QUEUE) == 1
 
 
 def test_a_cancelled_task_is_kept_as_long_as_a_result(open_queue: OpenQueue, redis: Redis) -> None:
     queue = open_queue(RESULT_LIFETIME="60")
     task_id = submit(queue)
-    assert queue.cancel(task_id) == "REVOKED"
+    assert LOOP.run(queue.cancel(task_id)) == "REVOKED"
     assert 0 < int(redis.ttl(keys.task(task_id))) <= 60
-    assert queue.cancel("never") is None
+    assert LOOP.run(queue.cancel("never")) is None
 
 
 def test_a_wait_ends_when_the_task_is_cancelled(queue: TaskQueue, broker: Redis, waits: Waits) -> None:
     task_id = submit(queue)
     waits.start(task_id)
     until(lambda: listeners(broker), what="the listener")
-    queue.cancel(task_id)
+    LOOP.run(queue.cancel(task_id))
     assert waits.join() == [TaskRecord(status="REVOKED", result={"args": ["cancelled"]})]
 
 
@@ -151,7 +305,7 @@ def test_a_result_that_is_there_already_needs_no_wait(queue: TaskQueue, records:
     task_id = submit(queue)
     records.end(task_id, "SUCCESS", {"a": 1}, lifetime=60)
     started = time.monotonic()
-    assert queue.wait(task_id, 30) == TaskRecord(status="SUCCESS", result={"a": 1})
+    assert wait(queue, task_id, 30) == TaskRecord(status="SUCCESS", result={"a": 1})
     assert time.monotonic() - started < 5
 
 
@@ -159,17 +313,17 @@ def test_a_wait_that_runs_out_returns_the_task_as_it_is(queue: TaskQueue, record
     task_id = submit(queue)
     records.start(task_id)
     started = time.monotonic()
-    assert queue.wait(task_id, 0.3) == TaskRecord(status="STARTED")
+    assert wait(queue, task_id, 0.3) == TaskRecord(status="STARTED")
     assert 0.3 <= time.monotonic() - started < 5
 
 
 def test_a_wait_for_no_time_looks_once(queue: TaskQueue) -> None:
-    assert queue.wait(submit(queue), 0) == TaskRecord(status="PENDING", position=1)
+    assert wait(queue, submit(queue), 0) == TaskRecord(status="PENDING", position=1)
 
 
 def test_a_wait_for_an_unknown_task_does_not_wait(queue: TaskQueue) -> None:
     started = time.monotonic()
-    assert queue.wait("never", 30) is None
+    assert wait(queue, "never", 30) is None
     assert time.monotonic() - started < 5
 
 
@@ -180,7 +334,8 @@ def test_the_end_of_another_task_wakes_nobody_for_good(
     waits.start(one)
     until(lambda: listeners(broker), what="the listener")
     records.end(other, "SUCCESS", {"of": "other"}, lifetime=60)
-    broker.publish(keys.ENDED, "never-accepted")
+    for unknown in ('[["never-accepted"]]', "never-accepted", "[1]", '[["a", "b", "c", "d"]]', "{}"):
+        broker.publish(keys.ENDED, unknown)
     assert waits.answers == []
     records.end(one, "SUCCESS", {"of": "one"}, lifetime=60)
     assert waits.join() == [TaskRecord(status="SUCCESS", result={"of": "one"})]
@@ -199,30 +354,30 @@ def test_many_wait_on_one_connection(queue: TaskQueue, records: TaskRecords, bro
     assert sorted(str(answer.result["of"]) for answer in answers if answer) == sorted([*task_ids, task_ids[0]])
 
 
-def test_more_waits_than_threads_may_wait_return_at_once(open_queue: OpenQueue, records: TaskRecords) -> None:
-    """Of four threads two stay free for requests that do not wait."""
-    queue = open_queue(API_THREADS="4")
-    waits = Waits(queue)
+def test_more_waits_than_may_be_return_at_once(
+    queue: TaskQueue, records: TaskRecords, waits: Waits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.queue.MOST_WAITS", 2)
     task_id = submit(queue)
     waits.start(task_id)
     waits.start(task_id)
     until(lambda: waiting(queue) == 2, what="two requests to wait")
     started = time.monotonic()
-    assert queue.wait(task_id, 30) == TaskRecord(status="PENDING", position=1)
+    assert wait(queue, task_id, 30) == TaskRecord(status="PENDING", position=1)
     assert time.monotonic() - started < 5
     records.end(task_id, "SUCCESS", {}, lifetime=60)
     assert len(waits.join()) == 2
     later = submit(queue)
-    assert queue.wait(later, 0.1) == TaskRecord(status="PENDING", position=1)  # there is room again
+    assert wait(queue, later, 0.1) == TaskRecord(status="PENDING", position=1)  # there is room again
 
 
 def waiting(queue: TaskQueue) -> int:
-    return sum(len(events) for events in queue._completions._waiting.values())
+    return sum(len(ends) for ends in queue._completions._waiting.values())
 
 
 def test_nothing_is_left_of_a_wait(queue: TaskQueue) -> None:
     for _ in range(5):
-        queue.wait(submit(queue), 0.01)
+        wait(queue, submit(queue), 0.01)
     assert waiting(queue) == 0
     assert len(queue._completions._waiting) == 0
 
@@ -270,7 +425,7 @@ def test_a_connection_that_breaks_again_and_again_loses_no_wait(
 def test_listening_in_silence_is_no_error(queue: TaskQueue, broker: Redis, caplog: pytest.LogCaptureFixture) -> None:
     """The connection's own time-out, 2 s, is for commands: an hour without an ended task is nothing to report."""
     with caplog.at_level(logging.WARNING):
-        assert queue.wait(submit(queue), 2.6) == TaskRecord(status="PENDING", position=1)
+        assert wait(queue, submit(queue), 2.6) == TaskRecord(status="PENDING", position=1)
     assert len(listeners(broker)) == 1
     assert caplog.messages == []
 
@@ -281,11 +436,11 @@ def test_every_method_raises_when_redis_is_away(
     monkeypatch.setattr(completions, "RECONNECT_AFTER", 3600)
     queue = TaskQueue(away, read_settings())
     attempts: list[Callable[[], Any]] = [
-        lambda: queue.submit({}, callback_uri=None),
-        lambda: queue.find("an-id"),
-        lambda: queue.wait("an-id", 1),
-        lambda: queue.cancel("an-id"),
-        queue.workers,
+        lambda: accept(queue),
+        lambda: find(queue, "an-id"),
+        lambda: wait(queue, "an-id", 1),
+        lambda: LOOP.run(queue.cancel("an-id")),
+        lambda: LOOP.run(queue.workers()),
     ]
     for attempt in attempts:
         with pytest.raises(RedisError):

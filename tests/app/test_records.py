@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
+from redis import ConnectionError as ConnectionBroke
 from redis import Redis, RedisError
 from redis.connection import Connection
 from redis.exceptions import OutOfMemoryError
+from redis_server import counted_commands
 
 from app import keys
 from app.addresses import receiver_of
 from app.outbox import Outbox, Outcome
-from app.records import ENDED, CallbackReport, Idempotency, KeyReused, QueueFull, TaskRecord, TaskRecords
+from app.records import (
+    ENDED,
+    Acceptance,
+    CallbackReport,
+    Idempotency,
+    KeyReused,
+    NewTask,
+    QueueFull,
+    TaskRecord,
+    TaskRecords,
+)
 from app.settings import ResponseMode
 
 TASK = "11111111-1111-1111-1111-111111111111"
@@ -166,21 +178,6 @@ def test_every_method_is_one_round_trip(records: TaskRecords, redis: Redis, monk
     assert trips == dict.fromkeys(life, 1)
 
 
-@contextmanager
-def counted_commands(redis: Redis) -> Iterator[list[str]]:
-    """The commands that clients, not scripts, send to the server in this block."""
-    commands: list[str] = []
-    with redis.monitor() as monitor:
-        yield commands
-        redis.echo("the end of the block")
-        for seen in monitor.listen():
-            if seen["command"].startswith("ECHO"):
-                return
-            command = seen["command"].split()[0].lower()
-            if seen["client_type"] != "lua" and command not in ("hello", "client"):  # those set a connection up
-                commands.append(command)
-
-
 def test_a_started_task_says_so(records: TaskRecords) -> None:
     accept(records)
     records.start(TASK)
@@ -281,6 +278,70 @@ def test_a_server_that_lost_its_scripts_gets_them_again(records: TaskRecords, re
     redis.script_flush()
     accept(records, "b")
     assert redis.llen(keys.QUEUE) == 2
+
+
+# Many at once
+
+
+def new_tasks(names: str, **of_each: Any) -> list[NewTask]:
+    return [NewTask(task_id=name, message=f"message of {name}", **of_each) for name in names]
+
+
+def test_many_are_accepted_in_one_round_trip_in_their_order(records: TaskRecords, redis: Redis) -> None:
+    accept(records, "first")
+    with counted_commands(redis) as commands:
+        outcomes = records.accept_all(new_tasks("abc"), queue_limit=10)
+    assert commands == ["evalsha"] * 3
+    assert outcomes == [Acceptance(task_id="a"), Acceptance(task_id="b"), Acceptance(task_id="c")]
+    assert redis.lrange(keys.QUEUE, 0, 2) == ["message of c", "message of b", "message of a"]
+
+
+def test_of_many_each_has_its_own_outcome(records: TaskRecords) -> None:
+    accept(records, "old", idempotency=KEY)
+    tasks = [
+        *new_tasks("a"),
+        *new_tasks("b", idempotency=KEY),
+        *new_tasks("c", idempotency=OTHER_BODY),
+        *new_tasks("de"),
+    ]
+    a, b, c, d, e = records.accept_all(tasks, queue_limit=3)
+    assert (a, b, d) == (Acceptance(task_id="a"), Acceptance(task_id="old"), Acceptance(task_id="d"))
+    assert (type(c), type(e)) == (KeyReused, QueueFull)
+
+
+def test_many_at_a_server_that_lost_its_scripts_are_accepted_once(records: TaskRecords, redis: Redis) -> None:
+    accept(records, "first")
+    redis.script_flush()
+    assert records.accept_all(new_tasks("abc"), queue_limit=10) == [Acceptance(task_id=name) for name in "abc"]
+    assert redis.llen(keys.QUEUE) == 4
+
+
+def test_many_beyond_the_memory_limit_are_each_refused(records: TaskRecords, memory_full: MemoryFull) -> None:
+    accept(records, "old", idempotency=KEY)
+    with memory_full():
+        a, b = records.accept_all([*new_tasks("a"), *new_tasks("b", idempotency=KEY)], queue_limit=10)
+    assert isinstance(a, OutOfMemoryError)
+    assert b == Acceptance(task_id="old")
+
+
+def test_many_are_sent_once_more_when_the_connection_breaks(
+    records: TaskRecords, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers are lost, and the tasks are not doubled."""
+    accept(records, "first")
+    read, broken = Connection.read_response, []
+
+    def read_response(connection: Connection, *args: Any, **options: Any) -> Any:
+        reply = read(connection, *args, **options)
+        if not broken:
+            broken.append(reply)
+            connection.disconnect()
+            raise ConnectionBroke("the connection broke")
+        return reply
+
+    monkeypatch.setattr(Connection, "read_response", read_response)
+    assert records.accept_all(new_tasks("ab"), queue_limit=10) == [Acceptance(task_id="a"), Acceptance(task_id="b")]
+    assert redis.llen(keys.QUEUE) == 3
 
 
 # The place in the queue

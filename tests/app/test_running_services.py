@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from typing import Any
 
@@ -164,6 +165,21 @@ def test_clients_that_fall_silent_do_not_hold_the_api(shared: Deployment) -> Non
     finally:
         for connection in silent:
             connection.close()
+
+
+def test_a_slow_verify_input_does_not_delay_the_others(shared: Deployment) -> None:
+    slow = [
+        threading.Thread(target=shared.predict, args=({"do": True, "verify": 8},), kwargs={"Prefer": "respond-async"})
+        for _ in range(20)
+    ]
+    for thread in slow:
+        thread.start()
+    started = time.monotonic()
+    for _ in range(20):
+        assert shared.predict({"do": True}, Prefer="wait=30").status_code == 200
+    assert time.monotonic() - started < 6
+    for thread in slow:
+        thread.join(30)
 
 
 def test_a_chunked_request_is_read_like_any_other(shared: Deployment) -> None:
@@ -400,6 +416,31 @@ def test_a_task_that_outlasts_the_stop_goes_back_and_is_run_by_the_next_worker(s
     assert single.ended(long) == TaskRecord(status="SUCCESS", result={"run": "again"})
     assert single.ended(waiting) == TaskRecord(status="SUCCESS", result={"run": "again"})
     assert single.ended(behind).status == "SUCCESS"
+
+
+def test_a_request_under_way_is_answered_when_the_api_is_told_to_stop(single: Deployment) -> None:
+    single.launch("api")
+    answers: list[requests.Response] = []
+
+    def ask() -> None:
+        answers.append(single.predict({"do": True}, Prefer="wait=3"))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    until(lambda: single.redis.llen(keys.QUEUE), what="the task on the queue")
+    single.running["api"].terminate()
+    asking.join(30)
+    assert [answer.status_code for answer in answers] == [202]
+    assert single.exit_code("api", within=15) == 0
+
+
+def test_an_api_whose_gunicorn_was_killed_ends_too(single: Deployment) -> None:
+    single.launch("api")
+    gunicorn = single.running["api"].pid
+    serving = set(single.processes("api")) - {gunicorn}
+    assert serving
+    os.kill(gunicorn, signal.SIGKILL)
+    until(lambda: not serving & set(single.processes("api")), within=20, what="the serving processes to end")
 
 
 def test_every_service_ends_when_it_is_told_to(single: Deployment) -> None:

@@ -28,7 +28,7 @@ def connect(url: str) -> Redis:
 
 
 def connect_loop(redis: Redis) -> asyncio.Redis:
-    """The same Redis for an event loop, to listen: there silence is nothing, so it has no time-out but for connecting."""
+    """The same Redis, to listen on an event loop: silence is no error there, so only connecting has a time-out."""
     options = redis.connection_pool.connection_kwargs
     known = ("host", "port", "db", "username", "password", "client_name", "path")
     return asyncio.Redis(

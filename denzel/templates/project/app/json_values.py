@@ -6,7 +6,6 @@ import json
 import math
 from typing import Any, TypeAlias
 
-
 # The way to a value: its key or index, and the way to what it is in; spelled only when something is wrong there.
 _Path: TypeAlias = "tuple[str] | tuple[str | int, _Path]"
 

@@ -53,6 +53,6 @@ async def broker_away(
     raise unavailable("The queue can not be reached. Try again.") from error
 
 
-async def unknown_path(req: falcon.asgi.Request, resp: falcon.asgi.Response, **_: Any) -> None:
+async def unknown_path(req: falcon.asgi.Request, resp: falcon.asgi.Response | None, **_: Any) -> None:
     """The answer where no resource is."""
     raise falcon.HTTPNotFound(title="Not found", description=f"There is nothing at {req.path}.")

@@ -1,4 +1,4 @@
-"""How gunicorn serves the api: uvicorn's worker, with bounds for what clients send, and its errors in the api's shape."""
+"""How gunicorn serves the api: uvicorn's worker, with bounds for what clients send, and errors in the api's shape."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import asyncio
 import os
 import resource
 import signal
+import sys
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn_worker import UvicornWorker
@@ -25,6 +26,9 @@ MOST_HEADERS = 100
 
 #: Seconds between two signs of life to gunicorn, which ends a worker that gives none for its `--timeout`.
 HEARTBEAT = 5
+
+#: Seconds that one thread may compute while others want to; Python's own 5 ms would be felt in every answer.
+SWITCH = 0.0005
 
 
 def error_answer(status: int, description: str) -> bytes:
@@ -114,6 +118,9 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        # HTTP/0.9 has no version, and its answers no status.
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            self._refuse(400, "The version of HTTP must be 1.0 or 1.1.")
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -133,10 +140,10 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
 
-class Worker(UvicornWorker):
+class Worker(UvicornWorker):  # type: ignore[misc]
     """gunicorn's process that serves, on uvloop."""
 
-    CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012: it is the base's
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
         "http": Protocol,
         "ws": "none",
@@ -151,6 +158,8 @@ class Worker(UvicornWorker):
         # Every request that waits holds a connection, which is a file.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        # Threads that compute, verify_input among them, keep the event loop waiting no longer than this.
+        sys.setswitchinterval(SWITCH)
         super().init_process()
 
     async def callback_notify(self) -> None:

@@ -111,9 +111,9 @@ class Threads:
         began = time.perf_counter()
         try:
             value = function()
-        except Exception as error:  # noqa: BLE001: it is raised where it is awaited
+        except Exception as error:  # noqa: BLE001 (raised where it is awaited)
             self._answer(error, future)
-        except BaseException as error:  # noqa: BLE001: nor must the thread end of it, or the loop
+        except BaseException as error:  # noqa: BLE001 (nor must the thread end of it)
             self._answer(RuntimeError(f"{type(error).__name__}: {error}"), future)
         else:
             if self._finish is None:
@@ -134,7 +134,7 @@ class Threads:
             batch = [self._prepared.popleft() for _ in range(min(len(self._prepared), MOST_AT_ONCE))]
             try:
                 outcomes = self._finish([value for value, _ in batch])
-            except Exception as error:  # noqa: BLE001: it is raised where it is awaited
+            except Exception as error:  # noqa: BLE001 (raised where it is awaited)
                 outcomes = [error] * len(batch)
             for outcome, (_, future) in zip(outcomes, batch, strict=True):
                 self._answer(outcome, future)
