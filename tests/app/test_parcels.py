@@ -52,7 +52,7 @@ class Job:
         del self._pool._cache[self._job]
         try:
             raise error or WorkerLostError("SIGKILL")
-        except Exception:
+        except (WorkerLostError, TimeLimitExceeded):
             self.options["error_callback"](ExceptionInfo())
 
 
