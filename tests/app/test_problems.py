@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 import falcon
+import falcon.asgi
 import pytest
-from falcon.testing import TestClient
 from redis import RedisError, exceptions
+from serving import Client
 
 from app import problems
 
@@ -17,16 +18,16 @@ class Raises:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         raise self._error
 
 
 def answer(error: Exception, **headers: str) -> Any:
-    app = falcon.App()
+    app = falcon.asgi.App()
     app.set_error_serializer(problems.serialize)
     app.add_error_handler(RedisError, problems.broker_away)
     app.add_route("/", Raises(error))
-    return TestClient(app).simulate_get("/", headers=headers)
+    return Client(app).simulate_get("/", headers=headers)
 
 
 def test_an_error_says_title_description_and_status() -> None:

@@ -138,6 +138,23 @@ def test_a_request_that_ends_early_is_400(connect: Connect, sent: bytes) -> None
     assert everything(connection).startswith("HTTP/1.1 400 ")
 
 
+@pytest.mark.parametrize("wish", ["h2c", "websocket"])
+def test_a_wish_for_another_protocol_is_ignored(connect: Connect, wish: str) -> None:
+    connection = connect()
+    upgrade = f"\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: {wish}\r\nHTTP2-Settings: AA\r\n\r\n".encode()
+    for request in (POST.replace(b"\r\n\r\n", upgrade), POST):
+        connection.sendall(request % (5, b"abcde"))
+        assert last_byte(connection) == b"5"
+
+
+def test_a_wish_for_another_protocol_with_a_body_in_pieces_is_ignored(connect: Connect) -> None:
+    connection = connect()
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: ")
+    for piece in (b"chunked\r\n\r\n", b"3\r\nabc", b"\r\n2\r\nab\r\n", b"0\r\n\r\n"):
+        connection.sendall(piece)
+    assert last_byte(connection) == b"5"
+
+
 def test_a_client_that_sends_no_more_is_still_answered(connect: Connect) -> None:
     connection = connect()
     connection.sendall(POST % (6, b"slowly"))

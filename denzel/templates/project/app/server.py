@@ -10,6 +10,7 @@ import sys
 from http import HTTPStatus
 from typing import Any, ClassVar
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn_worker import UvicornWorker
 
@@ -68,10 +69,29 @@ class Protocol(HttpToolsProtocol):
         self._heard = self.loop.time()
         if self._in_head:
             self._head_length += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if self._in_head and self._head_length > LONGEST_HEAD and not self.transport.is_closing():
             self._refusal = (431, f"The headers may have {LONGEST_HEAD} bytes at most.")
             self.send_400_response("")
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._stay_with_http(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _stay_with_http(self, rest: bytes) -> None:
+        """Read the request once more without its wish for another protocol, such as Java's clients have for HTTP/2.
+
+        The parser would take its body for the other protocol's.
+        """
+        headers = [b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        head = b"%s %s HTTP/1.1\r\n%s\r\n" % (self.parser.get_method(), self.url, b"".join(headers))
+        self.parser = httptools.HttpRequestParser(self)
+        self._feed(head + rest)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client has sent all it will; it may still read, so what is under way is answered first."""
@@ -121,11 +141,22 @@ class Protocol(HttpToolsProtocol):
         # HTTP/0.9 has no version, and its answers no status.
         if self.parser.get_http_version() not in ("1.0", "1.1"):
             self._refuse(400, "The version of HTTP must be 1.0 or 1.1.")
-        super().on_headers_complete()
+        if not self._is_upgrade():
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._is_upgrade():
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._is_upgrade():
+            return
         self._in_request = False
         super().on_message_complete()
+
+    def _is_upgrade(self) -> bool:
+        upgrade: bool = self.parser.should_upgrade()
+        return upgrade and self.parser.get_method() != b"CONNECT"
 
     def _refuse(self, status: int, description: str) -> None:
         self._refusal = (status, description)
