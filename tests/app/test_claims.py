@@ -83,9 +83,37 @@ def test_messages_are_taken_in_the_order_they_came(claims: Claims, accept: Calla
 def test_a_taken_message_is_kept_as_kombu_keeps_it(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
     """So that a stock Celery worker could take over."""
     accept("a")
-    (message,) = claims.take(free=1, most=1)
-    assert json.loads(redis.hget(keys.UNACKED, "a")) == [json.loads(message), "", keys.QUEUE]
+    (claimed,) = claims.take(free=1, most=1)
+    assert claimed.deliveries == 1
+    assert json.loads(redis.hget(keys.UNACKED, "a")) == [json.loads(claimed.message), "", keys.QUEUE]
     assert redis.zrange(keys.UNACKED_INDEX, 0, -1) == ["a"]
+
+
+def test_each_process_gets_several_tasks_and_those_delivered_before_are_alone(
+    claims: Claims, accept: Callable[..., None]
+) -> None:
+    accept("again", "a", "b", "c", "d", "e")
+    claims.take(free=1, most=1)
+    claims.give_back({"again": True})
+    taken = claims.take(free=3, most=2)
+    assert ids(taken) == ["again", "a", "b", "c", "d"]
+    assert [claimed.deliveries for claimed in taken] == [2, 1, 1, 1, 1]
+
+
+def test_a_task_that_needs_a_process_of_its_own_waits_for_one(claims: Claims, accept: Callable[..., None]) -> None:
+    accept("a", "again", "b")
+    claims.take(free=2, most=1)
+    claims.give_back({"a": False, "again": True})
+    assert ids(claims.take(free=1, most=8)) == ["a"]
+    assert ids(claims.take(free=1, most=8)) == ["again"]
+    assert ids(claims.take(free=1, most=8)) == ["b"]
+
+
+def test_those_given_back_together_keep_their_order(claims: Claims, accept: Callable[..., None]) -> None:
+    accept("a", "b", "c", "d")
+    claims.take(free=1, most=3)
+    claims.give_back({"a": False, "b": False, "c": False})
+    assert ids(claims.take(free=1, most=8)) == ["a", "b", "c", "d"]
 
 
 def test_a_taken_task_waits_no_more(claims: Claims, accept: Callable[..., None], records: TaskRecords) -> None:
@@ -184,7 +212,7 @@ def test_a_claim_that_nobody_renews_goes_back_to_the_head_of_the_queue(
 ) -> None:
     accept("a", "b")
     claims.take(free=1, most=1)
-    records.start("a")
+    assert status(records, "a") == "STARTED"
     age(redis, "a")
     others.renew({})
     assert status(records, "a") == "PENDING"

@@ -99,7 +99,6 @@ def test_tasks_leave_the_queue_in_the_order_they_came(records: TaskRecords, redi
 
 def test_accepting_the_same_task_again_changes_nothing(records: TaskRecords, redis: Redis) -> None:
     accept(records, uri=URI)
-    records.start(TASK)
     before = everything(redis)
     assert accept(records, uri="http://other.example") == TASK
     assert everything(redis) == before
@@ -154,7 +153,6 @@ def test_accepting_tells_how_the_deployment_answers_now(records: TaskRecords, re
 def test_every_method_is_one_round_trip(records: TaskRecords, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     life: dict[str, Callable[[], Any]] = {
         "accept": lambda: accept(records, uri=URI, idempotency=KEY),
-        "start": lambda: records.start(TASK),
         "find": lambda: records.find(TASK),
         "end": lambda: records.end(TASK, "SUCCESS", {"a": 1}, lifetime=60),
         "cancel": lambda: records.cancel(TASK, lifetime=60),
@@ -178,18 +176,9 @@ def test_every_method_is_one_round_trip(records: TaskRecords, redis: Redis, monk
     assert trips == dict.fromkeys(life, 1)
 
 
-def test_a_started_task_says_so(records: TaskRecords) -> None:
-    accept(records)
-    records.start(TASK)
-    found = records.find(TASK)
-    assert found is not None
-    assert found.status == "STARTED"
-
-
 @pytest.mark.parametrize("result", [{"a123": "Iris-setosa"}, {}, {"naïve": [1.5, None, True, "☃\ud800"]}])
 def test_an_ended_task_has_its_result(records: TaskRecords, result: Any) -> None:
     accept(records)
-    records.start(TASK)
     records.end(TASK, "SUCCESS", result, lifetime=60)
     assert records.find(TASK) == TaskRecord(status="SUCCESS", result=result)
 
@@ -198,13 +187,6 @@ def test_a_record_has_ended_in_three_states_only(records: TaskRecords) -> None:
     states = ["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
     assert [state for state in states if TaskRecord(status=state).ended] == ["SUCCESS", "FAILURE", "REVOKED"]
     assert {"SUCCESS", "FAILURE", "REVOKED"} == ENDED
-
-
-def test_an_ended_task_cannot_be_started(records: TaskRecords) -> None:
-    accept(records)
-    records.end(TASK, "SUCCESS", {"a": 1}, lifetime=60)
-    records.start(TASK)
-    assert records.find(TASK) == TaskRecord(status="SUCCESS", result={"a": 1})
 
 
 def test_the_first_end_stands(records: TaskRecords, redis: Redis) -> None:
@@ -218,7 +200,6 @@ def test_the_first_end_stands(records: TaskRecords, redis: Redis) -> None:
 def test_a_record_expires_only_after_its_end(records: TaskRecords, redis: Redis) -> None:
     accept(records)
     assert redis.ttl(keys.task(TASK)) == -1
-    records.start(TASK)
     assert redis.ttl(keys.task(TASK)) == -1
     records.end(TASK, "SUCCESS", {}, lifetime=60)
     assert 0 < int(redis.ttl(keys.task(TASK))) <= 60
@@ -262,7 +243,6 @@ def test_every_method_raises_when_redis_is_away(away: Redis) -> None:
     records = TaskRecords(away)
     attempts: list[Callable[[], Any]] = [
         lambda: accept(records),
-        lambda: records.start(TASK),
         lambda: records.end(TASK, "SUCCESS", {}, lifetime=60),
         lambda: records.find(TASK),
         lambda: records.cancel(TASK, lifetime=60),
@@ -399,10 +379,9 @@ def test_a_cancelled_task_has_ended(records: TaskRecords, redis: Redis) -> None:
 def test_a_running_task_is_cancelled_and_let_go_of(records: TaskRecords, redis: Redis, status: str) -> None:
     accept(records)
     take(redis, TASK)
-    records.start(TASK, status)
+    redis.hset(keys.task(TASK), "status", status)
     assert records.cancel(TASK, lifetime=60) == "REVOKED"
     assert claims(redis) == 0
-    records.start(TASK)
     records.end(TASK, "SUCCESS", {"a": 1}, lifetime=60)
     assert records.find(TASK) == TaskRecord(status="REVOKED", result={"args": ["cancelled"]})
 
@@ -564,7 +543,6 @@ def test_beyond_the_memory_limit_nothing_is_accepted_and_all_that_was_goes_on(
                 accept(records, "d", idempotency=idempotency)
         assert everything(redis) == before
         assert accept(records, "d", idempotency=Idempotency(key="a", body="body")) == "a"
-        records.start("a")
         records.end("a", "SUCCESS", {"a": 1}, lifetime=60)
         assert records.cancel("b", lifetime=60) == "REVOKED"
         assert [record.status for record in map(records.find, "abc") if record] == ["SUCCESS", "REVOKED", "PENDING"]

@@ -71,17 +71,6 @@ def test_a_result_is_the_record_and_its_callback_is_queued(run: Callable[..., Ta
     assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["the-id"]
 
 
-def test_a_running_task_is_started(run: Callable[..., TaskRecord], records: TaskRecords) -> None:
-    seen: list[Any] = []
-
-    def look(json_data: Any) -> dict[str, Any]:
-        seen.append(records.find("the-id"))
-        return {}
-
-    run(look, 1)
-    assert [record.status for record in seen] == ["STARTED"]
-
-
 class OfTheUser(Exception):
     def __init__(self, first: str, *, second: str) -> None:
         super().__init__(first, second)
