@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,7 +62,7 @@ class Pool:
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
-        self.killed: list[tuple[int, str]] = []
+        self.killed: list[tuple[int, int]] = []
         self.closed = False
         self._cache: dict[int, Job] = {}
         self._pool = self
@@ -74,7 +75,7 @@ class Pool:
         self._cache[job._job] = job
         return job
 
-    def terminate_job(self, pid: int, signal: str) -> None:
+    def terminate_job(self, pid: int, signal: int) -> None:
         self.killed.append((pid, signal))
 
 
@@ -398,7 +399,7 @@ def test_a_running_task_that_is_cancelled_takes_its_process_and_no_other_task_al
     deployment.board.enter(deployment.last.slot, 1)
     deployment.records.cancel("b", lifetime=60)
     state.requests["b"].terminate(deployment.worker.pool)
-    assert deployment.worker.pool.killed == [(77, "KILL")]
+    assert deployment.worker.pool.killed == [(77, signal.SIGKILL)]
     # It may have gone on to the next before it died.
     deployment.board.enter(deployment.last.slot, 2)
     deployment.last.die()

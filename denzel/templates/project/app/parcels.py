@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count, pairwise
+from signal import SIGKILL
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -194,7 +195,7 @@ class Parcels:
         if place in (ALL, own):
             log.info("task %s was cancelled; ending the process that runs it", task_id)
             parcel.ended_for = task_id
-            self._worker.pool.terminate_job(parcel.pid, signal="KILL")
+            self._worker.pool.terminate_job(parcel.pid, signal=SIGKILL)
         elif place < own:
             self._cut(parcel)
 
