@@ -195,7 +195,7 @@ class Parcels:
         if place in (ALL, own):
             log.info("task %s was cancelled; ending the process that runs it", task_id)
             parcel.ended_for = task_id
-            self._worker.pool.terminate_job(parcel.pid, signal=SIGKILL)
+            self._worker.pool.terminate_job(parcel.pid, SIGKILL)
         elif place < own:
             self._cut(parcel)
 
