@@ -43,7 +43,7 @@ class Completions:
         loop = asyncio.get_running_loop()
         end: End = loop.create_future()
         self._waiting.setdefault(task_id, []).append(end)
-        if self._listener is None:
+        if self._listener is None or self._listener.done():
             self._listener = loop.create_task(self._listen())
         return end
 
