@@ -47,3 +47,7 @@ def predict(model, data):
     :return: a dict of JSON values (NumPy's numbers, strings and arrays count as such)
     """
     raise NotImplementedError("predict is not written yet: edit app/logic/pipeline.py")
+
+
+# A function predict_batch(model, list_of_data), beside predict, gets what `process` returned for several tasks that wait,
+# and returns a list with the result of each, in the same order. It is called instead of `predict`.
