@@ -82,8 +82,6 @@ class Pool:
 class Worker:
     """What Parcels asks of Celery's worker."""
 
-    pid = 1
-
     def __init__(self) -> None:
         self.pool = Pool()
         self.consumer = self

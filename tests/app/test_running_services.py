@@ -239,21 +239,36 @@ def test_the_dashboard_shows_the_worker(shared: Deployment) -> None:
     until(lambda: "worker@iris" in page(), what="the worker on the dashboard")
 
 
+def celery(deployment: Deployment, *arguments: str) -> Any:
+    """What Celery's own command says of the worker."""
+    done = subprocess.run(
+        ["celery", "--app", "app.tasks", *arguments, "--json", "--timeout", "5"],
+        cwd=deployment.root,
+        env=deployment.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "secret@" not in done.stdout
+    return json.loads(done.stdout)["worker@iris"]
+
+
 def test_celery_tells_of_the_worker_and_not_of_its_secrets(shared: Deployment) -> None:
     """As the dashboard asks it."""
     for command in ("stats", "conf", "active"):
-        done = subprocess.run(
-            ["celery", "--app", "app.tasks", "inspect", command, "--json", "--timeout", "2"],
-            cwd=shared.root,
-            env=shared.environ,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "worker@iris" in json.loads(done.stdout)
-        assert "secret@" not in done.stdout
+        celery(shared, "inspect", command)
     assert "Control command error" not in shared.output("denzel")
+
+
+def test_celery_answers_while_every_process_is_busy_and_knows_with_what(shared: Deployment) -> None:
+    tasks = [shared.submit(until="answered") for _ in range(2)]
+    until(lambda: all(shared.status_of(task) == "STARTED" for task in tasks), what="both processes to be busy")
+    active = {task["id"]: task for task in celery(shared, "inspect", "active")}
+    assert set(tasks) <= set(active)
+    assert "'until': 'answered'" in active[tasks[0]]["args"]
+    (shared.root / "answered").touch()
+    assert [shared.ended(task).status for task in tasks] == ["SUCCESS"] * 2
 
 
 # Processes that die

@@ -38,9 +38,7 @@ class TaskEvents:
 
     def running(self, task_id: str, shown_arguments: str, time_start: float) -> None:
         """A task is running for longer than a moment."""
-        self._send(
-            "task-started", uuid=task_id, **_description(shown_arguments), received=time_start, pid=self._worker.pid
-        )
+        self._send("task-started", uuid=task_id, **_description(shown_arguments), received=time_start)
 
     def flush(self) -> None:
         """Send what has gathered. Call it every TELL_EVERY seconds."""

@@ -27,7 +27,8 @@ class QoS(virtual.QoS):  # type: ignore[misc]
     """What became of a message is said to the claims; its channel may be closed by then."""
 
     def can_consume(self) -> bool:
-        return self.channel.intake.room() > 0  # type: ignore[no-any-return]
+        """Whether to wait at the queue; other channels, and answers that are on their way, are always read."""
+        return bool(self.channel._in_poll) or not self.channel.active_queues or self.channel.intake.room() > 0
 
     def ack(self, delivery_tag: str) -> None:
         self.channel.intake.claims.release(delivery_tag)
