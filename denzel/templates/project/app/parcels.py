@@ -272,18 +272,23 @@ class Parcels:
 
     def _done(self, parcel: Parcel, outcome: Outcome) -> None:
         """A process says how the tasks of a parcel ended; those of which it says nothing did not run."""
-        for ended in outcome.ended:
-            self._tell_end(parcel, ended)
+        try:
+            for ended in outcome.ended:
+                self._tell_end(parcel, ended)
+            self._learn(outcome)
+        finally:
+            self._close(parcel)
+        # Enough wait already, or what waits may gather while another process is at work.
+        self._gathering_until = self._clock() if outcome.waiting >= self._most() else None
+
+    def _learn(self, outcome: Outcome) -> None:
+        """What kind of pipeline this is, and how long it takes for a task."""
         self._predicts_batches = outcome.predicts_batches
         if outcome.ended:
             took = sum(ended.runtime for ended in outcome.ended) / len(outcome.ended)
             took /= len(outcome.ended) if outcome.predicts_batches else 1
-            self._task_takes = (
-                took if self._task_takes is None else self._task_takes + _NEWS * (took - self._task_takes)
-            )
-        self._close(parcel)
-        # Enough wait already, or what waits may gather while another process is at work.
-        self._gathering_until = self._clock() if outcome.waiting >= self._most() else None
+            before = took if self._task_takes is None else self._task_takes
+            self._task_takes = before + _NEWS * (took - before)
 
     def _lost(self, parcel: Parcel, error: ExceptionInfo) -> None:
         """A process died with a parcel, by its own doing, of a time limit, or because a task was cancelled."""
