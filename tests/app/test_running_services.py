@@ -397,9 +397,10 @@ def test_a_running_task_is_finished_when_the_worker_is_told_to_stop(single: Depl
 def test_a_task_that_ends_during_a_stop_is_called_back_and_the_log_is_calm(single: Deployment, receiver: Any) -> None:
     single.environ["STOP_TIMEOUT"] = "40"
     single.launch("denzel", "api")
-    answer = single.predict({"do": True, "until": "released", "callback_uri": receiver.uri("/stash")})
-    task = answer.json()["data"]["task_id"]
-    until(lambda: single.status_of(task) == "STARTED", what="the task to run")
+    order = {"do": True, "once": "begun", "until": "released", "callback_uri": receiver.uri("/stash")}
+    task = single.predict(order).json()["data"]["task_id"]
+    # STARTED says that a worker has taken it. One that has not begun goes back to the queue at once.
+    until((single.root / "begun").exists, what="the task to run")
     single.running["denzel"].terminate()
     until(lambda: "Warm shutdown" in single.output("denzel"), what="the stop to begin")
     sidecar = single.callback_process()
@@ -419,7 +420,7 @@ def test_a_task_that_outlasts_the_stop_goes_back_and_is_run_by_the_next_worker(s
     single.launch("denzel")
     long, waiting = single.submit(sleep=300, once="begun"), single.submit(once="begun-too", sleep=300)
     behind = single.submit()
-    until(lambda: single.status_of(long) == single.status_of(waiting) == "STARTED", what="the tasks to run")
+    until(lambda: all((single.root / file).exists() for file in ("begun", "begun-too")), what="the tasks to run")
     single.running["denzel"].terminate()
     started = time.monotonic()
     single.exit_code("denzel", within=15)
