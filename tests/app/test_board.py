@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from app.board import ALL, Board
+from app.board import ALL, NOT_BEGUN, Board
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def board() -> Board:
 
 def test_a_process_goes_through_its_parcel(board: Board) -> None:
     board.begin(7, 2)
-    assert board.place(7) == 0
+    assert board.place(7) == NOT_BEGUN
     assert board.enter(7, 0)
     assert board.enter(7, 1)
     assert board.place(7) == 1
@@ -47,6 +47,7 @@ def test_a_task_that_was_entered_before_the_cut_was_seen_is_not_given_away() -> 
 
     racing = Racing()
     racing.begin(0, 5)
+    racing.enter(0, 0)
     assert racing.cut(0) == 2  # it was at 0 when the cut was made, and at 1 when that was checked
 
 
@@ -55,7 +56,7 @@ def test_slots_do_not_touch_each_other(board: Board) -> None:
     board.begin(2, 9)
     board.enter(2, 4)
     board.cut(2)
-    assert (board.place(1), board.enter(1, 2)) == (0, True)
+    assert (board.place(1), board.enter(1, 2)) == (NOT_BEGUN, True)
 
 
 def test_a_forked_process_writes_what_this_one_reads(board: Board) -> None:

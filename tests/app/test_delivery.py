@@ -18,7 +18,7 @@ from waiting import until
 
 from app import keys
 from app.claims import CLAIM_TIMEOUT
-from app.parcels import MOST_IN_TURN
+from app.parcel_sizes import MOST_IN_TURN
 from app.quarantine import Quarantine
 
 pytestmark = pytest.mark.local

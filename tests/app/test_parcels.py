@@ -18,7 +18,8 @@ from app.board import ALL, Board
 from app.claims import Claims, Limits
 from app.messages import task_message
 from app.parcel import Ended, Item, Outcome
-from app.parcels import LONGEST_IN_FRONT, MOST_IN_TURN, ParcelLimits, Parcels
+from app.parcel_sizes import MOST_IN_TURN
+from app.parcels import LONGEST_IN_FRONT, LOOK_EVERY, ParcelLimits, Parcels
 from app.records import TaskRecord, TaskRecords
 
 LIMITS = ParcelLimits(batch_size=4, batch_wait=0.002, time_limit=7.0, deliveries=3, lifetime=60)
@@ -167,6 +168,16 @@ def deployment(broker: Redis) -> Deployment:
 # How much is taken at once.
 
 
+def test_one_slow_task_among_quick_ones_is_soon_forgotten(deployment: Deployment) -> None:
+    deployment.learn(runtime=0.0005)
+    for number, runtime in enumerate([600.0] + [0.0005] * 8):
+        deployment.accept(f"task-{number}")
+        deployment.take()
+        deployment.last.done(runtime=runtime)
+    deployment.accept("a", "b")
+    assert deployment.take() == [["a", "b"]]
+
+
 def test_until_a_pipeline_is_known_a_process_gets_one_task(deployment: Deployment) -> None:
     deployment.accept("a", "b", "c")
     assert deployment.take() == [["a"], ["b"]]
@@ -285,6 +296,15 @@ def test_another_clients_task_and_a_revoked_one_go_celerys_own_way(deployment: D
     assert [json.loads(each)["headers"]["id"] for each in others] == ["theirs", "revoked"]
 
 
+def test_large_messages_are_taken_a_few_at_a_time(deployment: Deployment) -> None:
+    deployment.learn(runtime=0.0001)
+    for task in "abcd":
+        message = task_message(task, {"large": "x" * 400_000})
+        deployment.records.accept(task, message, callback_uri=None, queue_limit=1000)
+    assert deployment.take() == [["a", "b"]]
+    assert deployment.waiting() == ["c", "d"]
+
+
 # What becomes of a parcel.
 
 
@@ -368,7 +388,7 @@ def test_a_task_that_takes_too_long_fails_and_the_others_go_back(deployment: Dep
     deployment.learn(runtime=0.0005)
     deployment.accept("a", "b", "c")
     deployment.take()
-    assert deployment.last.options["timeout"] == 7.0 + LONGEST_IN_FRONT
+    assert deployment.last.options["timeout"] == 7.0 + LONGEST_IN_FRONT + LOOK_EVERY
     deployment.board.enter(deployment.last.slot, 1)
     deployment.last.die(TimeLimitExceeded(8.0))
     assert deployment.record("b").result == {"args": ["the task took longer than TASK_TIME_LIMIT, 7 s"]}
@@ -412,6 +432,8 @@ def test_a_task_that_is_cancelled_before_its_turn_in_a_parcel_never_runs(deploym
     deployment.last.accept(77)
     deployment.records.cancel("b", lifetime=60)
     deployment.parcels.end_task("b")
+    assert deployment.board.enter(deployment.last.slot, 0)  # not before it began: then it may run them all at once
+    deployment.parcels.end_task("b")
     assert deployment.worker.pool.killed == []
     assert not deployment.board.enter(deployment.last.slot, 1)
     deployment.last.done("a")
@@ -423,6 +445,7 @@ def test_what_waits_behind_a_long_task_goes_back_to_the_queue(deployment: Deploy
     deployment.accept("long", "b", "c")
     deployment.take(after=0)
     deployment.last.accept(77)
+    deployment.board.enter(deployment.last.slot, 0)
     deployment.parcels.look()
     assert deployment.waiting() == []
     deployment.clock.now += LONGEST_IN_FRONT + 0.1
@@ -461,3 +484,72 @@ def test_what_can_not_be_given_back_now_is_kept_and_given_back_later(
     deployment.parcels.look()
     assert deployment.waiting() == ["a"]
     assert deployment.record("b").status == "FAILURE"
+
+
+def test_a_slot_is_not_given_away_while_its_parcel_runs(broker: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.parcels.SLOTS", 2)
+    deployment = Deployment(broker)
+    deployment.accept("long", *"abc")
+    deployment.take()
+    long = deployment.worker.pool.jobs[0]
+    for _ in range(3):
+        assert deployment.last.slot != long.slot
+        deployment.last.done(runtime=1.0)
+        deployment.take()
+
+
+def test_a_parcel_is_closed_although_nobody_can_be_told_of_it(deployment: Deployment) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("the socket is gone")
+
+    deployment.accept("a", "b")
+    deployment.take()
+    deployment.worker.send = fail  # type: ignore[method-assign]
+    first, second = deployment.worker.pool.jobs
+    with pytest.raises(OSError, match="the socket is gone"):
+        first.done()
+    deployment.board.enter(second.slot, 0)
+    with pytest.raises(OSError, match="the socket is gone"):
+        second.die(TimeLimitExceeded(7.0))
+    assert deployment.parcels.room() == 2
+
+
+def test_a_pool_that_raises_takes_no_room(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("no pipe")
+
+    deployment.accept("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(deployment.worker.pool, "apply_async", fail)
+        with pytest.raises(OSError, match="no pipe"):
+            deployment.parcels.take()
+    assert (deployment.parcels.room(), deployment.waiting()) == (2, ["a"])
+
+
+def test_those_whose_process_died_before_it_began_are_all_suspects(deployment: Deployment) -> None:
+    deployment.learn(runtime=0.0001)
+    deployment.accept("a", "b")
+    deployment.take()
+    deployment.last.die()
+    assert deployment.take() == [["a"], ["b"]]
+
+
+def test_nothing_is_taken_while_something_is_to_be_given_back(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis may have given it back, and its answer be lost. When it is taken again, it must not be given back again."""
+
+    def unheard(tags: dict[str, bool]) -> None:
+        give_back(tags)
+        raise RedisError("the answer is lost")
+
+    give_back = deployment.claims.give_back
+    deployment.accept("a")
+    deployment.take()
+    with monkeypatch.context() as patch:
+        patch.setattr(deployment.claims, "give_back", unheard)
+        deployment.last.die()
+        assert deployment.take() == []
+    assert deployment.take() == [["a"]]
+    deployment.parcels.look()
+    assert deployment.record("a").status == "STARTED"

@@ -422,12 +422,35 @@ def test_a_connection_that_breaks_again_and_again_loses_no_wait(
     assert sorted(str(answer.result["of"]) for answer in waits.join() if answer) == sorted(task_ids)
 
 
-def test_listening_in_silence_is_no_error(queue: TaskQueue, broker: Redis, caplog: pytest.LogCaptureFixture) -> None:
+def test_listening_in_silence_is_no_error(
+    queue: TaskQueue, broker: Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The connection's own time-out, 2 s, is for commands: an hour without an ended task is nothing to report."""
+    monkeypatch.setattr(completions, "HEARTBEAT", 0.5)
     with caplog.at_level(logging.WARNING):
         assert wait(queue, submit(queue), 2.6) == TaskRecord(status="PENDING", position=1)
     assert len(listeners(broker)) == 1
     assert caplog.messages == []
+
+
+def test_a_redis_that_went_away_without_a_word_is_noticed(
+    queue: TaskQueue,
+    waits: Waits,
+    broker: Redis,
+    records: TaskRecords,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(completions, "HEARTBEAT", 0.2)
+    monkeypatch.setattr(completions, "RECONNECT_AFTER", 0.1)
+    task_id = submit(queue)
+    waits.start(task_id)
+    (listener,) = until(lambda: listeners(broker), what="the listener")
+    broker.client_pause(1000)
+    until(lambda: "no answer to a ping" in caplog.text, what="the warning")
+    until(lambda: listeners(broker) and listeners(broker)[0]["id"] != listener["id"], what="a new listener")
+    records.end(task_id, "SUCCESS", {"a": 1}, lifetime=60)
+    assert [answer.result for answer in waits.join() if answer] == [{"a": 1}]
 
 
 def test_every_method_raises_when_redis_is_away(

@@ -118,6 +118,24 @@ def test_what_finishing_raises_is_the_answer_to_each_and_it_goes_on() -> None:
     assert run(threads, *[lambda: 1] * 10) == [1] * 10
 
 
+def test_too_few_outcomes_are_an_error_of_each_and_end_no_thread() -> None:
+    threads = Threads(4, "test", lambda values: values[1:])
+    assert [type(answer) for answer in run(threads, lambda: 1, lambda: 2)] == [ValueError] * 2
+    assert [type(answer) for answer in run(threads, lambda: 1, lambda: 2)] == [ValueError] * 2
+
+
+def test_no_other_thread_is_awake_while_one_finishes_and_as_much_as_possible_is_prepared() -> None:
+    awake: list[int] = []
+
+    def finish(values: list[int]) -> list[int]:
+        time.sleep(0.05)  # what a slow round trip does; the loop looks at the threads many times meanwhile
+        awake.append(sum(thread.name.startswith("calm-") for thread in threading.enumerate()))
+        return values
+
+    run(Threads(64, "calm", finish), *(lambda n=n: n for n in range(4 * MOST_AT_ONCE)))
+    assert max(awake) <= 3
+
+
 def test_what_was_prepared_before_a_slow_one_is_not_held_by_it(release: threading.Event) -> None:
     threads = Threads(4, "test", lambda values: values)
 

@@ -7,8 +7,9 @@ import mmap
 #: How many parcels can be on their way at once.
 SLOTS = 4096
 
-#: The place of a parcel whose tasks all run at once.
+#: The place of a parcel whose tasks all run at once, and of one that no process has begun.
 ALL = -1
+NOT_BEGUN = -2
 
 _CELL = 8
 _FIELDS = 2
@@ -24,8 +25,8 @@ class Board:
         self._cells = memoryview(mmap.mmap(-1, SLOTS * _FIELDS * _CELL)).cast("q")
 
     def begin(self, slot: int, end: int) -> None:
-        """A parcel of `end` tasks takes the slot; the process has not begun."""
-        self._cells[_FIELDS * slot] = 0
+        """A parcel of `end` tasks takes the slot."""
+        self._cells[_FIELDS * slot] = NOT_BEGUN
         self._cells[_FIELDS * slot + 1] = end
 
     def enter(self, slot: int, place: int) -> bool:
@@ -34,11 +35,14 @@ class Board:
         return place < self._cells[_FIELDS * slot + 1]
 
     def place(self, slot: int) -> int:
-        """At which task the process is; the one after the last when it has run all; ALL when it runs them together."""
+        """At which task the process is, NOT_BEGUN, or ALL; the one after the last when it has run all."""
         return self._cells[_FIELDS * slot]
 
     def cut(self, slot: int) -> int:
-        """Let the process end after the task at which it is. Returns the first place that it will certainly not run."""
+        """Let a process that runs tasks in turn end after the one at which it is. Returns the first that it leaves out.
+
+        Should both look at the same moment, and not see each other, the next task runs here and elsewhere.
+        """
         end = self.place(slot) + 1
         self._cells[_FIELDS * slot + 1] = end
         # It may have gone on to the next in between, and not have seen that it must not.

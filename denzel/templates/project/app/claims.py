@@ -96,8 +96,9 @@ end
 # Takes what some processes can run: each several tasks in one go, or one alone. A task that was delivered before is
 # alone, so that one which kills its process is not taken for another; so is one that another Celery client has sent.
 _TAKE = """
+local ENOUGH_BYTES = 1024 * 1024
 local owner, count_key, free, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local taken, count, places = {}, 0, 0
+local taken, count, places, bytes = {}, 0, 0, 0
 
 local function keep(task_id, tag, message)
     redis.call('HSET', TASK .. task_id, 'status', 'STARTED', 'since', now())
@@ -105,11 +106,12 @@ local function keep(task_id, tag, message)
     redis.call('HSET', UNACKED, tag, claim_text(message))
     redis.call('ZADD', UNACKED_INDEX, now(), tag)
     redis.call('HSET', CLAIMANTS, tag, owner)
-    count = count + 1
+    count, bytes = count + 1, bytes + #message
     taken[2 * count - 1], taken[2 * count] = message, redis.call('HINCRBY', TASK .. task_id, 'deliveries', 1)
 end
 
-while places > 0 or free > 0 do
+-- Large ones are taken a few at a time, so that this, and handing them over, does not take long.
+while (places > 0 or free > 0) and bytes < ENOUGH_BYTES do
     local message = redis.call('RPOP', QUEUE)
     if not message then
         break

@@ -14,6 +14,9 @@ from app import keys
 
 log = logging.getLogger(__name__)
 
+#: Seconds of silence after which Redis is asked whether it is there, and seconds that it may take to answer.
+HEARTBEAT = 10.0
+
 #: Seconds between two tries to listen again when Redis was away.
 RECONNECT_AFTER = 1.0
 
@@ -60,10 +63,16 @@ class Completions:
             try:
                 async with self._redis.pubsub() as channel:
                     await channel.subscribe(keys.ENDED)
+                    asked = False
                     while True:
-                        message = await channel.get_message(timeout=None)
+                        message = await channel.get_message(timeout=HEARTBEAT)
                         if message is not None:
                             self._receive(message)
+                        elif asked:
+                            raise RedisError("no answer to a ping")
+                        else:
+                            await channel.ping()
+                        asked = message is None
             except RedisError as error:
                 log.warning("cannot listen for ended tasks, trying again: %s", error)
                 await asyncio.sleep(RECONNECT_AFTER)
@@ -73,6 +82,8 @@ class Completions:
             # What ended before was not heard.
             for task_id in list(self._waiting):
                 self._wake(task_id, None)
+            return
+        if message["type"] != "message":
             return
         try:
             ends = json.loads(str(message["data"]))

@@ -19,8 +19,10 @@ from app.records import FAILURE, SUCCESS, TaskEnd, TaskRecords
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which ends are told although the parcel goes on.
+#: Seconds after which ends are told although the parcel goes on; and bytes of results that are told at once at most, so
+#: that it does not take long.
 TELL_AFTER = 0.02
+TELL_BYTES = 1024 * 1024
 
 #: Seconds between two tries to tell them while Redis is away, at first and at most.
 _FIRST_PAUSE = 0.05
@@ -80,16 +82,17 @@ class ParcelRunner:
         ended: list[Ended] = []
         ends: list[TaskEnd] = []
         started = told_at = time.perf_counter()
-        waiting = 0
+        waiting = untold = 0
         for item, result, runtime in self._together(slot, items) if batch else self._in_turn(slot, items):
             end = _end(item, result)
             if isinstance(result, BaseException):
                 log.error("task %s[%s] failed", TASK_NAME, item.task_id, exc_info=result)
             ended.append(Ended(item.task_id, end.status, runtime, end.result[:SHOWN_RESULT]))
             ends.append(end)
-            if not batch and time.perf_counter() - told_at > TELL_AFTER:
+            untold += len(end.result)
+            if untold > TELL_BYTES or (not batch and time.perf_counter() - told_at > TELL_AFTER):
                 waiting = self._tell(ends)
-                ends, told_at = [], time.perf_counter()
+                ends, told_at, untold = [], time.perf_counter(), 0
         if ends:
             waiting = self._tell(ends)
         log.info(

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import count, pairwise
 from signal import SIGKILL
 from typing import Any
 
@@ -22,29 +22,23 @@ from celery.worker import state
 from redis import RedisError
 
 from app.answers import out_of_time
-from app.board import ALL, SLOTS, Board
+from app.board import ALL, NOT_BEGUN, SLOTS, Board
 from app.claims import Claims
 from app.messages import TASK_NAME
 from app.parcel import Ended, Item, Outcome
+from app.parcel_sizes import ParcelSizes
 from app.records import FAILURE, TaskEnd, TaskRecords
 from app.task_events import TaskEvents
 
 log = logging.getLogger(__name__)
 
-#: Seconds of work that are worth a job of their own: less than that is not shared out among processes, and without
-#: predict_batch a parcel is expected to take no longer.
-WORTH_A_JOB = 0.005
-
-#: The most tasks of a parcel, without predict_batch.
-MOST_IN_TURN = 64
+#: Seconds between two calls of `look`.
+LOOK_EVERY = 1.0
 
 #: Seconds that a task may keep those behind it in its parcel, until they go back to the queue; and seconds for which it
 #: runs until the dashboard is told that it does.
 LONGEST_IN_FRONT = 1.0
 LONG = 0.5
-
-#: How much the latest parcel counts in what a task is expected to take.
-_NEWS = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +126,9 @@ class Parcels:
         self._worker: Any = None
         self._ready: Callable[[], int] = lambda: 0
         self._parcels: set[Parcel] = set()
-        self._slots = count()
-        self._predicts_batches = False
-        self._task_takes: float | None = None
+        # In turn, so that one is not taken again soon: a process that the pool has given up may still write there.
+        self._slots = deque(range(SLOTS))
+        self._sizes = ParcelSizes(batch_size=limits.batch_size, deliveries=limits.deliveries)
         self._gathering_until: float | None = None
         #: What could not be said while Redis was away: messages to give back (did their process die?), and ends.
         self._to_give_back: dict[str, bool] = {}
@@ -160,15 +154,16 @@ class Parcels:
 
         While a process is at work, and so could soon take more at once, what is there gathers for a moment.
         """
-        if self._gathers():
+        self._say()
+        # What was said, and not heard, must not be said again of a task that is taken again.
+        if self._gathers() or self._to_give_back:
             return []
         self._gathering_until = None
         free = self._free()
         if free <= 0:
             return []
-        most = self._most()
         alone, together, others = [], [], []
-        for claimed in self.claims.take(free=free, most=most):
+        for claimed in self.claims.take(free=free, most=self._sizes.most()):
             request = _plain(claimed.message)
             if request is None:
                 others.append(claimed.message)
@@ -176,7 +171,7 @@ class Parcels:
                 alone.append([request])
             else:
                 together.append(request)
-        for parcel in alone + _shared_out(together, self._jobs(len(together), free - len(alone) - len(others)), most):
+        for parcel in alone + self._sizes.share_out(together, free=free - len(alone) - len(others)):
             self._send(parcel)
         return others
 
@@ -196,15 +191,15 @@ class Parcels:
             log.info("task %s was cancelled; ending the process that runs it", task_id)
             parcel.ended_for = task_id
             self._worker.pool.terminate_job(parcel.pid, SIGKILL)
-        elif place < own:
+        elif NOT_BEGUN < place < own:
             self._cut(parcel)
 
     def look(self) -> None:
-        """Call it every second: what waits behind a long task goes back, and what could not be said is tried again."""
+        """Give back what waits behind a long task; say again what could not be said. To be called every second."""
         now = self._clock()
         pool = self._worker.pool and self._worker.pool._pool
         for parcel in list(self._parcels):
-            if pool and parcel.job._job not in pool._cache and not parcel.job.ready():
+            if pool and parcel.job._job not in pool._cache:
                 # The pool has dropped it unbegun, as it does when a connection breaks.
                 self._close(parcel)
                 continue
@@ -232,23 +227,8 @@ class Parcels:
             self._worker.timer.call_after(self._limits.batch_wait, lambda: None)
         return self._clock() < self._gathering_until
 
-    def _most(self) -> int:
-        """How many tasks a process may get at once."""
-        if self._limits.deliveries == 1:
-            # One that takes its process along must be told from the others at once.
-            return 1
-        if self._predicts_batches:
-            return self._limits.batch_size
-        if self._task_takes is None:
-            return 1
-        return min(max(int(WORTH_A_JOB / max(self._task_takes, 1e-6)), 1), MOST_IN_TURN)
-
-    def _jobs(self, tasks: int, free: int) -> int:
-        """Among how many of the free processes so many tasks are shared out, at least."""
-        return 1 if tasks * (self._task_takes or 1.0) <= WORTH_A_JOB else free
-
     def _send(self, plain: list[_Plain]) -> None:
-        parcel = Parcel(next(self._slots) % SLOTS, [one.item for one in plain], self._clock())
+        parcel = Parcel(self._slots.popleft(), [one.item for one in plain], self._clock())
         self._board.begin(parcel.slot, len(plain))
         self._parcels.add(parcel)
         for one in plain:
@@ -256,48 +236,45 @@ class Parcels:
             parcel.open[request.id] = request
             state.task_accepted(request)
         limit = self._limits.time_limit
-        parcel.job = self._worker.pool.apply_async(
-            self._run,
-            (parcel.slot, parcel.items),
-            accept_callback=lambda pid, _: setattr(parcel, "pid", pid),
-            callback=lambda outcome: self._done(parcel, outcome),
-            error_callback=lambda error: self._lost(parcel, error),
-            # Those in front of a task may have taken a while.
-            timeout=limit and limit + (LONGEST_IN_FRONT if len(plain) > 1 else 0),
-            correlation_id=plain[0].item.task_id,
-        )
-        if parcel.job is None:
-            # The pool is being stopped.
-            self._close(parcel)
+        try:
+            parcel.job = self._worker.pool.apply_async(
+                self._run,
+                (parcel.slot, parcel.items),
+                accept_callback=lambda pid, _: setattr(parcel, "pid", pid),
+                callback=lambda outcome: self._done(parcel, outcome),
+                error_callback=lambda error: self._lost(parcel, error),
+                # Those in front of a task may have taken a while.
+                timeout=limit and limit + (LONGEST_IN_FRONT + LOOK_EVERY if len(plain) > 1 else 0),
+                correlation_id=plain[0].item.task_id,
+            )
+        finally:
+            if parcel.job is None:
+                # The pool is being stopped.
+                self._close(parcel)
 
     def _done(self, parcel: Parcel, outcome: Outcome) -> None:
         """A process says how the tasks of a parcel ended; those of which it says nothing did not run."""
         try:
             for ended in outcome.ended:
                 self._tell_end(parcel, ended)
-            self._learn(outcome)
+            self._sizes.learn(outcome)
         finally:
             self._close(parcel)
         # Enough wait already, or what waits may gather while another process is at work.
-        self._gathering_until = self._clock() if outcome.waiting >= self._most() else None
-
-    def _learn(self, outcome: Outcome) -> None:
-        """What kind of pipeline this is, and how long it takes for a task."""
-        self._predicts_batches = outcome.predicts_batches
-        if outcome.ended:
-            took = sum(ended.runtime for ended in outcome.ended) / len(outcome.ended)
-            took /= len(outcome.ended) if outcome.predicts_batches else 1
-            before = took if self._task_takes is None else self._task_takes
-            self._task_takes = before + _NEWS * (took - before)
+        self._gathering_until = self._clock() if outcome.waiting >= self._sizes.most() else None
 
     def _lost(self, parcel: Parcel, error: ExceptionInfo) -> None:
         """A process died with a parcel, by its own doing, of a time limit, or because a task was cancelled."""
         place = self._board.place(parcel.slot)
-        running = {item.task_id for item in (parcel.items if place == ALL else parcel.items[place : place + 1])}
-        if isinstance(_raised(error), TimeLimitExceeded) and len(running) == 1:
-            self._end_out_of_time(parcel, running.pop())
-        self._close(parcel, died=set() if parcel.ended_for else running)
+        # It may be any of those that run together, or that came along when the process died before it began.
+        suspects = parcel.items if place in (ALL, NOT_BEGUN) else parcel.items[place : place + 1]
+        running = {item.task_id for item in suspects}
         self._gathering_until = None
+        try:
+            if isinstance(_raised(error), TimeLimitExceeded) and len(running) == 1:
+                self._end_out_of_time(parcel, *running)
+        finally:
+            self._close(parcel, died=set() if parcel.ended_for else running)
 
     def _end_out_of_time(self, parcel: Parcel, task_id: str) -> None:
         request = parcel.open.get(task_id)
@@ -316,14 +293,16 @@ class Parcels:
 
     def _cut(self, parcel: Parcel) -> None:
         """What waits in a parcel behind the task that runs goes back to the queue."""
-        if self._board.place(parcel.slot) != ALL:
+        if self._board.place(parcel.slot) not in (ALL, NOT_BEGUN):
             for item in parcel.items[self._board.cut(parcel.slot) :]:
                 self._give_back(parcel, item.task_id)
             self._say()
 
     def _close(self, parcel: Parcel, *, died: Iterable[str] = ()) -> None:
         """The parcel is through; what is open goes back to the queue."""
-        self._parcels.discard(parcel)
+        if parcel in self._parcels:
+            self._parcels.remove(parcel)
+            self._slots.append(parcel.slot)
         for task_id in list(parcel.open):
             self._give_back(parcel, task_id, died=task_id in died)
         self._say()
@@ -372,13 +351,3 @@ def _raised(error: ExceptionInfo) -> BaseException:
     # It is wrapped, to keep its traceback.
     raised: BaseException = getattr(error.exception, "exc", error.exception)
     return raised
-
-
-def _shared_out(tasks: list[_Plain], jobs: int, most: int) -> list[list[_Plain]]:
-    """The tasks in even parts: `jobs` of them, and more where one would hold more than `most`."""
-    if not tasks:
-        return []
-    parts = min(max(jobs, -(-len(tasks) // most)), len(tasks))
-    size, larger = divmod(len(tasks), parts)
-    ends = [place * size + min(place, larger) for place in range(parts + 1)]
-    return [tasks[begin:end] for begin, end in pairwise(ends)]

@@ -84,7 +84,11 @@ class Threads:
         self._loop.call_later(PATIENCE, self._look, self._progress)
 
     def _is_left(self) -> bool:
-        return bool(self._work) or (bool(self._prepared) and not self._finishing.locked())
+        """Whether there is anything that one more thread could do now."""
+        return (bool(self._work) and self._may_run()) or (bool(self._prepared) and not self._finishing.locked())
+
+    def _may_run(self) -> bool:
+        return len(self._prepared) < MOST_AT_ONCE
 
     def _live(self) -> None:
         while True:
@@ -93,7 +97,7 @@ class Threads:
 
     def _work_on(self) -> None:
         while True:
-            if len(self._prepared) < MOST_AT_ONCE and self._run_one():
+            if self._may_run() and self._run_one():
                 continue
             if self._finish_some():
                 continue
@@ -134,9 +138,10 @@ class Threads:
             batch = [self._prepared.popleft() for _ in range(min(len(self._prepared), MOST_AT_ONCE))]
             try:
                 outcomes = self._finish([value for value, _ in batch])
+                answers = list(zip(outcomes, batch, strict=True))
             except Exception as error:  # noqa: BLE001 (raised where it is awaited)
-                outcomes = [error] * len(batch)
-            for outcome, (_, future) in zip(outcomes, batch, strict=True):
+                answers = [(error, one) for one in batch]
+            for outcome, (_, future) in answers:
                 self._answer(outcome, future)
             self._progress += 1
         finally:
@@ -157,7 +162,10 @@ class Threads:
             outcome, future = self._answers.popleft()
             if future.done():  # whoever asked has gone
                 continue
-            if isinstance(outcome, Exception):
+            if isinstance(outcome, StopIteration):
+                # No future takes it.
+                future.set_exception(RuntimeError(f"StopIteration: {outcome}"))
+            elif isinstance(outcome, Exception):
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)
