@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -21,6 +22,18 @@ from denzel.project import Project, find_project
 from denzel.services import Service, Status
 from denzel.settings import Settings
 from denzel.status import read_status
+
+
+class FiniteRange(click.FloatRange):
+    """A number, and not the `nan` that Python takes for one: it is in every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; a usage error for what is none."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
 
 PORT = click.IntRange(1, 65535)
 SERVICES = [service.value for service in (Service.API, Service.DENZEL, Service.MONITOR, Service.REDIS)]
@@ -224,7 +237,7 @@ def shell(service: str) -> None:
 @click.option(
     "--sync/--async", "synchronous", default=None, help="Answer with the result, or at once with the task id."
 )
-@click.option("--timeout", type=click.FloatRange(0, 300), help="Seconds that a synchronous answer may take.")
+@click.option("--timeout", type=FiniteRange(0, 300), help="Seconds that a synchronous answer may take.")
 def response(synchronous: bool | None, timeout: float | None) -> None:
     """Change how POST /predict answers, without a restart."""
     if synchronous is None:
@@ -421,7 +434,7 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
 
 
 @main.command()
-@click.option("--rate", type=click.FloatRange(0, 100_000, min_open=True), help="Requests per second, at fixed times.")
+@click.option("--rate", type=FiniteRange(0, 100_000, min_open=True), help="Requests per second, at fixed times.")
 @click.option(
     "--clients",
     type=click.IntRange(1, 1000),
@@ -429,7 +442,7 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, 86400, min_open=True),
+    type=FiniteRange(0, 86400, min_open=True),
     default=10,
     show_default=True,
     help="For how long requests are sent.",

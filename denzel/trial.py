@@ -18,6 +18,8 @@ def refused(status: int, answer: Any) -> RequestUnusable:
 
 def failed(reason: str) -> RequestUnusable:
     """The request was accepted, and its task failed."""
+    # On one line: what a library raises may have several.
+    reason = " ".join(reason.split())
     return RequestUnusable(
         f"The first request failed: {reason.rstrip('.') or 'it does not say why'}.",
         hint="Put a real request into app/assets/example.json, or name another file with --file.",

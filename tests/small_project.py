@@ -18,12 +18,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from backends.fake import FakeBackend
+from backends.fake import FakeBackend, Machine
 from ports import find_free_port
 
+from denzel import settings
+from denzel.project import Project
+from denzel.scaffold import start_project
 from denzel.services import Service
 
 #: Seconds that a killed part is away, at least: it comes back when somebody has met it away.
@@ -315,3 +319,17 @@ def small_project(
             project.end()
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def launched(folder: Path, small: SmallProject, **changes: str) -> Iterator[tuple[Project, SmallBackend]]:
+    """A project whose api and dashboard are those of the small one."""
+    project = start_project("iris", folder)
+    given = {"API_PORT": str(small.port), "MONITOR_PORT": str(small.port), "CALLBACK_SECRET": small.secret}
+    keys = {"API_KEYS": f"{small.key},another" if small.key else ""}
+    settings.change(project.env_file, {**given, **keys, **changes})
+    backend = SmallBackend(project, settings.load(project.env_file, {}), Machine())
+    backend.project = small
+    backend.build(lambda step: None, stamps={})
+    backend.up()
+    yield project, backend

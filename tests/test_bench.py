@@ -8,15 +8,13 @@ import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from backends.fake import Machine
 from click.testing import CliRunner, Result
-from small_project import Faults, SmallBackend, SmallProject, small_project
+from small_project import Faults, SmallBackend, SmallProject, launched, small_project
 from waiting import until
 
 from denzel import bench as bench_room
@@ -25,8 +23,6 @@ from denzel.bench import Times, bench
 from denzel.errors import RequestUnusable, ServiceFailed, ServiceNotRunning
 from denzel.generator import Plan
 from denzel.measures import Figures
-from denzel.project import Project
-from denzel.scaffold import start_project
 from denzel.services import RESPONSE_KEY, Service, State
 from denzel.status import read_status
 
@@ -47,19 +43,6 @@ class Noted:
         self.lines.append(text)
 
 
-@contextmanager
-def launched(folder: Path, small: SmallProject, **changes: str) -> Iterator[tuple[Project, SmallBackend]]:
-    """A project whose api is that of the small one."""
-    project = start_project("iris", folder)
-    keys = {"API_KEYS": f"{small.key},another" if small.key else ""}
-    settings.change(project.env_file, {"API_PORT": str(small.port), "BACKEND": "local", **keys, **changes})
-    backend = SmallBackend(project, settings.load(project.env_file, {}), Machine())
-    backend.project = small
-    backend.build(lambda step: None, stamps={})
-    backend.up()
-    yield project, backend
-
-
 def run(
     folder: Path,
     small: SmallProject,
@@ -71,7 +54,7 @@ def run(
     mode: str = "",
     **changes: str,
 ) -> Figures:
-    with launched(folder, small, **changes) as (project, backend):
+    with launched(folder, small, **{"BACKEND": "local", **changes}) as (project, backend):
         if mode:
             backend.redis("HSET", RESPONSE_KEY, "mode", mode)
         return bench(
@@ -266,7 +249,7 @@ def small() -> Iterator[SmallProject]:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: SmallProject) -> Iterator[SmallBackend]:
     """A launched project that is the current folder; its benches are in a hurry."""
     monkeypatch.setattr(bench_room, "TIMES", TIMES)
-    with launched(tmp_path, small) as (project, backend):
+    with launched(tmp_path, small, BACKEND="local") as (project, backend):
         monkeypatch.setattr(cli, "open_backend", lambda *_: backend)
         for name in settings.KEYS:
             monkeypatch.delenv(name, raising=False)
@@ -320,6 +303,8 @@ def test_another_file_is_read(here: SmallBackend, small: SmallProject, tmp_path:
         (["--rate", "5", "--clients", "5"], "Both --rate and --clients were passed."),
         (["--seconds", "0"], "Invalid value for '--seconds'"),
         (["--rate", "0"], "Invalid value for '--rate'"),
+        (["--rate", "nan"], "Invalid value for '--rate': 'nan' is not a number."),
+        (["--seconds", "nan"], "Invalid value for '--seconds': 'nan' is not a number."),
         (["--clients", "0"], "Invalid value for '--clients'"),
     ],
 )

@@ -188,6 +188,7 @@ def test_the_short_help_and_the_version() -> None:
         ["response"],
         ["response", "--sync", "--timeout", "-1"],
         ["response", "--sync", "--timeout", "301"],
+        ["response", "--sync", "--timeout", "nan"],
         ["startproject", "-x"],
         ["listen", "--port", "0"],
         ["callbacks", "--failed", "--pending"],

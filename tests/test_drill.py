@@ -10,16 +10,14 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from http.client import HTTPConnection, RemoteDisconnected
 from pathlib import Path
 from typing import Any
 
 import pytest
-from backends.fake import Machine
 from click.testing import CliRunner, Result
-from small_project import Faults, SmallBackend, SmallProject, small_project
+from small_project import Faults, SmallBackend, SmallProject, launched, small_project
 from waiting import until
 
 from denzel import cli, settings
@@ -27,7 +25,6 @@ from denzel import drill as drill_room
 from denzel.drill import Times, drill
 from denzel.errors import PortTaken, PromiseBroken, RequestUnusable, ServiceFailed, ServiceNotRunning, TooFewTasks
 from denzel.load import Load
-from denzel.project import Project
 from denzel.receiver import Mood, Receiver
 from denzel.request_file import read_requests
 from denzel.scaffold import start_project
@@ -52,20 +49,6 @@ class Noted:
         self.lines.append(text)
 
     note = doing
-
-
-@contextmanager
-def launched(folder: Path, small: SmallProject, **changes: str) -> Iterator[tuple[Project, SmallBackend]]:
-    """A project whose api and dashboard are those of the small one."""
-    project = start_project("iris", folder)
-    given = {"API_PORT": str(small.port), "MONITOR_PORT": str(small.port), "CALLBACK_SECRET": small.secret}
-    keys = {"API_KEYS": f"{small.key},another" if small.key else ""}
-    settings.change(project.env_file, {**given, **keys, **changes})
-    backend = SmallBackend(project, settings.load(project.env_file, {}), Machine())
-    backend.project = small
-    backend.build(lambda step: None, stamps={})
-    backend.up()
-    yield project, backend
 
 
 def run(
@@ -235,7 +218,7 @@ def test_a_wrong_key_ends_the_drill(tmp_path: Path) -> None:
 
 def test_a_first_request_that_fails_ends_the_drill(tmp_path: Path) -> None:
     """The example of a new project, on a pipeline that wants more."""
-    with small_project(Faults(fail_first="no sepal-length.")) as small, pytest.raises(RequestUnusable) as caught:
+    with small_project(Faults(fail_first="no\nsepal-length.")) as small, pytest.raises(RequestUnusable) as caught:
         run(tmp_path, small)
     assert str(caught.value) == "The first request failed: no sepal-length."
     assert "app/assets/example.json" in caught.value.hint

@@ -422,6 +422,7 @@ def test_a_running_task_that_is_cancelled_takes_its_process_and_no_other_task_al
     deployment.board.enter(deployment.last.slot, 2)
     deployment.last.die()
     assert deployment.record("b").status == "REVOKED"
+    assert ("task-revoked", "b") in [(event, fields["uuid"]) for event, fields in deployment.worker.events]
     assert deployment.take() == [["a", "c"]]
 
 

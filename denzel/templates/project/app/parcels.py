@@ -271,7 +271,9 @@ class Parcels:
         running = {item.task_id for item in suspects}
         self._gathering_until = None
         try:
-            if isinstance(_raised(error), TimeLimitExceeded) and len(running) == 1:
+            if parcel.ended_for is not None:
+                self._events.revoked(parcel.ended_for)
+            elif isinstance(_raised(error), TimeLimitExceeded) and len(running) == 1:
                 self._end_out_of_time(parcel, *running)
         finally:
             self._close(parcel, died=set() if parcel.ended_for else running)

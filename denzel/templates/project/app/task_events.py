@@ -40,6 +40,10 @@ class TaskEvents:
         """A task is running for longer than a moment."""
         self._send("task-started", uuid=task_id, **_description(shown_arguments), received=time_start)
 
+    def revoked(self, task_id: str) -> None:
+        """A task was cancelled, and the process that ran it ended."""
+        self._send("task-revoked", uuid=task_id, terminated=True, signum="SIGKILL", expired=False)
+
     def flush(self) -> None:
         """Send what has gathered. Call it every TELL_EVERY seconds."""
         dispatcher = self._dispatcher
