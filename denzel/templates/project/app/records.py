@@ -16,7 +16,6 @@ from app.outbox_steps import SCHEDULE
 from app.settings import ResponseMode
 
 PENDING = "PENDING"
-STARTED = "STARTED"
 SUCCESS = "SUCCESS"
 FAILURE = "FAILURE"
 REVOKED = "REVOKED"
