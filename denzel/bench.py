@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Protocol
 
 from denzel import activity, bottleneck, trial
 from denzel.backends.base import Backend
 from denzel.callback_sink import CallbackSink
+from denzel.ends import Ends
 from denzel.errors import DenzelError, ServiceFailed, ServiceNotRunning
 from denzel.gauges import LOOK_EVERY, Gauges
 from denzel.generator import Generator, Plan
@@ -29,12 +32,10 @@ from denzel.services import RESPONSE_KEY, Service, Status
 from denzel.settings import Settings
 from denzel.tally import ENDED
 from denzel.target import Target, find_target
+from denzel.wording import counted
 
 #: Seconds that a request of `--sync` waits for its result, at most.
 SYNC_WAIT = 60
-
-#: Requests that look after tasks at the end, at the same time, at most.
-_ASKED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,25 +144,36 @@ class Course:
     async def run(self) -> None:
         """Try the first request, send by the plan, and leave nothing behind; raises what `bench` does."""
         async with self._sink, self._client:
-            self._prepared = Prepared(
-                self._requests,
+            prepare = partial(
+                Prepared,
                 server=self._target.api,
                 key=self._target.key,
-                prefer=self._prefer,
                 address=self._sink.address(self._target.host, 0),
                 # Without a callback, nobody would tell when the task has ended.
                 always=not self._synchronous,
+            )
+            self._prepared = prepare(self._requests, prefer=self._prefer)
+            # With a key the first request can be sent again, to learn which task it has become.
+            trying = partial(prepare, self._requests[:1], once=secrets.token_hex(16))
+            self._trial, self._again = (trying(prefer=prefer).predict(0) for prefer in (self._prefer, "respond-async"))
+            self._ends = Ends(
+                self._client,
+                self._prepared,
+                doing=self._progress.doing,
+                look=self._times.look,
+                quiet=self._times.quiet,
+                clock=self._clock,
             )
             self._first = Record(synchronous=self._synchronous, has_callback=self._prepared.has_callback)
             try:
                 await self._try(self._first)
                 await self._send()
             except DenzelError:
-                await self._clear(self._first)
+                await self._leave(self._first)
                 raise
             except asyncio.CancelledError:
                 self._interrupted = True
-                await self._clear(self._first)
+                await self._leave(self._first)
 
     def figures(self, processes: Mapping[Service, int]) -> Figures:
         """What was measured; raises KeyboardInterrupt when nothing was, for that is why."""
@@ -192,11 +204,11 @@ class Course:
             errors=record.errors,
             unfinished=self._unfinished,
             cancelled=len(record.cancelled),
-            lost_sight=len(record.uncalled | record.under_way.keys()),
+            lost_sight=record.outstanding,
             queue=self._gauges.queue,
             processors=busy,
             verdict=bottleneck.judge(
-                busy, self._gauges.queue, processes=processes, rate=self._plan.rate, unsent=unsent
+                busy, self._gauges.queue, processes=processes, rate=self._plan.rate, unsent=unsent, failed=record.failed
             ),
             interrupted=self._interrupted,
         )
@@ -207,7 +219,8 @@ class Course:
         within = self._times.first
         number = record.begin(self._clock())
         try:
-            answer = await asyncio.wait_for(self._client.ask(self._prepared.predict(number)), within)
+            async with asyncio.timeout(within):
+                answer = await self._client.ask(self._trial)
         except NoAnswer:
             host, port = self._target.api
             raise ServiceNotRunning(f"The api does not answer at {host}:{port}.", hint="denzel status") from None
@@ -216,17 +229,28 @@ class Course:
         if not record.answer(number, answer):
             raise _refusal(answer)
         self._synchronous = not task_of(answer) or answer.status == HTTPStatus.ACCEPTED
-        if not await self._through(record, within):
-            if number in record.under_way and await self._status(record.under_way[number]) not in ENDED:
+        if not await self._ends.through(record, within):
+            if number in record.under_way and await self._ends.status(record.under_way[number]) not in ENDED:
                 raise trial.not_ended(within)
             raise trial.not_called_back(self._sink.address(self._target.host, number), within)
         if record.failed:
             raise trial.failed(record.errors[0].first)
 
+    async def _leave(self, record: Record) -> None:
+        """Leave nothing of the first request, whose task may be there although no answer has told its id."""
+        for number in list(record.unanswered):
+            self._progress.doing("Asking which task the first request has become, to cancel it")
+            # As long as the answer might still have taken.
+            within = max(self._times.rest, record.intended[number] + self._times.first - self._clock())
+            with suppress(NoAnswer, TimeoutError):
+                async with asyncio.timeout(within):
+                    record.answer(number, await self._client.ask(self._again))
+        await self._ends.clear(record)
+
     async def _send(self) -> None:
         """Send by the plan, then wait for what has not come to its end."""
         seconds, rate, clients = self._plan.seconds, self._plan.rate, self._plan.clients
-        how = f"{rate:g} requests per second" if rate else f"requests of {clients} client{'s' * (clients != 1)}"
+        how = f"requests of {counted(clients, 'client')}" if clients else f"{rate:g} requests per second"
         self._progress.doing(f"Sending {how} for {seconds:g} s")
         record = self._record = Record(
             synchronous=self._synchronous,
@@ -244,65 +268,13 @@ class Course:
                         await generator.run()
                     finally:
                         self._over = self._clock()
-                        self._unfinished = record.outstanding
+                        self._unfinished = record.unfinished
                 if record.outstanding:
                     self._progress.doing(f"Waiting for {record.outstanding} requests that have not come to their end")
-                await self._through(record, max(self._times.rest, seconds))
+                await self._ends.through(record, max(self._times.rest, seconds))
             except asyncio.CancelledError:
                 self._interrupted = True
-            await self._clear(record)
-
-    async def _through(self, record: Record, within: float) -> bool:
-        """Wait until nothing is outstanding; whether it came to that in time."""
-        began = self._clock()
-        while record.outstanding:
-            if self._clock() - began > within:
-                return False
-            # Nobody is called back for these.
-            silent = [number for number in record.under_way if number not in record.uncalled]
-            for number in silent[:_ASKED_AT_ONCE]:
-                if await self._status(record.under_way[number]) in (*ENDED, None):
-                    record.under_way.pop(number, None)
-            await asyncio.sleep(self._times.look)
-        return True
-
-    async def _clear(self, record: Record) -> None:
-        """Cancel what has not ended, and wait for the callbacks that are still on their way."""
-        # From the end of the queue on: the worker takes its tasks at the other one.
-        waiting = list(record.under_way.items())
-        if waiting:
-            self._progress.doing(f"Cancelling {len(waiting)} tasks that have not ended")
-            await asyncio.gather(*(self._cancel(record, waiting) for _ in range(_ASKED_AT_ONCE)))
-        left, moved = record.outstanding, self._clock()
-        while left and self._clock() - moved < self._times.quiet:
-            await asyncio.sleep(self._times.look)
-            if record.outstanding != left:
-                left, moved = record.outstanding, self._clock()
-
-    async def _cancel(self, record: Record, waiting: list[tuple[int, str]]) -> None:
-        while waiting:
-            number, task_id = waiting.pop()
-            if number not in record.under_way:
-                continue
-            record.cancelled.add(number)
-            with suppress(NoAnswer):
-                answer = await self._client.ask(self._prepared.cancel(task_id))
-                if answer.status != HTTPStatus.OK:
-                    # It had ended before.
-                    record.cancelled.discard(number)
-                if number not in record.uncalled:
-                    record.under_way.pop(number, None)
-
-    async def _status(self, task_id: str) -> str | None:
-        """What GET /status says of a task; None when it knows none, and nothing when it says nothing."""
-        with suppress(NoAnswer):
-            answer = await self._client.ask(self._prepared.status(task_id))
-            content = read_json(answer.body)
-            if answer.status == HTTPStatus.OK and isinstance(content, dict):
-                return str(content.get("status"))
-            if answer.status == HTTPStatus.NOT_FOUND:
-                return None
-        return ""
+            await self._ends.clear(record)
 
     def _take_callback(self, number: int, when: float, task_id: str, body: bytes) -> None:
         for record in (self._first, self._record):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from denzel.measures import Processors, Verdict, Waiting
 from denzel.services import Service
+from denzel.wording import counted
 
 #: Whoever is busy for so much of its time is at its limit.
 _GENERATOR_LIMIT = 0.9
@@ -29,9 +30,13 @@ def judge(
     processes: Mapping[Service, int],
     rate: float | None,
     unsent: int,
+    failed: int,
 ) -> Verdict:
-    """The verdict on a run, in which services had so many processes, each of which can keep one core busy."""
-    waited = _waited(queue)
+    """The verdict on a run, in which services had so many processes, each of which can keep one core busy.
+
+    Of its requests, some were `unsent` because none of the connections was free, and some `failed`.
+    """
+    waited, taken = _middle(look.tasks for look in queue), _middle(look.taken for look in queue)
     if processors is not None:
         if processors.generator >= _GENERATOR_LIMIT:
             return Verdict(
@@ -49,26 +54,37 @@ def judge(
                 took = processors.services[service.value]
                 return Verdict(
                     bottleneck=service.value,
-                    why=f"it kept {took:.2f} cores busy, with {_counted(number, 'process')}. {_REMEDIES[service]}",
+                    why=f"it kept {took:.2f} cores busy, with {counted(number, 'process')}. {_REMEDIES[service]}",
                 )
     if waited >= _A_QUEUE:
-        known = processors is not None and Service.DENZEL.value in processors.services
-        share = f", while it took {processors.services[Service.DENZEL.value]:.2f} cores" if processors and known else ""
-        return Verdict(
-            bottleneck=Service.DENZEL.value,
-            why=f"{waited:.0f} tasks waited for it at most times{share}."
-            " One of its processes is at its limit, or predictions wait for something else than a processor."
-            " Try other numbers of processes: WORKER_CONCURRENCY in .env.",
-        )
+        return _slow_worker(f"{waited} tasks waited for it most of the time", processors)
+    # With predict_batch, a process takes all that waits.
+    if rate is None and taken >= processes.get(Service.DENZEL, 1):
+        return _slow_worker(f"it was at work on {counted(taken, 'task')} most of the time", processors)
     if unsent:
         return Verdict(
             bottleneck=Service.API.value,
             why="every connection waited for its answer, and no service was busy all the time."
             " More requests can wait at once: API_THREADS and API_WORKERS in .env.",
         )
+    if failed:
+        return Verdict(
+            bottleneck="",
+            why=f"{counted(failed, 'request')} failed, and nobody was busy all the time. Mend that first.",
+        )
     if rate is not None:
         return Verdict(bottleneck="", why=f"it kept up with {rate:g} requests per second. Try a higher --rate.")
     return Verdict(bottleneck="", why="nobody was busy all the time. Try more --clients.")
+
+
+def _slow_worker(seen: str, processors: Processors | None) -> Verdict:
+    known = processors is not None and Service.DENZEL.value in processors.services
+    share = f", while it took {processors.services[Service.DENZEL.value]:.2f} cores" if processors and known else ""
+    return Verdict(
+        bottleneck=Service.DENZEL.value,
+        why=f"{seen}{share}. One of its processes is at its limit, or predictions wait for something else than a"
+        " processor. Try other numbers of processes: WORKER_CONCURRENCY in .env.",
+    )
 
 
 def _full_machine(processors: Processors, busiest: Service) -> Verdict:
@@ -77,7 +93,7 @@ def _full_machine(processors: Processors, busiest: Service) -> Verdict:
     if processors.others > sum(processors.services.values()):
         return Verdict(
             bottleneck="machine",
-            why=f"other programs took {processors.others:.2f} of its {_counted(processors.cores, 'core')}, and none was"
+            why=f"other programs took {processors.others:.2f} of its {counted(processors.cores, 'core')}, and none was"
             " left. Measure again when they are quiet.",
         )
     notable = 0.1 * processors.cores
@@ -99,11 +115,7 @@ def _share(service: Service, processors: Processors, processes: Mapping[Service,
     return processors.services.get(service.value, 0) / usable
 
 
-def _waited(queue: Sequence[Waiting]) -> float:
-    """How many tasks waited in the middle one of the looks."""
-    ordered = sorted(look.tasks for look in queue)
+def _middle(counts: Iterable[int]) -> int:
+    """The count in the middle one of the looks."""
+    ordered = sorted(counts)
     return ordered[len(ordered) // 2] if ordered else 0
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"

@@ -16,10 +16,12 @@ import psutil
 from denzel.backends.base import Backend
 from denzel.errors import DenzelError
 from denzel.measures import Processors, Waiting
-from denzel.services import QUEUE_KEY, Service
+from denzel.services import QUEUE_KEY, UNACKED_KEY, Service
 
 #: Seconds between two looks at the queue: on Docker, each is a program that runs in a container.
 LOOK_EVERY = 0.5
+
+_COUNT = "return {redis.call('LLEN', KEYS[1]), redis.call('HLEN', KEYS[2])}"
 
 _Seen = TypeVar("_Seen")
 
@@ -37,6 +39,8 @@ class _Reading:
 class Gauges:
     """Looks from a thread of its own, as the backends may take a while to answer; use it in an `async with`.
 
+    The queue is looked at once more at the end, however early that comes.
+
     What they can not tell at a moment is left out.
     """
 
@@ -50,11 +54,13 @@ class Gauges:
         # One thread: a client of Docker is not for two.
         self._thread = ThreadPoolExecutor(1)
         self._looking: asyncio.Task[None] | None = None
+        self._began = 0.0
         self._first: _Reading | None = None
         self._last: _Reading | None = None
 
     async def __aenter__(self) -> Gauges:
         self._first = await self._off(self._read)
+        self._began = self._clock()
         self._looking = asyncio.create_task(self._look())
         return self
 
@@ -62,6 +68,7 @@ class Gauges:
         if self._looking is not None:
             self._looking.cancel()
         self._last = await self._off(self._read)
+        await self._look_once()
         self._thread.shutdown()
 
     @property
@@ -83,19 +90,24 @@ class Gauges:
         )
 
     async def _look(self) -> None:
-        began = self._clock()
         while True:
-            waiting = await self._off(self._waiting)
-            if waiting is not None:
-                self.queue.append(Waiting(at=round(self._clock() - began, 2), tasks=waiting))
+            await self._look_once()
             await asyncio.sleep(self._every)
+
+    async def _look_once(self) -> None:
+        counts = await self._off(self._counts)
+        if counts is not None:
+            waiting, taken = counts
+            self.queue.append(Waiting(at=round(self._clock() - self._began, 2), tasks=waiting, taken=taken))
 
     async def _off(self, look: Callable[[], _Seen]) -> _Seen:
         return await asyncio.get_running_loop().run_in_executor(self._thread, look)
 
-    def _waiting(self) -> int | None:
+    def _counts(self) -> tuple[int, int] | None:
+        """The tasks that wait, and those that the worker has taken; in one go, which costs little on no backend."""
         with suppress(DenzelError):
-            return int(self._backend.redis("LLEN", QUEUE_KEY))
+            waiting, taken = self._backend.redis("EVAL", _COUNT, "2", QUEUE_KEY, UNACKED_KEY)
+            return int(waiting), int(taken)
         return None
 
     def _read(self) -> _Reading | None:

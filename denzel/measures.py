@@ -44,10 +44,11 @@ class Errors:
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """How many tasks waited in the queue, at a moment of the run."""
+    """How many tasks waited in the queue at a moment of the run, and how many the worker had taken."""
 
     at: float
     tasks: int
+    taken: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +78,9 @@ class Verdict:
 class Figures:
     """What a bench came to. `accept` is None where answers are results, `end_to_end` where nothing came to its end.
 
-    `unsent` are requests that were due, and for which no connection was free. `unfinished` are tasks that had not come
-    to their end when the sending was over; `cancelled` those that still had not when they were no longer waited for,
-    and `lost_sight` those of which nobody knows.
+    `unsent` are requests that were due, and for which no connection was free. `unfinished` are requests that had not
+    come to their end when the sending was over, and tasks that ran on behind a 202; `cancelled` those that still had
+    not when they were no longer waited for, and `lost_sight` those of which nobody knows.
     """
 
     mode: str

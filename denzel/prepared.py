@@ -13,7 +13,8 @@ class Prepared:
     """POST /predict with each of `requests` in turn.
 
     `address` is where the callback of request 0 goes. It takes the place of a request's own `callback_uri`, and is
-    added where there is none if `always`. `prefer` is the header Prefer, empty for none; so is `key` for an API key.
+    added where there is none if `always`. `prefer` is the header Prefer, empty for none; so is `key` for an API key,
+    and `once` for the header Idempotency-Key: a request that is sent again makes no second task.
     """
 
     def __init__(
@@ -25,11 +26,14 @@ class Prepared:
         prefer: str,
         address: str,
         always: bool,
+        once: str = "",
     ) -> None:
         self._host = f"{server[0]}:{server[1]}"
         self._authorization = f"Authorization: Bearer {key}\r\n" if key else ""
-        prefer_line = f"Prefer: {prefer}\r\n" if prefer else ""
-        self._parts = [self._split(request, prefer_line, address, always=always) for request in requests]
+        lines = f"Prefer: {prefer}\r\n" if prefer else ""
+        if once:
+            lines += f"Idempotency-Key: {once}\r\n"
+        self._parts = [self._split(request, lines, address, always=always) for request in requests]
 
     def predict(self, number: int) -> bytes:
         before, after = self._parts[number % len(self._parts)]
@@ -47,9 +51,7 @@ class Prepared:
     def _of_a_task(self, method: str, task_id: str) -> bytes:
         return f"{method} /status/{task_id} HTTP/1.1\r\nHost: {self._host}\r\n{self._authorization}\r\n".encode()
 
-    def _split(
-        self, request: Mapping[str, Any], prefer_line: str, address: str, *, always: bool
-    ) -> tuple[bytes, bytes]:
+    def _split(self, request: Mapping[str, Any], lines: str, address: str, *, always: bool) -> tuple[bytes, bytes]:
         """What comes before the number, and after it; nothing after it where there is none."""
         called_back = always or "callback_uri" in request
         # Last, so that what is not the address of this run can not be taken for it.
@@ -57,7 +59,7 @@ class Prepared:
         body = json.dumps({**fields, "callback_uri": address} if called_back else fields).encode()
         head = (
             f"POST /predict HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
-            f"{prefer_line}{self._authorization}Content-Length: {len(body)}\r\n\r\n"
+            f"{lines}{self._authorization}Content-Length: {len(body)}\r\n\r\n"
         )
         whole = head.encode() + body
         if not called_back:

@@ -62,7 +62,15 @@ class Record:
     @property
     def outstanding(self) -> int:
         """Requests of which something will still come: an answer, the end of the task, a callback."""
-        return len(self.unanswered) + len(self.uncalled | self.under_way.keys())
+        return len(self.unanswered) + len(self._awaited())
+
+    @property
+    def unfinished(self) -> int:
+        """Requests that have not come to their end, which is an answer with the result, or else a callback.
+
+        A task that runs on behind a 202 is one, too.
+        """
+        return len(self.unanswered) + len(self.under_way.keys() if self.synchronous else self._awaited())
 
     def answer(self, number: int, answer: Answer) -> bool:
         """Note what a request was answered with; whether it was accepted."""
@@ -115,6 +123,10 @@ class Record:
             self.under_way[number] = task_id
         if self._has_callback(number):
             self.uncalled.add(number)
+
+    def _awaited(self) -> set[int]:
+        """Those that were accepted, and of which something will still come."""
+        return self.uncalled | self.under_way.keys()
 
     @property
     def failed(self) -> int:

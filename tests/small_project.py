@@ -47,6 +47,10 @@ class Faults:
     sign_badly: int = 0
     make_twice: int = 0
     drop_answers: int = 0
+    #: The first request is accepted, and its answer lost.
+    drop_first: bool = False
+    #: Seconds that verify_input takes.
+    verify_for: float = 0
     forget: int = 0
     #: No callback arrives at all.
     unreachable: bool = False
@@ -75,6 +79,9 @@ class SmallProject:
     processes: set[str] = field(default_factory=lambda: {"11", "12"})
     killed: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    #: Requests that came, accepted or not yet; and the tasks whose callback was taken.
+    asked: int = 0
+    delivered: list[str] = field(default_factory=list)
     _uris: dict[str, str | None] = field(default_factory=dict)
     _keys: dict[str, str] = field(default_factory=dict)
     _left: dict[str, int] = field(default_factory=dict)
@@ -128,7 +135,7 @@ class SmallProject:
             self.bodies.append(body)
             self.accepted[task_id] = {"status": "PENDING", "result": None}
             self._uris[task_id] = body.get("callback_uri")
-            dropped = self._happens("drop_answers")
+            dropped = self._happens("drop_answers") or (self.faults.drop_first and len(self.accepted) == 1)
         self._start(lambda: self._run(task_id, body.get("callback_uri")))
         return task_id, dropped
 
@@ -190,9 +197,17 @@ class SmallProject:
         address = uri.replace("host.docker.internal", "127.0.0.1")
         try:
             with urlopen(Request(address, data=body, headers=headers), timeout=1) as answer:
-                return bool(answer.status < 300)
+                taken = bool(answer.status < 300)
         except (OSError, HTTPException):
             return False
+        if taken:
+            self.delivered.append(task_id)
+        return taken
+
+    def verify(self) -> bool:
+        """Take as long as verify_input does; whether the project was still there then."""
+        self.asked += 1
+        return not self._stopping.wait(self.faults.verify_for)
 
     def _start(self, target: Callable[[], Any]) -> None:
         thread = threading.Thread(target=target)
@@ -252,6 +267,8 @@ def small_project(
                 return
             if project.is_away(Service.REDIS):
                 self._answer(503, {"title": "Unavailable"})
+                return
+            if not project.verify():
                 return
             if project.faults.answer is not None and (project.faults.answer_first or project.accepted):
                 self._answer(*project.faults.answer)

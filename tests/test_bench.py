@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from places import enter
 from small_project import Faults, SmallBackend, SmallProject, launched, small_project
 from waiting import until
 
@@ -21,9 +23,10 @@ from denzel import bench as bench_room
 from denzel import cli, settings
 from denzel.bench import Times, bench
 from denzel.errors import RequestUnusable, ServiceFailed, ServiceNotRunning
+from denzel.gauges import Gauges
 from denzel.generator import Plan
-from denzel.measures import Figures
-from denzel.services import RESPONSE_KEY, Service, State
+from denzel.measures import Figures, Waiting
+from denzel.services import QUEUE_KEY, RESPONSE_KEY, UNACKED_KEY, Service, State
 from denzel.status import read_status
 
 #: A bench in a hurry, which waits for what a slow machine may be late with.
@@ -71,6 +74,12 @@ def run(
         )
 
 
+def cancelled_and_called_back(small: SmallProject) -> None:
+    """All that was accepted was cancelled, and its callback taken; the project notes that after its receiver."""
+    assert small.cancelled == list(small.accepted)
+    until(lambda: small.delivered == small.cancelled, what="the project to note the callbacks")
+
+
 def ended(small: SmallProject) -> bool:
     """Whether no task of the project is under way."""
     return all(task["status"] != "PENDING" for task in small.accepted.values())
@@ -91,11 +100,26 @@ def test_clients_send_one_request_after_another_through_to_the_callback(tmp_path
     assert figures.accept is not None
     assert figures.end_to_end is not None
     assert figures.end_to_end.count == sum(bucket.count for bucket in figures.histogram) == figures.completed
-    assert figures.accept.p50 < figures.end_to_end.p50
+    # A callback can be there before the answer is.
+    assert min(figures.accept.p50, figures.end_to_end.p50) > 0
     assert figures.completed_per_second == pytest.approx(figures.completed / 0.3, rel=0.5)
     assert figures.processors is not None
     assert set(figures.processors.services) == {"api", "denzel", "monitor", "redis"}
     assert figures.queue
+
+
+def test_what_the_worker_has_taken_is_looked_at_beside_the_queue(tmp_path: Path) -> None:
+    with small_project() as small, launched(tmp_path, small, BACKEND="local") as (_, backend):
+        backend.redis("LPUSH", QUEUE_KEY, "a")
+        backend.redis("HSET", UNACKED_KEY, "tag", "b", "another", "c")
+
+        async def look() -> list[Waiting]:
+            async with Gauges(backend, every=0.01) as gauges:
+                while len(gauges.queue) < 2:
+                    await asyncio.sleep(0.01)
+            return gauges.queue
+
+        assert {(seen.tasks, seen.taken) for seen in asyncio.run(look())} == {(1, 2)}
 
 
 def test_requests_at_fixed_times_do_not_wait_for_those_before(tmp_path: Path) -> None:
@@ -138,6 +162,15 @@ def test_a_synchronous_request_keeps_its_callback_and_that_is_waited_for(tmp_pat
         assert all(task["callback"]["state"] == "DELIVERED" for task in small.accepted.values())
     assert all(body["callback_uri"].startswith("http://127.0.0.1:") for body in small.bodies)
     assert figures.lost_sight == 0
+
+
+def test_callbacks_of_answered_requests_are_not_under_way(tmp_path: Path) -> None:
+    """However long they take: the answer was the end."""
+    requests = [{"callback_uri": "http://elsewhere.example/"}]
+    with small_project(Faults(never_call_back=20)) as small:
+        figures = run(tmp_path, small, requests=requests, synchronous=True, times=GIVING_UP)
+    assert figures.lost_sight == 20
+    assert figures.unfinished <= 2
 
 
 def test_an_answer_that_is_not_ready_in_time_is_an_error_and_its_task_is_not_left(tmp_path: Path) -> None:
@@ -236,6 +269,32 @@ def test_an_api_that_does_not_answer_ends_the_bench(tmp_path: Path) -> None:
     assert str(caught.value) == f"The api does not answer at 127.0.0.1:{small.port}."
 
 
+def test_a_first_answer_that_comes_too_late_ends_the_bench_and_its_task_is_cancelled(tmp_path: Path) -> None:
+    with small_project(away={Service.DENZEL}) as small, pytest.raises(ServiceFailed, match="did not end within 0 s"):
+        run(tmp_path, small, synchronous=True, times=replace(TIMES, first=0.2))
+    assert small.cancelled == list(small.accepted)
+    assert len(small.cancelled) == 1
+
+
+def test_a_first_answer_that_is_lost_ends_the_bench_and_its_task_is_cancelled(tmp_path: Path) -> None:
+    with (
+        small_project(Faults(drop_first=True), away={Service.DENZEL}) as small,
+        pytest.raises(ServiceNotRunning, match="does not answer"),
+    ):
+        run(tmp_path, small)
+    cancelled_and_called_back(small)
+    assert len(small.cancelled) == 1
+
+
+def test_an_api_that_keeps_silent_is_not_waited_for_without_an_end(tmp_path: Path) -> None:
+    with (
+        small_project(Faults(verify_for=600)) as small,
+        pytest.raises(ServiceFailed, match="did not end within 0 s"),
+    ):
+        run(tmp_path, small, times=Times(first=0.2, rest=0.2, quiet=0.2))
+    assert small.asked == 2
+
+
 # ------------------------------------------------------------------ the command
 
 
@@ -251,9 +310,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: SmallProject) -
     monkeypatch.setattr(bench_room, "TIMES", TIMES)
     with launched(tmp_path, small, BACKEND="local") as (project, backend):
         monkeypatch.setattr(cli, "open_backend", lambda *_: backend)
-        for name in settings.KEYS:
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.chdir(project.root)
+        enter(project.root, monkeypatch)
         yield backend
 
 
@@ -324,14 +381,13 @@ def test_a_bad_file_a_stopped_service_and_a_project_that_is_not_launched_are_tol
     assert "Error: The project is not launched." in denzel().stderr
 
 
-def interrupted(small: SmallProject, *options: str) -> Result:
-    """A bench in which three tasks never end, until Ctrl-C."""
+def interrupted(when: Callable[[], bool], *options: str) -> Result:
+    """A bench until Ctrl-C."""
 
     def interrupt() -> None:
-        until(lambda: len(small.accepted) > 20, what="some requests")
+        until(when, what="the moment of Ctrl-C")
         os.kill(os.getpid(), signal.SIGINT)
 
-    small.faults.never_end = 3
     thread = threading.Thread(target=interrupt)
     thread.start()
     result = denzel("--rate", "50", "--seconds", "600", *options)
@@ -342,8 +398,14 @@ def interrupted(small: SmallProject, *options: str) -> Result:
     return result
 
 
+def interrupted_later(small: SmallProject, *options: str) -> Result:
+    """One in which three tasks never end, until Ctrl-C."""
+    small.faults.never_end = 3
+    return interrupted(lambda: len(small.accepted) > 20, *options)
+
+
 def test_ctrl_c_shows_what_was_measured_and_leaves_no_task(here: SmallBackend, small: SmallProject) -> None:
-    figures = json.loads(interrupted(small, "--json").stdout)
+    figures = json.loads(interrupted_later(small, "--json").stdout)
     assert figures["interrupted"]
     assert figures["cancelled"] == len(small.cancelled) >= 3
     assert figures["completed"] + figures["cancelled"] == figures["sent"] >= 20
@@ -352,4 +414,43 @@ def test_ctrl_c_shows_what_was_measured_and_leaves_no_task(here: SmallBackend, s
 
 
 def test_ctrl_c_is_told_in_the_table(here: SmallBackend, small: SmallProject) -> None:
-    assert re.search(r"^seconds +[\d.]+ \(interrupted\)$", interrupted(small).stdout, re.MULTILINE)
+    assert re.search(r"^seconds +[\d.]+ \(interrupted\)$", interrupted_later(small).stdout, re.MULTILINE)
+
+
+def test_ctrl_c_while_the_first_task_runs_cancels_it(here: SmallBackend, small: SmallProject) -> None:
+    small.away.add(Service.DENZEL)
+    interrupted(lambda: len(small.accepted) == 1)
+    cancelled_and_called_back(small)
+
+
+def test_ctrl_c_before_the_first_answer_cancels_the_task_that_comes_of_it(
+    here: SmallBackend, small: SmallProject
+) -> None:
+    small.away.add(Service.DENZEL)
+    small.faults.verify_for = 0.5
+    said = interrupted(lambda: small.asked == 1).stdout
+    assert "Asking which task the first request has become, to cancel it ..." in said
+    assert "Cancelling 1 task that has not ended ..." in said
+    cancelled_and_called_back(small)
+    assert len(small.accepted) == 1
+
+
+@pytest.mark.parametrize("request_body", [{"data": 1}, {"data": 1, "callback_uri": "http://elsewhere.example/"}])
+def test_ctrl_c_while_the_first_result_is_waited_for_cancels_the_task(
+    here: SmallBackend, small: SmallProject, tmp_path: Path, request_body: dict[str, Any]
+) -> None:
+    small.away.add(Service.DENZEL)
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(request_body))
+    interrupted(lambda: len(small.accepted) == 1, "--sync", "--file", str(path))
+    assert small.cancelled == list(small.accepted)
+    expected = small.cancelled if "callback_uri" in request_body else []
+    until(lambda: small.delivered == expected, what="the project to note the callbacks")
+
+
+def test_ctrl_c_while_the_first_request_is_refused_leaves_nothing_to_wait_for(
+    here: SmallBackend, small: SmallProject
+) -> None:
+    small.faults = Faults(answer=(503, {"title": "Full"}), answer_first=True, verify_for=0.5)
+    interrupted(lambda: small.asked == 1)
+    assert small.accepted == {}

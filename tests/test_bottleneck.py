@@ -17,9 +17,17 @@ def busy(*, generator: float = 0.1, others: float = 0.0, cores: int = 8, **servi
     )
 
 
-def verdict(processors: Processors | None, *, waiting: int = 0, rate: float | None = None, unsent: int = 0) -> Verdict:
-    queue = [Waiting(at=at, tasks=waiting) for at in range(5)]
-    return judge(processors, queue, processes=PROCESSES, rate=rate, unsent=unsent)
+def verdict(
+    processors: Processors | None,
+    *,
+    waiting: int = 0,
+    taken: int = 0,
+    rate: float | None = None,
+    unsent: int = 0,
+    failed: int = 0,
+) -> Verdict:
+    queue = [Waiting(at=at, tasks=waiting, taken=taken) for at in range(5)]
+    return judge(processors, queue, processes=PROCESSES, rate=rate, unsent=unsent, failed=failed)
 
 
 @pytest.mark.parametrize(
@@ -64,16 +72,36 @@ def test_what_other_programs_took_of_a_full_machine_is_said() -> None:
 def test_tasks_that_wait_while_nobody_is_busy_wait_for_the_worker() -> None:
     found = verdict(busy(denzel=0.4), waiting=30)
     assert found.bottleneck == "denzel"
-    assert found.why.startswith("30 tasks waited for it at most times, while it took 0.40 cores.")
+    assert found.why.startswith("30 tasks waited for it most of the time, while it took 0.40 cores.")
+
+
+def test_tasks_that_the_worker_has_while_nobody_is_busy_wait_for_it_too() -> None:
+    found = verdict(busy(denzel=0.1), taken=16)
+    assert found.bottleneck == "denzel"
+    assert found.why.startswith("it was at work on 16 tasks most of the time, while it took 0.10 cores.")
+
+
+def test_fewer_tasks_than_processes_are_the_clients_doing() -> None:
+    assert verdict(busy(denzel=0.1), taken=3).bottleneck == ""
+
+
+def test_a_worker_that_keeps_up_with_a_rate_may_have_many_tasks() -> None:
+    assert verdict(busy(denzel=0.1), taken=16, rate=50).bottleneck == ""
 
 
 def test_a_queue_that_was_there_for_a_moment_is_none() -> None:
     queue = [Waiting(at=at, tasks=tasks) for at, tasks in enumerate([0, 90, 0, 0, 1])]
-    assert judge(busy(denzel=0.4), queue, processes=PROCESSES, rate=None, unsent=0).bottleneck == ""
+    assert judge(busy(denzel=0.4), queue, processes=PROCESSES, rate=None, unsent=0, failed=0).bottleneck == ""
 
 
 def test_requests_without_a_free_connection_wait_for_the_api() -> None:
     assert verdict(busy(api=0.1), rate=100, unsent=50).bottleneck == "api"
+
+
+@pytest.mark.parametrize("rate", [50, None])
+def test_who_failed_has_not_kept_up(rate: float | None) -> None:
+    found = verdict(busy(api=0.1), rate=rate, failed=51)
+    assert found == Verdict(bottleneck="", why="51 requests failed, and nobody was busy all the time. Mend that first.")
 
 
 def test_who_kept_up_has_no_bottleneck() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from places import enter
 from small_project import Faults, SmallBackend, SmallProject, launched, small_project
 from waiting import until
 
@@ -539,9 +540,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: SmallProject) -
     monkeypatch.setattr(drill_room, "TIMES", TIMES)
     with launched(tmp_path, small, BACKEND="local") as (project, backend):
         monkeypatch.setattr(cli, "open_backend", lambda *_: backend)
-        for name in settings.KEYS:
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.chdir(project.root)
+        enter(project.root, monkeypatch)
         yield backend
 
 

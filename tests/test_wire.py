@@ -135,7 +135,9 @@ def test_an_answer_that_is_none_or_breaks_off_is_no_answer(answer: bytes) -> Non
 # ------------------------------------------------------------------ requests
 
 
-def prepared(*requests: dict[str, object], always: bool = True, prefer: str = "", key: str = "") -> Prepared:
+def prepared(
+    *requests: dict[str, object], always: bool = True, prefer: str = "", key: str = "", once: str = ""
+) -> Prepared:
     return Prepared(
         requests,
         server=("127.0.0.1", 8000),
@@ -143,6 +145,7 @@ def prepared(*requests: dict[str, object], always: bool = True, prefer: str = ""
         prefer=prefer,
         address="http://here:9000/abc/000000000",
         always=always,
+        once=once,
     )
 
 
@@ -170,6 +173,13 @@ def test_preference_and_key_are_headers() -> None:
     assert (header(head, b"prefer"), header(head, b"authorization")) == (b"wait=60", b"Bearer secret")
     head, _ = parts(prepared({}).predict(0))
     assert (header(head, b"prefer"), header(head, b"authorization")) == (b"", b"")
+
+
+def test_a_request_that_may_be_sent_again_has_a_key_and_the_same_body() -> None:
+    first, again = (prepared({"data": 1}, prefer=prefer, once="k1").predict(0) for prefer in ("wait=60", ""))
+    assert parts(first)[1] == parts(again)[1]
+    assert [header(parts(sent)[0], b"idempotency-key") for sent in (first, again)] == [b"k1", b"k1"]
+    assert header(parts(prepared({}).predict(0))[0], b"idempotency-key") == b""
 
 
 # ------------------------------------------------------------------ the receiver of callbacks
