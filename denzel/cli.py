@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,25 +17,21 @@ from denzel import settings as settings_file
 from denzel.backends import open_backend
 from denzel.backends.base import Backend
 from denzel.errors import DenzelError, NotLaunched, ProjectNotFound, TooFewTasks
+from denzel.options import (
+    PORT,
+    SERVICES,
+    FiniteRange,
+    as_data,
+    consenting,
+    read_parts,
+    refuse_options_of_the_list,
+    requesting,
+    waiting,
+)
 from denzel.project import Project, find_project
 from denzel.services import Service, Status
 from denzel.settings import Settings
 from denzel.status import read_status
-
-
-class FiniteRange(click.FloatRange):
-    """A number, and not the `nan` that Python takes for one: it is in every range."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number; a usage error for what is none."""
-        number: float = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number.", param, ctx)
-        return number
-
-
-PORT = click.IntRange(1, 65535)
-SERVICES = [service.value for service in (Service.API, Service.DENZEL, Service.MONITOR, Service.REDIS)]
 
 
 class Commands(click.Group):
@@ -89,13 +84,6 @@ def opened(options: dict[str, str] | None = None) -> Opened:
     project = find_project(current_folder())
     settings = settings_file.load(project.env_file, os.environ, options)
     return Opened(project, settings, open_backend(project, settings))
-
-
-def waiting(command: Callable[..., None]) -> Callable[..., None]:
-    """The option of every command that starts services."""
-    return click.option(
-        "--wait/--no-wait", default=True, show_default=True, help="Return when the model is loaded, or at once."
-    )(command)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -171,7 +159,12 @@ def restart(wait: bool) -> None:
 
 
 @main.command()
-@click.option("--purge/--no-purge", default=False, show_default=True, help="Remove the image and the stored data too.")
+@click.option(
+    "--purge/--no-purge",
+    default=False,
+    show_default=True,
+    help="Remove the image and the stored data too, and wait for nothing that runs.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask before unfinished tasks are lost.")
 def shutdown(purge: bool, yes: bool) -> None:
     """Remove the services; the stored data stays, unless purged."""
@@ -184,11 +177,13 @@ def shutdown(purge: bool, yes: bool) -> None:
         progress=console.Watching(),
     )
     console.say("Removed." if removed else "Nothing was removed.")
+    if purge and not removed:
+        sys.exit(1)
 
 
 @main.command()
 @click.option("--live/--no-live", default=False, show_default=True, help="Keep watching, until Ctrl-C.")
-@click.option("--json", "as_json", is_flag=True, help="Print the status as data.")
+@as_data("status")
 def status(live: bool, as_json: bool) -> None:
     """Show the state of the services and of the worker."""
     here = opened()
@@ -266,22 +261,10 @@ def listen(port: int, host: str | None) -> None:
         console.received(callbacks)
 
 
-AS_DATA = click.option("--json", "as_json", is_flag=True, help="Print the list as data.")
-
-
-def refuse_options_of_the_list(context: click.Context) -> None:
-    """Refuse options before the name of a command below a list: they choose what is listed, and would do nothing."""
-    for option in context.command.params:
-        if option.name and context.params.get(option.name):
-            raise click.UsageError(
-                f"{option.opts[0]} before {context.invoked_subcommand} does nothing: it is an option of the list."
-            )
-
-
 @main.group(invoke_without_command=True)
 @click.option("--failed", is_flag=True, help="Only those that were given up.")
 @click.option("--pending", is_flag=True, help="Only those that will be tried again.")
-@AS_DATA
+@as_data("list")
 @click.pass_context
 def callbacks(context: click.Context, failed: bool, pending: bool, as_json: bool) -> None:
     """List the callbacks that are not delivered."""
@@ -318,7 +301,7 @@ def resend_callbacks(task_ids: tuple[str, ...], failed: bool) -> None:
 
 @main.group(invoke_without_command=True)
 @click.option("--quarantined", is_flag=True, help="Those that killed their worker too often, instead.")
-@AS_DATA
+@as_data("list")
 @click.pass_context
 def tasks(context: click.Context, quarantined: bool, as_json: bool) -> None:
     """List the tasks that run or wait."""
@@ -361,26 +344,6 @@ def discard_tasks(task_ids: tuple[str, ...], yes: bool) -> None:
     ledger.check_tasks_known(outcome)
 
 
-def requesting(command: Callable[..., None]) -> Callable[..., None]:
-    """The option of every command that sends requests."""
-    return click.option(
-        "--file",
-        "path",
-        type=click.Path(path_type=Path),
-        help="JSON file with a request, a list of them, or one in each line; they are sent in turn."
-        "  [default: app/assets/example.json of the project]",
-    )(command)
-
-
-def read_parts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    """Names of what a drill can kill, with commas between."""
-    parts = tuple(word.strip() for word in value.split(","))
-    for part in parts:
-        if part not in tally.PARTS:
-            raise click.BadParameter(f"{part!r} is not one of {', '.join(tally.PARTS)}.")
-    return parts
-
-
 @main.command()
 @click.option("--tasks", type=click.IntRange(min=1), default=500, show_default=True, help="How many requests are sent.")
 @click.option(
@@ -394,7 +357,7 @@ def read_parts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[
 )
 @requesting
 @click.option("--port", type=PORT, help="Port of the drill's receiver.  [default: a free one]")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as data.")
+@as_data("figures")
 @click.option("--yes", is_flag=True, help="Do not ask before services are killed.")
 def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | None, as_json: bool, yes: bool) -> None:
     """Kill the services one by one, and count what is lost.
@@ -455,7 +418,7 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
     help="Ask for the result, or for the task id.  [default: as it answers]",
 )
 @click.option("--port", type=PORT, help="Port of the bench's receiver.  [default: a free one]")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as data.")
+@as_data("figures")
 def bench(
     rate: float | None,
     clients: int | None,
@@ -491,11 +454,6 @@ def bench(
     console.shown_json(measures.as_data(figures)) if as_json else console.benched(figures)
     if figures.interrupted:
         raise KeyboardInterrupt
-
-
-def consenting(command: Callable[..., None]) -> Callable[..., None]:
-    """The option of every command that runs requirements.sh."""
-    return click.option("--yes", is_flag=True, help="Run requirements.sh on this machine too (local backend).")(command)
 
 
 @main.command()

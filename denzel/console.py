@@ -1,4 +1,4 @@
-"""Every word, colour and list that the user sees."""
+"""Every word and colour that the user sees; what stands in columns is made in tables.py."""
 
 from __future__ import annotations
 
@@ -12,25 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from denzel import charts, measures
+from denzel import measures, tables
 from denzel.backends.base import BuildStep
-from denzel.errors import DenzelError
+from denzel.errors import DenzelError, Unanswered
 from denzel.ledger import Callback, Outcome, QuarantinedTask, UnfinishedTask
 from denzel.project import Project
 from denzel.services import Service, State, Status, WorkerReport
 from denzel.settings import Settings
+from denzel.tables import printable
 from denzel.tally import Figures
+from denzel.wording import counted
 
 if TYPE_CHECKING:
     from denzel.listener import ReceivedCallback
 
-#: Letters that a chart is wide.
-_CHART = 40
-
 _COLOURS = {State.UP: "green", State.ERROR: "red", State.DOWN: "red"}
-
-#: Seconds within which a callback that is due is taken to be sent.
-_SENT_WITHIN = 2
 
 #: Bytes that are shown of a body that is no JSON.
 _SHOWN_OF_NO_JSON = 500
@@ -57,7 +53,7 @@ def error(problem: DenzelError) -> None:
         click.echo(problem.detail, err=True)
         click.echo(err=True)
     # Ids, reasons and the like in it come from others.
-    click.echo(f"{click.style('Error:', fg='red')} {_printable(str(problem))}", err=True)
+    click.echo(f"{click.style('Error:', fg='red')} {printable(str(problem))}", err=True)
     if problem.hint:
         click.echo(f"{click.style('Hint:', fg='yellow')} {problem.hint}", err=True)
 
@@ -99,64 +95,38 @@ def shown_callbacks(kept: Sequence[Callback], *, state: str | None) -> None:
     if not kept:
         click.echo("No callbacks have failed." if state == "FAILED" else "No callbacks are waiting.")
         return
-    now = time.time()
-    _table(
-        ("TASK", "STATE", "ATTEMPTS", "LAST STATUS", "NEXT TRY", "ADDRESS", "LAST ERROR"),
-        [
-            (
-                callback.task_id,
-                callback.state,
-                callback.attempts,
-                callback.last_status,
-                _next_try(callback, now),
-                callback.uri,
-                callback.last_error,
-            )
-            for callback in kept
-        ],
-    )
+    click.echo("\n".join(tables.callbacks(kept, now=time.time())))
 
 
 def shown_tasks(kept: Sequence[UnfinishedTask]) -> None:
     if not kept:
         click.echo("No tasks are running or waiting.")
         return
-    now = time.time()
-    _table(
-        ("TASK", "STATUS", "POSITION", "DELIVERIES", "SINCE", "HOST"),
-        [
-            (task.task_id, task.status, task.position, task.deliveries, _ago(task.since, now), task.host)
-            for task in kept
-        ],
-    )
+    click.echo("\n".join(tables.tasks(kept, now=time.time())))
 
 
 def shown_quarantined(kept: Sequence[QuarantinedTask]) -> None:
     if not kept:
         click.echo("No tasks are in quarantine.")
         return
-    now = time.time()
-    _table(
-        ("TASK", "DELIVERIES", "SINCE", "REASON"),
-        [(task.task_id, task.deliveries, _ago(task.since, now), task.reason) for task in kept],
-    )
+    click.echo("\n".join(tables.quarantined(kept, now=time.time())))
 
 
 def resent(outcome: Outcome) -> None:
     if outcome.done:
-        click.echo(f"{_counted(len(outcome.done), 'callback')} sent again now. How it goes: denzel callbacks")
+        click.echo(f"{_so_many_are(len(outcome.done), 'callback')} sent again now. How it goes: denzel callbacks")
     elif not outcome.unknown:
         click.echo("No callbacks have failed.")
 
 
 def replayed(outcome: Outcome) -> None:
     if outcome.done:
-        click.echo(f"{_counted(len(outcome.done), 'task')} queued again. How it goes: denzel tasks")
+        click.echo(f"{_so_many_are(len(outcome.done), 'task')} queued again. How it goes: denzel tasks")
 
 
 def discarded(outcome: Outcome) -> None:
     if outcome.done:
-        click.echo(f"{_counted(len(outcome.done), 'task')} discarded.")
+        click.echo(f"{_so_many_are(len(outcome.done), 'task')} discarded.")
 
 
 def listening(settings: Settings, host: str, port: int) -> None:
@@ -170,68 +140,21 @@ def received(callbacks: Iterable[ReceivedCallback]) -> None:
     with _until_interrupted():
         for callback in callbacks:
             when = datetime.fromtimestamp(callback.when)
-            what = _printable(f"{when:%H:%M:%S} {callback.path} {callback.webhook_id or 'no webhook-id'}")
+            what = printable(f"{when:%H:%M:%S} {callback.path} {callback.webhook_id or 'no webhook-id'}")
             click.echo(f"{what} {_signature(callback)}{' (repeated)' if callback.repeated else ''}")
             click.echo(_body(callback.body))
 
 
 def drilled(figures: Figures) -> None:
     """What a drill came to, in all and part by part."""
-    refused = [(f"refused ({reason})", number) for reason, number in sorted(figures.refused.items())]
-    failed = [("  with FAILURE", f"{figures.failed}: {figures.failure}")] if figures.failed else []
-    strange = [("made twice", len(figures.made_twice))] if figures.made_twice else []
-    bad = [("bad signatures", figures.bad_signatures)] if figures.bad_signatures else []
-    unfinished = [("not through yet", len(figures.not_through))] if figures.interrupted else []
     click.echo()
-    _table(
-        ("REQUESTS", str(figures.tasks)),
-        [
-            ("accepted", figures.accepted),
-            *(refused or [("refused (503)", 0)]),
-            ("completed", figures.completed),
-            *failed,
-            ("called back", figures.called_back),
-            ("called back twice", figures.called_back_twice),
-            *strange,
-            *bad,
-            ("lost", len(figures.lost)),
-            *unfinished,
-            ("slowest recovery", _seconds(figures.slowest_recovery)),
-            ("the whole drill", _seconds(figures.seconds)),
-        ],
-    )
-    if figures.parts:
-        click.echo()
-        _table(
-            ("PART", "KILLED", "RECOVERED IN", "CAUGHT UP IN"),
-            [(part.part, part.killed, _seconds(part.recovered), _seconds(part.caught_up)) for part in figures.parts],
-        )
+    click.echo("\n".join(tables.drill(figures)))
 
 
 def benched(figures: measures.Figures) -> None:
     """What a bench has measured: throughput, latencies, their spread, who was busy, and what it comes to."""
     click.echo()
-    _table(("REQUESTS", str(figures.sent)), _bench_counts(figures))
-    click.echo()
-    _table(("LATENCY", "P50", "P90", "P99", "MAX"), _latencies(figures))
-    if figures.histogram:
-        click.echo()
-        most = max(bucket.count for bucket in figures.histogram)
-        heads = ("end to end" if figures.accept else "answers").upper()
-        _table(
-            (heads, "REQUESTS", ""),
-            [
-                (f"up to {_short(bucket.up_to)}", bucket.count, charts.bar(bucket.count, most, width=_CHART))
-                for bucket in figures.histogram
-            ],
-        )
-    if figures.processors is not None:
-        click.echo()
-        _processors(figures.processors)
-    if figures.queue:
-        lengths = [look.tasks for look in figures.queue]
-        click.echo()
-        click.echo(f"QUEUE  {charts.sparkline(lengths, width=_CHART)}  {max(lengths)} tasks at most")
+    click.echo("\n".join(tables.bench(figures)))
     click.echo()
     click.echo(f"{click.style('Bottleneck:', bold=True)} {figures.verdict.bottleneck or 'none'}: {figures.verdict.why}")
 
@@ -248,11 +171,14 @@ def interrupted() -> None:
 
 
 def confirm(question: str) -> bool:
+    """The answer of the user; raises Unanswered when there is none, as where the standard input is closed."""
     try:
-        return click.confirm(question)
+        if sys.stdin is not None:
+            return click.confirm(question)
+        click.echo(question)
     except click.Abort:
-        click.echo("No answer. To go on without being asked, pass --yes.", err=True)
-        return False
+        click.echo()
+    raise Unanswered("There was no answer.", hint="To go on without being asked, pass --yes.")
 
 
 class Watching:
@@ -307,93 +233,15 @@ def _styled(state: State) -> str:
     return click.style(state.value, fg=_COLOURS.get(state, "yellow"))
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Columns as wide as what is in them; nothing is cut, so that ids and addresses can be copied."""
-    texts = [["-" if value is None else _printable(str(value)) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(heads, *texts, strict=True)]
-    for row in (heads, *texts):
-        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _bench_counts(figures: measures.Figures) -> list[tuple[str, object]]:
-    errors = [(f"error: {error.kind}", f"{error.count} ({error.first.rstrip('.')})") for error in figures.errors]
-    rows: list[tuple[str, object]] = []
-    if figures.unsent:
-        rows.append(("not sent", f"{figures.unsent} (every connection waited for an answer)"))
-    if figures.accept is not None:
-        rows.append(("accepted", f"{figures.accepted} ({figures.accepted_per_second:,.0f} per second)"))
-    end = "called back" if figures.mode == "async" else "answered"
-    rows.append((end, f"{figures.completed} ({figures.completed_per_second:,.0f} per second)"))
-    rows += errors
-    if figures.unfinished:
-        cancelled = f", {figures.cancelled} of them cancelled later" if figures.cancelled else ""
-        rows.append(("under way at the end", f"{figures.unfinished}{cancelled}"))
-    if figures.lost_sight:
-        rows.append(("not heard of", f"{figures.lost_sight} (denzel callbacks, denzel tasks)"))
-    rows.append(("seconds", f"{figures.seconds:.1f}{' (interrupted)' * figures.interrupted}"))
-    return rows
-
-
-def _latencies(figures: measures.Figures) -> list[tuple[str, ...]]:
-    rows = [("end to end" if figures.mode == "async" else "answer", figures.end_to_end)]
-    if figures.accept is not None:
-        rows.insert(0, ("accept", figures.accept))
-    return [
-        (name, *((_short(seconds) for seconds in (times.p50, times.p90, times.p99, times.max)) if times else "----"))
-        for name, times in rows
-    ]
-
-
-def _processors(busy: measures.Processors) -> None:
-    shares = [*busy.services.items(), ("denzel bench", busy.generator), ("other programs", busy.others)]
-    _table(
-        ("CPU", "CORES", f"OF {busy.cores}"),
-        [(name, f"{cores:.2f}", charts.bar(cores, busy.cores, width=_CHART)) for name, cores in shares],
-    )
-
-
-def _short(seconds: float) -> str:
-    """A latency with two or three digits that mean something."""
-    if seconds >= 1:
-        return f"{seconds:.2f} s" if seconds < 100 else f"{seconds:.0f} s"
-    return f"{seconds * 1000:.3g} ms"
-
-
-def _next_try(callback: Callback, now: float) -> str | None:
-    if callback.next_try is None:
-        return "being sent" if callback.state == "PENDING" else None
-    ahead = callback.next_try - now
-    if ahead >= 1:
-        return f"in {_duration(ahead)}"
-    # What is due is sent at once, unless others for its receiver are being sent already, as many as may be.
-    return "now" if ahead > -_SENT_WITHIN else "when its receiver has room"
-
-
-def _ago(moment: float | None, now: float) -> str | None:
-    return None if moment is None else f"{_duration(max(0, now - moment))} ago"
-
-
-def _duration(seconds: float) -> str:
-    """In the largest unit of which there are two, so that no digit is of no use: 90 s, 5 min, 36 h, 3 d."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def _seconds(seconds: float | None) -> str | None:
-    return None if seconds is None else f"{seconds:.1f} s"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun} is" if number == 1 else f"{number} {noun}s are"
+def _so_many_are(number: int, noun: str) -> str:
+    return f"{counted(number, noun)} {'is' if number == 1 else 'are'}"
 
 
 def _signature(callback: ReceivedCallback) -> str:
     if not callback.signed:
         return click.style("not signed", fg="yellow")
     if callback.fault:
-        return click.style("signature BAD", fg="red") + f": {_printable(callback.fault)}"
+        return click.style("signature BAD", fg="red") + f": {printable(callback.fault)}"
     return click.style("signature good", fg="green")
 
 
@@ -402,20 +250,10 @@ def _body(body: bytes) -> str:
     if not body:
         return "(empty)"
     try:
-        return _printable(json.dumps(json.loads(body.decode()), ensure_ascii=False))
+        return printable(json.dumps(json.loads(body.decode()), ensure_ascii=False))
     except (ValueError, RecursionError):
-        shown = _printable(body[:_SHOWN_OF_NO_JSON].decode("utf-8", "backslashreplace"))
+        shown = printable(body[:_SHOWN_OF_NO_JSON].decode("utf-8", "backslashreplace"))
         return f"(not JSON) {shown}" + (f"... ({len(body)} bytes)" if len(body) > _SHOWN_OF_NO_JSON else "")
-
-
-def _printable(text: str) -> str:
-    """What others sent, without what a terminal would obey, or has no letter for."""
-    shown = "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
-        for letter in text
-    )
-    encoding = sys.stdout.encoding or "utf-8"
-    return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _reachable(host: str) -> str:

@@ -71,6 +71,10 @@ class RequestUnusable(DenzelError):
     """A drill's request that can not be sent, or that the api refuses."""
 
 
+class Unanswered(DenzelError):
+    """A question that must be answered first, and nobody is there to answer it."""
+
+
 class TooFewTasks(DenzelError):
     """A drill of fewer requests than it needs to see what it kills recover."""
 

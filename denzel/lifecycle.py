@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import NoReturn, Protocol
+from typing import Protocol
 
-from denzel import activity
+from denzel import activity, stored
 from denzel import settings as settings_file
 from denzel.backends.base import Backend, BuildStep
 from denzel.errors import (
@@ -20,23 +19,24 @@ from denzel.errors import (
     NotLaunched,
     NotPermitted,
     PortTaken,
-    ServiceFailed,
     ServiceNotRunning,
     SettingInvalid,
     ToolMissing,
 )
 from denzel.project import Project
-from denzel.services import QUEUE_KEY, RESPONSE_KEY, UNACKED_KEY, UNDELIVERED_KEY, Service, State, Status
+from denzel.readiness import Look, raise_failure, wait_until_ready
+from denzel.services import (
+    RESPONSE_KEY,
+    Service,
+    State,
+    Status,
+    loads_key,
+    worker_name,
+)
 from denzel.settings import Settings
 
 OS_REQUIREMENTS = "OS_REQUIREMENTS_UPDATED"
 PIP_REQUIREMENTS = "PIP_REQUIREMENTS_UPDATED"
-
-#: Seconds that a service may be DOWN while all are being started.
-_DOWN_FOR = 10
-
-#: Lines of a failing service's log that are shown.
-_LOG_TAIL = 20
 
 
 class Progress(Protocol):
@@ -53,9 +53,6 @@ class Progress(Protocol):
 
     def saw(self, status: Status) -> None:
         """The services are being waited for, and are now so."""
-
-
-Look = Callable[[], Status | None]
 
 
 def launch(
@@ -86,7 +83,7 @@ def launch(
         if backend.changes_the_machine and project.has_os_requirements:
             progress.note("requirements.sh is not run here. It would change this machine: denzel updateosreqs --yes")
         _build(backend, announce, progress, stamps={"PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})
-        _up(backend, announce, look, progress)
+        _up(backend, settings, announce, look, progress)
 
 
 def start(project: Project, backend: Backend, settings: Settings, *, look: Look | None, progress: Progress) -> None:
@@ -94,7 +91,7 @@ def start(project: Project, backend: Backend, settings: Settings, *, look: Look 
     with activity.exclusive(project.activity_file) as announce:
         check_launched(backend)
         _check_settings(settings)
-        _up(backend, announce, look, progress)
+        _up(backend, settings, announce, look, progress)
 
 
 def stop(project: Project, backend: Backend, *, progress: Progress) -> None:
@@ -112,7 +109,7 @@ def restart(project: Project, backend: Backend, settings: Settings, *, look: Loo
         _check_settings(settings)
         progress.doing("Stopping the services")
         backend.stop()
-        _up(backend, announce, look, progress)
+        _up(backend, settings, announce, look, progress)
 
 
 def update_requirements(
@@ -142,7 +139,7 @@ def update_requirements(
         _check_settings(settings)
         _build(backend, announce, progress, stamps=stamps)
         settings_file.change(project.env_file, stamps)
-        _up(backend, announce, look, progress)
+        _up(backend, settings, announce, look, progress)
 
 
 def shutdown(
@@ -157,7 +154,7 @@ def shutdown(
         backend.check_name_is_free()
         launched = backend.is_launched()
         if purge:
-            question = _loss(backend)
+            question = stored.loss(backend)
             if question and not confirm(question):
                 return False
         progress.doing("Removing the services")
@@ -257,7 +254,9 @@ def _build(backend: Backend, announce: activity.Announce, progress: Progress, *,
     backend.build(on_step, stamps=stamps)
 
 
-def _up(backend: Backend, announce: activity.Announce, look: Look | None, progress: Progress) -> None:
+def _up(
+    backend: Backend, settings: Settings, announce: activity.Announce, look: Look | None, progress: Progress
+) -> None:
     progress.doing("Starting the services")
     # Until the first of them is made there is nothing else by which `status` could tell this from no launch at all.
     announce(State.STARTING)
@@ -267,82 +266,11 @@ def _up(backend: Backend, announce: activity.Announce, look: Look | None, progre
         announce(None)
         status = look() if look else None
         if status is not None:
-            _raise_failure(backend, status, said=error.detail)
+            raise_failure(backend, status, said=error.detail)
         raise
     announce(None)
-    with suppress(ServiceNotRunning):
-        # The api has just read its mode from .env; what `denzel response` told the running one is in there.
-        backend.redis("DEL", RESPONSE_KEY)
+    # The api has just read its mode from .env; what `denzel response` told the running one is in there. And what ended
+    # while it loaded the model, the last time, may have been mended.
+    stored.forget(backend, RESPONSE_KEY, loads_key(worker_name(settings.compose_name)))
     if look is not None:
-        _wait_until_ready(backend, look, progress)
-
-
-def _wait_until_ready(
-    backend: Backend, look: Look, progress: Progress, *, sleep: Callable[[float], None] = time.sleep
-) -> None:
-    down_since: float | None = None
-    while True:
-        status = look()
-        if status is None:
-            raise ServiceFailed("The services were removed while they started.", hint="denzel launch")
-        progress.saw(status)
-        if status.ready:
-            return
-        _raise_failure(backend, status)
-        if all(report.state is not State.DOWN for report in status.services.values()):
-            down_since = None
-        else:
-            down_since = down_since or time.monotonic()
-            if time.monotonic() - down_since > _DOWN_FOR:
-                down = next(service for service, report in status.services.items() if report.state is State.DOWN)
-                _raise_failed(backend, down, f"The service {down.value} does not stay up.")
-        sleep(0.5)
-
-
-def _raise_failure(backend: Backend, status: Status, *, said: str = "") -> None:
-    """Raise ServiceFailed when something will not come up by waiting; `said` is what is known beside its log."""
-    if status.worker.state is State.ERROR and status.worker.cause:
-        cause = status.worker.cause
-        _raise_failed(backend, Service.DENZEL, f"The model could not be loaded: {cause}.", hint=_hint(cause))
-    for service, report in status.services.items():
-        if report.state is State.ERROR:
-            _raise_failed(backend, service, f"The service {service.value} does not come up.", said=said)
-
-
-def _raise_failed(backend: Backend, service: Service, message: str, *, hint: str = "", said: str = "") -> NoReturn:
-    tail = "\n".join(backend.logs([service], tail=_LOG_TAIL))
-    raise ServiceFailed(
-        message,
-        hint=hint or f"The whole log: denzel logs --service {service.value}. When mended: denzel restart",
-        detail="\n".join(filter(None, (tail, said))),
-    )
-
-
-def _hint(cause: str) -> str:
-    kind = cause.partition(":")[0]
-    if kind in ("ModuleNotFoundError", "ImportError"):
-        return "Add the package to requirements.txt, then: denzel updatereqs"
-    if cause.startswith("a process died"):
-        return "It may be short of memory: set a lower WORKER_CONCURRENCY in .env, then: denzel restart"
-    if kind == "FileNotFoundError":
-        return "Put the file into app/assets (paths are relative to the project folder), then: denzel restart"
-    return "Mend app/logic/pipeline.py, then: denzel restart"
-
-
-def _loss(backend: Backend) -> str:
-    """What a purge would lose, as a question; empty when nothing."""
-    if not backend.holds_data():
-        return ""
-    try:
-        counts = [backend.redis("LLEN", QUEUE_KEY), backend.redis("HLEN", UNACKED_KEY)]
-        callbacks = backend.redis("ZCARD", UNDELIVERED_KEY)
-    except ServiceNotRunning:
-        return "Redis is not running, so it may hold unfinished tasks. Remove its data?"
-    if sum(counts) + callbacks == 0:
-        return ""
-    stored = f"{_counted(sum(counts), 'unfinished task')} and {_counted(callbacks, 'unsent callback')}"
-    return f"{stored} are stored. Remove them?"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
+        wait_until_ready(backend, look, progress.saw)

@@ -103,11 +103,19 @@ def worker_name(project_name: str) -> str:
     return f"worker@{project_name}"
 
 
+#: The cause when a process died while loading the model, and nobody knows more.
+DIED_LOADING = "a process died while loading the model"
+
 # What the serving code stores in Redis, as far as this side reads or writes it; app/keys.py is the other owner.
 QUEUE_KEY = "denzel"
 UNACKED_KEY = "unacked"
 UNDELIVERED_KEY = "denzel:undelivered"
 RESPONSE_KEY = "denzel:response"
+
+
+def loads_key(name: str) -> str:
+    """The hash of the hosts on which a worker's main process loads the model itself: LOADING, or DIED before."""
+    return f"denzel:loads:{name}"
 
 
 def worker_key(name: str) -> str:

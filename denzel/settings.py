@@ -158,13 +158,17 @@ _FOREIGN = ("COMPOSE_", "DOCKER_", "BUILDKIT_")
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
 
+#: A value in quotes, and perhaps a comment. As for Compose, it ends at the first quote of its kind with no \ before it.
+_QUOTED = re.compile(r"""(['"])(?>(.*?)(?<!\\)\1)\s*(#.*)?""")
+
 
 def load(env_file: Path, environ: Mapping[str, str], options: Mapping[str, str] | None = None) -> Settings:
     """The settings of a project: command-line options, then environment, then .env, then default.
 
     Raises SettingInvalid.
     """
-    texts = {**read(env_file), **{key: environ[key] for key in KEYS if environ.get(key)}, **(options or {})}
+    given = {key: environ[key].strip() for key in KEYS if environ.get(key, "").strip()}
+    texts = {**read(env_file), **given, **(options or {})}
     values = check(texts)
     return Settings(
         compose_name=values["COMPOSE_PROJECT_NAME"],
@@ -203,7 +207,7 @@ def check(texts: Mapping[str, str]) -> dict[str, Any]:
 def read(env_file: Path) -> dict[str, str]:
     """The keys of the file with their texts; raises SettingInvalid for an unknown key or what is not KEY=value."""
     try:
-        text = env_file.read_text(encoding="utf-8-sig")
+        lines = _lines(env_file)
     except UnicodeDecodeError as error:
         raise SettingInvalid(f"{env_file} can not be read: {error}.", hint="Save it as UTF-8.") from None
     except OSError as error:
@@ -212,7 +216,7 @@ def read(env_file: Path) -> dict[str, str]:
             hint="Copy it from where the project ran before, or from a new project: denzel startproject NAME",
         ) from None
     values: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())
@@ -223,14 +227,22 @@ def read(env_file: Path) -> dict[str, str]:
         name, value = match.groups()
         if name not in KEYS and not name.startswith(_FOREIGN):
             raise SettingInvalid(f"Line {number} of {env_file} sets {name}, which is unknown.", hint=_similar(name))
-        values[name] = _unquote(value)
+        plain = _unquote(value)
+        if plain is None:
+            allowed = KEYS[name].allowed if name in KEYS else "any text"
+            raise SettingInvalid(
+                f"{name} is {value!r}; allowed is {allowed}, without quotes or within one pair.",
+                hint=f"Mend line {number} of {env_file}: after the closing quote, only # and a comment may follow.",
+            )
+        # Also inside quotes: the serving code makes nothing of spaces there either.
+        values[name] = plain.strip()
     return values
 
 
 def change(env_file: Path, changes: Mapping[str, str]) -> None:
     """Set keys in the file and leave every other line as it is."""
     check({**read(env_file), **changes})
-    lines = env_file.read_text(encoding="utf-8").splitlines()
+    lines = _lines(env_file)
     missing = dict(changes)
     for index, line in enumerate(lines):
         match = _LINE.fullmatch(line.strip())
@@ -267,10 +279,18 @@ def replace(env_file: Path, text: str) -> None:
         raise
 
 
-def _unquote(value: str) -> str:
-    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1]
-    return re.split(r"\s+#", value, maxsplit=1)[0]
+def _lines(env_file: Path) -> list[str]:
+    """Ended as Compose ends them: no other sign begins a line."""
+    return env_file.read_bytes().decode("utf-8-sig").removesuffix("\n").split("\n")
+
+
+def _unquote(value: str) -> str | None:
+    """Without quotes and comment; None when the quotes are not closed, or more than a comment follows them."""
+    if value.startswith(("'", '"')):
+        quoted = _QUOTED.fullmatch(value)
+        return quoted[2] if quoted else None
+    # For Compose, # begins a comment after a space, and is part of the value after anything else.
+    return value.partition(" #")[0]
 
 
 def _similar(name: str) -> str:

@@ -9,7 +9,17 @@ from denzel import activity
 from denzel.backends.base import Backend
 from denzel.errors import ServiceNotRunning
 from denzel.project import Project
-from denzel.services import Service, ServiceReport, State, Status, WorkerReport, worker_key, worker_name
+from denzel.services import (
+    DIED_LOADING,
+    Service,
+    ServiceReport,
+    State,
+    Status,
+    WorkerReport,
+    loads_key,
+    worker_key,
+    worker_name,
+)
 
 # The workers' own words, and ours.
 _WORKER_STATES = {"LOADING": State.LOADING, "UP": State.UP, "ERROR": State.ERROR}
@@ -18,10 +28,12 @@ _WORKER_STATES = {"LOADING": State.LOADING, "UP": State.UP, "ERROR": State.ERROR
 def read_status(project: Project, backend: Backend, *, name: str) -> Status | None:
     """The status of the project called `name`; None when it is not launched and no command is launching it."""
     building = activity.announced(project.activity_file)
+    # First: a worker that dies, and is started again, soon takes back what its last life has said.
+    reported = _reported(backend, worker_name(name))
     services = backend.services()
     if building is None and not backend.is_launched():
         return None
-    worker = _worker(backend, services, worker_name(name))
+    worker = _worker(reported, services, worker_name(name))
     if building is not None:
         services = {
             service: replace(report, state=building) if _waits(service, report, building) else report
@@ -35,14 +47,27 @@ def _waits(service: Service, report: ServiceReport, announced: State) -> bool:
     return report.state is State.DOWN if announced is State.STARTING else service.carries_requirements
 
 
-def _worker(backend: Backend, services: Mapping[Service, ServiceReport], name: str) -> WorkerReport:
-    if State.DOWN in (services[Service.DENZEL].state, services[Service.REDIS].state):
-        return WorkerReport(name=name, state=State.DOWN)
+def _reported(backend: Backend, name: str) -> tuple[str | None, str | None]:
+    """The state and the cause that the worker has reported."""
     try:
         state, cause = backend.redis("HMGET", worker_key(name), "state", "cause")
+        if state in (None, "LOADING"):
+            loads = backend.redis("HGETALL", loads_key(name)).values()
+            # Between two lives nobody reports, and whoever was loading the model has not come to an end with it.
+            if "DIED" in loads or (state is None and loads):
+                return "ERROR", DIED_LOADING
     except ServiceNotRunning:
-        # Redis is starting, or failing, as its own state says.
-        state, cause = None, None
+        # Redis is down, starting or failing, as its own state says.
+        return None, None
+    return state, cause
+
+
+def _worker(
+    reported: tuple[str | None, str | None], services: Mapping[Service, ServiceReport], name: str
+) -> WorkerReport:
+    if State.DOWN in (services[Service.DENZEL].state, services[Service.REDIS].state):
+        return WorkerReport(name=name, state=State.DOWN)
+    state, cause = reported
     if state is None:
         failing = services[Service.DENZEL].state is State.ERROR
         return WorkerReport(name=name, state=State.ERROR if failing else State.LOADING)

@@ -20,6 +20,7 @@ import click
 import pytest
 from backends.fake import FakeBackend, Machine
 from click.testing import CliRunner, Result
+from places import enter
 from ports import find_free_port
 from standardwebhooks import Webhook
 
@@ -87,9 +88,7 @@ def machines(monkeypatch: pytest.MonkeyPatch) -> Machines:
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machines: Machines) -> Path:
     """An empty folder that is the current one."""
-    for name in settings_file.KEYS:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
+    enter(tmp_path, monkeypatch)
     return tmp_path
 
 
@@ -445,7 +444,7 @@ def test_shutdown_keeps_the_data_and_purge_does_not(machines: Machines) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "answer", "exit_code", "kept"),
-    [([], "n\n", 0, True), ([], "y\n", 0, False), (["--yes"], "", 0, False), ([], "", 0, True)],
+    [([], "n\n", 1, True), ([], "y\n", 0, False), (["--yes"], "", 0, False), ([], "", 1, True)],
     ids=["no", "yes", "--yes", "nobody there to ask"],
 )
 @pytest.mark.usefixtures("launched")
@@ -457,8 +456,20 @@ def test_purge_asks_before_tasks_are_lost(
     result = denzel("shutdown", "--purge", *arguments, stdin=answer)
     assert result.exit_code == exit_code
     assert ("1 unfinished task and" in result.output) is (not arguments)
-    assert ("No answer. To go on without being asked, pass --yes." in result.stderr) is (not arguments and not answer)
+    unanswered = "Error: There was no answer.\nHint: To go on without being asked, pass --yes.\n"
+    assert result.stderr == (unanswered if not arguments and not answer else "")
     assert (machines.machine.data is not None) is kept
+
+
+@pytest.mark.usefixtures("launched")
+def test_without_a_standard_input_nobody_is_there_to_ask(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machines.machine.data is not None
+    machines.machine.data[QUEUE_KEY] = ["a task"]
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["shutdown", "--purge"])
+    assert end.value.code == 1
+    assert machines.machine.data is not None
 
 
 @pytest.mark.usefixtures("launched")

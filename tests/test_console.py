@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from statuses import NAME, status
 
 from denzel import console, settings
 from denzel.backends.base import BuildStep
 from denzel.errors import CommandFailed, DenzelError
-from denzel.ledger import Callback
 from denzel.listener import ReceivedCallback
 from denzel.project import Project
 from denzel.scaffold import start_project
-from denzel.services import Service, ServiceReport, State, Status, WorkerReport
-
-NAME = "worker@iris"
-
-
-def status(worker: State = State.UP, *, cause: str = "", **services: State) -> Status:
-    """Everything up, but for what is said."""
-    ports = {Service.API: 8000, Service.MONITOR: 5555}
-    return Status(
-        services={
-            service: ServiceReport(state=services.get(service.value, State.UP), port=ports.get(service))
-            for service in Service
-        },
-        worker=WorkerReport(name=NAME, state=worker, cause=cause),
-    )
+from denzel.services import State
 
 
 def test_status_is_shown_as_the_manual_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,59 +160,7 @@ def test_watching_tells_each_step_and_each_change_once(capsys: pytest.CaptureFix
     )
 
 
-def callback(**changes: Any) -> Callback:
-    facts: dict[str, Any] = {
-        "task_id": "an-id",
-        "uri": "http://a/",
-        "state": "PENDING",
-        "attempts": 1,
-        "last_status": 500,
-        "last_error": "answered 500",
-        "next_try": None,
-    }
-    return Callback(**{**facts, **changes})
-
-
-@pytest.mark.parametrize(
-    ("ahead", "words"),
-    [
-        (-5, "when its receiver has room"),
-        (-1, "now"),
-        (0, "now"),
-        (41, "in 40 s"),
-        (119, "in 118 s"),
-        (190, "in 3 min"),
-        (7500, "in 2 h"),
-        (260000, "in 3 d"),
-    ],
-)
-def test_the_next_try_is_told_in_words(ahead: float, words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    console.shown_callbacks([callback(next_try=time.time() + ahead - 0.6)], state=None)
-    assert f"  {words}  " in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("state", "words"), [("PENDING", "being sent"), ("FAILED", "-")])
-def test_without_a_next_try_a_callback_is_being_sent_or_given_up(
-    state: str, words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    console.shown_callbacks([callback(state=state)], state=None)
-    assert f"500          {words}  " in capsys.readouterr().out
-
-
-def test_columns_are_aligned_and_nothing_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
-    long = "x" * 300
-    console.shown_callbacks([callback(), callback(task_id=long, uri=long, last_error=long)], state=None)
-    heads, first, second = capsys.readouterr().out.splitlines()
-    assert heads.index("STATE") == first.index("PENDING") == second.index("PENDING")
-    assert heads.index("LAST ERROR") == first.index("answered")
-    assert second.count(long) == 3
-
-
 def test_what_others_sent_does_not_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    console.shown_callbacks([callback(uri="http://a/\033[2J", last_error="one\ntwo\x9b")], state=None)
-    shown = capsys.readouterr().out
-    assert "http://a/\\x1b[2J" in shown
-    assert "one\\ntwo\\x9b" in shown
     arrived = {"path": "/\033[2J", "webhook_id": "\033c", "signed": True, "fault": "\033c"}
     for body in (b"\033[2J\xff", b'{"a": "\xc2\x9b\\ud800"}', b"[" * 100_000):
         console.received([ReceivedCallback(when=0, repeated=False, body=body, **arrived)])  # type: ignore[arg-type]

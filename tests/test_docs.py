@@ -69,6 +69,14 @@ def test_a_setting_is_documented_with_its_default_and_what_is_allowed(name: str)
     assert allowed == KEYS[name].allowed
 
 
+def test_the_map_of_the_house_has_every_room_and_no_other() -> None:
+    tool, app = ROOT / "denzel", ROOT / "denzel" / "templates" / "project" / "app"
+    paths = {path.relative_to(tool) for path in (*tool.glob("*.py"), *tool.glob("backends/*.py"))}
+    paths |= {path.relative_to(app) for path in app.rglob("*.py")}
+    shown = {name for row in table(ROOT / "CONTRIBUTING.md", "room") for name in _CODE.findall(row[0])}
+    assert shown == {str(path) for path in paths if path.name != "__init__.py"} | {"templates/project/"}
+
+
 def anchors(page: Path) -> set[str]:
     """The fragments that lead to the headings of a page, as GitHub makes them."""
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))

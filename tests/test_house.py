@@ -16,19 +16,20 @@ APP = TOOL / "templates" / "project" / "app"
 # The rooms of the tool from top to bottom: a room imports from those below it only.
 FLOORS = [
     {"cli"},
-    {"console"},
+    {"console", "options"},
+    {"tables"},
     {"lifecycle", "status", "scaffold", "listener", "ledger", "drill", "bench"},
-    {"kills", "load", "receiver", "generator", "gauges"},
+    {"kills", "load", "receiver", "generator", "gauges", "ends", "readiness", "stored"},
     {"record"},
     {"bottleneck", "http_client", "prepared", "request_file", "target", "trial"},
     {"tally", "measures", "callback_sink"},
     {"backends"},
     {"backends.docker", "backends.local"},
-    {"backends.build_output", "backends.environment"},
-    {"backends.base", "backends.supervisor", "log_file"},
+    {"backends.build_output", "backends.compose", "backends.environment", "backends.run"},
+    {"backends.base", "backends.processes", "backends.supervisor", "log_file"},
     {"runner", "project", "activity", "signatures"},
     {"settings"},
-    {"services", "errors", "callback_server", "charts", "wire"},
+    {"services", "errors", "callback_server", "charts", "wire", "wording"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -37,11 +38,11 @@ HEAVY = ("docker", "http.server", "jinja2", "psutil", "redis", "requests", "supe
 
 # Who may use what is not ours.
 OWNERS = {
-    "click": {"cli", "console"},
+    "click": {"cli", "options", "console"},
     "subprocess": {"runner"},
     "jinja2": {"scaffold"},
     "docker": {"backends.docker"},
-    "psutil": {"backends.local", "gauges"},
+    "psutil": {"backends.processes", "gauges"},
     "redis": {"backends.local"},
     "supervisor": {"backends.supervisor"},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from backends.fake import FakeBackend, Machine
 from ports import find_free_port
+from refusals import refused
+from statuses import status
 
 from denzel import activity, lifecycle
 from denzel import settings as settings_file
@@ -40,11 +43,10 @@ from denzel.services import (
     ServiceReport,
     State,
     Status,
-    WorkerReport,
+    loads_key,
+    worker_name,
 )
 from denzel.status import read_status
-
-WORKER = "worker@iris"
 
 # A requirements.sh that does something, and one that does nothing.
 OS_SCRIPT = "#!/usr/bin/env bash\n# Ours:\napt-get install --yes libgomp1\n"
@@ -111,14 +113,6 @@ def seeing(*statuses: Status | None) -> lifecycle.Look:
     return iter(statuses).__next__
 
 
-def status(worker: State = State.UP, *, cause: str = "", **services: State) -> Status:
-    """Everything up, but for what is said."""
-    return Status(
-        services={service: ServiceReport(state=services.get(service.value, State.UP)) for service in Service},
-        worker=WorkerReport(name=WORKER, state=worker, cause=cause),
-    )
-
-
 def settings_of(project: Project) -> settings_file.Settings:
     return settings_file.load(project.env_file, {})
 
@@ -160,13 +154,6 @@ def unchanged(project: Project, backend: FakeBackend) -> Iterator[None]:
     yield
     assert (project.env_file.read_text(), backend.machine.services) == before
     assert [action for action in backend.done if action != "check"] == []
-
-
-@contextmanager
-def refused(kind: type[DenzelError], match: str) -> Iterator[None]:
-    with pytest.raises(kind, match=match) as caught:
-        yield
-    assert caught.value.hint
 
 
 @contextmanager
@@ -212,7 +199,7 @@ def test_launch_builds_and_stores_the_user_that_services_run_as(
 
 
 def test_launch_without_waiting_does_not_look(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
-    backend.comes_up_as = dict.fromkeys(Service, State.STARTING)
+    backend.comes_up_as = {service: State.STARTING for service in Service if service is not Service.REDIS}
     launch(project, backend, watcher, look=None)
     assert watcher.seen == []
 
@@ -354,78 +341,17 @@ def test_launch_tells_that_it_does_not_change_the_machine(
     assert all("requirements.sh is not run" in note and "denzel updateosreqs" in note for note in watcher.notes)
 
 
-# ------------------------------------------------------------------ the wait for the model
+# ------------------------------------------------------------------ start, stop, restart
 
 
 def start(project: Project, backend: FakeBackend, watcher: Watcher, *seen: Status | None) -> None:
     lifecycle.start(project, backend, settings_of(project), look=seeing(*seen), progress=watcher)
 
 
-def test_the_wait_ends_when_the_model_is_loaded(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
-    story = [status(State.LOADING, api=State.STARTING), status(State.LOADING), status()]
+def test_a_start_tells_what_it_sees_until_all_is_up(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
+    story = [status(State.LOADING), status()]
     start(project, launched, watcher, *story, None)
     assert watcher.seen == story
-
-
-@pytest.mark.parametrize(
-    ("cause", "hint"),
-    [
-        ("ModuleNotFoundError: No module named 'sklearn'", "denzel updatereqs"),
-        ("FileNotFoundError: [Errno 2] No such file: './app/assets/iris.pkl'", "app/assets"),
-        ("SyntaxError: invalid syntax (pipeline.py, line 3)", "app/logic/pipeline.py"),
-        ("a process died while loading the model", "WORKER_CONCURRENCY"),
-        ("ValueError: no such thing as a process died", "app/logic/pipeline.py"),
-    ],
-)
-def test_a_model_that_does_not_load_is_reported(
-    project: Project, launched: FakeBackend, watcher: Watcher, cause: str, hint: str
-) -> None:
-    launched.machine.printed[Service.DENZEL] = [f"line {number}" for number in range(100)]
-    with pytest.raises(ServiceFailed) as failure:
-        start(project, launched, watcher, status(State.ERROR, cause=cause, denzel=State.STARTING))
-    assert str(failure.value) == f"The model could not be loaded: {cause}."
-    assert hint in failure.value.hint
-    assert failure.value.detail.splitlines()[-1] == "denzel-1  | line 99"
-    assert len(failure.value.detail.splitlines()) == 20
-
-
-def test_a_service_that_fails_is_reported_with_its_log(
-    project: Project, launched: FakeBackend, watcher: Watcher
-) -> None:
-    launched.machine.printed[Service.API] = ["Traceback", "boom"]
-    with pytest.raises(ServiceFailed) as failure:
-        start(project, launched, watcher, status(api=State.ERROR))
-    assert str(failure.value) == "The service api does not come up."
-    assert "denzel logs --service api" in failure.value.hint
-    assert failure.value.detail == "api-1  | Traceback\napi-1  | boom"
-
-
-def test_a_worker_that_fails_without_a_cause_is_a_failing_service(
-    project: Project, launched: FakeBackend, watcher: Watcher
-) -> None:
-    with refused(ServiceFailed, "The service denzel does not come up"):
-        start(project, launched, watcher, status(State.ERROR, denzel=State.ERROR))
-
-
-def test_a_service_that_goes_down_is_reported_after_a_while(
-    project: Project, launched: FakeBackend, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lifecycle, "_DOWN_FOR", 0.1)
-    with refused(ServiceFailed, "The service monitor does not stay up"):
-        start(project, launched, watcher, *[status(monitor=State.DOWN)] * 3)
-    assert len(watcher.seen) == 2
-
-
-def test_a_service_may_be_down_for_a_moment(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
-    start(project, launched, watcher, status(monitor=State.DOWN), status())
-    assert len(watcher.seen) == 2
-
-
-def test_services_that_are_removed_meanwhile_end_the_wait(
-    project: Project, launched: FakeBackend, watcher: Watcher
-) -> None:
-    with refused(ServiceFailed, "removed"):
-        start(project, launched, watcher, status(State.LOADING), None)
 
 
 def test_a_start_that_the_backend_refuses_names_the_service_at_fault(
@@ -438,9 +364,6 @@ def test_a_start_that_the_backend_refuses_names_the_service_at_fault(
         start(project, launched, watcher, status())
     with pytest.raises(CommandFailed, match="exit code 1"):
         lifecycle.start(project, launched, settings_of(project), look=None, progress=watcher)
-
-
-# ------------------------------------------------------------------ start, stop, restart
 
 
 def test_stop_and_start(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
@@ -688,6 +611,54 @@ def test_response_survives_a_restart_in_the_settings_alone(
     lifecycle.restart(project, launched, settings_of(project), look=None, progress=watcher)
     assert launched.redis("HGETALL", RESPONSE_KEY) == {}
     assert stored(project)["RESPONSE_MODE"] == "sync"
+
+
+class SlowRedis(FakeBackend):
+    """Its Redis has been started, and answers after somebody has looked twice."""
+
+    looks = 0
+
+    def up(self) -> None:
+        super().up()
+        self.machine.services[Service.REDIS] = State.STARTING
+
+    def services(self) -> dict[Service, ServiceReport]:
+        self.looks += 1
+        if self.looks > 2:
+            self.machine.services[Service.REDIS] = State.UP
+        return super().services()
+
+
+def test_a_start_forgets_also_where_redis_takes_a_moment(
+    project: Project, launched: FakeBackend, watcher: Watcher
+) -> None:
+    settings = settings_of(project)
+    mark = loads_key(worker_name(settings.compose_name))
+    launched.redis("HSET", mark, "a-host", "DIED")
+    launched.redis("HSET", RESPONSE_KEY, "mode", "sync")
+    slow = SlowRedis(project, settings, launched.machine)
+    lifecycle.restart(project, slow, settings, look=None, progress=watcher)
+    assert slow.redis("HGETALL", mark) == slow.redis("HGETALL", RESPONSE_KEY) == {}
+
+
+def test_a_start_does_not_wait_for_a_redis_that_fails(
+    project: Project, launched: FakeBackend, watcher: Watcher
+) -> None:
+    launched.comes_up_as = {Service.REDIS: State.ERROR}
+    started = time.monotonic()
+    lifecycle.restart(project, launched, settings_of(project), look=None, progress=watcher)
+    assert time.monotonic() - started < 5
+
+
+def test_a_start_forgets_that_the_model_killed_the_worker_before(
+    project: Project, launched: FakeBackend, watcher: Watcher
+) -> None:
+    """It may be mended; `status` would go on saying it, and the wait for the model be over at once."""
+    settings = settings_of(project)
+    mark = loads_key(worker_name(settings.compose_name))
+    launched.redis("HSET", mark, "a-host", "DIED")
+    lifecycle.restart(project, launched, settings, look=None, progress=watcher)
+    assert launched.redis("HGETALL", mark) == {}
 
 
 @pytest.mark.parametrize("stopped", [False, True])

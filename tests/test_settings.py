@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
+import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -116,6 +119,21 @@ def problem(env_file: Path) -> SettingInvalid:
     return caught.value
 
 
+def composed(env_file: Path) -> str:
+    """API_PORT as Docker Compose understands the file, without the space around it."""
+    (env_file.parent / "compose.yml").write_text("services: {a: {image: a, labels: {port: '${API_PORT}'}}}")
+    done = subprocess.run(
+        ["docker", "compose", "config", "--format", "json"],
+        cwd=env_file.parent,
+        env={name: value for name, value in os.environ.items() if name not in KEYS},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    port: str = json.loads(done.stdout)["services"]["a"]["labels"]["port"]
+    return port.strip()
+
+
 def test_every_key_is_tried_here() -> None:
     assert list(VALUES) == list(KEYS)
 
@@ -192,21 +210,101 @@ def test_a_malformed_line_is_quoted_with_its_number(env_file: Path, line: str) -
     assert str(problem(write(env_file, line))) == f"Line 5 of {env_file} is {line!r}."
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "API_PORT=8001",
-        "API_PORT = 8001",
-        "  API_PORT=8001  ",
-        "export API_PORT=8001",
-        "API_PORT='8001'",
-        'API_PORT="8001"',
-        "API_PORT=8001 # ours",
-        "API_PORT=1\nAPI_PORT=8001",
-    ],
-)
+# Lines that say the port 8001, to denzel and to Docker Compose.
+ACCEPTED = [
+    "API_PORT=8001",
+    "API_PORT = 8001",
+    "  API_PORT=8001  ",
+    "API_PORT\t=\t8001\t",
+    "API_PORT=8001\r",
+    "export API_PORT=8001",
+    "export\tAPI_PORT = '8001' # ours",
+    "API_PORT='8001'",
+    'API_PORT="8001"',
+    "API_PORT=8001 # ours",
+    "API_PORT=8001 # it's ours # and only ours",
+    "API_PORT='8001' # ours",
+    'API_PORT="8001" # ours',
+    "API_PORT='8001' # it's 'ours'",
+    'API_PORT="8001" # it\'s "ours"',
+    "API_PORT='8001'#ours",
+    "API_PORT='8001'\t# ours\r",
+    "API_PORT=' 8001 ' # ours",
+    "API_PORT='' # ours\nAPI_PORT=8001",
+    "API_PORT=1\nAPI_PORT=8001",
+]
+
+# Lines of which Compose makes an error, or something else than a port.
+REFUSED = {
+    "API_PORT='8001": "'8001",
+    'API_PORT="8001': '"8001',
+    "API_PORT=\"8001'": "\"8001'",
+    "API_PORT='8001' or so": "'8001' or so",
+    "API_PORT='8001'1": "'8001'1",
+    "API_PORT='8001'1'": "'8001'1'",
+    "API_PORT='8001' MONITOR_PORT=1": "'8001' MONITOR_PORT=1",
+    "API_PORT='8001\\' # ours": "'8001\\' # ours",
+    "API_PORT='8001\nAPI_PORT=8001": "'8001",
+    "API_PORT='80 # 01' # ours": "80 # 01",
+    "API_PORT='#8001'": "#8001",
+    "API_PORT=8001#ours": "8001#ours",
+    "API_PORT=8001\t# ours": "8001\t# ours",
+    "API_PORT= # ours": "# ours",
+    "API_PORT=8001'": "8001'",
+    "API_PORT=$HOME": "$HOME",
+}
+
+
+@pytest.mark.parametrize("line", ACCEPTED)
 def test_a_line_is_read_as_compose_reads_it(env_file: Path, line: str) -> None:
     assert settings.load(write(env_file, line), {}).api_port == 8001
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("line", ACCEPTED)
+def test_compose_reads_the_same_from_an_accepted_line(env_file: Path, line: str) -> None:
+    assert composed(write(env_file, line)) == "8001"
+
+
+@pytest.mark.parametrize(("line", "value"), REFUSED.items())
+def test_another_line_is_refused_with_key_value_and_what_is_allowed(env_file: Path, line: str, value: str) -> None:
+    refused = problem(write(env_file, line))
+    assert str(refused).startswith(f"API_PORT is {value!r}; allowed is {KEYS['API_PORT'].allowed}")
+    assert ".env" in refused.hint
+
+
+def test_quotes_that_are_not_closed_are_refused_with_their_line_and_what_to_do(env_file: Path) -> None:
+    refused = problem(write(env_file, "API_PORT='8001' or so"))
+    allowed = "a port number from 1 to 65535, without quotes or within one pair"
+    assert str(refused) == f"API_PORT is \"'8001' or so\"; allowed is {allowed}."
+    assert refused.hint == f"Mend line 5 of {env_file}: after the closing quote, only # and a comment may follow."
+
+
+def test_quotes_of_composes_own_keys_are_closed_too(env_file: Path) -> None:
+    """For Compose, the next lines would belong to the value."""
+    assert str(problem(write(env_file, "COMPOSE_PROFILES='a", "API_PORT=8001"))).startswith(
+        'COMPOSE_PROFILES is "\'a";'
+    )
+
+
+@pytest.mark.parametrize("sign", ["\r", "\x0c", "\x85", "\u2028"])
+def test_no_other_sign_begins_a_line(env_file: Path, sign: str) -> None:
+    assert settings.load(write(env_file, f"# ours{sign}API_PORT=8001"), {}).api_port == 8000
+    settings.change(env_file, {"API_PORT": "8002"})
+    assert f"# ours{sign}API_PORT=8001\nAPI_PORT=8002\n" in env_file.read_bytes().decode()
+
+
+@pytest.mark.parametrize(("name", "text", "value"), GOOD)
+def test_space_around_a_value_does_not_count(env_file: Path, name: str, text: str, value: object) -> None:
+    plain = settings.load(write(env_file, f"{name}={text}"), {}).texts
+    for line in (f"{name}= {text}", f"{name} =\t{text} ", f'{name}=" {text} "', f"{name}= ' {text}'"):
+        assert settings.load(write(env_file, line), {}).texts == plain, line
+    assert settings.load(write(env_file, f"{name}={text}"), {name: f" {text} "}).texts == plain
+    assert settings.check(plain)[name] == value
+
+
+def test_space_alone_is_no_value(env_file: Path) -> None:
+    assert settings.load(write(env_file, 'MODEL_SHARING=" "'), {"API_PORT": "  "}).texts["MODEL_SHARING"] == "process"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -227,6 +325,22 @@ def test_change_leaves_every_other_line_as_it_is(env_file: Path) -> None:
         "# Ours\nAPI_PORT=8001\n#API_PORT=1\n\nCOMPOSE_PROJECT_NAME = iris\nREDIS_PASSWORD=eight-or-more\n"
         "MONITOR_PORT=5556\n"
     )
+
+
+def test_change_finds_a_line_with_quotes_and_a_comment(env_file: Path) -> None:
+    settings.change(write(env_file, "export API_PORT='8000' # ours"), {"API_PORT": "8001"})
+    assert env_file.read_text().splitlines()[-1] == "API_PORT=8001"
+
+
+def test_change_leaves_line_ends_of_windows(env_file: Path) -> None:
+    env_file.write_bytes(
+        b"\xef\xbb\xbfAPI_PORT=1\r\n# Ours\r\nCOMPOSE_PROJECT_NAME=iris\r\nREDIS_PASSWORD=eight-or-more\r\n"
+    )
+    settings.change(env_file, {"API_PORT": "8001"})
+    assert env_file.read_bytes() == (
+        b"API_PORT=8001\n# Ours\r\nCOMPOSE_PROJECT_NAME=iris\r\nREDIS_PASSWORD=eight-or-more\r\n"
+    )
+    assert settings.load(env_file, {}).api_port == 8001
 
 
 def test_change_keeps_the_file_private(env_file: Path) -> None:

@@ -11,7 +11,7 @@ from app.workers import WorkerState
 from denzel import activity, settings
 from denzel.project import Project
 from denzel.scaffold import start_project
-from denzel.services import Service, ServiceReport, State, Status, WorkerReport, worker_key
+from denzel.services import DIED_LOADING, Service, ServiceReport, State, Status, WorkerReport, loads_key, worker_key
 from denzel.status import read_status
 
 WORKER = "worker@iris"
@@ -76,6 +76,37 @@ def test_a_silent_worker_in_a_failing_service_is_failing(project: Project, backe
     backend.comes_up_as = {Service.DENZEL: State.ERROR}
     launch(backend)
     assert read(project, backend).worker == WorkerReport(name=WORKER, state=State.ERROR)
+
+
+@pytest.mark.parametrize("report", [{}, {"state": "LOADING", "cause": ""}])
+@pytest.mark.parametrize("service", [State.STARTING, State.UP, State.ERROR])
+def test_a_worker_that_died_while_it_loaded_the_model_itself_is_failing_in_every_life_and_between(
+    project: Project, backend: FakeBackend, report: dict[str, str], service: State
+) -> None:
+    backend.worker = report
+    backend.comes_up_as = {Service.DENZEL: service}
+    launch(backend)
+    backend.redis("HSET", loads_key(WORKER), "a-host", "DIED")
+    assert read(project, backend).worker == WorkerReport(name=WORKER, state=State.ERROR, cause=DIED_LOADING)
+
+
+def test_a_worker_that_was_loading_and_says_no_more_has_died(project: Project, backend: FakeBackend) -> None:
+    backend.worker = {"state": "LOADING", "cause": ""}
+    launch(backend)
+    backend.redis("HSET", loads_key(WORKER), "a-host", "LOADING")
+    assert read(project, backend).worker == WorkerReport(name=WORKER, state=State.LOADING)
+    backend.redis("DEL", worker_key(WORKER))
+    assert read(project, backend).worker == WorkerReport(name=WORKER, state=State.ERROR, cause=DIED_LOADING)
+
+
+@pytest.mark.parametrize(("state", "cause"), [("UP", ""), ("ERROR", "ValueError: no")])
+def test_what_a_worker_says_itself_counts_more_than_an_earlier_death(
+    project: Project, backend: FakeBackend, state: str, cause: str
+) -> None:
+    backend.worker = {"state": state, "cause": cause}
+    launch(backend)
+    backend.redis("HSET", loads_key(WORKER), "a-host", "DIED")
+    assert read(project, backend).worker == WorkerReport(name=WORKER, state=State[state], cause=cause)
 
 
 def test_a_worker_whose_redis_is_starting_is_loading(project: Project, backend: FakeBackend) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from denzel.errors import ServiceNotRunning
 from denzel.services import Service, ServiceReport, State
 
 
@@ -16,6 +17,11 @@ class BuildStep:
 
     state: State
     text: str
+
+
+def not_running(service: Service) -> ServiceNotRunning:
+    """What a backend raises when it is asked for something inside a service that does not run."""
+    return ServiceNotRunning(f"The service {service.value} is not running.", hint="denzel start")
 
 
 class Backend(ABC):
@@ -56,7 +62,9 @@ class Backend(ABC):
 
     @abstractmethod
     def down(self, *, purge: bool) -> None:
-        """Remove the services; with `purge` their stored data and what was built too. What is gone is no error."""
+        """Remove the services. With `purge`, remove their stored data and what was built too, and wait for no work that
+        is under way. What is gone is no error.
+        """
 
     @abstractmethod
     def holds_data(self) -> bool:

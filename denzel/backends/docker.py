@@ -18,16 +18,19 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container
 
 from denzel import runner
-from denzel.backends.base import Backend, BuildStep
+from denzel.backends.base import Backend, BuildStep, not_running
 from denzel.backends.build_output import BuildReader, build_failure
-from denzel.errors import (
-    AlreadyLaunched,
-    BackendUnavailable,
-    CommandFailed,
-    NotLaunched,
-    PortTaken,
-    ServiceNotRunning,
+from denzel.backends.compose import (
+    build_command,
+    compose,
+    down_command,
+    execute_command,
+    logs_command,
+    shell_command,
+    up_command,
+    up_failure,
 )
+from denzel.errors import AlreadyLaunched, BackendUnavailable, CommandFailed, ServiceNotRunning
 from denzel.project import Project
 from denzel.services import Service, ServiceReport, State
 from denzel.settings import Settings
@@ -58,7 +61,6 @@ _KILL_SECONDS = 10
 _CAN_NOT_RUN = (126, 127)
 
 _CLEARED = re.compile("^(\033\\[2K)+")
-_TAKEN_PORT = re.compile(r"(?:Bind for|listen tcp4?|host port(?: for)?) \S*?:(\d+)\b.*already (?:allocated|in use)")
 
 
 class DockerBackend(Backend):
@@ -117,7 +119,7 @@ class DockerBackend(Backend):
         try:
             self._run(up_command())
         except CommandFailed as error:
-            raise _up_failure(self._image, error) from None
+            raise up_failure(self._image, error) from None
         self._prune()
 
     def stop(self) -> None:
@@ -140,9 +142,8 @@ class DockerBackend(Backend):
     def services(self) -> dict[Service, ServiceReport]:
         reports = {service: ServiceReport(state=State.DOWN) for service in Service}
         for container in self._containers():
-            service = container.labels["com.docker.compose.service"]
-            if service in {known.value for known in Service}:
-                reports[Service(service)] = container_report(container.attrs)
+            if service := _service(container):
+                reports[service] = container_report(container.attrs)
         return reports
 
     def logs(self, services: Collection[Service], *, follow: bool = False, tail: int | None = None) -> Iterator[str]:
@@ -187,8 +188,8 @@ class DockerBackend(Backend):
     def processor_time(self) -> dict[Service, float]:
         times: dict[Service, float] = {}
         for container in self._containers():
-            service = container.labels["com.docker.compose.service"]
-            if container.status != "running" or service not in {known.value for known in Service}:
+            service = _service(container)
+            if container.status != "running" or service is None:
                 continue
             try:
                 # One look: Docker's own command waits for a second one, to say how busy it is now.
@@ -197,7 +198,7 @@ class DockerBackend(Backend):
                 continue
             except (DockerException, OSError) as error:
                 raise _unreachable(str(error)) from None
-            times[Service(service)] = stats["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
+            times[service] = stats["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
         return times
 
     def redis(self, *command: str) -> Any:
@@ -250,43 +251,15 @@ class DockerBackend(Backend):
 
     def _running(self, service: Service) -> Container:
         for container in self._containers():
-            if container.labels["com.docker.compose.service"] == service.value and container.status == "running":
+            if _service(container) is service and container.status == "running":
                 return container
-        raise ServiceNotRunning(f"The service {service.value} is not running.", hint="denzel start")
+        raise not_running(service)
 
 
-def compose(*arguments: str) -> list[str]:
-    """A `docker compose` command; the project is the one in the folder it runs in."""
-    return ["docker", "compose", *arguments]
-
-
-def build_command() -> list[str]:
-    """Build the one image; every service of the project's own runs from it."""
-    return compose("build", Service.API.value)
-
-
-def up_command() -> list[str]:
-    return compose("up", "--detach", "--no-build", "--remove-orphans", "--quiet-pull")
-
-
-def down_command(*, purge: bool) -> list[str]:
-    return compose("down", "--remove-orphans", *(["--volumes"] if purge else []))
-
-
-def logs_command(services: Collection[Service], *, follow: bool, tail: int | None) -> list[str]:
-    options = [*(["--follow"] if follow else []), *(["--tail", str(tail)] if tail is not None else [])]
-    return compose("logs", "--no-color", *options, *(service.value for service in services))
-
-
-def shell_command(service: Service, *, terminal: bool) -> list[str]:
-    """A shell for a person at a terminal, or for what is piped in: bash, or sh where there is none."""
-    choose = "if command -v bash >/dev/null; then exec bash; else exec sh; fi"
-    return compose("exec", *([] if terminal else ["--no-TTY"]), service.value, "sh", "-c", choose)
-
-
-def execute_command(service: Service, argv: Sequence[str]) -> list[str]:
-    """Run a program in a service, as the user and with the environment of its container."""
-    return compose("exec", "--no-TTY", service.value, *argv)
+def _service(container: Container) -> Service | None:
+    """Which service a container is; None for one that the user has added to docker-compose.yml."""
+    name = container.labels["com.docker.compose.service"]
+    return Service(name) if name in {service.value for service in Service} else None
 
 
 def container_report(attributes: Mapping[str, Any]) -> ServiceReport:
@@ -316,15 +289,3 @@ def _unreachable(reason: str) -> BackendUnavailable:
         hint="Start it (sudo systemctl start docker, or Docker Desktop), then repeat the command.",
         detail=reason.strip(),
     )
-
-
-def _up_failure(image: str, error: CommandFailed) -> Exception:
-    taken = _TAKEN_PORT.search(error.stderr)
-    if taken:
-        return PortTaken(
-            f"Port {taken[1]} is already taken.",
-            hint="Stop the program that has it; or denzel shutdown, then launch with --api-port or --monitor-port.",
-        )
-    if "No such image" in error.stderr:
-        return NotLaunched(f"The image {image} is gone.", hint="Build it again: denzel updatereqs")
-    return error

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import signal
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from denzel import log_file, runner
-from denzel.backends.base import Backend, BuildStep
+from denzel.backends.base import Backend, BuildStep, not_running
 from denzel.backends.environment import PythonEnvironment, bundled_server, find_uv
+from denzel.backends.processes import MARK, end_project, kill_project, kill_tree, processes_of, processor_seconds
+from denzel.backends.run import DATA, SETTLED, Run, RunFile, write_secret
 from denzel.backends.supervisor import Program, Supervisor
-from denzel.errors import (
-    BackendUnavailable,
-    CommandFailed,
-    DenzelError,
-    ServiceNotRunning,
-    ToolMissing,
-)
+from denzel.errors import BackendUnavailable, CommandFailed, DenzelError, ServiceNotRunning, ToolMissing
 from denzel.project import Project
-from denzel.services import SETTINGS, Service, ServiceReport, State
+from denzel.services import Service, ServiceReport, State
 from denzel.settings import Settings
 
 #: Seconds that a running service may take until it is healthy, as `start_period` in docker-compose.yml.
@@ -41,7 +33,8 @@ _START_PERIOD = 120
 _PROGRAM_STATES = {
     "STOPPED": State.DOWN,
     "STOPPING": State.DOWN,
-    "EXITED": State.DOWN,
+    # It is about to be started again.
+    "EXITED": State.STARTING,
     "BACKOFF": State.STARTING,
     "FATAL": State.ERROR,
     "UNKNOWN": State.ERROR,
@@ -51,31 +44,8 @@ _RUNNING = ("STARTING", "RUNNING")
 #: The order in which services are started; they are stopped the other way round, so that Redis sees the end of all.
 _PRIORITIES = {Service.REDIS: 1, Service.DENZEL: 2, Service.MONITOR: 3, Service.API: 4}
 
-#: The settings that a running service can not be given anew.
-_SETTLED = (
-    *("COMPOSE_PROJECT_NAME", "API_HOST", "API_PORT", "MONITOR_PORT"),
-    *("REDIS_PASSWORD", "REDIS_SERVER", "OS_REQUIREMENTS_UPDATED"),
-    *(key for service in Service for key in SETTINGS[service]),
-)
-
 #: Seconds that Redis may take to answer.
 _REDIS_PATIENCE = 5
-
-#: The variable that marks every process of a project with its folder.
-_MARK = "DENZEL_PROJECT_FOLDER"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """What one launch settled: the folder it was for, the environment it runs from, the server and its port, and the
-    settings that each service was given.
-    """
-
-    folder: str
-    venv: str
-    server: str
-    redis_port: int
-    settings: Mapping[str, str]
 
 
 class LocalBackend(Backend):
@@ -89,8 +59,8 @@ class LocalBackend(Backend):
         self._settings = settings
         self._home = project.root / ".denzel"
         self._python = PythonEnvironment(project, settings)
-        self._data = self._home / "redis"
-        self._run_file = self._home / "run.json"
+        self._data = project.root / DATA
+        self._run_file = RunFile(project)
         self._supervisor = Supervisor(project.root)
         self._stamps: Mapping[str, str] = {}
 
@@ -103,7 +73,11 @@ class LocalBackend(Backend):
 
     def is_launched(self) -> bool:
         # What runs is there, even after somebody has removed the folder .denzel.
-        return self._run() is not None or self._supervisor.states() is not None or bool(self._left())
+        return (
+            self._run_file.read() is not None
+            or self._supervisor.states() is not None
+            or bool(processes_of(self._project.root))
+        )
 
     def check_name_is_free(self) -> None:
         """Every folder runs for itself here, whatever the name."""
@@ -114,7 +88,7 @@ class LocalBackend(Backend):
 
     def up(self) -> None:
         run = self._settled()
-        if self._run() == run and self._supervisor.states() is not None and not self._supervisor.is_ending():
+        if self._run_file.read() == run and self._supervisor.states() is not None and not self._supervisor.is_ending():
             self._supervisor.start_missing()
             return
         self._end()
@@ -123,13 +97,13 @@ class LocalBackend(Backend):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         configuration = self._home / "supervisord.conf"
         text = self._supervisor.configuration(self._programs(run), log=".denzel/logs/supervisord.log")
-        _write_secret(configuration, text)
-        _write_secret(self._run_file, json.dumps(asdict(run)))
+        write_secret(configuration, text)
+        self._run_file.write(run)
         try:
-            self._supervisor.start(configuration, self._environment(run))
+            self._supervisor.start(configuration, run.environment(self._supervisor.temporary))
         except DenzelError:
             # Nothing runs, so nothing is launched.
-            self._run_file.unlink(missing_ok=True)
+            self._run_file.remove()
             raise
         self._python.drop_others(Path(run.venv))
 
@@ -137,9 +111,13 @@ class LocalBackend(Backend):
         self._end()
 
     def down(self, *, purge: bool) -> None:
-        self._end()
+        if purge:
+            # What is running is lost with the data.
+            kill_project(self._project.root)
+        else:
+            self._end()
         self._supervisor.remove()
-        self._run_file.unlink(missing_ok=True)
+        self._run_file.remove()
         if purge:
             for path in self._home.iterdir() if self._home.exists() else ():
                 if path != self._project.activity_file:
@@ -152,11 +130,11 @@ class LocalBackend(Backend):
         programs = self._supervisor.states()
         if programs is None:
             # Whoever killed supervisord alone has left its services without anybody who looks after them.
-            state = State.ERROR if self._left() else State.DOWN
+            state = State.ERROR if processes_of(self._project.root) else State.DOWN
             return {service: ServiceReport(state=state) for service in Service}
         with ThreadPoolExecutor(len(Service)) as pool:
             states = dict(zip(Service, pool.map(lambda service: self._state(service, programs), Service), strict=True))
-        run = self._run()
+        run = self._run_file.read()
         settled = run.settings if run is not None else self._settings.texts
         ports = {Service.API: int(settled["API_PORT"]), Service.MONITOR: int(settled["MONITOR_PORT"])}
         return {
@@ -178,29 +156,19 @@ class LocalBackend(Backend):
             raise CommandFailed(argv, 127, f"{argv[0]}: can not be run") from None
 
     def kill(self, service: Service) -> None:
-        try:
-            first = psutil.Process(self._running(service)["pid"])
-        except psutil.NoSuchProcess:
-            return
-        # Stopped first, so that it makes no others while they are listed.
-        _signal(first, signal.SIGSTOP)
-        processes = [first, *_below(first)]
-        for process in processes:
-            _signal(process, signal.SIGKILL)
-        psutil.wait_procs(processes, timeout=5)
+        kill_tree(self._running(service)["pid"])
 
     def processor_time(self) -> dict[Service, float]:
         times: dict[Service, float] = {}
         for service in Service:
-            with suppress(ServiceNotRunning, psutil.NoSuchProcess):
-                first = psutil.Process(self._running(service)["pid"])
-                times[service] = sum(map(_processor_time, [first, *_below(first)]))
+            with suppress(ServiceNotRunning, ProcessLookupError):
+                times[service] = processor_seconds(self._running(service)["pid"])
         return times
 
     def redis(self, *command: str) -> Any:
-        run = self._run()
+        run = self._run_file.read()
         if run is None or self._supervisor.states() is None:
-            raise ServiceNotRunning("The service redis is not running.", hint="denzel start")
+            raise not_running(Service.REDIS)
         client = redis.Redis(
             port=run.redis_port,
             password=run.settings["REDIS_PASSWORD"],
@@ -226,17 +194,17 @@ class LocalBackend(Backend):
         """What supervisord says of a service that runs; raises ServiceNotRunning."""
         program = (self._supervisor.states() or {}).get(service.value)
         if program is None or program["statename"] not in _RUNNING or not program["pid"]:
-            raise ServiceNotRunning(f"The service {service.value} is not running.", hint="denzel start")
+            raise not_running(service)
         return program
 
     def _inside(self, service: Service) -> dict[str, str]:
         """The environment of what the user runs inside a service; raises ServiceNotRunning."""
         self._running(service)
-        run = self._run()
+        run = self._run_file.read()
         if run is None:
-            raise ServiceNotRunning(f"The service {service.value} is not running.", hint="denzel start")
+            raise not_running(service)
         # Without the mark: what the user does in there does not end with the services.
-        return {**self._environment(run), _MARK: "", **self._variables(service, run)}
+        return {**run.environment(self._supervisor.temporary), MARK: "", **run.variables(service)}
 
     def _state(self, service: Service, programs: Mapping[str, Mapping[str, Any]]) -> State:
         program = programs.get(service.value)
@@ -249,19 +217,19 @@ class LocalBackend(Backend):
         return State.STARTING if program["now"] - program["start"] < _START_PERIOD else State.ERROR
 
     def _healthy(self, service: Service) -> bool:
-        run = self._run()
+        run = self._run_file.read()
         if run is None:
             return False
         try:
             command = ["bash", "entrypoints/health.sh", service.value]
-            runner.run(command, cwd=self._project.root, variables=self._variables(service, run), timeout=5)
+            runner.run(command, cwd=self._project.root, variables=run.variables(service), timeout=5)
         except CommandFailed:
             return False
         return True
 
     def _settled(self) -> Run:
         """The run as it should be now; it keeps the port of Redis while that server runs."""
-        before = self._run()
+        before = self._run_file.read()
         venv = self._python.folder()
         running = before is not None and self._supervisor.states() is not None
         return Run(
@@ -271,16 +239,8 @@ class LocalBackend(Backend):
             redis_port=before.redis_port
             if before is not None and running
             else _free_port(but=(self._settings.api_port, self._settings.monitor_port)),
-            settings={key: self._stamps.get(key, self._settings.texts[key]) for key in _SETTLED},
+            settings={key: self._stamps.get(key, self._settings.texts[key]) for key in SETTLED},
         )
-
-    def _run(self) -> Run | None:
-        """What the last launch settled, unless that was in a folder of which this one is a copy."""
-        try:
-            run = Run(**json.loads(self._run_file.read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
-            return None
-        return run if run.folder == os.path.realpath(self._project.root) else None
 
     def _programs(self, run: Run) -> list[Program]:
         return [
@@ -288,45 +248,12 @@ class LocalBackend(Backend):
                 name=service.value,
                 priority=_PRIORITIES[service],
                 command=f"bash entrypoints/{service.value}.sh",
-                environment=self._variables(service, run),
+                environment=run.variables(service),
                 log=str(self._log(service).relative_to(self._project.root)),
                 stop_seconds=int(self._settings.texts["STOP_TIMEOUT"]),
             )
             for service in Service
         ]
-
-    def _variables(self, service: Service, run: Run) -> dict[str, str]:
-        """The environment of a service, as docker-compose.yml gives it, with the addresses it has here."""
-        settled = run.settings
-        return {
-            "PROJECT_NAME": settled["COMPOSE_PROJECT_NAME"],
-            "REDIS_URL": f"redis://:{settled['REDIS_PASSWORD']}@127.0.0.1:{run.redis_port}/0",
-            "REDISCLI_AUTH": settled["REDIS_PASSWORD"],
-            "REDIS_BIND": f"127.0.0.1:{run.redis_port}",
-            "REDIS_DATA": str(self._data.relative_to(self._project.root)),
-            "API_BIND": f"{settled['API_HOST']}:{settled['API_PORT']}",
-            "MONITOR_BIND": f"{settled['MONITOR_HOST']}:{settled['MONITOR_PORT']}",
-            # A receiver on this machine is what this backend is for; the services themselves are none.
-            "CALLBACK_LOOPBACK": "open",
-            "OWN_SERVICES": ",".join(
-                f"localhost:{port}" for port in (run.redis_port, settled["API_PORT"], settled["MONITOR_PORT"])
-            ),
-            **{key: settled[key] for key in SETTINGS[service]},
-        }
-
-    def _environment(self, run: Run) -> dict[str, str]:
-        """What every process of the project inherits."""
-        venv = Path(run.venv)
-        return {
-            _MARK: os.path.realpath(self._project.root),
-            "VIRTUAL_ENV": str(venv),
-            "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-            "PYTHONUNBUFFERED": "1",
-            "TMPDIR": str(self._supervisor.temporary),
-            # Where the package setproctitle is installed, it would write over the mark.
-            "SPT_NOENV": "1",
-            "REDIS_SERVER_PROGRAM": run.server,
-        }
 
     def _log(self, service: Service) -> Path:
         return self._home / "logs" / f"{service.value}.log"
@@ -334,61 +261,7 @@ class LocalBackend(Backend):
     def _end(self) -> None:
         """Stop supervisord and its programs, and whatever a supervisord that was killed left behind."""
         self._supervisor.stop()
-        left = self._left()
-        ids = {process.pid for process in left}
-        for process in left:
-            # Those that have a parent here end with it, in order.
-            if _parent(process) not in ids:
-                _signal(process, signal.SIGTERM)
-        _, alive = psutil.wait_procs(left, timeout=int(self._settings.texts["STOP_TIMEOUT"]))
-        for process in alive:
-            _signal(process, signal.SIGKILL)
-        psutil.wait_procs(alive, timeout=5)
-
-    def _left(self) -> list[psutil.Process]:
-        """The processes of the project, supervisord's or not, also when the folder was moved under them."""
-        root = os.path.realpath(self._project.root)
-        return [process for process in psutil.process_iter() if root in _folders(process)]
-
-
-def _folders(process: psutil.Process) -> tuple[str, ...]:
-    """The project folder that a process was started for, and the one it is in now; nothing for any other process."""
-    try:
-        started_for = process.environ().get(_MARK) if process.pid != os.getpid() else None
-        return (started_for, process.cwd()) if started_for else ()
-    except (psutil.Error, OSError):
-        return ()
-
-
-def _parent(process: psutil.Process) -> int:
-    try:
-        return process.ppid()
-    except psutil.NoSuchProcess:
-        return 0
-
-
-def _below(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _processor_time(process: psutil.Process) -> float:
-    """Seconds for which the processors have worked for it, and for those below it that have ended."""
-    try:
-        times = process.cpu_times()
-    except psutil.Error:
-        return 0.0
-    # macOS says nothing of those that have ended.
-    return float(sum(times[:2])) + getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
-
-
-def _signal(process: psutil.Process, number: int) -> None:
-    try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        return
+        end_project(self._project.root, within=int(self._settings.texts["STOP_TIMEOUT"]))
 
 
 def _system_server() -> str:
@@ -409,9 +282,3 @@ def _free_port(*, but: Collection[int]) -> int:
             port: int = probe.getsockname()[1]
         if port not in but:
             return port
-
-
-def _write_secret(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)

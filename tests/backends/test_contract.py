@@ -107,7 +107,7 @@ class FakeRig(Rig):
         return self._machine.image is not None
 
 
-class DockerRig(Rig):
+class RealRig(Rig):
     def open_for(self, project: Project, settings: Settings) -> Backend:
         return open_backend(project, settings)
 
@@ -115,6 +115,8 @@ class DockerRig(Rig):
         (self.project.root / "requirements.txt").write_text("!!!\n")
         return self.open()
 
+
+class DockerRig(RealRig):
     def remove(self, *services: Service) -> None:
         self._docker("rm", "--force", *(self._container(service) for service in services))
 
@@ -141,18 +143,11 @@ class DockerRig(Rig):
         return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout
 
 
-class LocalRig(Rig):
+class LocalRig(RealRig):
     backend = "local"
     complaint = "expected '-c', '-e', '-r' or the start of a requirement"
     names_are_shared = False
     parts_can_be_removed = False
-
-    def open_for(self, project: Project, settings: Settings) -> Backend:
-        return open_backend(project, settings)
-
-    def open_with_broken_requirements(self) -> Backend:
-        (self.project.root / "requirements.txt").write_text("!!!\n")
-        return self.open()
 
     def remove(self, *services: Service) -> None:
         """Stop programs behind denzel's back; one that is killed comes back by itself."""

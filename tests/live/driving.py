@@ -132,6 +132,11 @@ class Driven:
         )
         return self.task(task_id)
 
+    def listed(self, *arguments: str) -> list[dict[str, Any]]:
+        """What `denzel tasks` or `denzel callbacks` lists."""
+        entries: list[dict[str, Any]] = json.loads(self.denzel(*arguments, "--json"))
+        return entries
+
     def order(self, **orders: Any) -> None:
         """What the lab pipeline's load_model does from the next start on."""
         named = {name.replace("_", " "): value for name, value in orders.items()}
@@ -145,6 +150,21 @@ class Driven:
             yield {"until": release.name}
         finally:
             release.touch()
+
+    @contextmanager
+    def occupied(self) -> Iterator[list[str]]:
+        """Both processes that predict run a task until the end of the `with`: the ids of these tasks."""
+        with self.held() as order:
+            bodies = [{**order, "echo": number} for number in range(2)]
+            tasks = [self.submit(body) for body in bodies]
+
+            def both_run() -> bool:
+                # STARTED says only that it was taken.
+                log = self.denzel("logworker")
+                return all(f"processing {body}" in log for body in bodies)
+
+            until(both_run, what="both processes to be busy")
+            yield tasks
 
     def remove(self) -> None:
         """Whatever is left of the project in Docker."""

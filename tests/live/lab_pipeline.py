@@ -1,5 +1,6 @@
 """A pipeline whose behaviour the request chooses, for tests on real services."""
 
+import ctypes
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ def orders():
 
 
 def verify_input(json_data):
+    time.sleep(json_data.get("verify for", 0))
     if json_data.get("refuse"):
         raise ValueError(json_data["refuse"])
     return json_data
@@ -23,6 +25,10 @@ def verify_input(json_data):
 
 def load_model():
     time.sleep(orders().get("load for", 0))
+    while "load until" in orders() and not (ASSETS / orders()["load until"]).exists():
+        time.sleep(0.05)
+    if "crash" in orders():
+        ctypes.string_at(0)
     if "fail with" in orders():
         raise RuntimeError(orders()["fail with"])
     return {"loaded by": os.getpid()}

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from driving import DENZEL, Driven, Receiver
 from waiting import until
 
@@ -31,9 +32,8 @@ def is_clean(lab: Driven) -> bool:
 
 
 def test_requests_come_through_to_their_callbacks(lab: Driven, tmp_path: Path) -> None:
-    figures = bench(
-        lab, "--clients", "4", "--seconds", "3", "--file", requests_file(tmp_path, {"echo": 1}, {"echo": 2})
-    )
+    path = requests_file(tmp_path, {"sleep": 0.05}, {"sleep": 0.05, "echo": 2})
+    figures = bench(lab, "--clients", "4", "--seconds", "3", "--file", path)
     assert figures["mode"] == "async"
     assert figures["sent"] == figures["accepted"] == figures["completed"] > 20
     assert (figures["errors"], figures["cancelled"], figures["lost_sight"]) == ([], 0, 0)
@@ -72,6 +72,38 @@ def test_work_that_the_project_can_not_do_is_cancelled_and_nobody_elses(
     assert figures["seconds"] < time.monotonic() - began
     assert figures["cancelled"] > 10
     assert figures["lost_sight"] == 0
-    assert max(look["tasks"] for look in figures["queue"]) > 5
+    assert figures["queue"][-1]["tasks"] + figures["queue"][-1]["taken"] > 10
     assert lab.ended(mine)["status"] == "SUCCESS"
     until(lambda: is_clean(lab), what="the last callback to be noted")
+
+
+@pytest.mark.parametrize(
+    ("request_body", "options"),
+    [
+        ({"verify for": 3, "sleep": 600}, []),
+        ({"sleep": 600}, []),
+        ({"sleep": 600}, ["--sync"]),
+        ({"sleep": 600, "callback_uri": "http://elsewhere.example/"}, ["--sync"]),
+    ],
+    ids=["not accepted yet", "running", "waiting for the result", "waiting for the result, with a callback"],
+)
+def test_ctrl_c_in_the_first_request_leaves_no_task_and_no_callback(
+    lab: Driven, tmp_path: Path, request_body: dict[str, Any], options: list[str]
+) -> None:
+    with subprocess.Popen(
+        [DENZEL, "bench", "--seconds", "600", "--file", requests_file(tmp_path, request_body), *options],
+        cwd=lab.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "Sending a first request ...\n"
+        if "verify for" not in request_body:
+            until(lambda: json.loads(lab.denzel("tasks", "--json")) != [], what="the first task")
+        process.send_signal(signal.SIGINT)
+        printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, printed
+    assert "Cancelling 1 task that has not ended ..." in printed
+    assert "Interrupted." in printed
+    until(lambda: is_clean(lab), within=10, what="the callback to be noted")

@@ -6,6 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psutil
 import pytest
 import requests
 from driving import Driven, Receiver, Render, docker
@@ -65,6 +66,21 @@ def test_callbacks_are_signed_with_the_projects_secret(lab: Driven, receiver: Re
     ((headers, body),) = receiver.received
     secret = settings.read(lab.root / ".env")["CALLBACK_SECRET"]
     assert Webhook(secret).verify(receiver.contents[0], headers) == body
+
+
+def test_callbacks_come_within_a_minute_when_the_process_that_sends_them_hangs(lab: Driven, receiver: Receiver) -> None:
+    (sidecar,) = [one for one in processes(lab) if "app.sidecar" in one.cmdline()]
+    sidecar.suspend()
+    task = lab.submit({"echo": "late", "callback_uri": receiver.uri(lab.backend)})
+    until(lambda: receiver.received, within=60, what="the callback")
+    assert [headers["webhook-id"] for headers, _ in receiver.received] == [task]
+    assert "the sidecar hangs: it has stopped looking for callbacks; killing it" in lab.denzel("logworker")
+    assert "the sidecar ended with -9; starting it again" in lab.denzel("logworker")
+
+
+def processes(lab: Driven) -> list[psutil.Process]:
+    """What runs in the service `denzel`."""
+    return psutil.Process(lab.pid("denzel")).children(recursive=True)
 
 
 def test_two_requests_with_one_key_are_one_task(lab: Driven) -> None:

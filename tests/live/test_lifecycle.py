@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
+import time
+from typing import Any
 
 import pytest
-from driving import DENZEL, Driven, Render, denzel
+from driving import BACKENDS, DENZEL, Driven, Render, denzel
 from ports import find_free_port
 from waiting import until
 
@@ -55,6 +58,25 @@ def test_a_prediction_longer_than_the_stop_time_goes_back_to_the_queue(lab: Driv
     assert lab.ended(task, within=60)["result"]["echo"] == "patience"
 
 
+def test_settings_in_quotes_with_a_comment_reach_the_services(lab: Driven) -> None:
+    env_file = lab.root / ".env"
+    before = env_file.read_text()
+    lines = {"BODY_LIMIT_MB=10": "BODY_LIMIT_MB='0.001' # ours", "API_THREADS=64": 'API_THREADS="5"\t# it\'s "ours"'}
+    changed = before
+    for line, another in lines.items():
+        assert f"\n{line}\n" in changed
+        changed = changed.replace(f"\n{line}\n", f"\n{another}\n")
+    env_file.write_text(changed)
+    try:
+        lab.denzel("restart")
+        shown = lab.denzel("shell", "--service", "api", stdin='echo "[$BODY_LIMIT_MB] [$API_THREADS]"\n')
+        assert "[0.001] [5]" in shown
+        assert lab.post({"echo": "x" * 2000}).status_code == 413
+    finally:
+        env_file.write_text(before)
+        lab.denzel("restart")
+
+
 def test_stop_and_start_may_be_repeated(lab: Driven) -> None:
     task = lab.submit({"sleep": 1})
     lab.denzel("stop")
@@ -78,13 +100,15 @@ def test_a_service_whose_main_process_dies_comes_back(lab: Driven, service: str)
 
 
 def test_the_worker_is_loading_while_its_model_loads_however_long(lab: Driven) -> None:
-    loaded = lab.denzel("logworker").count("model loaded")
-    lab.order(load_for=8)
-    lab.denzel("restart", "--no-wait")
-    assert lab.denzel("status").splitlines()[-1] == "Worker: all - LOADING..."
-    until(lambda: lab.states() == ALL_UP, what="the services, which do not wait for the model")
-    assert lab.status()["workers"][0]["state"] == "LOADING..."
-    task = lab.submit({"echo": "soon"})
+    with lab.held() as order:
+        lab.order(load_until=order["until"])
+        lab.denzel("restart", "--no-wait")
+        # Those before have ended, and these are held.
+        loaded = lab.denzel("logworker").count("model loaded")
+        assert lab.denzel("status").splitlines()[-1] == "Worker: all - LOADING..."
+        until(lambda: lab.states() == ALL_UP, within=60, what="the services, which do not wait for the model")
+        assert lab.status()["workers"][0]["state"] == "LOADING..."
+        task = lab.submit({"echo": "soon"})
     until(lambda: lab.status()["ready"], what="the model")
     assert lab.ended(task)["result"]["echo"] == "soon"
     until(lambda: lab.denzel("logworker").count("model loaded") == loaded + 2, what="each process to load it, once")
@@ -103,6 +127,41 @@ def test_a_model_that_does_not_load_is_reported_and_mended_by_a_restart(lab: Dri
     lab.order()
     lab.denzel("restart")
     assert lab.ended(task)["result"]["echo"] == "waited"
+
+
+@pytest.mark.parametrize(
+    ("sharing", "order", "cause"),
+    [
+        ("process", {"crash": True}, "load_model ended its process with signal 11 (SIGSEGV)"),
+        ("fork", {"crash": True}, "a process died while loading the model"),
+    ],
+)
+def test_a_model_that_ends_its_process_is_told_from_other_failures_and_steadily_so(
+    lab: Driven, sharing: str, order: dict[str, Any], cause: str
+) -> None:
+    lab.order(**order)
+    settings.change(lab.root / ".env", {"MODEL_SHARING": sharing})
+    try:
+        said = lab.denzel("restart", code=1)
+        assert f"Error: The model could not be loaded: {cause}." in said
+        assert "Memory may have run out" in said
+        # With MODEL_SHARING=fork, the worker is started again and again meanwhile.
+        failing = {"name": f"worker@{lab.name}", "state": "ERROR", "cause": cause}
+        until_then = time.monotonic() + 8
+        while time.monotonic() < until_then:
+            assert lab.status()["workers"] == [failing]
+        if "crash" in order:
+            log = lab.denzel("logs", "--service", "denzel")
+            assert "Fatal Python error: Segmentation fault" in log
+            assert re.search(r'pipeline.py", line \d+ in load_model', log)
+        lab.order()
+        lab.denzel("restart")
+        assert lab.status()["ready"]
+    finally:
+        lab.order()
+        if sharing != "process":
+            settings.change(lab.root / ".env", {"MODEL_SHARING": "process"})
+            lab.denzel("restart")
 
 
 @pytest.mark.parametrize(
@@ -225,3 +284,18 @@ def test_launch_names_the_taken_port_and_its_option(render: Render, lab: Driven)
             assert f"Hint: Pass another one with {option}." in said
     assert settings.read(other.root / ".env")["API_PORT"] != str(port)
     assert other.status() == {"launched": False}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_purge_waits_for_an_answer_and_for_nothing_that_runs(render: Render, backend: str) -> None:
+    project = render(backend)
+    # Longer than any command may take here.
+    settings.change(project.root / ".env", {"STOP_TIMEOUT": "3600"})
+    project.launch()
+    task = project.submit({"sleep": 3600})
+    until(lambda: project.task(task)["status"] == "STARTED", what="the task to run")
+    said = project.denzel("shutdown", "--purge", code=1)
+    assert said.endswith("Error: There was no answer.\nHint: To go on without being asked, pass --yes.\n")
+    assert project.task(task)["status"] == "STARTED"
+    project.denzel("shutdown", "--purge", "--yes")
+    assert "not launched" in project.denzel("status", code=1)

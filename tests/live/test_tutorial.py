@@ -54,6 +54,9 @@ class Reader:
                 )
             self.sees(step.output)
             return
+        if "--purge" in command:
+            # It asks when a callback has not been sent yet.
+            until(lambda: self.run("denzel callbacks --json")[0].strip() == "[]", what="the last callback")
         shown, code = self.run(command)
         deadline = time.monotonic() + 30
         # The end of a task, or of its callback's delivery, is noted a moment after the reader has seen it.

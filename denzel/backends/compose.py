@@ -1,0 +1,59 @@
+"""Docker Compose: the commands that denzel gives it, which run nothing by themselves, and what it says of a failure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from denzel.errors import CommandFailed, NotLaunched, PortTaken
+from denzel.services import Service
+
+_TAKEN_PORT = re.compile(r"(?:Bind for|listen tcp4?|host port(?: for)?) \S*?:(\d+)\b.*already (?:allocated|in use)")
+
+
+def compose(*arguments: str) -> list[str]:
+    """A `docker compose` command; the project is the one in the folder it runs in."""
+    return ["docker", "compose", *arguments]
+
+
+def build_command() -> list[str]:
+    """Build the one image; every service of the project's own runs from it."""
+    return compose("build", Service.API.value)
+
+
+def up_command() -> list[str]:
+    return compose("up", "--detach", "--no-build", "--remove-orphans", "--quiet-pull")
+
+
+def down_command(*, purge: bool) -> list[str]:
+    # What is running is lost with the data: nothing to wait for.
+    return compose("down", "--remove-orphans", *(["--volumes", "--timeout", "0"] if purge else []))
+
+
+def logs_command(services: Collection[Service], *, follow: bool, tail: int | None) -> list[str]:
+    options = [*(["--follow"] if follow else []), *(["--tail", str(tail)] if tail is not None else [])]
+    return compose("logs", "--no-color", *options, *(service.value for service in services))
+
+
+def shell_command(service: Service, *, terminal: bool) -> list[str]:
+    """A shell for a person at a terminal, or for what is piped in: bash, or sh where there is none."""
+    choose = "if command -v bash >/dev/null; then exec bash; else exec sh; fi"
+    return compose("exec", *([] if terminal else ["--no-TTY"]), service.value, "sh", "-c", choose)
+
+
+def execute_command(service: Service, argv: Sequence[str]) -> list[str]:
+    """Run a program in a service, as the user and with the environment of its container."""
+    return compose("exec", "--no-TTY", service.value, *argv)
+
+
+def up_failure(image: str, error: CommandFailed) -> Exception:
+    """Why `up` failed, as far as a user can act on it; or else the error itself."""
+    taken = _TAKEN_PORT.search(error.stderr)
+    if taken:
+        return PortTaken(
+            f"Port {taken[1]} is already taken.",
+            hint="Stop the program that has it; or denzel shutdown, then launch with --api-port or --monitor-port.",
+        )
+    if "No such image" in error.stderr:
+        return NotLaunched(f"The image {image} is gone.", hint="Build it again: denzel updatereqs")
+    return error
