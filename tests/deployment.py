@@ -27,7 +27,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "iris"
 
 #: The example's pipeline, and around it what tests ask of one: by the request, and by the files `slow` and `loads`.
 PIPELINE = """
-import os, signal, time
+import ctypes, os, signal, time
 from pathlib import Path
 from app.logic import iris
 
@@ -52,6 +52,8 @@ def predict(model, data):
         print(data["print"])
     if "die" in data and not Path(data.get("unless", "never")).exists():
         os.kill(os.getpid(), signal.SIGKILL)
+    if "crash" in data:
+        ctypes.string_at(0)
     if "count" in data:
         with open(data["count"], "a") as file:
             file.write(".")
@@ -197,8 +199,19 @@ class Deployment:
 
     def until_worker_is(self, state: str, *, within: float = 60) -> str:
         """Waits for the state; returns its cause."""
-        until(lambda: self.worker()[0] == state, within=within, what=f"the worker to be {state}")
-        return self.worker()[1]
+        seen = until(
+            lambda: (report := self.worker())[0] == state and report, within=within, what=f"the worker to be {state}"
+        )
+        return seen[1]
+
+    def until_all_are_ready(self) -> None:
+        """Waits until every process that predicts has its model: others may have died, in tests before."""
+        most = int(self.environ["WORKER_CONCURRENCY"])
+        until(
+            lambda: len(set(self.loads()) & set(self.processes("denzel"))) == most and self.worker()[0] == "UP",
+            within=60,
+            what="every process to have its model",
+        )
 
     def loads(self) -> list[int]:
         """The processes that have called load_model, once for each call."""

@@ -15,9 +15,10 @@ import pytest
 
 from app import keys
 from app.settings import Settings as ServingSettings
-from app.workers import WorkerState
+from app.workers import DIED, WorkerState
 from denzel import services, settings
 from denzel.backends import local
+from denzel.backends.run import Run, RunFile
 from denzel.backends.supervisor import Supervisor
 from denzel.project import Project
 from denzel.scaffold import start_project
@@ -73,6 +74,8 @@ def test_redis_keys_are_the_same_on_both_sides() -> None:
     assert services.UNDELIVERED_KEY == keys.UNDELIVERED
     assert services.RESPONSE_KEY == keys.RESPONSE
     assert services.worker_key("worker@iris") == keys.worker("worker@iris")
+    assert services.loads_key("worker@iris") == keys.loads("worker@iris")
+    assert services.DIED_LOADING == DIED
 
 
 def test_the_health_check_asks_for_the_workers_report(entrypoints: str) -> None:
@@ -142,10 +145,10 @@ def backend(project: Project) -> local.LocalBackend:
 
 
 @pytest.fixture
-def run(project: Project) -> local.Run:
+def run(project: Project) -> Run:
     """A launch, with the settings of the project."""
     settled = settings.load(project.env_file, {}).texts
-    return local.Run(folder="", venv="", server="", redis_port=4711, settings=settled)
+    return Run(folder="", venv="", server="", redis_port=4711, settings=settled)
 
 
 @pytest.fixture
@@ -223,7 +226,7 @@ def test_both_backends_ask_a_service_the_same_question(
     project: Project,
     containers: dict[str, dict[str, Any]],
     backend: local.LocalBackend,
-    run: local.Run,
+    run: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[tuple[list[str], float]] = []
@@ -234,7 +237,7 @@ def test_both_backends_ask_a_service_the_same_question(
         return ""
 
     monkeypatch.setattr("denzel.runner.run", note)
-    monkeypatch.setattr(local.LocalBackend, "_run", lambda self: run)
+    monkeypatch.setattr(RunFile, "read", lambda self: run)
     for service in Service:
         backend._healthy(service)
         check = containers[service.value]["healthcheck"]

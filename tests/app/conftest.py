@@ -20,6 +20,7 @@ from serving import LOOP
 from app.broker import connect
 from app.messages import TASK_NAME
 from app.queue import TaskQueue
+from app.records import TaskRecords
 from app.settings import Settings
 from app.tasks import configuration
 
@@ -37,6 +38,11 @@ def broker(redis: Redis, redis_url: str) -> Iterator[Redis]:
     """The connections of the serving code, to an empty server; by their name a test can tell them from others."""
     with connect(f"{redis_url}?client_name={uuid.uuid4()}") as client:
         yield client
+
+
+@pytest.fixture
+def records(broker: Redis) -> TaskRecords:
+    return TaskRecords(broker)
 
 
 @pytest.fixture

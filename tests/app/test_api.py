@@ -20,7 +20,17 @@ from app import keys
 from app.addresses import receiver_of
 from app.api import PipelineUnusable, create_app
 from app.preferences import Preferences, seconds_to_wait
-from app.queue import Accepted, KeyReused, MemoryFull, QueueFull, Submission, TaskQueue, TaskRecord, WorkerReport
+from app.queue import (
+    Accepted,
+    KeyReused,
+    MemoryFull,
+    Overloaded,
+    QueueFull,
+    Submission,
+    TaskQueue,
+    TaskRecord,
+    WorkerReport,
+)
 from app.records import CallbackReport, Idempotency, TaskRecords
 from app.settings import ResponseMode, Settings
 from app.workers import WorkerState
@@ -296,6 +306,9 @@ def test_a_pipeline_that_cannot_be_imported_is_an_error_of_the_pipeline() -> Non
         b'{"x": 1,}',
         b"{'x': 1}",
         b'{"x": NaN}',
+        b'{"x": [1e999]}',
+        b'{"x": -1e400}',
+        b'{"x": %s.0}' % (b"9" * 400),
         b'{"x": Infinity}',
         b"[-Infinity]",
         b"\xff\xfe\x00",
@@ -305,6 +318,10 @@ def test_a_pipeline_that_cannot_be_imported_is_an_error_of_the_pipeline() -> Non
         b"[" * 100_000,
         b'{"a":' * 100_000,
         b"9" * 5000,
+        b"1e999",
+        b'{"x": [{"y": -1e999}]}',
+        b'{"id": 12345678901234567890, "x": 1E+999}',
+        b"9" * 400 + b".5",
     ],
 )
 def test_malformed_json_is_400_and_nothing_is_submitted(content: bytes) -> None:
@@ -313,6 +330,38 @@ def test_malformed_json_is_400_and_nothing_is_submitted(content: bytes) -> None:
     assert (status, title) == (400, "Malformed JSON")
     assert description.startswith("Malformed JSON: ")
     assert queue.submitted == []
+
+
+@pytest.mark.parametrize(
+    ("number", "named"), [("1e999", "1e999"), ("-1.8E308", "-1.8E308"), ("9" * 400 + ".0", "9" * 37 + "...")]
+)
+def test_a_number_that_no_float_can_hold_is_named(number: str, named: str) -> None:
+    answer = serve().simulate_post("/predict", body=f'{{"x": [1, {number}]}}')
+    assert problem(answer) == (400, "Malformed JSON", f"Malformed JSON: the number {named} is too large")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "1.7976931348623157e308",
+        "-1e308",
+        "1e-999",
+        "0.12345678901234567890123",
+        '"1e999"',
+        "12345678901234567890123",
+        "-12345678901234567890123",
+        " 12345678901234567890123",
+        "[12345678901234567890123]",
+        "[1.5,-12345678901234567890123]",
+        '{"x":12345678901234567890123}',
+        '{"x":\n\t12345678901234567890123}',
+    ],
+)
+def test_numbers_and_strings_near_that_are_submitted_as_they_came(content: str) -> None:
+    queue = Queue()
+    assert serve(queue).simulate_post("/predict", body=content).status_code == 200
+    assert queue.submitted[0][0] == json.loads(content)
+    assert type(queue.submitted[0][0]) is type(json.loads(content))
 
 
 def test_a_request_without_a_body_is_malformed_json() -> None:
@@ -357,11 +406,13 @@ def test_a_chunked_body_has_the_same_limit(size: int, status: int) -> None:
         "/predict", body=content, headers={"Transfer-Encoding": "chunked", "Content-Length": None}
     )
     assert answer.status_code == status
+    assert answer.headers.get("connection") == ("close" if status == 413 else None)
 
 
 @pytest.mark.parametrize(
     ("reason", "description"),
     [
+        (Overloaded(), "Too many requests wait; nothing was accepted. Try again later."),
         (QueueFull(), "The queue is full; nothing was accepted. Try again later."),
         (MemoryFull("OOM command"), "The queue's memory is full; nothing was accepted. Try again later."),
     ],

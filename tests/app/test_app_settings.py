@@ -107,6 +107,13 @@ def test_an_empty_variable_counts_as_unset(empty: str) -> None:
     assert Settings.from_environment(dict.fromkeys(names, empty)) == Settings.from_environment({})
 
 
+def test_space_around_a_value_does_not_count() -> None:
+    values = {"MODEL_SHARING": "fork", "RESPONSE_MODE": "sync", "BATCH_SIZE": "8", "CALLBACK_SECRET": "whsec_x"}
+    spaced = {name: f" {value}\t" for name, value in values.items()}
+    assert Settings.from_environment(spaced) == Settings.from_environment(values)
+    assert Settings.from_environment(spaced).shares_model
+
+
 def test_space_around_api_keys_and_empty_ones_are_dropped() -> None:
     assert Settings.from_environment({"API_KEYS": "one, two ,,"}).api_keys == {"one", "two"}
 

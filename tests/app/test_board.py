@@ -67,3 +67,29 @@ def test_a_forked_process_writes_what_this_one_reads(board: Board) -> None:
         os._exit(0)
     os.waitpid(child, 0)
     assert board.place(0) == 6
+
+
+def test_a_process_at_the_queue_says_which_round_it_runs_and_since_when() -> None:
+    now = [5.0]
+    board = Board(lambda: now[0])
+    board.begin(3, 2, stays=True)
+    assert (board.round(3), board.began(3), board.may_stay(3)) == (0, (5.0, False), True)
+    now[0] = 6.0
+    board.rest(3)
+    assert board.began(3) == (6.0, True)
+    now[0] = 7.0
+    board.begin_round(3, 4, 1)
+    assert (board.round(3), board.began(3), board.place(3)) == (1, (7.0, False), NOT_BEGUN)
+    assert board.enter(3, 3)
+    assert not board.enter(3, 4)
+
+
+def test_a_process_that_is_called_back_or_cut_short_may_not_stay(board: Board) -> None:
+    board.begin(3, 2, stays=True)
+    board.call_back(3)
+    assert not board.may_stay(3)
+    board.begin(4, 2, stays=True)
+    board.cut(4)
+    assert not board.may_stay(4)
+    board.begin(5, 2)
+    assert not board.may_stay(5)

@@ -59,11 +59,6 @@ def test_the_body_of_a_failure_names_the_task(status: str) -> None:
 
 
 @pytest.fixture
-def records(broker: Redis) -> TaskRecords:
-    return TaskRecords(broker)
-
-
-@pytest.fixture
 def box(broker: Redis) -> Outbox:
     return Outbox(broker, result_lifetime=60, callback_lifetime=600)
 
@@ -373,8 +368,8 @@ def test_a_receiver_that_says_a_date_is_heard(scripted: Scripted) -> None:
 @pytest.mark.usefixtures("quick")
 def test_the_attempts_end_when_their_time_is_over(sending: Sending, records: TaskRecords, box: Outbox) -> None:
     sending(retry_for=1)
-    end(records, f"http://127.0.0.1:{find_free_port()}/")
     began = time.monotonic()
+    end(records, f"http://127.0.0.1:{find_free_port()}/")
     until(lambda: state(records) == "FAILED", what="the end")
     assert time.monotonic() - began > 0.8
     (given_up,) = box.undelivered()
@@ -422,6 +417,32 @@ def test_the_address_is_checked_at_every_attempt(sending: Sending, records: Task
     assert answers == []
 
 
+def test_many_callbacks_are_settled_in_few_steps(
+    sending: Sending,
+    records: TaskRecords,
+    scripted: Scripted,
+    box: Outbox,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    receiver = scripted()
+    settled: list[int] = []
+    settle = box.settle
+    monkeypatch.setattr(box, "settle", lambda outcomes: (settled.append(len(outcomes)), settle(outcomes)))
+    monkeypatch.setattr(callbacks, "GATHER", 0.05)
+    names = [f"task-{number}" for number in range(100)]
+    for name in names:
+        end(records, receiver.uri, task_id=name)
+    sending()
+    until(lambda: {state(records, name) for name in names} == {"DELIVERED"}, what="the callbacks to be delivered")
+    steps = [count for count in settled if count]
+    assert sum(steps) == 100
+    assert len(steps) < 50
+    until(lambda: sum(line.count(" to http") for line in caplog.messages) == 100, what="all to be in the log")
+    assert max(line.count(" to http") for line in caplog.messages) <= callbacks.CALLBACKS_A_LINE
+
+
 def test_a_password_in_the_uri_is_not_in_the_log(
     sending: Sending, records: TaskRecords, scripted: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -430,7 +451,7 @@ def test_a_password_in_the_uri_is_not_in_the_log(
     sending()
     end(records, receiver.uri.replace("127.0.0.1", "user:secret@127.0.0.1"))
     until(lambda: caplog.messages, what="a line in the log")
-    assert caplog.messages == [f"callback of task the-id delivered to {receiver.uri}"]
+    assert caplog.messages == [f"callbacks delivered: the-id to {receiver.uri}"]
     assert receiver.received[0][1]["Authorization"].startswith("Basic ")
 
 
@@ -735,6 +756,56 @@ def test_what_ended_while_redis_was_away_is_recorded_and_not_sent_again(
         thread.join(20)
     assert not thread.is_alive()
     assert sorted(sent) == ["one", "two"]
+
+
+class Stuck(Outage):
+    """An outbox that at some time does not even return."""
+
+    def __init__(self, box: Outbox) -> None:
+        super().__init__(box)
+        self.released = threading.Event()
+        self.released.set()
+
+    def take(self, **options: Any) -> Any:
+        self.released.wait(30)
+        return self._box.take(**options)
+
+
+def test_the_heart_beats_while_receivers_are_slow_and_while_redis_is_away_but_not_while_the_loop_is_stuck(
+    box: Outbox, records: TaskRecords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "POLL", 0.02)
+    beats: list[float] = []
+    slow, outage = threading.Event(), Stuck(box)
+
+    def send(_: Callback) -> Outcome:
+        slow.wait(30)
+        return Outcome(status=200, delivered=True)
+
+    def goes_on() -> bool:
+        before = len(beats)
+        until(lambda: len(beats) > before + 5, within=5, what="the heart to beat")
+        return True
+
+    outbox: Any = outage
+    sender = CallbackSender(outbox, send, rest=lambda: None, beat=lambda: beats.append(time.monotonic()))
+    thread = threading.Thread(target=sender.run)
+    thread.start()
+    try:
+        for number in range(callbacks.PER_RECEIVER + 1):
+            end(records, "http://a.example/", task_id=f"task-{number}")
+        assert goes_on()
+        outage.away = True
+        assert goes_on()
+        outage.away = False
+        outage.released.clear()
+        until(lambda: time.monotonic() - beats[-1] > 0.5, within=5, what="the heart to be silent")
+    finally:
+        outage.released.set()
+        slow.set()
+        sender.stop()
+        thread.join(20)
+    assert not thread.is_alive()
 
 
 PROGRAM = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,25 +12,20 @@ import pytest
 from redis import Redis, RedisError
 
 from app import keys
-from app.claims import CLAIM_TIMEOUT, Claimed, Claims, Limits
+from app.claims import CLAIM_TIMEOUT, Claims, GivenUp, Limits, Taken
 from app.messages import task_message
 from app.quarantine import Quarantine
-from app.records import Idempotency, TaskRecords
+from app.records import Idempotency, TaskEnd, TaskRecords
 
 URI = "http://receiver.example/stash"
 LIMITS = Limits(deliveries=3, lifetime=60)
 
 
 @pytest.fixture
-def records(broker: Redis) -> TaskRecords:
-    return TaskRecords(broker)
-
-
-@pytest.fixture
 def accept(records: TaskRecords) -> Callable[..., None]:
     def accept_all(*task_ids: str, uri: str | None = None) -> None:
         for task_id in task_ids:
-            records.accept(task_id, task_message(task_id, {"of": task_id}), callback_uri=uri, queue_limit=1000)
+            records.accept(task_id, task_message(task_id, {"of": task_id}), callback_uri=uri, queue_limit=10_000)
 
     return accept_all
 
@@ -45,8 +41,8 @@ def others(broker: Redis) -> Claims:
     return Claims(broker, LIMITS, host="elsewhere")
 
 
-def ids(taken: list[Claimed]) -> list[str]:
-    return [json.loads(claimed.message)["headers"]["id"] for claimed in taken]
+def ids(taken: Taken) -> list[str]:
+    return [json.loads(claimed.message)["headers"]["id"] for claimed in taken.claimed]
 
 
 def known(*task_ids: str) -> dict[str, str]:
@@ -77,13 +73,13 @@ def test_messages_are_taken_in_the_order_they_came(claims: Claims, accept: Calla
     accept("a", "b", "c")
     assert ids(claims.take(free=2, most=1)) == ["a", "b"]
     assert ids(claims.take(free=2, most=1)) == ["c"]
-    assert claims.take(free=2, most=1) == []
+    assert claims.take(free=2, most=1).claimed == []
 
 
 def test_a_taken_message_is_kept_as_kombu_keeps_it(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
     """So that a stock Celery worker could take over."""
     accept("a")
-    (claimed,) = claims.take(free=1, most=1)
+    (claimed,) = claims.take(free=1, most=1).claimed
     assert claimed.deliveries == 1
     assert json.loads(redis.hget(keys.UNACKED, "a")) == [json.loads(claimed.message), "", keys.QUEUE]
     assert redis.zrange(keys.UNACKED_INDEX, 0, -1) == ["a"]
@@ -97,7 +93,7 @@ def test_each_process_gets_several_tasks_and_those_delivered_before_are_alone(
     claims.give_back({"again": True})
     taken = claims.take(free=3, most=2)
     assert ids(taken) == ["again", "a", "b", "c", "d"]
-    assert [claimed.deliveries for claimed in taken] == [2, 1, 1, 1, 1]
+    assert [claimed.deliveries for claimed in taken.claimed] == [2, 1, 1, 1, 1]
 
 
 def test_a_task_that_needs_a_process_of_its_own_waits_for_one(claims: Claims, accept: Callable[..., None]) -> None:
@@ -129,7 +125,7 @@ def test_no_message_is_taken_twice_by_workers_at_the_same_time(broker: Redis, ac
 
     def take() -> None:
         mine = Claims(broker, LIMITS)
-        while messages := mine.take(free=3, most=1):
+        while (messages := mine.take(free=3, most=1)).claimed:
             taken.extend(ids(messages))
 
     threads = [threading.Thread(target=take) for _ in range(8)]
@@ -155,7 +151,7 @@ def test_a_cancelled_task_whose_record_has_expired_is_not_taken(
     accept("a")
     records.cancel("a", lifetime=60)
     redis.delete(keys.task("a"))
-    assert claims.take(free=1, most=1) == []
+    assert claims.take(free=1, most=1).claimed == []
 
 
 def test_a_message_that_a_celery_client_sent_is_taken(claims: Claims, redis: Redis) -> None:
@@ -189,6 +185,87 @@ def test_ids_in_a_request_are_not_taken_for_the_tasks_own(claims: Claims, record
     records.accept("a", task_message("a", hostile), callback_uri=None, queue_limit=10)
     claims.take(free=1, most=1)
     assert redis.hgetall(keys.CLAIMANTS) == {"a": claims.owner}
+
+
+# A process that stays at the queue
+
+
+def test_what_a_process_takes_at_the_queue_is_noted_with_its_messages(
+    claims: Claims, accept: Callable[..., None], records: TaskRecords
+) -> None:
+    accept("a", "b", "c")
+    assert ids(claims.take_staying(5, 1, most=2)) == ["a", "b"]
+    records.end("a", "SUCCESS", {}, lifetime=60)
+    number, items = claims.noted(5)
+    assert (number, [item.task_id for item in items], [bool(item.body) for item in items]) == (
+        1,
+        ["a", "b"],
+        [False, True],
+    )
+    assert items[1].since == pytest.approx(time.time(), abs=5)
+    assert claims.noted(4) == claims.noted(6) == (0, [])
+
+
+def test_what_is_not_for_a_parcel_is_in_no_note(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
+    message = json.loads(task_message("later", {}))
+    message["headers"]["eta"] = "2100-01-01T00:00:00"
+    accept("later", "a")
+    redis.lset(keys.QUEUE, -1, json.dumps(message))
+    assert ids(claims.take_staying(1, 1, most=2)) == ["later", "a"]
+    number, items = claims.noted(1)
+    assert (number, [item.task_id for item in items]) == (1, ["a"])
+
+
+def test_the_claims_of_a_process_at_the_queue_are_renewed_while_it_is_there(
+    claims: Claims, accept: Callable[..., None], redis: Redis, records: TaskRecords
+) -> None:
+    accept("a")
+    claims.take_staying(5, 1, most=2)
+    age(redis, "a")
+    claims.renew({}, visit=5)
+    assert status(records, "a") == "STARTED"
+    age(redis, "a")
+    claims.renew({}, visit=6)
+    assert status(records, "a") == "PENDING"
+
+
+def test_renewing_tells_which_tasks_of_a_process_at_the_queue_were_cancelled(
+    claims: Claims, accept: Callable[..., None], records: TaskRecords
+) -> None:
+    accept("a", "b")
+    claims.take_staying(5, 1, most=2)
+    records.cancel("a", lifetime=60)
+    assert claims.renew({}, visit=5).cancelled == ["a"]
+
+
+def test_a_process_at_the_queue_waits_for_what_comes(claims: Claims, accept: Callable[..., None]) -> None:
+    assert ids(claims.take_staying(1, 1, most=2, wait=0.01)) == []
+    timer = threading.Timer(0.05, accept, args=["a"])
+    timer.start()
+    try:
+        assert ids(claims.take_staying(1, 1, most=2, wait=1.5)) == ["a"]
+    finally:
+        timer.join()
+
+
+def test_a_process_at_the_queue_does_not_mind_that_redis_has_forgotten_the_script(
+    claims: Claims, accept: Callable[..., None], redis: Redis
+) -> None:
+    accept("a", "b")
+    redis.script_flush()
+    assert ids(claims.take_staying(1, 1, most=1, wait=1)) == ["a"]
+    redis.script_flush()
+    assert ids(claims.take_staying(1, 2, most=1)) == ["b"]
+
+
+def test_a_cancelled_task_is_told_when_its_turn_comes(
+    claims: Claims, accept: Callable[..., None], records: TaskRecords
+) -> None:
+    accept("a", "b")
+    records.cancel("a", lifetime=60)
+    taken = claims.take(free=1, most=8)
+    assert (ids(taken), [item.task_id for item in taken.cancelled]) == (["b"], ["a"])
+    assert taken.cancelled[0].shown_arguments == "[{'of': 'a'}]"
 
 
 # Renewing
@@ -289,8 +366,57 @@ def test_renewing_tells_which_tasks_were_cancelled(
     claims.take(free=3, most=1)
     records.cancel("a", lifetime=60)
     records.end("b", "SUCCESS", {}, lifetime=60)
-    assert claims.renew(known("a", "b", "c")) == ["a"]
+    assert claims.renew(known("a", "b", "c")).cancelled == ["a"]
     assert redis.hkeys(keys.CLAIMANTS) == ["c"]
+
+
+def test_whoever_ends_a_task_that_killed_its_processes_is_told(
+    broker: Redis, claims: Claims, accept: Callable[..., None]
+) -> None:
+    accept("a", "b")
+    for _ in range(LIMITS.deliveries - 1):
+        claims.take(free=2, most=1)
+        assert claims.give_back({"a": True, "b": False}) == []
+    claims.take(free=2, most=1)
+    reason = f"the worker died while running this task, {LIMITS.deliveries} times"
+    assert claims.give_back({"a": True, "b": False}) == [GivenUp("a", reason)]
+    given_up = []
+    for _ in range(LIMITS.deliveries):
+        Claims(broker, LIMITS, host="here").take(free=1, most=1)
+        given_up += Claims(broker, LIMITS, host="here").renew({}).given_up
+    assert given_up == [GivenUp("b", reason)]
+
+
+def test_a_claimed_message_tells_since_when_it_waited(
+    claims: Claims, accept: Callable[..., None], redis: Redis
+) -> None:
+    accept("a")
+    accepted = float(redis.hget(keys.task("a"), "since") or 0)
+    (claimed,) = claims.take(free=1, most=1).claimed
+    assert claimed.since == pytest.approx(accepted, abs=1e-3)
+    assert abs(claimed.since - time.time()) < 60
+
+
+def test_thousands_of_tasks_are_taken_and_ended_in_few_steps(
+    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+) -> None:
+    names = [f"task-{number}" for number in range(2500)]
+    accept(*names)
+    taken = [len(claims.take(free=1, most=10_000).claimed) for _ in range(3)]
+    assert sum(taken) == 2500
+    assert max(taken) > 1000
+    assert redis.hlen(keys.CLAIMANTS) == redis.hlen(keys.UNACKED) == redis.zcard(keys.UNACKED_INDEX) == 2500
+    assert redis.zcard(keys.WAITING) == 0
+    records.end_all([TaskEnd(name, name, "SUCCESS", "{}") for name in names], lifetime=60)
+    assert redis.exists(keys.CLAIMANTS, keys.UNACKED, keys.UNACKED_INDEX, keys.WAITING) == 0
+    assert {redis.hget(keys.task(name), "status") for name in names} == {"SUCCESS"}
+
+
+def test_no_process_gets_more_than_its_part_of_what_is_shared(claims: Claims, accept: Callable[..., None]) -> None:
+    accept("a", "b", "c", "d", "e")
+    assert len(claims.take(free=1, most=32, sharing=2).claimed) == 3
+    assert len(claims.take(free=1, most=32, sharing=2).claimed) == 1
+    assert len(claims.take(free=1, most=32, sharing=2).claimed) == 1
 
 
 def test_where_nothing_is_claimed_renewing_writes_nothing(claims: Claims, redis: Redis) -> None:
@@ -380,7 +506,7 @@ def test_a_released_message_is_gone(claims: Claims, accept: Callable[..., None],
 
 def die(claims: Claims, times: int) -> None:
     for _ in range(times):
-        assert claims.take(free=1, most=1)
+        assert claims.take(free=1, most=1).claimed
         claims.give_back({"a": True})
 
 
@@ -396,7 +522,7 @@ def test_a_task_that_kills_its_process_too_often_fails_and_is_kept_aside(
     assert record.status == "FAILURE"
     assert record.result == {"args": ["the worker died while running this task, 3 times"]}
     assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["a"]
-    assert claims.take(free=1, most=1) == []
+    assert claims.take(free=1, most=1).claimed == []
     assert nothing_is_claimed(redis)
     (kept,) = Quarantine(broker).read()
     assert (kept.task_id, kept.deliveries) == ("a", 3)
@@ -501,7 +627,7 @@ def test_claims_work_at_the_memory_limit(
     accept("a", "b", "c")
     redis.config_set("maxmemory", "1")
     try:
-        assert ids(claims.take(free=2, most=1)) == ["a", "b"]
+        assert ids(claims.take_staying(1, 1, most=2, wait=10)) == ["a", "b"]
         claims.renew(known("a", "b"))
         records.end("a", "SUCCESS", {"large": "x" * 10_000}, lifetime=60)
         claims.give_back({"b": True})

@@ -77,7 +77,7 @@ def test_one_poisonous_request_among_a_hundred(shared: Deployment) -> None:
     # Those that were through when the process died, and had not been told, have run once more.
     assert 100 <= shared.counted("good") < 100 + MOST_IN_TURN
     assert poison in [kept.task_id for kept in Quarantine(shared.redis).read()]
-    assert shared.worker()[0] == "UP"
+    shared.until_all_are_ready()
 
 
 def test_a_task_kept_aside_runs_again_when_it_is_replayed(shared: Deployment) -> None:
@@ -92,12 +92,13 @@ def test_a_task_kept_aside_runs_again_when_it_is_replayed(shared: Deployment) ->
 
 
 def test_a_running_task_that_is_cancelled_is_stopped_and_its_process_replaced(shared: Deployment) -> None:
+    shared.until_all_are_ready()
     before = len(shared.loads())
     task, other = shared.submit(sleep=300), shared.submit(sleep=2)
     until(lambda: running(shared, task) and running(shared, other), what="both to run")
     answer = cancel(shared, task)
     assert (answer.status_code, answer.json()) == (200, {"status": "REVOKED"})
-    until(lambda: len(shared.loads()) == before + 1, within=10, what="the model in the new process")
+    until(lambda: len(shared.loads()) == before + 1, within=60, what="the model in the new process")
     assert shared.status_of(task) == "REVOKED"
     assert shared.ended(other).status == "SUCCESS"
     assert shared.ended(shared.submit()).status == "SUCCESS"
@@ -133,6 +134,57 @@ def test_a_task_over_its_time_limit_fails_and_the_next_one_runs(single: Deployme
     assert single.ended(behind).status == "SUCCESS"
     assert len(single.loads()) == 2
     assert single.redis.hlen(keys.CLAIMANTS) == 0
+
+
+def make_it_stay(deployment: Deployment) -> None:
+    """Let the worker learn that tasks are quick: then a process stays at the queue."""
+    for _ in range(40):
+        assert deployment.ended(deployment.submit()).status == "SUCCESS"
+
+
+def test_a_slow_task_at_the_queue_has_its_whole_time(single: Deployment) -> None:
+    single.environ["TASK_TIME_LIMIT"] = "6"
+    single.environ["WORKER_CONCURRENCY"] = "1"
+    single.launch("denzel")
+    make_it_stay(single)
+    # Both together take longer than one job of the pool may.
+    slow = [single.submit(sleep=4.5) for _ in range(2)]
+    assert [single.ended(task).status for task in slow] == ["SUCCESS"] * 2
+    assert len(single.loads()) == 1
+
+
+def test_quick_tasks_do_not_wait_for_the_results_of_a_slow_one_behind_them(single: Deployment) -> None:
+    single.environ["WORKER_CONCURRENCY"] = "1"
+    single.launch("denzel")
+    make_it_stay(single)
+    # They gather while it runs, and go to the process together.
+    first = single.submit(until="now")
+    quick, slow = [single.submit() for _ in range(5)], single.submit(until="end")
+    (single.root / "now").touch()
+    until(lambda: all(single.status_of(task) == "SUCCESS" for task in [first, *quick]), what="the quick ones")
+    assert not single.records.find(slow).ended  # type: ignore[union-attr]
+    (single.root / "end").touch()
+    assert single.ended(slow).status == "SUCCESS"
+
+
+def test_a_task_at_the_queue_that_kills_its_process_ends_alone(single: Deployment) -> None:
+    single.launch("denzel")
+    make_it_stay(single)
+    poison = single.submit(die=True)
+    others = [single.submit() for _ in range(100)]
+    assert all(single.ended(task).status == "SUCCESS" for task in others)
+    assert single.ended(poison).result == {"args": ["the worker died while running this task, 3 times"]}
+    assert single.redis.hlen(keys.CLAIMANTS) == 0
+
+
+def test_a_task_that_is_cancelled_at_the_queue_is_stopped(single: Deployment) -> None:
+    single.launch("denzel", "api")
+    make_it_stay(single)
+    long = single.submit(sleep=300)
+    until(lambda: running(single, long), what="the task to run")
+    assert cancel(single, long).status_code == 200
+    until(lambda: len(single.loads()) == 3, what="another process in place of the one that was ended")
+    assert single.ended(single.submit()).status == "SUCCESS"
 
 
 def test_cancelled_tasks_do_not_make_the_next_ones_wait_for_a_place(shared: Deployment) -> None:
@@ -231,6 +283,7 @@ def test_a_worker_consumes_again_after_redis_was_away_for_a_minute(stories: Stor
     assert away.ended(stories.away_task, within=60).status == "SUCCESS"
     assert away.counted("runs") == 1
     assert away.running["denzel"].poll() is None
+    assert "the sidecar" not in away.output("denzel")
 
 
 def accepted(deployment: Deployment, **order: str) -> str:

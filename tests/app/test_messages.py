@@ -13,7 +13,7 @@ from celery import Celery
 from redis import Redis
 
 from app import keys
-from app.messages import SHOWN_ARGUMENTS, TASK_NAME, task_message
+from app.messages import SHOWN_ARGUMENTS, TASK_NAME, Item, input_of, plain_item, task_message
 
 MakeCelery = Callable[[Callable[..., Any]], Any]
 
@@ -90,3 +90,30 @@ def test_arguments_are_shown_to_the_dashboard_up_to_a_length() -> None:
     assert len(headers["argsrepr"]) == SHOWN_ARGUMENTS
     assert headers["argsrepr"].startswith("[{'long': 'xxx")
     assert headers["argsrepr"].endswith("...")
+
+
+def test_a_task_of_ours_can_travel_with_others() -> None:
+    text = task_message("a", {"of": "a"})
+    item = plain_item(text, 1000.5)
+    assert item == Item("a", json.loads(text)["body"], "[{'of': 'a'}]", 1000.5)
+    assert input_of(item) == {"of": "a"}
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("headers", {"eta": "2036-01-01T00:00:00+00:00"}),
+        ("headers", {"expires": "2036-01-01T00:00:00+00:00"}),
+        ("headers", {"task": "app.tasks.another"}),
+        ("properties", {"delivery_tag": "another-tag"}),
+    ],
+)
+def test_what_needs_celery_itself_travels_alone(part: str, changes: dict[str, str]) -> None:
+    stored = json.loads(task_message("a", {}))
+    stored[part].update(changes)
+    assert plain_item(json.dumps(stored), 0) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"headers": {}, "properties": {"delivery_tag": "a"}}'])
+def test_what_is_no_message_of_a_task_travels_alone(text: str) -> None:
+    assert plain_item(text, 0) is None

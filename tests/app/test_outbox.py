@@ -22,11 +22,6 @@ GIVEN_UP = Outcome(status=404, error="answered 404")
 
 
 @pytest.fixture
-def records(broker: Redis) -> TaskRecords:
-    return TaskRecords(broker)
-
-
-@pytest.fixture
 def box(broker: Redis) -> Outbox:
     return Outbox(broker, result_lifetime=60, callback_lifetime=600)
 
@@ -435,11 +430,18 @@ def test_giving_back_what_is_through_changes_nothing(box: Outbox, records: TaskR
     assert take(box) == []
 
 
+def make_anew(redis: Redis) -> None:
+    """What a replay makes of a record."""
+    callback = redis.hmget(keys.task("the-id"), ["callback_uri", "receiver"])
+    redis.delete(keys.task("the-id"))
+    fields = dict(zip(("callback_uri", "receiver"), callback, strict=True))
+    redis.hset(keys.task("the-id"), mapping={"status": "PENDING", "replays": 1, **fields})
+
+
 def test_a_task_that_was_replayed_is_another_event(box: Outbox, records: TaskRecords, redis: Redis) -> None:
     end(records, a=1)
     box.settle([(take_one(box), GIVEN_UP)])
-    redis.hdel(keys.task("the-id"), "result")
-    redis.hset(keys.task("the-id"), mapping={"status": "PENDING", "replays": 1})
+    make_anew(redis)
     assert take(box) == []
     records.end("the-id", "SUCCESS", {"a": 2}, lifetime=60)
     callback = take_one(box)
@@ -451,8 +453,7 @@ def test_what_comes_of_the_event_before_a_replay_changes_nothing(
 ) -> None:
     end(records, a=1)
     before = take_one(box)
-    redis.hdel(keys.task("the-id"), "result")
-    redis.hset(keys.task("the-id"), mapping={"status": "PENDING", "replays": 1})
+    make_anew(redis)
     records.end("the-id", "SUCCESS", {"a": 2}, lifetime=60)
     box.settle([(before, DELIVERED)])
     assert take_one(box).webhook_id == "the-id.1"

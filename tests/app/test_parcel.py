@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -11,21 +9,19 @@ from typing import Any
 
 import pytest
 from redis import Redis, RedisError
+from waiting import until
 
 from app import keys
 from app.board import ALL, Board
 from app.claims import Claims, Limits
-from app.messages import task_message
-from app.parcel import SHOWN_RESULT, TELL_AFTER, Item, ParcelRunner
+from app.messages import Item, plain_item, task_message
+from app.parcel import SHOWN_RESULT, ParcelRunner
 from app.predictor import Predictor
 from app.records import TaskRecords
+from app.staying import Stay
+from app.telling import Telling
 
 SLOT = 3
-
-
-@pytest.fixture
-def records(broker: Redis) -> TaskRecords:
-    return TaskRecords(broker)
 
 
 @pytest.fixture
@@ -34,27 +30,32 @@ def board() -> Board:
 
 
 @pytest.fixture
-def taken(broker: Redis, records: TaskRecords, board: Board) -> Callable[..., list[Item]]:
+def claims(broker: Redis) -> Claims:
+    return Claims(broker, Limits(deliveries=3, lifetime=60))
+
+
+@pytest.fixture
+def taken(claims: Claims, records: TaskRecords, board: Board) -> Callable[..., list[Item]]:
     """Accepts and takes a task for each of these inputs."""
 
     def take(*inputs: Any) -> list[Item]:
         for number, one in enumerate(inputs):
             records.accept(f"task-{number}", task_message(f"task-{number}", one), callback_uri=None, queue_limit=1000)
-        claimed = Claims(broker, Limits(deliveries=3, lifetime=60)).take(free=1, most=len(inputs))
-        messages = [json.loads(one.message) for one in claimed]
-        board.begin(SLOT, len(messages))
-        return [Item(each["headers"]["id"], each["headers"]["id"], each["body"]) for each in messages]
+        claimed = claims.take(free=1, most=len(inputs)).claimed
+        items = [plain_item(one.message, one.since) for one in claimed]
+        board.begin(SLOT, len(items))
+        return [item for item in items if item is not None]
 
     return take
 
 
 @pytest.fixture
-def runner(records: TaskRecords, board: Board) -> Callable[..., ParcelRunner]:
+def runner(records: TaskRecords, claims: Claims, board: Board) -> Callable[..., ParcelRunner]:
     def make(*, records: Any = records, sleep: Callable[[float], None] = pytest.fail, **functions: Any) -> ParcelRunner:
         pipeline = SimpleNamespace(load_model=lambda: "model", process=lambda model, one: one, **functions)
         predictor = Predictor(lambda: pipeline)
         predictor.load(pytest.fail, sleep=pytest.fail)
-        return ParcelRunner(predictor, records, board, lifetime=60, sleep=sleep)
+        return ParcelRunner(predictor, Telling(records, lifetime=60, sleep=sleep), claims, board)
 
     return make
 
@@ -150,17 +151,18 @@ def test_the_board_says_that_a_batch_runs_all_at_once(runner: Any, taken: Any, b
 
 
 def test_ends_are_told_while_a_long_task_runs(runner: Any, taken: Any, records: TaskRecords) -> None:
-    seen = []
+    def statuses() -> list[str]:
+        return [status for status, _ in results(records, items)]
 
     def predict(model: Any, one: int) -> dict[str, int]:
-        seen.append([status for status, _ in results(records, items)])
-        if one == 1:
-            time.sleep(2 * TELL_AFTER)  # what a slow predict does
+        if one == 3:
+            until(lambda: statuses() == ["SUCCESS", "SUCCESS", "STARTED"], what="the ends of those in front")
         return {}
 
-    items = taken(1, 2)
-    runner(predict=predict).run(SLOT, items)
-    assert seen == [["STARTED", "STARTED"], ["SUCCESS", "STARTED"]]
+    items = taken(1, 2, 3)
+    outcome = runner(predict=predict).run(SLOT, items)
+    assert [ended.status for ended in outcome.ended] == ["SUCCESS"] * 3
+    assert statuses() == ["SUCCESS"] * 3
 
 
 def test_results_are_stored_as_soon_as_redis_is_back(
@@ -190,8 +192,64 @@ def test_the_dashboard_gets_the_beginning_of_a_long_result(runner: Any, taken: A
     assert len(outcome.ended[0].shown) == SHOWN_RESULT
 
 
-def test_one_line_of_the_log_names_a_parcels_tasks(runner: Any, taken: Any, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    runner(predict=lambda model, one: {}).run(SLOT, taken(1, 2))
-    (line,) = [record.getMessage() for record in caplog.records if "ended in" in record.getMessage()]
-    assert line.endswith("s: task-0 SUCCESS, task-1 SUCCESS")
+# Staying at the queue
+
+
+@pytest.fixture
+def stay(board: Board, taken: Any, records: TaskRecords) -> Callable[..., list[Item]]:
+    """Tasks with these inputs wait, of which the first was handed over, with leave to stay."""
+
+    def make(*inputs: Any) -> list[Item]:
+        items: list[Item] = taken(inputs[0])
+        for number, one in enumerate(inputs[1:], start=1):
+            records.accept(f"task-{number}", task_message(f"task-{number}", one), callback_uri=None, queue_limit=1000)
+        board.begin(SLOT, 1, stays=True)
+        return items
+
+    return make
+
+
+@pytest.mark.parametrize("batches", [False, True])
+def test_what_waits_is_run_too_and_told_with_all_that_is_known_of_it(
+    batches: bool, runner: Any, stay: Any, records: TaskRecords, redis: Redis
+) -> None:
+    one = {"predict": lambda model, one: {"is": one}}
+    many = {"predict_batch": lambda model, all_of_them: [{"is": one} for one in all_of_them]}
+    began = time.time()
+    items = stay(0, 1, 2, 3)
+    outcome = runner(**(many if batches else one)).run(SLOT, items, Stay(1, most=2))
+    for number in range(4):
+        record = records.find(f"task-{number}")
+        assert record is not None
+        assert (record.status, record.result) == ("SUCCESS", {"is": number})
+    assert [ended.task_id for ended in outcome.ended] == ["task-0"]
+    assert [further.id for further in outcome.further] == ["task-1", "task-2", "task-3"]
+    assert [further.ended.shown for further in outcome.further] == ['{"is": 1}', '{"is": 2}', '{"is": 3}']
+    assert [further.shown_arguments for further in outcome.further] == ["[1]", "[2]", "[3]"]
+    assert all(began - 1 < further.since <= further.time_start < began + 60 for further in outcome.further)
+    assert (outcome.rounds, outcome.waiting, list(outcome.left)) == (3, 0, [])
+    assert not redis.exists(keys.QUEUE, keys.UNACKED, keys.CLAIMANTS)
+
+
+def test_without_leave_a_process_does_not_stay(runner: Any, stay: Any, redis: Redis) -> None:
+    outcome = runner(predict=lambda model, one: {}).run(SLOT, stay(0, 1))
+    assert (list(outcome.further), outcome.waiting, redis.llen(keys.QUEUE)) == ([], 1, 1)
+
+
+def test_a_bad_task_at_the_queue_fails_alone(runner: Any, stay: Any, records: TaskRecords) -> None:
+    outcome = runner(predict=lambda model, one: {"is": 1 / one}).run(SLOT, stay(1, 0, 2), Stay(1, most=8))
+    assert [further.ended.status for further in outcome.further] == ["FAILURE", "SUCCESS"]
+
+
+def test_what_is_cut_off_from_a_round_is_left_and_the_process_goes_back(
+    runner: Any, stay: Any, board: Board, redis: Redis
+) -> None:
+    def predict(model: Any, one: int) -> dict[str, Any]:
+        if one == 1:
+            board.cut(SLOT)
+        return {}
+
+    outcome = runner(predict=predict).run(SLOT, stay(0, 1, 2, 3), Stay(1, most=2))
+    assert [further.id for further in outcome.further] == ["task-1"]
+    assert list(outcome.left) == ["task-2"]
+    assert redis.llen(keys.QUEUE) == 1

@@ -256,13 +256,20 @@ def test_when_predict_batch_raises_each_input_is_tried_alone() -> None:
     ]
 
 
-@pytest.mark.parametrize("size", [0, 1, 3])
-def test_a_wrong_number_of_results_fails_the_batch(size: int) -> None:
-    outcomes = batching(lambda model, batch: [{"whose": "?"}] * size).predict_batch([1, 2])
+@pytest.mark.parametrize(
+    ("size", "inputs", "told"),
+    [
+        (0, [1, 2], "0 results for 2 inputs"),
+        (1, [1, 2], "1 result for 2 inputs"),
+        (3, [1, 2], "3 results for 2 inputs"),
+        (0, [1], "0 results for 1 input"),
+        (2, [1], "2 results for 1 input"),
+    ],
+)
+def test_a_wrong_number_of_results_fails_the_batch(size: int, inputs: list[int], told: str) -> None:
+    outcomes = batching(lambda model, batch: [{"whose": "?"}] * size).predict_batch(inputs)
     assert all(isinstance(one, WrongCount) for one in outcomes)
-    assert {describe(one) for one in outcomes if isinstance(one, BaseException)} == {
-        f"WrongCount: predict_batch returned {size} results for 2 inputs; it must return one for each"
-    }
+    assert said(outcomes) == [f"WrongCount: predict_batch returned {told}; it must return one for each"] * len(inputs)
 
 
 @pytest.mark.parametrize("results", [{"a": 1, "b": 2}, "ab", None, 7])

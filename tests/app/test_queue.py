@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import logging
+import socket
 import threading
 import time
 import uuid
@@ -19,9 +21,12 @@ from redis_server import counted_commands
 from serving import LOOP
 from waiting import until
 
+from app import broker as broker_room
 from app import completions, keys
+from app import queue as queue_room
+from app.broker import connect
 from app.preferences import NONE, Preferences
-from app.queue import Accepted, MemoryFull, QueueFull, Submission, TaskQueue, TaskRecord
+from app.queue import LOOKUP_THREADS, Accepted, MemoryFull, Overloaded, QueueFull, Submission, TaskQueue, TaskRecord
 from app.records import CallbackReport, Idempotency, KeyReused, TaskRecords
 from app.settings import Settings
 
@@ -35,11 +40,6 @@ ASYNCHRONOUS = Preferences(respond_async=True)
 def queue(open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch) -> TaskQueue:
     monkeypatch.setattr(completions, "RECONNECT_AFTER", 0.05)
     return open_queue()
-
-
-@pytest.fixture
-def records(broker: Redis) -> TaskRecords:
-    return TaskRecords(broker)
 
 
 class Waits:
@@ -280,6 +280,109 @@ def test_a_queue_at_its_bound_refuses(open_queue: OpenQueue) -> None:
     submit(queue)
     with pytest.raises(QueueFull):
         submit(queue)
+
+
+def test_no_more_requests_than_a_bound_wait_to_be_stored(
+    open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_room, "MOST_SUBMISSIONS", 3)
+    queue = open_queue(API_THREADS="4")
+    going_on = threading.Event()
+
+    def prepare() -> Submission:
+        assert going_on.wait(30)
+        return Submission(verified={})
+
+    async def crowd() -> list[Any]:
+        # As many as there are threads are in their hands.
+        begun = []
+        for _ in range(4):
+            begun.append(asyncio.ensure_future(queue.submit(prepare, ASYNCHRONOUS)))
+            await asyncio.sleep(0)
+            while queue._intake.waiting:
+                await asyncio.sleep(0.001)
+        begun += [asyncio.ensure_future(queue.submit(prepare, ASYNCHRONOUS)) for _ in range(5)]
+        await asyncio.sleep(0)
+        going_on.set()
+        return await asyncio.gather(*begun, return_exceptions=True)
+
+    outcomes = LOOP.run(crowd())
+    assert [type(outcome) for outcome in outcomes] == [Accepted] * 7 + [Overloaded] * 2
+    assert isinstance(accept(queue), Accepted)
+
+
+class SilentServer:
+    """Takes connections, counts them, and never says a word."""
+
+    def __init__(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0), backlog=200)
+        self._taken: list[socket.socket] = []
+        self.url = f"redis://127.0.0.1:{self._server.getsockname()[1]}/0"
+        threading.Thread(target=self._take, daemon=True).start()
+
+    def _take(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self._taken.append(self._server.accept()[0])
+
+    @property
+    def taken(self) -> int:
+        return len(self._taken)
+
+    def close(self) -> None:
+        self._server.close()
+        for connection in self._taken:
+            connection.close()
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[SilentServer]:
+    monkeypatch.setattr(broker_room, "TIMEOUT", 0.3)
+    monkeypatch.setattr(completions, "RECONNECT_AFTER", 3600)
+    server = SilentServer()
+    yield server
+    LOOP.cancel_all()
+    server.close()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda queue: queue.submit(lambda: Submission(verified={}), ASYNCHRONOUS), lambda queue: queue.find("an-id")],
+    ids=["submit", "find"],
+)
+def test_of_many_requests_to_a_silent_redis_each_waits_for_one_time_out_at_most(
+    silent: SilentServer, read_settings: ReadSettings, ask: Callable[[TaskQueue], Any]
+) -> None:
+    queue = TaskQueue(connect(silent.url), read_settings())
+
+    async def crowd(number: int) -> list[Any]:
+        return await asyncio.gather(*(ask(queue) for _ in range(number)), return_exceptions=True)
+
+    (alone,) = LOOP.run(crowd(1))
+    assert isinstance(alone, RedisError)
+    tries = silent.taken
+    outcomes = LOOP.run(crowd(500))
+    assert {type(outcome) for outcome in outcomes} == {type(alone)}
+    # As many as can ask at once have done so; the others have heard of it.
+    assert silent.taken <= tries * (1 + LOOKUP_THREADS)
+
+
+def test_who_comes_after_the_silence_asks_for_himself(queue: TaskQueue, broker: Redis) -> None:
+    broker.client_pause(5000)
+    with pytest.raises(RedisError):
+        submit(queue)
+    broker.client_unpause()
+    assert find(queue, submit(queue)) is not None
+
+
+def test_no_more_lookups_than_a_bound_wait(open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue_room, "MOST_LOOKUPS", 3)
+    queue = open_queue()
+
+    async def crowd() -> list[Any]:
+        return await asyncio.gather(*(queue.find("an-id") for _ in range(5)), return_exceptions=True)
+
+    assert [type(outcome).__name__ for outcome in LOOP.run(crowd())] == ["NoneType"] * 3 + ["RedisError"] * 2
 
 
 def test_a_wait_returns_the_result_when_the_task_ends(

@@ -41,11 +41,6 @@ EXPECTED = CallbackReport(state="PENDING")
 MemoryFull = Callable[[], AbstractContextManager[None]]
 
 
-@pytest.fixture
-def records(broker: Redis) -> TaskRecords:
-    return TaskRecords(broker)
-
-
 def accept(
     records: TaskRecords,
     task_id: str = TASK,

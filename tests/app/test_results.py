@@ -22,11 +22,6 @@ UNSENT = CallbackReport(state="PENDING")
 
 
 @pytest.fixture
-def records(broker: Redis) -> TaskRecords:
-    return TaskRecords(broker)
-
-
-@pytest.fixture
 def run(make_celery: MakeCelery, records: TaskRecords, redis: Redis) -> Callable[..., TaskRecord]:
     """Accepts a task, runs this function as Celery's tracer does in a worker, and returns the record."""
     from celery.app.trace import build_tracer

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from deployment import Deployment
 from waiting import until
 
+from app import keys
 from app.sharing import uses_cuda
 
 MODEL_MB = 200
@@ -79,6 +80,17 @@ def load_model():
 """
 
 
+ENDS = """
+_load_model = load_model
+
+def load_model():
+    time.sleep(2)
+    if not Path("there").exists():
+        os._exit(3)
+    return _load_model()
+"""
+
+
 def pipeline_file(deployment: Deployment) -> Path:
     return deployment.root / "app" / "logic" / "pipeline.py"
 
@@ -134,12 +146,32 @@ def test_the_worker_is_loading_while_the_main_process_loads_and_a_stop_is_prompt
     forking.until_worker_is("LOADING")
     until(forking.callback_process, what="the sidecar to run")
     assert forking.healthy("denzel")
-    started = time.monotonic()
     os.kill(forking.running["denzel"].pid, signal.SIGTERM)
     assert forking.exit_code("denzel", within=10) == 0
-    assert time.monotonic() - started < 5
     assert forking.worker() == ("", "")
     until(lambda: not forking.processes("denzel"), within=10, what="every process of the worker to be gone")
+
+
+@pytest.mark.local
+def test_a_worker_that_stops_while_it_loads_takes_back_what_it_has_reported(forking: Deployment) -> None:
+    """Its next life would take what is left for a death."""
+    (forking.root / "slow").write_text("300")
+    forking.start("redis")
+    until(lambda: forking.healthy("redis"), what="Redis")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        forking.records.accept(
+            "called back", "", callback_uri=f"http://127.0.0.1:{silent.getsockname()[1]}/", queue_limit=1
+        )
+        forking.records.end("called back", "SUCCESS", None, lifetime=600)
+        forking.start("denzel")
+        # The callback is on its way, and the worker waits for it when it stops: longer than between two reports.
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        with connection:
+            os.kill(forking.running["denzel"].pid, signal.SIGTERM)
+            assert forking.exit_code("denzel", within=30) == 0
+    assert forking.worker() == ("", "")
+    assert not forking.redis.exists(keys.loads("worker@iris"))
 
 
 @pytest.mark.local
@@ -150,6 +182,21 @@ def test_a_model_that_can_not_be_loaded_is_an_error_until_it_can(forking: Deploy
     (forking.root / "there").touch()
     forking.until_worker_is("UP")
     assert predicting(forking) in forking.processes("denzel")
+
+
+@pytest.mark.local
+def test_a_model_that_ends_the_worker_is_an_error_in_its_next_lives_until_it_loads(forking: Deployment) -> None:
+    add(forking, ENDS)
+    forking.start("redis", "denzel")
+    assert forking.exit_code("denzel", within=60) == 3
+    for _ in range(2):
+        forking.start("denzel")  # as Docker and supervisord do
+        assert forking.until_worker_is("ERROR") == "a process died while loading the model"
+        assert forking.exit_code("denzel", within=60) == 3
+    (forking.root / "there").touch()
+    forking.start("denzel")
+    forking.until_worker_is("ERROR")
+    assert forking.until_worker_is("UP") == ""
 
 
 @pytest.mark.local

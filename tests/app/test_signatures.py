@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Callable
 
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -26,16 +27,17 @@ def test_a_receiver_verifies_what_is_signed() -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("header", "change"),
     [
-        {"webhook-id": "another"},
-        {"webhook-timestamp": str(int(time.time()) + 60)},
-        {"webhook-signature": "v1,AAAA"},
+        ("webhook-id", lambda value: "another"),
+        ("webhook-timestamp", lambda value: str(int(value) + 60)),
+        ("webhook-signature", lambda value: "v1,AAAA"),
     ],
 )
-def test_a_receiver_refuses_what_was_changed(change: dict[str, str]) -> None:
+def test_a_receiver_refuses_what_was_changed(header: str, change: Callable[[str], str]) -> None:
+    headers = signed()
     with pytest.raises(WebhookVerificationError):
-        Webhook(SECRET).verify(BODY, {**signed(), **change})
+        Webhook(SECRET).verify(BODY, {**headers, header: change(headers[header])})
 
 
 def test_a_receiver_refuses_another_body_and_another_secret() -> None:

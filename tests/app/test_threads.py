@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import uvloop
 from serving import LOOP
 
-from app.threads import MOST_AT_ONCE, Threads
+from app.threads import MOST_AT_ONCE, PATIENCE, Threads
 
 
 @pytest.fixture
@@ -64,6 +65,23 @@ def test_a_slow_one_does_not_delay_others_while_threads_are_free(release: thread
     for slow in range(3):
         LOOP.run(started(threads, lambda: release.wait(30)))
         assert run(threads, *(lambda n=n: n for n in range(50))) == list(range(50)), slow
+
+
+def test_what_comes_with_a_slow_one_as_the_loop_looks_is_not_held_by_it(release: threading.Event) -> None:
+    threads = Threads(4, "test")
+
+    async def both() -> Any:
+        await threads.run(lambda: 1)
+        # The next look is due now. On uvloop it comes before whoever is to be woken.
+        time.sleep(2 * PATIENCE)
+        slow, quick = threads.run(lambda: release.wait(30)), threads.run(lambda: 2)
+        try:
+            return await asyncio.wait_for(quick, 10)
+        finally:
+            release.set()
+            await slow
+
+    assert uvloop.run(both()) == 2
 
 
 async def started(threads: Threads, function: Any) -> None:

@@ -111,6 +111,33 @@ def test_a_process_that_died_while_loading_is_an_error(reports: WorkerReports) -
     assert state(reports) == ("ERROR", "a process died while loading the model")
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (3, "exit code 3"),
+        (0, "exit code 0"),
+        (-9, "signal 9 (SIGKILL), as when memory runs out"),
+        (-11, "signal 11 (SIGSEGV)"),
+        (-99, "signal 99"),
+    ],
+)
+def test_how_a_process_ended_while_loading_is_said_where_it_is_known(
+    reports: WorkerReports, code: int, words: str
+) -> None:
+    reports.alive(NAME, up=[], loading=[11, 12])
+    reports.alive(NAME, up=[], loading=[12, 13], ended={11: code, 7: 1})
+    assert state(reports) == ("ERROR", f"load_model ended its process with {words}")
+    reports.alive(NAME, up=[], loading=[12, 13])
+    assert state(reports) == ("ERROR", f"load_model ended its process with {words}")
+    assert reports.died(NAME)
+
+
+def test_an_exit_code_of_a_process_with_the_model_is_no_failure_to_load(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[11], loading=[])
+    reports.alive(NAME, up=[], loading=[12], ended={11: -9})
+    assert state(reports) == ("LOADING", "")
+
+
 def test_a_death_is_forgotten_once_a_process_is_up(reports: WorkerReports) -> None:
     reports.alive(NAME, up=[], loading=[11])
     reports.alive(NAME, up=[], loading=[12])
@@ -184,11 +211,73 @@ def test_every_method_raises_when_redis_is_away(away: Redis) -> None:
         lambda: reports.alive(NAME, up=[], loading=[]),
         lambda: reports.process(NAME, 1, ERROR, "no"),
         lambda: reports.forget(NAME),
+        lambda: reports.begins_to_load(NAME),
+        lambda: reports.still_loads(NAME),
+        lambda: reports.gives_up_loading(NAME),
         reports.read,
     ]
     for attempt in attempts:
         with pytest.raises(RedisError):
             attempt()
+
+
+# The main process loads the model itself (MODEL_SHARING=fork), and whoever dies can not say so
+
+
+def begin(reports: WorkerReports, pid: int) -> None:
+    """A new life of the worker: its entrypoint has forgotten what the last one said."""
+    reports.forget(NAME)
+    reports.alive(NAME, up=[], loading=[pid])
+    reports.begins_to_load(NAME)
+
+
+DIED = ("ERROR", "a process died while loading the model")
+
+
+def test_the_first_life_is_loading(reports: WorkerReports) -> None:
+    begin(reports, 11)
+    reports.still_loads(NAME)
+    assert state(reports) == ("LOADING", "")
+
+
+def test_a_life_that_ended_while_it_loaded_the_model_is_an_error_of_the_next_ones_until_one_is_up(
+    reports: WorkerReports, redis: Redis
+) -> None:
+    begin(reports, 11)
+    for pid in (12, 13):
+        begin(reports, pid)
+        assert state(reports) == DIED
+        reports.still_loads(NAME)
+        assert state(reports) == DIED
+    reports.ended(NAME, 13)
+    reports.process(NAME, 14, UP)
+    assert state(reports) == ("UP", "")
+    assert not redis.exists(keys.loads(NAME))
+    begin(reports, 15)
+    assert state(reports) == ("LOADING", "")
+
+
+def test_what_load_model_raises_says_more_than_that_an_earlier_life_ended(reports: WorkerReports) -> None:
+    begin(reports, 11)
+    begin(reports, 12)
+    reports.process(NAME, 12, ERROR, "ValueError: no")
+    assert state(reports) == ("ERROR", "ValueError: no")
+
+
+def test_a_worker_that_was_told_to_stop_while_it_loaded_did_not_die_of_that(reports: WorkerReports) -> None:
+    begin(reports, 11)
+    reports.gives_up_loading(NAME)
+    begin(reports, 12)
+    assert state(reports) == ("LOADING", "")
+
+
+def test_a_death_after_the_last_was_forgotten_is_noted_again(reports: WorkerReports, redis: Redis) -> None:
+    """As `denzel start` forgets it while the worker loads."""
+    begin(reports, 11)
+    redis.delete(keys.loads(NAME))
+    reports.still_loads(NAME)
+    begin(reports, 12)
+    assert state(reports) == DIED
 
 
 # The same worker on two hosts: containers of one service
@@ -227,3 +316,16 @@ def test_what_a_host_said_that_is_gone_is_dropped(two: tuple[WorkerReports, Work
     redis.hincrbyfloat(keys.worker("worker@iris"), "seen:a", -21)
     other.alive("worker@iris", up=(), loading=(8,))
     assert [report.state for report in other.read()] == [WorkerState.LOADING]
+
+
+def test_a_host_that_died_while_loading_is_no_reason_for_another_to_say_so(
+    two: tuple[WorkerReports, WorkerReports], redis: Redis
+) -> None:
+    one, other = two
+    begin(one, 7)
+    begin(other, 7)
+    assert state(one) == ("LOADING", "")
+    begin(other, 8)
+    assert state(one) == DIED
+    one.process(NAME, 7, UP)
+    assert state(other) == ("UP", "")

@@ -59,6 +59,8 @@ def port_of(uri: str) -> int:
 
 def without_password(uri: str) -> str:
     """A URI to show or to write down: without the name and the password that may be in it."""
+    if "@" not in uri:
+        return uri
     parts = urlsplit(uri)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 

@@ -28,6 +28,7 @@ from app.queue import (
     BrokerAway,
     KeyReused,
     MemoryFull,
+    Overloaded,
     QueueFull,
     Submission,
     TaskQueue,
@@ -143,6 +144,8 @@ class Predict:
     async def _accept(self, prepare: Callable[[], Submission], preferences: Preferences) -> Accepted:
         try:
             return await self._queue.submit(prepare, preferences)
+        except Overloaded:
+            raise problems.unavailable("Too many requests wait; nothing was accepted. Try again later.") from None
         except QueueFull:
             raise problems.unavailable("The queue is full; nothing was accepted. Try again later.") from None
         except MemoryFull:

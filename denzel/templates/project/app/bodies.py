@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -10,8 +11,8 @@ import falcon
 import falcon.asgi
 import orjson
 
-# Numbers that a 64-bit integer may not hold: orjson would make them inexact.
-_LONG_NUMBER = re.compile(rb"\d{19}")
+# Integers that 64 bits may not hold, behind what can stand before a number: orjson would make them inexact.
+_LONG_INTEGER = re.compile(rb"[\[:, \t\r\n-]\d{19}")
 
 
 async def read_body(req: falcon.asgi.Request, limit: int) -> bytes:
@@ -22,7 +23,10 @@ async def read_body(req: falcon.asgi.Request, limit: int) -> bytes:
         body = await req.stream.read(limit + 1)
     if (length or 0) > limit or len(body) > limit:
         raise falcon.HTTPContentTooLarge(
-            title="Body too large", description=f"A request's body may have {limit} bytes at most."
+            title="Body too large",
+            description=f"A request's body may have {limit} bytes at most.",
+            # The client need not send the rest of it.
+            headers={"Connection": "close"},
         )
     if len(body) < (length or 0):
         raise falcon.HTTPBadRequest(
@@ -33,14 +37,21 @@ async def read_body(req: falcon.asgi.Request, limit: int) -> bytes:
 
 def parse_json(body: bytes) -> Any:
     """The JSON values of a body; raises the 400 of the contract."""
-    if not _LONG_NUMBER.search(body):
-        try:
-            return orjson.loads(body)
-        except orjson.JSONDecodeError:
-            # It has narrower limits than the standard library, which also says better what is wrong.
-            pass
     try:
-        return json.loads(body, parse_constant=_refuse_constant)
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        # It has narrower limits than the standard library, which also says better what is wrong.
+        return _parse_slowly(body)
+    # A body that is one number has nothing before it.
+    if type(value) is float or _LONG_INTEGER.search(body):
+        # orjson takes no infinite number, so that none can be in this.
+        return json.loads(body)
+    return value
+
+
+def _parse_slowly(body: bytes) -> Any:
+    try:
+        return json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         reason = str(error) if body else "the body is empty"
         raise falcon.HTTPBadRequest(title="Malformed JSON", description=f"Malformed JSON: {reason}") from error
@@ -48,3 +59,15 @@ def parse_json(body: bytes) -> Any:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        # JSON has no word for infinity: the model would be handed a null.
+        raise ValueError(f"the number {_shortened(text)} is too large")
+    return number
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
 from redis import RedisError
@@ -23,8 +23,13 @@ PER_RECEIVER = 16
 #: Bytes of their results. The last one taken may pass it: a result of any size is sent.
 BYTES_IN_FLIGHT = 64 * 1024 * 1024
 
-#: Seconds between two looks at whether there is something to do, when nobody says so.
+#: Seconds between two looks at whether there is something to do, when nobody says so; and seconds between two steps
+#: while there is much of it, so that one step can settle and take many.
 POLL = 1.0
+GATHER = 0.004
+
+#: How many callbacks that were delivered one line of the log names.
+CALLBACKS_A_LINE = 16
 
 #: Seconds after which a sender says again that it still has what it sends: a third of the outbox's LEASE.
 RENEW_EVERY = 5.0
@@ -36,16 +41,26 @@ STOP_GRACE = 3.0
 class CallbackSender:
     """Takes callbacks from the outbox and sends them, many at a time. One thread speaks with Redis, others send."""
 
-    def __init__(self, outbox: Outbox, send: Callable[[Callback], Outcome], *, rest: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        send: Callable[[Callback], Outcome],
+        *,
+        rest: Callable[[], None],
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`rest` is called every few seconds; `beat` at least once in each, also while Redis is away."""
         self._outbox = outbox
         self._send = send
         self._rest = rest
+        self._beat = beat
         self._in_flight: set[Callback] = set()
         self._work: SimpleQueue[Callback] = SimpleQueue()
         self._done: SimpleQueue[tuple[Callback, Outcome]] = SimpleQueue()
         self._unsettled: list[tuple[Callback, Outcome]] = []
         self._threads = 0
         self._news = threading.Event()
+        self._idle = threading.Event()
         self._stopping = threading.Event()
         self._renewed_at = time.monotonic()
         self._pruned = 0
@@ -55,6 +70,7 @@ class CallbackSender:
         listener = threading.Thread(target=self._listen, daemon=True)
         listener.start()
         while not self._stopping.is_set():
+            self._beat()
             try:
                 self._settle()
                 self._renew()
@@ -65,8 +81,7 @@ class CallbackSender:
                 self._renewed_at = float("-inf")
                 self._stopping.wait(POLL)
                 continue
-            self._news.wait(wait)
-            self._news.clear()
+            self._rest_until_news(wait)
         self._finish()
         listener.join()
 
@@ -75,11 +90,20 @@ class CallbackSender:
         self._stopping.set()
         self._news.set()
 
+    def _rest_until_news(self, wait: float) -> None:
+        if not wait:
+            self._stopping.wait(GATHER)
+            return
+        self._idle.set()
+        self._news.wait(wait)
+        self._idle.clear()
+        self._news.clear()
+
     def _listen(self) -> None:
-        """Wakes the other thread when a callback was added."""
+        """Wakes the other thread when a callback was added, unless it looks anyway."""
         while not self._stopping.is_set():
             try:
-                if self._outbox.wait(POLL):
+                if self._idle.wait(POLL) and self._outbox.wait(POLL):
                     self._news.set()
             except RedisError:
                 self._stopping.wait(POLL)
@@ -113,9 +137,8 @@ class CallbackSender:
         while not self._done.empty():
             self._unsettled.append(self._done.get())
         self._outbox.settle(self._unsettled)
-        for callback, outcome in self._unsettled:
-            self._in_flight.discard(callback)
-            _report(callback, outcome)
+        self._in_flight.difference_update(callback for callback, _ in self._unsettled)
+        _report(self._unsettled)
         self._unsettled.clear()
 
     def _renew(self) -> None:
@@ -140,11 +163,20 @@ class CallbackSender:
             log.warning("cannot give callbacks back; they are sent again: %s", error)
 
 
-def _report(callback: Callback, outcome: Outcome) -> None:
+def _report(settled: Sequence[tuple[Callback, Outcome]]) -> None:
+    delivered = [
+        f"{callback.task_id} to {without_password(callback.uri)}" for callback, outcome in settled if outcome.delivered
+    ]
+    for first in range(0, len(delivered), CALLBACKS_A_LINE):
+        log.info("callbacks delivered: %s", ", ".join(delivered[first : first + CALLBACKS_A_LINE]))
+    for callback, outcome in settled:
+        if not outcome.delivered:
+            _report_failure(callback, outcome)
+
+
+def _report_failure(callback: Callback, outcome: Outcome) -> None:
     which, where = f"callback of task {callback.task_id}", without_password(callback.uri)
-    if outcome.delivered:
-        log.info("%s delivered to %s", which, where)
-    elif outcome.retry_in is not None:
+    if outcome.retry_in is not None:
         log.warning("%s not delivered to %s: %s; next try in %d s", which, where, outcome.error, outcome.retry_in)
     else:
         log.error("%s given up: %s: %s", which, where, outcome.error)

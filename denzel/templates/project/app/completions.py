@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from dataclasses import dataclass
 
 from redis import RedisError
@@ -58,6 +59,15 @@ class Completions:
             if not waiting:
                 del self._waiting[task_id]
 
+    async def until(self, end: End, deadline: float) -> Ended | None:
+        """How the task ended; None when it is to be looked up, or did not until then (time.monotonic())."""
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(deadline - time.monotonic(), _set, end, None)
+        try:
+            return await end
+        finally:
+            timer.cancel()
+
     async def _listen(self) -> None:
         while True:
             try:
@@ -94,5 +104,9 @@ class Completions:
 
     def _wake(self, task_id: str, ended: Ended | None) -> None:
         for end in self._waiting.pop(task_id, ()):
-            if not end.done():
-                end.set_result(ended)
+            _set(end, ended)
+
+
+def _set(end: End, ended: Ended | None) -> None:
+    if not end.done():
+        end.set_result(ended)

@@ -70,9 +70,19 @@ def taken(host: str) -> str:
     return f"denzel:taken:{host}"
 
 
+def note(owner: str) -> str:
+    """What a process of a worker that stays at the queue has taken last."""
+    return f"denzel:note:{owner}"
+
+
 def idempotency(digest: str) -> str:
     """The hash that says which task was accepted with one `Idempotency-Key`, of which this is the digest."""
     return f"denzel:idempotency:{digest}"
+
+
+def loads(name: str) -> str:
+    """The hash of the hosts on which one worker's main process loads the model itself, LOADING or DIED before."""
+    return f"denzel:loads:{name}"
 
 
 def worker(name: str) -> str:

@@ -18,13 +18,22 @@ local function now()
 end
 """
 
+# One command for many keys or members costs little more than for one; but Lua hands over some thousands at most.
+_BULK = """
+local function in_bulk(command, key, list)
+    for first = 1, #list, 1000 do
+        redis.call(command, key, unpack(list, first, math.min(first + 999, #list)))
+    end
+end
+"""
+
 
 def register(redis: Redis, body: str, *functions: str, when_memory_is_full: bool = True) -> Script:
-    """A script of these functions and this body, in which the names of app/keys.py and `now()` are known.
+    """A script of these functions and this body, in which the names of app/keys.py, `now()` and `in_bulk()` are known.
 
     What takes a task further runs also when Redis is at its memory limit. What brings a new one must not: there it
     may read, and its first write raises redis.exceptions.OutOfMemoryError.
     """
     # Of a script without flags, Redis looks at each command.
     head = "#!lua flags=allow-oom\n" if when_memory_is_full else ""
-    return redis.register_script("\n".join((head + _NAMES, _CLOCK, *functions, body)))
+    return redis.register_script("\n".join((head + _NAMES, _CLOCK, _BULK, *functions, body)))

@@ -11,7 +11,7 @@ import base64
 import json
 import os
 import socket
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -69,15 +69,50 @@ _MIDDLE, _END = _REST.split("BODY")
 _AFTER_ARGUMENTS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
+class Item(NamedTuple):
+    """A task that can travel with others, as its message has it: its id, the body (base64), its arguments as the
+    dashboard shows them; and since when it had waited when it was taken, in seconds since 1970.
+    """
+
+    task_id: str
+    body: str
+    shown_arguments: str
+    since: float
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is no message any more, and so nothing known of it but its id."""
+        return not self.body
+
+
 def task_message(task_id: str, verified: Any) -> str:
     """The text to push onto the queue, for the task `task_id` over what verify_input returned (JSON values)."""
     arguments = [verified]
-    body = base64.b64encode(_dump([arguments, {}, _AFTER_ARGUMENTS])).decode()
+    body = base64.b64encode(dump([arguments, {}, _AFTER_ARGUMENTS])).decode()
     shown = json.dumps(_shown(arguments))
     return f"{_HEAD.replace('TASK ID', task_id)}{shown}{_MIDDLE.replace('ORIGIN', _origin())}{body}{_END}"
 
 
-def _dump(value: Any) -> bytes:
+def plain_item(message: str, since: float) -> Item | None:
+    """What a message says; None for what needs Celery itself: a time to run at, another client's message."""
+    try:
+        stored = orjson.loads(message)
+        headers, tag = stored["headers"], stored["properties"]["delivery_tag"]
+        needs_celery = headers["task"] != TASK_NAME or tag != headers["id"] or headers["eta"] or headers["expires"]
+        item = Item(headers["id"], stored["body"], headers["argsrepr"], since)
+    except (ValueError, KeyError, TypeError):
+        return None
+    return None if needs_celery else item
+
+
+def input_of(item: Item) -> Any:
+    """What verify_input returned."""
+    (json_data,), _, _ = json.loads(base64.b64decode(item.body))
+    return json_data
+
+
+def dump(value: Any) -> bytes:
+    """JSON, in bytes."""
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError:

@@ -1,14 +1,27 @@
-"""The Celery application of the dashboard: it watches, and needs neither the worker's rooms nor the pipeline."""
+"""The dashboard, Flower: `python -m app.monitor --port=5555 ...`, with the options of `celery flower`.
+
+It watches, and needs neither the worker's rooms nor the pipeline. It keeps tasks in memory alone, whatever
+`--persistent` says, and events are always enabled.
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
+import sys
 from typing import Any
 
 from celery import Celery
+from flower import command
+from flower.app import Flower
+from flower.options import default_options
+from flower.urls import settings as flower_settings
+from tornado.ioloop import IOLoop
 
-from app import keys
+from app import event_format, keys
 from app.settings import Settings
+from app.unread_events import UnreadEvents
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
@@ -23,5 +36,36 @@ def configuration(settings: Settings) -> dict[str, Any]:
     }
 
 
-celery_app = Celery("denzel", set_as_current=False)
-celery_app.add_defaults(lambda: configuration(Settings.from_environment(os.environ)))
+class Dashboard(Flower):  # type: ignore[misc]
+    """Flower, whose metrics count also what nobody has looked at yet."""
+
+    def purge_offline_worker_metrics(self) -> None:
+        """Called for each look at the metrics, which by themselves ask for no events."""
+        self.events.read()
+        super().purge_offline_worker_metrics()
+
+
+def main(arguments: list[str]) -> None:
+    """Show the dashboard until told to stop. What `celery flower` does, with events that wait unread."""
+    command.apply_env_options()
+    command.apply_options("monitor", arguments)
+    command.extract_settings()
+    command.setup_logging()
+    event_format.register_reader()
+    celery_app = Celery("denzel", set_as_current=False)
+    celery_app.add_defaults(configuration(Settings.from_environment(os.environ)))
+    events = UnreadEvents(
+        celery_app,
+        IOLoop.current(),
+        max_tasks_in_memory=default_options.max_tasks,
+        max_workers_in_memory=default_options.max_workers,
+    )
+    flower = Dashboard(capp=celery_app, options=default_options, events=events, **flower_settings)
+    atexit.register(flower.stop)
+    signal.signal(signal.SIGTERM, command.sigterm_handler)
+    flower.start_http_server()
+    flower.start()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 # Until when the record of a task is kept, and with it the Idempotency-Key that it came with, if any.
 LIFETIME = """
-local function expire_task(task_id, lifetime)
-    local task = TASK .. task_id
+local function expire(task, idempotency, lifetime)
     redis.call('EXPIRE', task, lifetime)
-    local idempotency = redis.call('HGET', task, 'idempotency')
     if idempotency then
         redis.call('EXPIRE', idempotency, lifetime)
     end
@@ -23,21 +21,17 @@ local function keep_task(task_id)
 end
 """
 
-# Puts the callback of a task that has just ended on its receiver's list, as a part of the script that ends it. The
-# record keeps its state, and does not expire before the callback is through. A task that ends once more, after it was
-# replayed, begins anew.
+# Puts the callback of a task that has just ended on its receiver's list, as a part of the script that ends it, and
+# calls the sender. The record keeps its state, and does not expire before the callback is through.
 SCHEDULE = (
     LIFETIME
     + """
-local function schedule_callback(task_id, due)
-    local task = TASK .. task_id
-    local receiver = redis.call('HGET', task, 'receiver')
-    redis.call('HSET', task, 'callback', 'PENDING')
-    redis.call('HDEL', task, 'callback_attempts', 'callback_status', 'callback_error', 'callback_first',
-        'callback_alone', 'callback_away')
-    keep_task(task_id)
+local function put_on_list(task_id, receiver, due)
     redis.call('ZADD', UNDELIVERED, due, task_id)
     redis.call('ZADD', CALLBACKS .. receiver, due, task_id)
+end
+
+local function call_for(receiver, due)
     redis.call('ZADD', RECEIVERS, 'LT', due, receiver)
     if redis.call('EXISTS', BELL) == 0 then
         redis.call('LPUSH', BELL, '1')
@@ -117,17 +111,17 @@ end
 local taken = {}
 local function take(task_id, receiver)
     local task = TASK .. task_id
-    redis.call('ZREM', CALLBACKS .. receiver, task_id)
-    local record = redis.call('HMGET', task, 'callback_uri', 'status', 'result', 'callback_attempts', 'replays')
+    local record = redis.call('HMGET', task, 'callback_uri', 'status', 'result', 'callback_attempts', 'replays',
+        'callback_first')
     if not record[1] or not record[3] then
         redis.call('ZREM', UNDELIVERED, task_id)
         return 0
     end
-    redis.call('ZADD', SENDING, at + lease, task_id)
-    redis.call('HSETNX', task, 'callback_first', at)
-    local first = tonumber(redis.call('HGET', task, 'callback_first'))
+    if not record[6] then
+        redis.call('HSET', task, 'callback_first', at)
+    end
     taken[#taken + 1] = {task_id, receiver, record[1], record[2], record[3], record[4] or '0',
-        string.format('%.6f', at - first), record[5] or '0'}
+        string.format('%.6f', at - tonumber(record[6] or at)), record[5] or '0'}
     free_bytes = free_bytes - #record[3]
     return 1
 end
@@ -142,13 +136,19 @@ for _, receiver in ipairs(redis.call('ZRANGEBYSCORE', RECEIVERS, '-inf', at)) do
     end
     room = math.min(room - (busy[receiver] or 0), free, at_most - #taken)
     if room > 0 then
-        local before = #taken
+        local before, seen, leases = #taken, {}, {}
         for _, task_id in ipairs(redis.call('ZRANGEBYSCORE', CALLBACKS .. receiver, '-inf', at, 'LIMIT', 0, room)) do
             if free_bytes <= 0 then
                 break
             end
+            seen[#seen + 1] = task_id
             free = free - take(task_id, receiver)
         end
+        for i = before + 1, #taken do
+            leases[#leases + 1], leases[#leases + 2] = at + lease, taken[i][1]
+        end
+        in_bulk('ZREM', CALLBACKS .. receiver, seen)
+        in_bulk('ZADD', SENDING, leases)
         refresh(receiver, #taken > before)
     end
 end
@@ -190,10 +190,29 @@ local function receiver_is_away(task, receiver)
     return redis.call('HINCRBY', task, 'callback_alone', 1) <= lone_failures
 end
 
+-- What has arrived, by receiver; and all of it.
+local arrived, all_arrived = {}, {}
+
+local function note_arrival(task_id, receiver)
+    arrived[receiver] = arrived[receiver] or {}
+    table.insert(arrived[receiver], task_id)
+    table.insert(all_arrived, task_id)
+end
+
+local function forget_arrived()
+    in_bulk('ZREM', SENDING, all_arrived)
+    in_bulk('ZREM', UNDELIVERED, all_arrived)
+    for receiver, task_ids in pairs(arrived) do
+        in_bulk('ZREM', CALLBACKS .. receiver, task_ids)
+        refresh(receiver)
+    end
+end
+
 local function settle(outcome)
     local task_id, receiver = outcome.task_id, outcome.receiver
     local task = TASK .. task_id
-    local record = redis.call('HMGET', task, 'callback', 'replays', 'callback_attempts')
+    local record = redis.call('HMGET', task, 'callback', 'replays', 'callback_attempts', 'idempotency',
+        'callback_error')
     if not record[1] then
         return forget(task_id, receiver)
     elseif (record[2] or '0') ~= outcome.replays then
@@ -203,20 +222,22 @@ local function settle(outcome)
     elseif not outcome.delivered and tonumber(record[3] or '0') > outcome.attempts then
         return
     end
-    redis.call('HINCRBY', task, 'callback_attempts', 1)
-    redis.call('HSET', task, 'callback_status', outcome.status)
+    local attempts = tonumber(record[3] or '0') + 1
     if outcome.delivered then
-        redis.call('HSET', task, 'callback', 'DELIVERED')
-        redis.call('HDEL', task, 'callback_error', 'callback_away')
-        local was_down = redis.call('SREM', DOWN, receiver) == 1
-        forget(task_id, receiver)
-        expire_task(task_id, result_lifetime)
-        if was_down then
+        redis.call('HSET', task, 'callback_attempts', attempts, 'callback_status', outcome.status,
+            'callback', 'DELIVERED')
+        if record[5] then
+            redis.call('HDEL', task, 'callback_error', 'callback_away')
+        end
+        expire(task, record[4], result_lifetime)
+        note_arrival(task_id, receiver)
+        if redis.call('SREM', DOWN, receiver) == 1 then
             hurry(receiver)
         end
         return
     end
-    redis.call('HSET', task, 'callback_error', outcome.error)
+    redis.call('HSET', task, 'callback_attempts', attempts, 'callback_status', outcome.status,
+        'callback_error', outcome.error)
     if outcome.retry_in then
         if outcome.away and receiver_is_away(task, receiver) then
             redis.call('SADD', DOWN, receiver)
@@ -227,7 +248,7 @@ local function settle(outcome)
         return put_back(task_id, receiver, at + outcome.retry_in)
     end
     redis.call('HSET', task, 'callback', 'FAILED')
-    expire_task(task_id, kept_for)
+    expire(task, record[4], kept_for)
     redis.call('ZREM', SENDING, task_id)
     redis.call('ZREM', CALLBACKS .. receiver, task_id)
     refresh(receiver)
@@ -236,6 +257,7 @@ end
 for _, outcome in ipairs(cjson.decode(ARGV[1])) do
     settle(outcome)
 end
+forget_arrived()
 """
 
 RELEASE = """
@@ -253,13 +275,25 @@ end
 
 RESEND = """
 local unknown, at = {}, now()
+
+-- With a schedule that begins anew.
+local function schedule_again(task_id, receiver)
+    local task = TASK .. task_id
+    redis.call('HSET', task, 'callback', 'PENDING')
+    redis.call('HDEL', task, 'callback_attempts', 'callback_status', 'callback_error', 'callback_first',
+        'callback_alone', 'callback_away')
+    keep_task(task_id)
+    put_on_list(task_id, receiver, at)
+    call_for(receiver, at)
+end
+
 for _, task_id in ipairs(ARGV) do
     local task = TASK .. task_id
     local record = redis.call('HMGET', task, 'receiver', 'callback', 'result')
     if record[1] and record[2] and record[3] then
         local waits_since = redis.call('ZSCORE', UNDELIVERED, task_id) or at
         local is_sent = redis.call('ZSCORE', SENDING, task_id)
-        schedule_callback(task_id, at)
+        schedule_again(task_id, record[1])
         redis.call('ZADD', UNDELIVERED, waits_since, task_id)
         if is_sent then
             redis.call('ZREM', CALLBACKS .. record[1], task_id)

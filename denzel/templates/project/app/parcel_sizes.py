@@ -13,6 +13,9 @@ Task = TypeVar("Task")
 #: predict_batch a parcel is expected to take no longer.
 WORTH_A_JOB = 0.005
 
+#: Seconds from which a task of a batch is a slow one: what waits is then shared with the processes that are at work.
+SLOW = 0.01
+
 #: The most tasks of a parcel, without predict_batch.
 MOST_IN_TURN = 64
 
@@ -32,6 +35,7 @@ class ParcelSizes:
         self._always_alone = deliveries == 1
         self._predicts_batches = False
         self._task_takes: float | None = None
+        self._parcel_takes: float | None = None
 
     def most(self) -> int:
         """How many tasks a process may get at once."""
@@ -42,6 +46,18 @@ class ParcelSizes:
         if self._task_takes is None:
             return 1
         return min(max(int(WORTH_A_JOB / max(self._task_takes, 1e-6)), 1), MOST_IN_TURN)
+
+    @property
+    def are_shared(self) -> bool:
+        """Whether one process should leave some of what waits to the others, although it could take all."""
+        return self._predicts_batches and self._task_takes is not None and self._task_takes > SLOW
+
+    @property
+    def are_quick(self) -> bool:
+        """Whether a parcel is through so soon that handing it over costs more."""
+        if self._parcel_takes is None or self._always_alone:
+            return False
+        return self._parcel_takes <= WORTH_A_JOB
 
     def share_out(self, tasks: list[Task], *, free: int) -> list[list[Task]]:
         """The tasks in even parts, for so many `free` processes at most: fewer where there is little to do."""
@@ -56,9 +72,12 @@ class ParcelSizes:
     def learn(self, outcome: Outcome) -> None:
         """What kind of pipeline this is, and how long it takes for a task."""
         self._predicts_batches = outcome.predicts_batches
-        if outcome.ended:
-            took = sum(ended.runtime for ended in outcome.ended) / len(outcome.ended)
-            took /= len(outcome.ended) if outcome.predicts_batches else 1
-            took = min(took, _LONGEST)
-            before = took if self._task_takes is None else self._task_takes
-            self._task_takes = before + _NEWS * (took - before)
+        tasks = len(outcome.ended) + len(outcome.further)
+        if tasks:
+            self._task_takes = _learned(self._task_takes, outcome.seconds / tasks)
+            self._parcel_takes = _learned(self._parcel_takes, outcome.seconds / outcome.rounds)
+
+
+def _learned(before: float | None, took: float) -> float:
+    took = min(took, _LONGEST)
+    return took if before is None else before + _NEWS * (took - before)

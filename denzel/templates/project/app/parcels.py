@@ -3,6 +3,9 @@
 Celery's own way costs a few milliseconds for each task. Here those that wait travel together: one step takes them from
 the queue, one job of the pool runs them, one step stores how they ended. Each keeps its own claim, count, cancel and
 failure. What is no plain task of ours (a time to run at, another client's) goes Celery's own way.
+
+While tasks are quick, one process at a time stays at the queue after its parcel (app/staying.py), and what comes is
+left to it.
 """
 
 from __future__ import annotations
@@ -10,8 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from signal import SIGKILL
 from typing import Any
@@ -19,16 +21,19 @@ from typing import Any
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import TimeLimitExceeded
 from celery.worker import state
-from redis import RedisError
 
 from app.answers import out_of_time
-from app.board import ALL, NOT_BEGUN, SLOTS, Board
-from app.claims import Claims
-from app.messages import TASK_NAME
-from app.parcel import Ended, Item, Outcome
+from app.board import ALL, NOT_BEGUN, Board
+from app.claims import Claims, GivenUp
+from app.gathering import Gathering
+from app.messages import TASK_NAME, Item, plain_item
+from app.parcel import Ended, Further, Outcome
 from app.parcel_sizes import ParcelSizes
 from app.records import FAILURE, TaskEnd, TaskRecords
+from app.staying import REST, STAY_AT_MOST, Stay
 from app.task_events import TaskEvents
+from app.under_way import Parcel, UnderWay
+from app.unsaid import Unsaid
 
 log = logging.getLogger(__name__)
 
@@ -54,55 +59,6 @@ class ParcelLimits:
     lifetime: int
 
 
-class Request:
-    """One task of a parcel, as Celery's state and its `inspect` and `control` commands know the tasks of a worker."""
-
-    name = TASK_NAME
-
-    def __init__(self, item: Item, shown_arguments: str, parcel: Parcel, end: Callable[[str], None]) -> None:
-        self.id = item.task_id
-        self.item = item
-        self.shown_arguments = shown_arguments
-        self.time_start = time.time()
-        self._parcel = parcel
-        self._end = end
-
-    def info(self, safe: bool = False) -> dict[str, Any]:
-        """What `celery inspect active` shows."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "args": self.shown_arguments,
-            "kwargs": "{}",
-            "type": self.name,
-            "time_start": self.time_start,
-            "acknowledged": False,
-            "worker_pid": self._parcel.pid,
-        }
-
-    def terminate(self, pool: Any, signal: Any = None) -> None:
-        """End the process that runs the task."""
-        self._end(self.id)
-
-
-class Parcel:
-    """Some tasks on their way to a pool process, or in it. `open` are those of which no end is known yet."""
-
-    def __init__(self, slot: int, items: list[Item], began: float) -> None:
-        self.slot = slot
-        self.items = items
-        self.began = began
-        self.pid: int | None = None
-        self.job: Any = None
-        self.open: dict[str, Request] = {}
-        #: The task for which the process was ended.
-        self.ended_for: str | None = None
-        self.told = False
-
-    def place_of(self, task_id: str) -> int:
-        return next(place for place, item in enumerate(self.items) if item.task_id == task_id)
-
-
 class Parcels:
     """What one worker has taken, and takes. All of it runs in the worker's event loop."""
 
@@ -118,161 +74,187 @@ class Parcels:
     ) -> None:
         """`run` is what a pool process calls with a slot of the board and some items."""
         self.claims = claims
-        self._records = records
         self._board = board
         self._limits = limits
         self._run = run
         self._clock = clock
         self._worker: Any = None
         self._ready: Callable[[], int] = lambda: 0
-        self._parcels: set[Parcel] = set()
-        # In turn, so that one is not taken again soon: a process that the pool has given up may still write there.
-        self._slots = deque(range(SLOTS))
+        self._parcels = UnderWay(claims, board)
         self._sizes = ParcelSizes(batch_size=limits.batch_size, deliveries=limits.deliveries)
-        self._gathering_until: float | None = None
-        #: What could not be said while Redis was away: messages to give back (did their process die?), and ends.
-        self._to_give_back: dict[str, bool] = {}
-        self._to_end: list[TaskEnd] = []
+        self._gathering = Gathering(board, limits.batch_wait, clock)
+        self._unsaid = Unsaid(claims, records, lifetime=limits.lifetime)
+        self._visits = 0
 
     def start(self, worker: Any, ready: Callable[[], int]) -> None:
         """Take tasks for a worker of which so many processes are `ready`."""
         self._worker = worker
         self._ready = ready
-        self._events = TaskEvents(worker)
+        self._events = TaskEvents(worker, self._clock)
+        self._gathering.start(worker.timer)
 
     def stop(self) -> None:
         """Take no more."""
         self._ready = lambda: 0
+        for parcel in self._parcels:
+            self._board.call_back(parcel.slot)
 
     def room(self) -> int:
         """For how many processes tasks may be taken now."""
-        gathering = self._gathering_until is not None and self._parcels and self._clock() < self._gathering_until
-        return 0 if gathering else self._free()
+        free = self._free()
+        return 0 if free > 0 and self._gathering.goes_on(self._parcels) else free
 
     def take(self) -> list[str]:
-        """Take what waits. Returns the messages that are to go Celery's own way.
-
-        While a process is at work, and so could soon take more at once, what is there gathers for a moment.
-        """
+        """Take what waits. Returns the messages that are to go Celery's own way."""
         self._say()
-        # What was said, and not heard, must not be said again of a task that is taken again.
-        if self._gathers() or self._to_give_back:
-            return []
-        self._gathering_until = None
         free = self._free()
-        if free <= 0:
+        # What was said, and not heard, must not be said again of a task that is taken again.
+        if free <= 0 or self._gathering.begins(self._parcels) or self._unsaid.going_back:
             return []
+        self._gathering.end()
         alone, together, others = [], [], []
-        for claimed in self.claims.take(free=free, most=self._sizes.most()):
-            request = _plain(claimed.message)
-            if request is None:
+        sharing = self._ready() if self._sizes.are_shared else 0
+        taken = self.claims.take(free=free, most=self._sizes.most(), sharing=sharing)
+        for claimed in taken.claimed:
+            item = plain_item(claimed.message, claimed.since)
+            if item is None or item.task_id in state.revoked:
                 others.append(claimed.message)
             elif claimed.deliveries > 1:
-                alone.append([request])
+                alone.append([item])
             else:
-                together.append(request)
-        for parcel in alone + self._sizes.share_out(together, free=free - len(alone) - len(others)):
+                together.append(item)
+        for item in taken.cancelled:
+            self._events.cancelled(item)
+        for parcel in alone:
             self._send(parcel)
+        for parcel in self._sizes.share_out(together, free=free - len(alone) - len(others)):
+            self._send(parcel, self._stay())
         return others
 
     def known(self) -> dict[str, str]:
-        """The ids of all tasks that this worker has, by the delivery tags of their messages."""
-        known = {item.tag: item.task_id for parcel in list(self._parcels) for item in list(parcel.items)}
-        known.update(dict.fromkeys(list(self._to_give_back), ""))
+        """The ids of all tasks that this worker has, by the delivery tags of their messages, which are the same."""
+        known = {task_id: task_id for task_id in self._parcels.known()}
+        known.update(dict.fromkeys(self._unsaid.going_back, ""))
         return known
+
+    @property
+    def visit(self) -> int:
+        """The number of the visit on which a process is at the queue; 0 while none is."""
+        parcel = self._parcels.staying
+        return parcel.stay.number if parcel is not None and parcel.stay is not None else 0
 
     def end_task(self, task_id: str) -> None:
         """A task was cancelled: end its process if it runs there, else let the process leave it out."""
-        parcel = next((parcel for parcel in self._parcels if task_id in parcel.open), None)
+        parcel = self._parcels.find(task_id)
         if parcel is None or parcel.pid is None:
             return
-        place, own = self._board.place(parcel.slot), parcel.place_of(task_id)
+        place, own = self._parcels.place(parcel), parcel.place_of(task_id)
         if place in (ALL, own):
             log.info("task %s was cancelled; ending the process that runs it", task_id)
             parcel.ended_for = task_id
             self._worker.pool.terminate_job(parcel.pid, SIGKILL)
         elif NOT_BEGUN < place < own:
+            self._events.revoked(parcel.open[task_id], terminated=False)
             self._cut(parcel)
 
     def look(self) -> None:
         """Give back what waits behind a long task; say again what could not be said. To be called every second."""
         now = self._clock()
         pool = self._worker.pool and self._worker.pool._pool
-        for parcel in list(self._parcels):
+        for parcel in self._parcels:
             if pool and parcel.job._job not in pool._cache:
                 # The pool has dropped it unbegun, as it does when a connection breaks.
                 self._close(parcel)
                 continue
-            if now - parcel.began > LONG and not parcel.told:
-                parcel.told = True
-                for request in parcel.open.values():
-                    self._events.running(request.id, request.shown_arguments, request.time_start)
-            if now - parcel.began > LONGEST_IN_FRONT and parcel.pid is not None:
+            began, rests = self._board.began(parcel.slot)
+            if rests or now - began < LONG:
+                continue
+            self._parcels.learn(parcel)
+            if parcel.told != parcel.round:
+                parcel.told = parcel.round
+                for item in parcel.items:
+                    if item.task_id in parcel.open and not item.has_ended:
+                        self._events.running(parcel.open[item.task_id])
+            if now - began > LONGEST_IN_FRONT and parcel.pid is not None:
                 self._cut(parcel)
         self._say()
 
+    def given_up(self, task: GivenUp) -> None:
+        """A task that is in no parcel was ended, because it killed its process too often: another worker's, or one that
+        went Celery's own way.
+        """
+        self._events.given_up(task)
+
     def tell(self) -> None:
-        """Call it every task_events.TELL_EVERY seconds: the dashboard is told."""
+        """Call it every task_events.TELL_EVERY seconds: the log and the dashboard are told of tasks that ended."""
         self._events.flush()
 
     def _free(self) -> int:
         return self._ready() - len(self._parcels) - len(state.reserved_requests)
 
-    def _gathers(self) -> bool:
-        if not self._parcels or not self._limits.batch_wait:
-            return False
-        if self._gathering_until is None:
-            self._gathering_until = self._clock() + self._limits.batch_wait
-            # The event loop then looks at its queue again.
-            self._worker.timer.call_after(self._limits.batch_wait, lambda: None)
-        return self._clock() < self._gathering_until
+    def _stay(self) -> Stay | None:
+        """The leave for a process to stay at the queue. One at a time has it: two would share out what is not worth it.
 
-    def _send(self, plain: list[_Plain]) -> None:
-        parcel = Parcel(self._slots.popleft(), [one.item for one in plain], self._clock())
-        self._board.begin(parcel.slot, len(plain))
-        self._parcels.add(parcel)
-        for one in plain:
-            request = Request(one.item, one.shown_arguments, parcel, self.end_task)
-            parcel.open[request.id] = request
-            state.task_accepted(request)
-        limit = self._limits.time_limit
+        What Celery itself was told to revoke, those processes do not know; it remembers that for three hours.
+        """
+        if self._parcels.staying is not None or not self._sizes.are_quick or state.revoked or not self._ready():
+            return None
+        self._visits += 1
+        return Stay(self._visits, self._sizes.most())
+
+    def _send(self, items: list[Item], stay: Stay | None = None) -> None:
+        parcel = self._parcels.begin(items, stay, self.end_task)
         try:
             parcel.job = self._worker.pool.apply_async(
                 self._run,
-                (parcel.slot, parcel.items),
+                (parcel.slot, items, stay),
                 accept_callback=lambda pid, _: setattr(parcel, "pid", pid),
                 callback=lambda outcome: self._done(parcel, outcome),
                 error_callback=lambda error: self._lost(parcel, error),
-                # Those in front of a task may have taken a while.
-                timeout=limit and limit + (LONGEST_IN_FRONT + LOOK_EVERY if len(plain) > 1 else 0),
-                correlation_id=plain[0].item.task_id,
+                timeout=self._timeout(items, stay),
+                correlation_id=items[0].task_id,
             )
         finally:
             if parcel.job is None:
                 # The pool is being stopped.
                 self._close(parcel)
 
+    def _timeout(self, items: list[Item], stay: Stay | None) -> float | None:
+        """When the pool ends the process: the last task that it begins must have had its time by then."""
+        if self._limits.time_limit is None:
+            return None
+        in_front = LONGEST_IN_FRONT + LOOK_EVERY if len(items) > 1 or stay else 0
+        return self._limits.time_limit + in_front + (STAY_AT_MOST + REST if stay else 0)
+
     def _done(self, parcel: Parcel, outcome: Outcome) -> None:
         """A process says how the tasks of a parcel ended; those of which it says nothing did not run."""
         try:
             for ended in outcome.ended:
                 self._tell_end(parcel, ended)
+            self._tell_further(parcel, outcome.further)
+            for item in outcome.cancelled:
+                self._events.cancelled(item)
+            for task_id in outcome.left:
+                # The others go back below, or have gone already.
+                if task_id not in parcel.seen:
+                    self._unsaid.give_back(task_id)
             self._sizes.learn(outcome)
         finally:
             self._close(parcel)
-        # Enough wait already, or what waits may gather while another process is at work.
-        self._gathering_until = self._clock() if outcome.waiting >= self._sizes.most() else None
+        self._gathering.end(there_is_enough=outcome.waiting >= self._sizes.most())
 
     def _lost(self, parcel: Parcel, error: ExceptionInfo) -> None:
         """A process died with a parcel, by its own doing, of a time limit, or because a task was cancelled."""
-        place = self._board.place(parcel.slot)
+        self._parcels.learn(parcel)
+        place = self._parcels.place(parcel)
         # It may be any of those that run together, or that came along when the process died before it began.
         suspects = parcel.items if place in (ALL, NOT_BEGUN) else parcel.items[place : place + 1]
         running = {item.task_id for item in suspects}
-        self._gathering_until = None
+        self._gathering.end()
         try:
-            if parcel.ended_for is not None:
-                self._events.revoked(parcel.ended_for)
+            cancelled = parcel.open.get(parcel.ended_for or "")
+            if cancelled is not None:
+                self._events.revoked(cancelled, terminated=True)
             elif isinstance(_raised(error), TimeLimitExceeded) and len(running) == 1:
                 self._end_out_of_time(parcel, *running)
         finally:
@@ -284,27 +266,36 @@ class Parcels:
             return
         log.error("task %s[%s] took longer than TASK_TIME_LIMIT", TASK_NAME, task_id)
         result = json.dumps(out_of_time(self._limits.time_limit))
-        self._to_end.append(TaskEnd(task_id=task_id, tag=request.item.tag, status=FAILURE, result=result))
+        self._unsaid.end(TaskEnd(task_id=task_id, tag=task_id, status=FAILURE, result=result))
         self._tell_end(parcel, Ended(task_id, FAILURE, self._limits.time_limit, result))
 
     def _tell_end(self, parcel: Parcel, ended: Ended) -> None:
         request = parcel.open.pop(ended.task_id, None)
         if request is not None:
             state.task_ready(request)
-            self._events.ended(ended, request.shown_arguments, request.time_start)
+            self._events.ended(ended, request)
+
+    def _tell_further(self, parcel: Parcel, tasks: Sequence[Further]) -> None:
+        unknown = [task for task in tasks if task.id not in parcel.open]
+        for task in tasks:
+            request = parcel.open.pop(task.id, None)
+            if request is not None:
+                state.task_ready(request)
+        # What Celery counts when it is told that a task begins.
+        state.all_total_count[0] += len(unknown)
+        state.total_count[TASK_NAME] += len(unknown)
+        self._events.further(tasks)
 
     def _cut(self, parcel: Parcel) -> None:
         """What waits in a parcel behind the task that runs goes back to the queue."""
-        if self._board.place(parcel.slot) not in (ALL, NOT_BEGUN):
+        if self._parcels.place(parcel) not in (ALL, NOT_BEGUN):
             for item in parcel.items[self._board.cut(parcel.slot) :]:
                 self._give_back(parcel, item.task_id)
             self._say()
 
     def _close(self, parcel: Parcel, *, died: Iterable[str] = ()) -> None:
         """The parcel is through; what is open goes back to the queue."""
-        if parcel in self._parcels:
-            self._parcels.remove(parcel)
-            self._slots.append(parcel.slot)
+        self._parcels.end(parcel)
         for task_id in list(parcel.open):
             self._give_back(parcel, task_id, died=task_id in died)
         self._say()
@@ -313,40 +304,11 @@ class Parcels:
         request = parcel.open.pop(task_id, None)
         if request is not None:
             state.task_ready(request)
-            self._to_give_back[request.item.tag] = died
+            self._unsaid.give_back(task_id, request, died=died)
 
     def _say(self) -> None:
-        """Give back, and end, what is to be; where Redis is away, the next look tries again."""
-        try:
-            if self._to_end:
-                self._records.end_all(self._to_end, lifetime=self._limits.lifetime)
-                self._to_end = []
-            if self._to_give_back:
-                self.claims.give_back(self._to_give_back)
-                self._to_give_back = {}
-        except RedisError as error:
-            log.warning("what became of some tasks could not be stored, trying again: %s", error)
-
-
-@dataclass(frozen=True)
-class _Plain:
-    """A message that can travel in a parcel: the task, and its arguments as the dashboard shows them."""
-
-    item: Item
-    shown_arguments: str
-
-
-def _plain(message: str) -> _Plain | None:
-    """None for what needs Celery itself: a time to run at, a revoked id, another client's message."""
-    try:
-        stored = json.loads(message)
-        headers, tag = stored["headers"], stored["properties"]["delivery_tag"]
-        task_id = headers["id"]
-        needs_celery = headers["task"] != TASK_NAME or tag != task_id or headers["eta"] or headers["expires"]
-        item = Item(task_id, tag, stored["body"])
-    except (ValueError, KeyError, TypeError):
-        return None
-    return None if needs_celery or task_id in state.revoked else _Plain(item, headers["argsrepr"])
+        for given_up, request in self._unsaid.say():
+            self._events.given_up(given_up, request)
 
 
 def _raised(error: ExceptionInfo) -> BaseException:

@@ -98,7 +98,8 @@ class Predictor:
             raise WrongCount(f"predict_batch returned a {type(results).__name__}; it must return a list of dicts")
         if len(results) != len(batch):
             raise WrongCount(
-                f"predict_batch returned {len(results)} results for {len(batch)} inputs; it must return one for each"
+                f"predict_batch returned {_how_many(len(results), 'result')} for {_how_many(len(batch), 'input')};"
+                " it must return one for each"
             )
         return list(results)
 
@@ -133,6 +134,10 @@ def _checked(result: Any, function: str) -> dict[str, Any]:
         raise WrongResult(f"{function} returned a {type(result).__name__}; it must return a dict")
     values: dict[str, Any] = json_values(result)
     return values
+
+
+def _how_many(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def describe(error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 import uuid
@@ -13,7 +12,7 @@ from typing import Any
 from redis import Redis, RedisError
 from redis.exceptions import OutOfMemoryError
 
-from app.broker import connect_loop
+from app.broker import Patience, connect_loop
 from app.completions import Completions, End
 from app.messages import task_message
 from app.preferences import NONE, Preferences, seconds_to_wait
@@ -39,6 +38,7 @@ __all__ = [
     "BrokerAway",
     "KeyReused",
     "MemoryFull",
+    "Overloaded",
     "QueueFull",
     "Submission",
     "TaskQueue",
@@ -58,8 +58,17 @@ MemoryFull = OutOfMemoryError
 LONGEST_WAIT = 300
 MOST_WAITS = 1000
 
-#: Threads that look up, cancel, and ask for the workers; `verify_input` can not hold these.
+#: How many tasks may wait in one process until they are checked and stored: Redis may hang, and verify_input be slow.
+MOST_SUBMISSIONS = 2000
+
+#: Threads that look up, cancel, and ask for the workers: `verify_input` can not hold these. And how many requests may
+#: wait for one of them in one process.
 LOOKUP_THREADS = 4
+MOST_LOOKUPS = 2000
+
+
+class Overloaded(Exception):
+    """Too many tasks wait to be checked and stored; this one was not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,20 +101,24 @@ class TaskQueue:
         self._completions = Completions(connect_loop(redis))
         self._intake = Threads(settings.api_threads, "intake", self._store)
         self._lookups = Threads(LOOKUP_THREADS, "lookup")
+        self._patience = Patience()
         self._waits = 0
 
     async def submit(self, prepare: Callable[[], Submission], prefer: Preferences = NONE) -> Accepted:
         """Store the task that `prepare` makes, in a thread; it is on the queue when this returns. Then wait for its end
         where the request prefers that, or the deployment does.
 
-        With a key and body that were accepted before, it is that task. Raises what `prepare` raises, QueueFull,
-        MemoryFull and KeyReused.
+        With a key and body that were accepted before, it is that task. Raises what `prepare` raises, Overloaded,
+        QueueFull, MemoryFull and KeyReused.
         """
+        if self._intake.waiting >= MOST_SUBMISSIONS:
+            raise Overloaded
         task_id = str(uuid.uuid4())
         # Before the task can end. How the deployment answers is known only when the task is accepted.
         end = self._completions.expect(task_id) if prefer.wait is not None or not prefer.respond_async else None
         try:
-            acceptance: Acceptance = await self._intake.run(lambda: _new_task(task_id, prepare(), prefer))
+            since = time.monotonic()
+            acceptance: Acceptance = await self._intake.run(lambda: self._prepare(since, task_id, prepare, prefer))
             seconds = seconds_to_wait(prefer, acceptance.response or self._settings.response)
             if seconds is None or end is None:
                 return Accepted(task_id=acceptance.task_id)
@@ -118,20 +131,43 @@ class TaskQueue:
             if end is not None:
                 self._completions.forget(task_id, end)
 
-    def _store(self, tasks: list[NewTask]) -> list[Acceptance | Exception]:
-        return self._records.accept_all(
-            tasks, queue_limit=self._settings.queue_limit, synchronous=self._settings.response.synchronous
+    def _prepare(
+        self, since: float, task_id: str, prepare: Callable[[], Submission], prefer: Preferences
+    ) -> tuple[float, NewTask]:
+        self._patience.check(since)
+        return since, _new_task(task_id, prepare(), prefer)
+
+    def _store(self, prepared: list[tuple[float, NewTask]]) -> list[Acceptance | Exception]:
+        self._patience.check(max(since for since, _ in prepared))
+        return self._patience.ask(
+            lambda: self._records.accept_all(
+                [task for _, task in prepared],
+                queue_limit=self._settings.queue_limit,
+                synchronous=self._settings.response.synchronous,
+            )
         )
+
+    async def _look(self, ask: Callable[[], Any]) -> Any:
+        """What is asked of Redis, in a thread."""
+        if self._lookups.waiting >= MOST_LOOKUPS:
+            raise BrokerAway("too many requests wait for Redis")
+        since = time.monotonic()
+
+        def look() -> Any:
+            self._patience.check(since)
+            return self._patience.ask(ask)
+
+        return await self._lookups.run(look)
 
     async def cancel(self, task_id: str) -> str | None:
         """End the task as REVOKED, unless it has ended. Returns its status then; None when there is no such task."""
         lifetime = self._settings.result_lifetime
-        status: str | None = await self._lookups.run(lambda: self._records.cancel(task_id, lifetime=lifetime))
+        status: str | None = await self._look(lambda: self._records.cancel(task_id, lifetime=lifetime))
         return status
 
     async def find(self, task_id: str) -> TaskRecord | None:
         """The task's record; None when the id was never accepted or has expired."""
-        record: TaskRecord | None = await self._lookups.run(lambda: self._records.find(task_id, parse=False))
+        record: TaskRecord | None = await self._look(lambda: self._records.find(task_id, parse=False))
         return record
 
     async def wait(self, task_id: str, timeout: float) -> TaskRecord | None:
@@ -143,7 +179,7 @@ class TaskQueue:
 
     async def workers(self) -> list[WorkerReport]:
         """What the workers report of themselves, by name."""
-        reports: list[WorkerReport] = await self._lookups.run(self._workers.read)
+        reports: list[WorkerReport] = await self._look(self._workers.read)
         return reports
 
     async def _try_to_wait(self, task_id: str, timeout: float, end: End | None) -> TaskRecord | None:
@@ -163,10 +199,7 @@ class TaskQueue:
         try:
             while True:
                 if end is not None:
-                    remaining = deadline - time.monotonic()
-                    if remaining > 0:
-                        await asyncio.wait((end,), timeout=remaining)
-                    ended = end.result() if end.done() else None
+                    ended = await self._completions.until(end, deadline)
                     if ended is not None:
                         return TaskRecord(status=ended.status, text=ended.result)
                     self._completions.forget(task_id, end)

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from app import keys, lua
+from app import keys, lua, record_steps
 from app.addresses import receiver_of
-from app.outbox_steps import SCHEDULE
 from app.settings import ResponseMode
 
 PENDING = "PENDING"
@@ -20,104 +19,6 @@ SUCCESS = "SUCCESS"
 FAILURE = "FAILURE"
 REVOKED = "REVOKED"
 ENDED = frozenset({SUCCESS, FAILURE, REVOKED})
-
-# Ends a task: its result, its callback and the claim of whoever ran it change together. The first end of a task stands:
-# a repeated run changes neither its result nor sends a second callback. `tag` is the delivery tag of its message.
-# `announce_ends` tells all ends of one script at once, with the results that requests wait for: those need not ask.
-END = (
-    SCHEDULE
-    + """
-local LONGEST_ANNOUNCED = 64 * 1024
-local ends = {}
-
-local function announce_ends()
-    if #ends > 0 then
-        redis.call('PUBLISH', ENDED, cjson.encode(ends))
-    end
-end
-
-local function release_claim(tag)
-    redis.call('HDEL', UNACKED, tag)
-    redis.call('ZREM', UNACKED_INDEX, tag)
-    redis.call('HDEL', CLAIMANTS, tag)
-end
-
-local function end_task(task_id, tag, status, result, lifetime)
-    local task = TASK .. task_id
-    release_claim(tag)
-    redis.call('ZREM', WAITING, task_id)
-    local before = redis.call('HMGET', task, 'result', 'callback_uri', 'awaited')
-    if before[1] then
-        return
-    end
-    redis.call('HSET', task, 'status', status, 'result', result)
-    if before[2] then
-        schedule_callback(task_id, now())
-    else
-        expire_task(task_id, lifetime)
-    end
-    local is_told = before[3] == '1' and #result <= LONGEST_ANNOUNCED
-    table.insert(ends, is_told and {task_id, status, result} or {task_id})
-end
-"""
-)
-
-# A repeated call, after a connection broke between the write and its answer, changes nothing.
-_ACCEPT = """
-local task_id, message, callback_uri, receiver = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local queue_limit, idempotency, body, prefer, mode_set = tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8], ARGV[9]
-local task = TASK .. task_id
-local mode = redis.call('HMGET', RESPONSE, 'mode', 'timeout')
-if idempotency ~= '' then
-    local before = redis.call('HMGET', idempotency, 'task', 'body')
-    if before[1] and redis.call('EXISTS', TASK .. before[1]) == 1 then
-        return {before[2] == body and 'ACCEPTED' or 'OTHER BODY', before[1], mode[1], mode[2]}
-    end
-end
-if redis.call('EXISTS', task) == 0 then
-    if redis.call('LLEN', QUEUE) >= queue_limit then
-        return {'FULL'}
-    end
-    local place = redis.call('INCR', ACCEPTED)
-    redis.call('HSET', task, 'status', 'PENDING', 'place', place, 'since', now())
-    if callback_uri ~= '' then
-        redis.call('HSET', task, 'callback_uri', callback_uri, 'receiver', receiver)
-    end
-    if idempotency ~= '' then
-        redis.call('HSET', task, 'idempotency', idempotency)
-        redis.call('HSET', idempotency, 'task', task_id, 'body', body)
-        redis.call('PERSIST', idempotency)
-    end
-    if prefer == 'wait' or (prefer == '' and (mode[1] or mode_set) == 'sync') then
-        -- Its end is announced with the result.
-        redis.call('HSET', task, 'awaited', '1')
-    end
-    redis.call('ZADD', WAITING, place, task_id)
-    redis.call('LPUSH', QUEUE, message)
-end
-return {'ACCEPTED', task_id, mode[1], mode[2]}
-"""
-
-# Says how many tasks wait, for whoever has ended these.
-_END = """
-local lifetime = ARGV[1]
-for i = 2, #ARGV, 4 do
-    end_task(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], lifetime)
-end
-announce_ends()
-return redis.call('LLEN', QUEUE)
-"""
-
-# A waiting task's message stays in the queue, and is dropped when its turn comes.
-_CANCEL = """
-local status = redis.call('HGET', TASK .. ARGV[1], 'status')
-if status == 'PENDING' or status == 'STARTED' or status == 'RETRY' then
-    end_task(ARGV[1], ARGV[1], 'REVOKED', ARGV[2], ARGV[3])
-    announce_ends()
-    return 'REVOKED'
-end
-return status
-"""
 
 
 class QueueFull(Exception):
@@ -214,9 +115,9 @@ class TaskRecords:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._accept = lua.register(redis, _ACCEPT, when_memory_is_full=False)
-        self._end = lua.register(redis, _END, END)
-        self._cancel = lua.register(redis, _CANCEL, END)
+        self._accept = lua.register(redis, record_steps.ACCEPT, when_memory_is_full=False)
+        self._end = lua.register(redis, record_steps.END_SOME, record_steps.END)
+        self._cancel = lua.register(redis, record_steps.CANCEL, record_steps.END)
 
     def accept(
         self,

@@ -14,6 +14,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn_worker import UvicornWorker
 
+from app.joined import Joined
+from app.leftovers import Leftovers
 from app.problems import problem
 
 #: Seconds that a client may be silent in the middle of a request.
@@ -49,24 +51,45 @@ class Refused(Exception):
     """What a client sends breaks a bound; raised through the parser, which then stops."""
 
 
+def before_the_body(app: Any) -> Any:
+    """An application that is told of the request before its body; Falcon asks for that first, whatever it answers."""
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        events = [{"type": "http.request", "body": b"", "more_body": True}]
+
+        async def receive_next() -> Any:
+            return events.pop() if events else await receive()
+
+        await app(scope, receive_next, send)
+
+    return serve
+
+
 class Protocol(HttpToolsProtocol):
     """uvicorn's HTTP, which by itself takes headers of any length, waits for ever, and answers errors in plain text."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._connection = Joined(transport, self.loop, self._close)
+        super().connection_made(self._connection)  # type: ignore[arg-type]
         self._in_head = self._in_request = False
         self._head_length = 0
         self._refusal: tuple[int, str] | None = None
+        self._leftovers: Leftovers | None = None
         self._heard = self.loop.time()
         self._silence: asyncio.TimerHandle | None = self.loop.call_later(SILENCE, self._listen_for_silence)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._silence is not None:
             self._silence.cancel()
+        self._end_leftovers()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
+        if self._leftovers is not None:
+            self._leftovers.drop(data)
+            if self.transport.is_closing():
+                return
         if self._in_head:
             self._head_length += len(data)
         self._unset_keepalive_if_required()
@@ -100,6 +123,9 @@ class Protocol(HttpToolsProtocol):
         elif self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
             return True
+        else:
+            # An answer may be written, and not sent yet.
+            self._connection.cut()
         return False
 
     def _listen_for_silence(self) -> None:
@@ -110,6 +136,7 @@ class Protocol(HttpToolsProtocol):
         self._silence = None
         if self._in_request:
             self.send_400_response(f"The request did not go on for {SILENCE} seconds.")
+            self._connection.cut()
         elif self.cycle is None:
             self.transport.close()
 
@@ -137,12 +164,16 @@ class Protocol(HttpToolsProtocol):
             self._refuse(501, "Of transfer codings, only chunked is known.")
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
         # HTTP/0.9 has no version, and its answers no status.
         if self.parser.get_http_version() not in ("1.0", "1.1"):
             self._refuse(400, "The version of HTTP must be 1.0 or 1.1.")
         if not self._is_upgrade():
             super().on_headers_complete()
+        self._in_head = False
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        # Who asks whether to send a body is answered by what needs none, such as its length.
+        super()._start_asgi_task(cycle, before_the_body(app) if cycle.waiting_for_100_continue else app)
 
     def on_body(self, body: bytes) -> None:
         if not self._is_upgrade():
@@ -152,7 +183,17 @@ class Protocol(HttpToolsProtocol):
         if self._is_upgrade():
             return
         self._in_request = False
+        self._end_leftovers()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._is_answered_early() and not self.transport.is_closing():
+            if self.expect_100_continue:
+                # It may never send the body, for which its next request would then be taken.
+                self.transport.close()
+            else:
+                self._drop_leftovers()
 
     def _is_upgrade(self) -> bool:
         upgrade: bool = self.parser.should_upgrade()
@@ -164,11 +205,39 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer in JSON, unless an answer has begun, and hang up."""
-        self._in_head = self._in_request = False
         status, description = self._refusal or (400, msg)
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        if not self._is_answered_early() and (
+            self.cycle is None or self.cycle.response_complete or not self.cycle.response_started
+        ):
             self.transport.write(error_answer(status, description))
-        self.transport.close()
+        self._in_head = self._in_request = False
+        self._end_and_drop_leftovers()
+
+    # A connection that is closed while bytes come in is reset, and the client loses the answer that it has not read.
+
+    def _is_answered_early(self) -> bool:
+        """Whether the client has its answer already, and still sends the request."""
+        return self._in_request and not self._in_head and self.cycle is not None and self.cycle.response_complete
+
+    def _close(self) -> None:
+        if self._is_answered_early() and not self.transport.is_closing():
+            self._end_and_drop_leftovers()
+        else:
+            self._connection.cut()
+
+    def _end_and_drop_leftovers(self) -> None:
+        self._connection.end()
+        self._drop_leftovers()
+        self.flow.resume_reading()
+
+    def _drop_leftovers(self) -> None:
+        if self._leftovers is None:
+            self._leftovers = Leftovers(self.loop, self._connection.cut)
+
+    def _end_leftovers(self) -> None:
+        if self._leftovers is not None:
+            self._leftovers.end()
+            self._leftovers = None
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]
@@ -193,8 +262,30 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         sys.setswitchinterval(SWITCH)
         super().init_process()
 
+    async def _serve(self) -> None:
+        self._notice_the_end_of_gunicorn()
+        await super()._serve()
+
     async def callback_notify(self) -> None:
         """Tell gunicorn that this process lives; when gunicorn itself is gone, end."""
         await super().callback_notify()
         if os.getppid() != self.ppid:
             signal.raise_signal(signal.SIGTERM)
+
+    def _notice_the_end_of_gunicorn(self) -> None:
+        """End with gunicorn at once, where the system tells: until then the next one does not get the port."""
+        loop = asyncio.get_running_loop()
+        if not hasattr(os, "pidfd_open"):
+            return
+        try:
+            gunicorn = os.pidfd_open(self.ppid)
+        except OSError:
+            # An older system, or it is gone already; the next sign of life finds out.
+            return
+
+        def ended() -> None:
+            loop.remove_reader(gunicorn)
+            os.close(gunicorn)
+            signal.raise_signal(signal.SIGTERM)
+
+        loop.add_reader(gunicorn, ended)

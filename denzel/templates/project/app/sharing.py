@@ -22,7 +22,7 @@ from app.openmp import one_thread
 from app.predictor import Predictor
 from app.settings import Settings
 from app.transport import Channel
-from app.worker import give_all_back
+from app.worker import give_all_back, say_goodbye
 from app.workers import WorkerReports, WorkerState
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,11 @@ class BeforeFork(bootsteps.Step):  # type: ignore[misc]
             return
         self._is_ready = True
         settings: Settings = self._worker.app.conf.denzel_settings
+        # What an earlier life has said, and could not take back while Redis was away, must not speak for this one.
+        try:
+            WorkerReports(connect(settings.redis_url)).forget(self._worker.hostname)
+        except RedisError as error:
+            log.warning("the worker could not report: %s", error)
         if settings.shares_model:
             load_shared(self._worker, self.predictor)
         # What the collector marks it writes to, and a page that is written to is shared no more.
@@ -66,24 +71,36 @@ def load_shared(worker: Any, predictor: Predictor) -> None:
         except RedisError as error:
             log.warning("the worker could not report: %s", error)
 
-    def renew() -> None:
+    def report() -> None:
         reports.alive(worker.hostname, up=(), loading={pid})
+
+    def renew() -> None:
+        report()
+        reports.still_loads(worker.hostname)
         # What an earlier life of this worker had is given back now, and not when the model is there.
         Channel.intake.claims.renew({})
 
     def failed(cause: str) -> None:
         say(lambda: reports.process(worker.hostname, pid, WorkerState.ERROR, cause))
 
+    stops = threading.Event()
+
     def stop() -> None:
-        give_all_back(worker)
-        worker.sidecar.end()
+        stops.set()
+        give_all_back()
+        say_goodbye(worker)
+        say(lambda: reports.gives_up_loading(worker.hostname))
         os._exit(0)
 
     def keep() -> None:
         worker.sidecar.keep_running()
-        say(renew)
+        if not stops.is_set():
+            say(renew)
 
     worker.sidecar.loading(True)
+    # First of all: a load_model that ends this process can be told by that.
+    say(report)
+    say(lambda: reports.begins_to_load(worker.hostname))
     with _when_told_to_end(stop), _again_and_again(keep, every=RENEW_EVERY), one_thread():
         predictor.load(failed)
     worker.sidecar.loading(False)

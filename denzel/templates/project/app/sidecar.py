@@ -5,6 +5,7 @@ A process of its own, so that no receiver can delay or fail a prediction, and th
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import select
@@ -20,6 +21,7 @@ from app.attempts import Attempts
 from app.broker import connect
 from app.callbacks import CallbackSender
 from app.connections import Connections
+from app.heartbeat import Heart
 from app.outbox import Outbox
 from app.receivers import Policy
 from app.settings import SettingError, Settings
@@ -37,7 +39,7 @@ def check(settings: Settings) -> None:
     read_secret(settings.callback_secret)
 
 
-def make_sender(settings: Settings) -> CallbackSender:
+def make_sender(settings: Settings, heart: Heart) -> CallbackSender:
     """The sender of a deployment; raises SettingError."""
     connections = Connections(Policy.of(settings), timeout=settings.callback_timeout)
     outbox = Outbox(
@@ -51,7 +53,7 @@ def make_sender(settings: Settings) -> CallbackSender:
         timeout=settings.callback_timeout,
         retry_for=settings.callback_retry_for,
     )
-    return CallbackSender(outbox, attempts.send, rest=connections.close_idle)
+    return CallbackSender(outbox, attempts.send, rest=connections.close_idle, beat=heart.beat)
 
 
 def look_after(worker: int, settings: Settings) -> None:
@@ -80,10 +82,12 @@ def keep_report(settings: Settings) -> None:
 
 def main(worker: int) -> None:
     """Work until told to stop by SIGTERM, or until the worker, which started this process, is gone."""
+    faulthandler.enable(all_threads=False)
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s/Sidecar] %(message)s")
     try:
         settings = Settings.from_environment(os.environ)
-        sender = make_sender(settings)
+        # The worker listens to the output, and starts this process again when it hangs.
+        sender = make_sender(settings, Heart(sys.stdout.fileno()))
     except SettingError as error:
         sys.exit(str(error))
     told_to_stop: SimpleQueue[None] = SimpleQueue()

@@ -1,16 +1,45 @@
-"""What the dashboard is told of the tasks in parcels: Celery's task events, few and in bulk."""
+"""What the log and the dashboard are told of the tasks in parcels: Celery's task events, few and in bulk."""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
-from app.messages import TASK_NAME
-from app.parcel import Ended
+from app import event_format
+from app.claims import GivenUp
+from app.messages import TASK_NAME, Item
+from app.parcel import Ended, Further
 from app.records import SUCCESS
+
+log = logging.getLogger(__name__)
 
 #: Seconds between two messages to the dashboard, and the most events of one.
 TELL_EVERY = 0.5
 MOST_AT_ONCE = 2000
+
+#: Of what a process did by itself, so many events are written at once, and seconds until the next so many are:
+#: meanwhile it, and others, may want to be handed tasks.
+WRITTEN_AT_ONCE = 100
+WRITE_EVERY = 0.01
+
+#: How many tasks that ended one line of the log names.
+TASKS_A_LINE = 16
+
+
+class Described(Protocol):
+    """A task as the dashboard shows it: its arguments, since when it had waited, and when it began to run."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def shown_arguments(self) -> str: ...
+    @property
+    def since(self) -> float: ...
+    @property
+    def time_start(self) -> float: ...
 
 
 class TaskEvents:
@@ -20,38 +49,74 @@ class TaskEvents:
     look has one event here, which says all that these say.
     """
 
-    def __init__(self, worker: Any) -> None:
+    def __init__(self, worker: Any, clock: Callable[[], float] = time.monotonic) -> None:
         self._worker = worker
+        self._clock = clock
+        self._further: deque[Further] = deque()
+        self._writes_at = 0.0
+        #: What the log is to say.
+        self._ended: list[str] = []
+        event_format.register_writer()
 
-    def ended(self, task: Ended, shown_arguments: str, time_start: float) -> None:
-        """A task has ended."""
+    def ended(self, task: Ended, request: Described) -> None:
+        """A task has ended. Where it was in a batch, the time that it took is the batch's."""
+        self._ended.append(f"{task.task_id} {task.status} in {task.runtime:.3f} s")
         fields = {"result": task.shown} if task.status == SUCCESS else {"exception": task.shown, "traceback": ""}
         self._send(
             "task-succeeded" if task.status == SUCCESS else "task-failed",
             uuid=task.task_id,
-            **_description(shown_arguments),
-            received=time_start,
-            started=time_start,
+            **_description(request),
+            started=request.time_start,
             runtime=task.runtime,
             **fields,
         )
 
-    def running(self, task_id: str, shown_arguments: str, time_start: float) -> None:
-        """A task is running for longer than a moment."""
-        self._send("task-started", uuid=task_id, **_description(shown_arguments), received=time_start)
+    def further(self, tasks: Iterable[Further]) -> None:
+        """Tasks that a process took from the queue itself have ended."""
+        self._further.extend(tasks)
 
-    def revoked(self, task_id: str) -> None:
-        """A task was cancelled, and the process that ran it ended."""
-        self._send("task-revoked", uuid=task_id, terminated=True, signum="SIGKILL", expired=False)
+    def running(self, request: Described) -> None:
+        """A task is running for longer than a moment."""
+        self._send("task-started", uuid=request.id, **_description(request))
+
+    def given_up(self, task: GivenUp, request: Described | None = None) -> None:
+        """A task was ended, because it killed its process too often."""
+        described = _description(request) if request is not None else {"name": TASK_NAME}
+        self._send("task-failed", uuid=task.task_id, **described, exception=task.reason, traceback="")
+
+    def revoked(self, request: Described, *, terminated: bool) -> None:
+        """A task was cancelled, and the process that ran it `terminated` or not."""
+        self._send("task-revoked", uuid=request.id, **_description(request), terminated=terminated)
+
+    def cancelled(self, item: Item) -> None:
+        """A task was cancelled while it waited, and its turn came."""
+        self._send("task-revoked", uuid=item.task_id, **_shown(item.shown_arguments, item.since), terminated=False)
 
     def flush(self) -> None:
         """Send what has gathered. Call it every TELL_EVERY seconds."""
+        self._write()
+        for first in range(0, len(self._ended), TASKS_A_LINE):
+            log.info("ended: %s", ", ".join(self._ended[first : first + TASKS_A_LINE]))
+        self._ended.clear()
         dispatcher = self._dispatcher
         if dispatcher is not None:
             # A new one after each time that Redis was away; as Celery makes it, it sends as soon as it can.
             dispatcher.on_send_buffered = None
             dispatcher.buffer_limit = MOST_AT_ONCE
+            dispatcher.serializer = event_format.NAME
             dispatcher.flush()
+
+    def _write(self) -> None:
+        now = self._clock()
+        # Celery may have dropped all its timers meanwhile, so this is no matter of one that was set.
+        if now < self._writes_at:
+            return
+        for _ in range(min(len(self._further), WRITTEN_AT_ONCE)):
+            task = self._further.popleft()
+            self.ended(task.ended, task)
+        if self._further:
+            self._writes_at = now + WRITE_EVERY
+            self._worker.timer.call_after(WRITE_EVERY, self._write)
 
     @property
     def _dispatcher(self) -> Any:
@@ -63,5 +128,9 @@ class TaskEvents:
             self._dispatcher.send(event, **fields)
 
 
-def _description(shown_arguments: str) -> dict[str, str]:
-    return {"name": TASK_NAME, "args": shown_arguments, "kwargs": "{}"}
+def _description(request: Described) -> dict[str, Any]:
+    return _shown(request.shown_arguments, request.since)
+
+
+def _shown(arguments: str, since: float) -> dict[str, Any]:
+    return {"name": TASK_NAME, "args": arguments, "kwargs": "{}", "received": since}

@@ -13,21 +13,25 @@ from typing import Any
 from billiard import pool as billiard_pool
 from celery import Celery, signals
 from celery.exceptions import TaskPredicate
+from celery.utils.log import get_multiprocessing_logger
 from redis import RedisError
 
 from app import keys, worker_log
 from app.board import Board
 from app.broker import connect
 from app.claims import Claims, Limits
-from app.messages import TASK_NAME
-from app.parcel import Item, Outcome, ParcelRunner
+from app.messages import TASK_NAME, Item
+from app.parcel import Outcome, ParcelRunner
 from app.parcels import ParcelLimits, Parcels
 from app.predictor import Predictor
 from app.records import TaskRecords
 from app.settings import Settings
 from app.sharing import BeforeFork
+from app.sidecar_keeper import Sidecar
+from app.staying import Stay
+from app.telling import Telling
 from app.transport import Channel
-from app.worker import LOOK_EVERY, LogRotation, Report, Sidecar, StopInTime, Taking, give_all_back
+from app.worker import LOOK_EVERY, LogRotation, Report, StopInTime, Taking, give_all_back, say_goodbye
 from app.workers import WorkerReports, WorkerState
 
 log = logging.getLogger(__name__)
@@ -92,16 +96,16 @@ def invoke_predict(json_data: Any) -> dict[str, Any]:
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
-def run_parcel(slot: int, items: list[Item]) -> Outcome:
+def run_parcel(slot: int, items: list[Item], stay: Stay | None) -> Outcome:
     """What a pool process does with a parcel."""
-    return _runner().run(slot, items)
+    return _runner().run(slot, items, stay)
 
 
 @cache
 def _runner() -> ParcelRunner:
     settings: Settings = celery_app.conf.denzel_settings
-    records = TaskRecords(connect(settings.redis_url))
-    return ParcelRunner(predictor, records, board, lifetime=settings.result_lifetime)
+    telling = Telling(TaskRecords(connect(settings.redis_url)), lifetime=settings.result_lifetime)
+    return ParcelRunner(predictor, telling, Channel.intake.claims, board)
 
 
 @signals.celeryd_init.connect
@@ -172,8 +176,8 @@ def end_with_worker(**_: Any) -> None:
 @signals.worker_shutdown.connect
 def end(sender: Any, **_: Any) -> None:
     """The last act of a worker that stops: what it still has goes back to the queue."""
-    give_all_back(sender)
-    sender.sidecar.end()
+    give_all_back()
+    say_goodbye(sender)
 
 
 @signals.after_setup_logger.connect
@@ -181,4 +185,7 @@ def write_log_file(logger: logging.Logger, **_: Any) -> None:
     """Write the worker's log to the project's logs folder too."""
     # Whoever read the output may be gone (supervisord, killed); the file goes on, without a traceback for each line.
     logging.raiseExceptions = False
-    worker_log.add_handler(logger, Path(celery_app.conf.denzel_settings.worker_log), logger.handlers[0].formatter)
+    path, formatter = Path(celery_app.conf.denzel_settings.worker_log), logger.handlers[0].formatter
+    # The pool has a logger of its own, and says there how a process died.
+    for each in (logger, get_multiprocessing_logger()):
+        worker_log.add_handler(each, path, formatter)

@@ -46,21 +46,36 @@ class Threads:
         self._alarms: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._progress = 0
         self._watched = False
+        self._is_waking = False
         self._told = False
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many pieces of work lie there: to be run, or to be finished after that."""
+        return len(self._work) + len(self._prepared)
 
     def run(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
         """What the function returns, or raises, when a thread has run it."""
         self._loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = self._loop.create_future()
         self._work.append((function, future))
+        if not self._is_waking:
+            # After this turn of the loop, which may bring more: a thread that is awake wants the interpreter, too.
+            self._is_waking = True
+            self._loop.call_soon(self._wake)
+        return future
+
+    def _wake(self) -> None:
+        self._is_waking = False
         with self._lock:
             if self._awake == 0:
                 self._wake_one()
+        # Only now: a look before this would find all asleep, and be the last.
         if not self._watched:
             self._watched = True
+            assert self._loop is not None
             self._loop.call_later(PATIENCE, self._look, self._progress)
-        return future
 
     def _wake_one(self) -> None:
         if self._awake == self._most:

@@ -37,7 +37,8 @@ class QoS(virtual.QoS):  # type: ignore[misc]
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Celery rejects with `requeue` when the process that ran the task has died."""
         if requeue:
-            self.channel.intake.claims.give_back({delivery_tag: True})
+            for task in self.channel.intake.claims.give_back({delivery_tag: True}):
+                self.channel.intake.given_up(task)
         else:
             self.channel.intake.claims.release(delivery_tag)
         super().ack(delivery_tag)

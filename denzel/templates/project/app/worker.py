@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -22,19 +20,16 @@ from redis import RedisError
 
 from app import worker_log
 from app.broker import connect
-from app.claims import RENEW_EVERY
+from app.claims import RENEW_EVERY, GivenUp
 from app.settings import Settings
-from app.sidecar import check
 from app.task_events import TELL_EVERY
 from app.transport import Channel
 from app.workers import REPORT_EVERY, WorkerReports
 
 log = logging.getLogger(__name__)
 
-#: Seconds before the end of STOP_TIMEOUT at which running tasks go back to the queue at the latest, and seconds that
-#: callbacks on their way may take then.
+#: Seconds before the end of STOP_TIMEOUT at which running tasks go back to the queue at the latest.
 HAND_BACK = 5
-CALLBACKS_GRACE = 4
 
 #: Seconds between two looks at the worker's own processes.
 LOOK_EVERY = 1.0
@@ -51,6 +46,7 @@ class Report(bootsteps.StartStopStep):  # type: ignore[misc]
         self._reports = WorkerReports(connect(settings.redis_url))
         self._reported: tuple[set[int], set[int]] | None = None
         self._reported_at = 0.0
+        self._seen: dict[int, Any] = {}
 
     def start(self, worker: Any) -> None:
         # Celery would give up when no process lives through its first second; a new one is started for each that dies.
@@ -64,8 +60,13 @@ class Report(bootsteps.StartStopStep):  # type: ignore[misc]
         if processes == self._reported and now - self._reported_at < REPORT_EVERY:
             return
         up, loading = processes
+        ended = {pid: process.exitcode for pid, process in self._seen.items() if pid not in up | loading}
+        known = {pid: code for pid, code in ended.items() if code is not None}
+        seen = {process.pid: process for process in pool_processes(worker)}
         try:
-            self._reports.alive(worker.hostname, up=up, loading=loading)
+            self._reports.alive(worker.hostname, up=up, loading=loading, ended=known)
+            # Of what could not be told, the next report tells.
+            self._seen = seen
         except RedisError as error:
             log.warning("the worker could not report: %s", error)
         self._reported, self._reported_at = processes, now
@@ -83,13 +84,14 @@ class Taking(bootsteps.StartStopStep):  # type: ignore[misc]
         super().__init__(worker, **options)
         self._parcels = Channel.intake
         self._cancelled: SimpleQueue[str] = SimpleQueue()
+        self._given_up: SimpleQueue[GivenUp] = SimpleQueue()
 
     def start(self, worker: Any) -> None:
         self._parcels.start(worker, lambda: len(ready_processes(worker)))
         # At once: what an earlier life of this worker had comes first.
         self._renew()
         threading.Thread(target=self._renew_for_ever, name="claims", daemon=True).start()
-        worker.timer.call_repeatedly(LOOK_EVERY, self._end_cancelled, (worker,))
+        worker.timer.call_repeatedly(LOOK_EVERY, self._act_on_renewals, (worker,))
         # Every 5 seconds, left alone: so late it would say of a process that its task died with it.
         worker.timer.call_repeatedly(LOOK_EVERY, maintain_pool, (worker,))
         worker.timer.call_repeatedly(LOOK_EVERY, self._parcels.look)
@@ -111,16 +113,24 @@ class Taking(bootsteps.StartStopStep):  # type: ignore[misc]
         requests = [request for request in list(state.requests.values()) if isinstance(request, CeleryRequest)]
         known = {request.message.delivery_tag: request.id for request in requests} | self._parcels.known()
         try:
-            for task_id in self._parcels.claims.renew(known):
+            renewed = self._parcels.claims.renew(known, self._parcels.visit)
+            for task_id in renewed.cancelled:
                 self._cancelled.put(task_id)
+            for task in renewed.given_up:
+                self._given_up.put(task)
         except RedisError as error:
             log.warning("the claims on running tasks could not be renewed: %s", error)
 
-    def _end_cancelled(self, worker: Any) -> None:
+    def _act_on_renewals(self, worker: Any) -> None:
+        while not self._given_up.empty():
+            self._parcels.given_up(self._given_up.get())
         while not self._cancelled.empty():
-            request = state.requests.get(self._cancelled.get())
+            task_id = self._cancelled.get()
+            request = state.requests.get(task_id)
             if request is not None:
                 request.terminate(worker.pool, signal="KILL")
+            else:
+                self._parcels.end_task(task_id)
 
 
 class StopInTime(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -161,23 +171,28 @@ def hand_back(worker: Any) -> None:
     settings: Settings = worker.app.conf.denzel_settings
     time.sleep(settings.stop_timeout - HAND_BACK)
     log.warning("STOP_TIMEOUT is nearly over; %d running tasks go back to the queue", len(state.active_requests))
-    give_all_back(worker)
+    give_all_back()
     _kill(ready_processes(worker))
-    worker.sidecar.end()
+    say_goodbye(worker)
     os._exit(0)
 
 
-def give_all_back(worker: Any) -> None:
-    """Put whatever this worker has taken back to the queue, and take back what it has reported.
-
-    Where Redis is away, its next life gives back, and the report expires.
-    """
-    settings: Settings = worker.app.conf.denzel_settings
+def give_all_back() -> None:
+    """Put whatever this worker has taken back to the queue. Where Redis is away, its next life does so."""
     try:
         Channel.intake.claims.give_all_back()
-        WorkerReports(connect(settings.redis_url)).forget(worker.hostname)
     except RedisError as error:
         log.warning("running tasks could not be given back: %s", error)
+
+
+def say_goodbye(worker: Any) -> None:
+    """End the process beside the worker, then take back what the worker has reported, which its threads renew until the
+    end. Where Redis is away, the report expires.
+    """
+    worker.sidecar.end()
+    settings: Settings = worker.app.conf.denzel_settings
+    with suppress(RedisError):
+        WorkerReports(connect(settings.redis_url)).forget(worker.hostname)
 
 
 def _kill(pids: set[int]) -> None:
@@ -196,53 +211,6 @@ class LogRotation(bootsteps.StartStopStep):  # type: ignore[misc]
         worker.timer.call_repeatedly(REPORT_EVERY, worker_log.rotate, (path,))
 
 
-class Sidecar(bootsteps.StartStopStep):  # type: ignore[misc]
-    """`worker.sidecar`: keeps the process running that sends callbacks and looks after this one, also at a stop."""
-
-    requires = ("celery.worker.components:Timer",)
-
-    def __init__(self, worker: Any, **options: Any) -> None:
-        super().__init__(worker, **options)
-        # Better no worker than one whose callbacks can not be sent.
-        check(worker.app.conf.denzel_settings)
-        worker.sidecar = self
-        self._process: subprocess.Popen[bytes] | None = None
-        self._is_loading = False
-
-    def start(self, worker: Any) -> None:
-        self.keep_running()
-        worker.timer.call_repeatedly(REPORT_EVERY, self.keep_running)
-
-    def loading(self, is_loading: bool) -> None:
-        """Whether the worker itself loads the model: it may be unable to report, and the process beside does so."""
-        self._is_loading = is_loading
-        if not is_loading and self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
-
-    def look_away(self) -> None:
-        """The worker takes no more tasks, and does not hang for that."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGURG)
-
-    def end(self) -> None:
-        """The worker's tasks have ended; their callbacks, which are on their way, may arrive."""
-        if self._process is not None:
-            self._process.terminate()
-            # The container ends with this process.
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(CALLBACKS_GRACE)
-
-    def keep_running(self) -> None:
-        """Start the process, unless it runs."""
-        if self._process is not None and self._process.poll() is None:
-            return
-        if self._process is not None:
-            log.error("the sidecar ended with %s; starting it again", self._process.returncode)
-        # The end of its input is the end of loading.
-        source = subprocess.PIPE if self._is_loading else subprocess.DEVNULL
-        self._process = subprocess.Popen([sys.executable, "-m", "app.sidecar", str(os.getpid())], stdin=source)
-
-
 def ready_processes(worker: Any) -> set[int]:
     """The ids of the processes that have the model: Celery knows a process once its initialisation is through."""
     pool = _pool(worker)
@@ -251,9 +219,13 @@ def ready_processes(worker: Any) -> set[int]:
 
 def loading_processes(worker: Any) -> set[int]:
     """The ids of the processes that have no model yet, and so no task."""
+    return {process.pid for process in pool_processes(worker)} - ready_processes(worker)
+
+
+def pool_processes(worker: Any) -> list[Any]:
+    """The pool's processes, as billiard has them."""
     pool = _pool(worker)
-    processes = {process.pid for process in list(pool._pool) if process.pid is not None} if pool else set()
-    return processes - ready_processes(worker)
+    return [process for process in list(pool._pool) if process.pid is not None] if pool else []
 
 
 def _pool(worker: Any) -> Any:

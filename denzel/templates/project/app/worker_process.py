@@ -6,6 +6,7 @@ It is what `celery --app app.tasks worker` would be. But that command imports al
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import sys
 
@@ -18,6 +19,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--hostname", required=True, help="the name of this worker for Celery")
     parser.add_argument("--concurrency", type=int, help="processes that predict; one for each core by default")
     options = parser.parse_args(arguments)
+    # Native code that crashes leaves a traceback in what the service prints, also in the processes that are forked.
+    faulthandler.enable(all_threads=False)
     # With these, Celery starts this process anew on SIGHUP.
     sys.argv = ["-m", "app.worker_process", *arguments]
     worker = celery_app.Worker(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import json
+import signal
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from redis import Redis
@@ -15,6 +16,9 @@ from app import keys, lua
 #: Seconds between two reports of a worker, and seconds after which one that is silent counts as gone.
 REPORT_EVERY = 5.0
 REPORT_LIFETIME = 20
+
+#: The cause when nobody knows more.
+DIED = "a process died while loading the model"
 
 # A report is a hash: `state` and `cause` for whoever reads it, and a field for each process, from which they are made:
 # `process:<host>/<pid>`, as the same worker may run on several hosts (containers). Each renews what it knows, and
@@ -42,6 +46,9 @@ local report, lifetime, host, pid, state, cause = KEYS[1], ARGV[1], ARGV[2], ARG
 redis.call('HSET', report, 'process:' .. host .. '/' .. pid, state .. ' ' .. cause, 'seen:' .. host, now())
 merge(report)
 redis.call('EXPIRE', report, lifetime)
+if state == 'UP' then
+    redis.call('DEL', KEYS[2])
+end
 """
 )
 
@@ -51,7 +58,7 @@ _ALIVE = (
     + """
 local report, workers = KEYS[1], KEYS[2]
 local lifetime, name, host = tonumber(ARGV[1]), ARGV[2], ARGV[3]
-local up, loading = cjson.decode(ARGV[4]), cjson.decode(ARGV[5])
+local up, loading, causes = cjson.decode(ARGV[4]), cjson.decode(ARGV[5]), cjson.decode(ARGV[6])
 local own, time, alive = 'process:' .. host .. '/', now(), {}
 redis.call('HSET', report, 'seen:' .. host, time)
 for _, pid in ipairs(up) do
@@ -67,7 +74,7 @@ for _, field in ipairs(redis.call('HKEYS', report)) do
     local whose, pid = string.match(field, '^process:(.*)/(.*)$')
     if whose == host and pid ~= 'died' and not alive[field] then
         if redis.call('HGET', report, field) == 'LOADING' then
-            redis.call('HSET', report, own .. 'died', 'ERROR a process died while loading the model')
+            redis.call('HSET', report, own .. 'died', 'ERROR ' .. (causes[pid] or causes['']))
         end
         redis.call('HDEL', report, field)
     elseif whose and time - tonumber(redis.call('HGET', report, 'seen:' .. whose) or 0) > lifetime then
@@ -140,16 +147,44 @@ class WorkerReports:
         self._forget = lua.register(redis, _FORGET)
         self._keep = lua.register(redis, _KEEP)
 
-    def alive(self, name: str, *, up: Collection[int], loading: Collection[int]) -> None:
-        """Renew the report of the worker `name`, given the ids of its processes with and still without the model."""
+    def alive(
+        self, name: str, *, up: Collection[int], loading: Collection[int], ended: Mapping[int, int] | None = None
+    ) -> None:
+        """Renew the report of the worker `name`, given the ids of its processes with and still without the model.
+
+        `ended` are the exit codes of those that are no more, as far as they are known; below 0 it was a signal.
+        """
+        causes = {"": DIED, **{str(pid): how_load_model_ended(code) for pid, code in (ended or {}).items()}}
         self._alive(
             keys=[keys.worker(name), keys.WORKERS],
-            args=[REPORT_LIFETIME, name, self._host, json.dumps(sorted(up)), json.dumps(sorted(loading))],
+            args=[
+                *(REPORT_LIFETIME, name, self._host),
+                *(json.dumps(sorted(up)), json.dumps(sorted(loading)), json.dumps(causes)),
+            ],
         )
 
     def process(self, name: str, pid: int, state: WorkerState, cause: str = "") -> None:
         """Report at once that a process of the worker `name` is UP, or could not load the model and why."""
-        self._process(keys=[keys.worker(name)], args=[REPORT_LIFETIME, self._host, pid, state.value, cause])
+        self._process(
+            keys=[keys.worker(name), keys.loads(name)], args=[REPORT_LIFETIME, self._host, pid, state.value, cause]
+        )
+
+    def begins_to_load(self, name: str) -> None:
+        """The main process of the worker `name` begins to load the model itself; nothing else would outlive its death.
+
+        What an earlier life of it began, and neither finished nor gave up when it was told to stop, was its death. That
+        is remembered until a process is UP.
+        """
+        if not self._redis.hsetnx(keys.loads(name), self._host, "LOADING"):
+            self._redis.hset(keys.loads(name), self._host, "DIED")
+
+    def still_loads(self, name: str) -> None:
+        """Say it again, as somebody may have forgotten what was before."""
+        self._redis.hsetnx(keys.loads(name), self._host, "LOADING")
+
+    def gives_up_loading(self, name: str) -> None:
+        """The main process of the worker `name` was told to stop."""
+        self._redis.hdel(keys.loads(name), self._host)
 
     def ended(self, name: str, pid: int) -> None:
         """Remove what a process of the worker `name` has reported: it will not predict."""
@@ -173,9 +208,25 @@ class WorkerReports:
         with self._redis.pipeline() as pipe:
             for name in names:
                 pipe.hmget(keys.worker(name), ["state", "cause"])
-            reports = pipe.execute()
+                pipe.hvals(keys.loads(name))
+            answers = pipe.execute()
         return [
-            WorkerReport(name=name, state=WorkerState(state), cause=cause)
-            for name, (state, cause) in zip(names, reports, strict=True)
+            _report(name, WorkerState(state), cause, loads)
+            for name, (state, cause), loads in zip(names, answers[::2], answers[1::2], strict=True)
             if state
         ]
+
+
+def _report(name: str, state: WorkerState, cause: str, loads: list[str]) -> WorkerReport:
+    if state is WorkerState.LOADING and "DIED" in loads:
+        return WorkerReport(name=name, state=WorkerState.ERROR, cause=DIED)
+    return WorkerReport(name=name, state=state, cause=cause)
+
+
+def how_load_model_ended(code: int) -> str:
+    """What is said of a process that ended with this exit code, below 0 for a signal, while it loaded the model."""
+    if code >= 0:
+        return f"load_model ended its process with exit code {code}"
+    known = {one.value: f" ({one.name})" for one in signal.Signals}
+    memory = ", as when memory runs out" if -code == signal.SIGKILL else ""
+    return f"load_model ended its process with signal {-code}{known.get(-code, '')}{memory}"
