@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from signal import SIGKILL
 from typing import Any
@@ -27,7 +27,7 @@ from app.board import ALL, NOT_BEGUN, Board
 from app.claims import Claims, GivenUp
 from app.gathering import Gathering
 from app.messages import TASK_NAME, Item, plain_item
-from app.parcel import Ended, Further, Outcome
+from app.parcel import Ended, Outcome
 from app.parcel_sizes import ParcelSizes
 from app.records import FAILURE, TaskEnd, TaskRecords
 from app.staying import REST, STAY_AT_MOST, Stay
@@ -231,7 +231,8 @@ class Parcels:
         try:
             for ended in outcome.ended:
                 self._tell_end(parcel, ended)
-            self._tell_further(parcel, outcome.further)
+            parcel.count_further(task.id for task in outcome.further)
+            self._events.further(outcome.further)
             for item in outcome.cancelled:
                 self._events.cancelled(item)
             for task_id in outcome.left:
@@ -270,21 +271,9 @@ class Parcels:
         self._tell_end(parcel, Ended(task_id, FAILURE, self._limits.time_limit, result))
 
     def _tell_end(self, parcel: Parcel, ended: Ended) -> None:
-        request = parcel.open.pop(ended.task_id, None)
+        request = parcel.close(ended.task_id)
         if request is not None:
-            state.task_ready(request)
             self._events.ended(ended, request)
-
-    def _tell_further(self, parcel: Parcel, tasks: Sequence[Further]) -> None:
-        unknown = [task for task in tasks if task.id not in parcel.open]
-        for task in tasks:
-            request = parcel.open.pop(task.id, None)
-            if request is not None:
-                state.task_ready(request)
-        # What Celery counts when it is told that a task begins.
-        state.all_total_count[0] += len(unknown)
-        state.total_count[TASK_NAME] += len(unknown)
-        self._events.further(tasks)
 
     def _cut(self, parcel: Parcel) -> None:
         """What waits in a parcel behind the task that runs goes back to the queue."""
@@ -301,9 +290,8 @@ class Parcels:
         self._say()
 
     def _give_back(self, parcel: Parcel, task_id: str, *, died: bool = False) -> None:
-        request = parcel.open.pop(task_id, None)
+        request = parcel.close(task_id)
         if request is not None:
-            state.task_ready(request)
             self._unsaid.give_back(task_id, request, died=died)
 
     def _say(self) -> None:

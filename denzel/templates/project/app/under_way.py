@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from celery.worker import state
@@ -80,6 +80,20 @@ class Parcel:
                 self.open[request.id] = request
                 self.seen.add(request.id)
                 state.task_accepted(request)
+
+    def close(self, task_id: str) -> Request | None:
+        """The task has ended, or goes back to the queue. None where it was not open."""
+        request = self.open.pop(task_id, None)
+        if request is not None:
+            state.task_ready(request)
+        return request
+
+    def count_further(self, task_ids: Iterable[str]) -> None:
+        """Its process took these tasks from the queue itself, and they ended there: Celery counts them all."""
+        for task_id in task_ids:
+            if self.close(task_id) is None:
+                state.all_total_count[0] += 1
+                state.total_count[TASK_NAME] += 1
 
     def place_of(self, task_id: str) -> int:
         """At which place of its round a task is."""
