@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Tests on real services mostly wait. Each half of them is begun in its order, so that they share launched projects.
+TWO_AT_A_TIME := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
 .PHONY: install format check test live docs demo
 
 install: $(BIN)/.installed
@@ -25,11 +28,11 @@ check: install
 
 # Everything: the style, the units, and the services for real (Docker tests are skipped where no engine runs).
 test: check
-	$(BIN)/python -m pytest
+	$(TWO_AT_A_TIME)
 
 # The tests on real services alone.
 live: install
-	$(BIN)/python -m pytest -m 'docker or local'
+	$(TWO_AT_A_TIME) -m 'docker or local'
 
 # The pages that are made from the code.
 docs: install

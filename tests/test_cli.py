@@ -52,7 +52,7 @@ MANUAL = {
 BEYOND = {"listen", "callbacks", "tasks", "drill", "bench"}
 
 # Each command that works inside a project, as it can be typed.
-INSIDE = {name: [name] for name in (MANUAL | BEYOND) - {"startproject"}} | {"response": ["response", "--sync"]}
+INSIDE = {name: [name] for name in sorted((MANUAL | BEYOND) - {"startproject"})} | {"response": ["response", "--sync"]}
 
 
 class Machines:
