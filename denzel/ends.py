@@ -55,17 +55,21 @@ class Ends:
 
     async def clear(self, record: Record) -> None:
         """Cancel what has not ended, and wait for the callbacks that are still on their way."""
-        # From the end of the queue on: the worker takes its tasks at the other one.
-        waiting = list(record.under_way.items())
-        if waiting:
-            what = "1 task that has" if len(waiting) == 1 else f"{len(waiting)} tasks that have"
-            self._doing(f"Cancelling {what} not ended")
-            await asyncio.gather(*(self._cancel(record, waiting) for _ in range(_ASKED_AT_ONCE)))
+        asked: set[int] = set()
         left, moved = record.outstanding, self._clock()
-        while left and self._clock() - moved < self._quiet:
-            await asyncio.sleep(self._look)
-            if record.outstanding != left:
+        while True:
+            # Also those that were sent before, and are answered only now.
+            waiting = [(number, task_id) for number, task_id in record.under_way.items() if number not in asked]
+            if waiting:
+                asked.update(number for number, _ in waiting)
+                what = "1 task that has" if len(waiting) == 1 else f"{len(waiting)} tasks that have"
+                self._doing(f"Cancelling {what} not ended")
+                await asyncio.gather(*(self._cancel(record, waiting) for _ in range(_ASKED_AT_ONCE)))
+            if waiting or record.outstanding != left:
                 left, moved = record.outstanding, self._clock()
+            if not left or self._clock() - moved >= self._quiet:
+                return
+            await asyncio.sleep(self._look)
 
     async def status(self, task_id: str) -> str | None:
         """What GET /status says of a task; None when it knows none, and nothing when it says nothing."""
@@ -80,6 +84,7 @@ class Ends:
 
     async def _cancel(self, record: Record, waiting: list[tuple[int, str]]) -> None:
         while waiting:
+            # From the end of the queue on: the worker takes its tasks at the other one.
             number, task_id = waiting.pop()
             if number not in record.under_way:
                 continue

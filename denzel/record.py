@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from denzel import trial
@@ -16,6 +17,14 @@ from denzel.wire import header
 
 NOT_IN_TIME = "202"
 TASK_FAILED = "task failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """What the callback of a task without a result says: FAILURE or REVOKED, and why."""
+
+    status: str
+    reason: str
 
 
 class Record:
@@ -105,12 +114,15 @@ class Record:
         self.called_back.add(number)
         self.uncalled.discard(number)
         self.under_way.pop(number, None)
+        failure = failure_in(body, task_id)
+        if failure is None or failure.status != REVOKED:
+            # It had ended before somebody cancelled it, whatever that is answered with.
+            self.cancelled.discard(number)
         if not self.synchronous and number not in self.cancelled:
-            failure = failure_in(body, task_id)
             if failure is None:
                 self.completed[number] = when
             else:
-                self._error(TASK_FAILED, failure)
+                self._error(TASK_FAILED, failure.reason)
         if self._ended is not None:
             self._ended(number)
 
@@ -153,8 +165,8 @@ def task_of(answer: Answer) -> str:
     return header(answer.head, b"location").decode("latin1").rpartition("/")[2]
 
 
-def failure_in(body: bytes, task_id: str) -> str | None:
-    """Why a task failed, when this is the callback of one that did; a result may look similar, but names no task."""
+def failure_in(body: bytes, task_id: str) -> Failure | None:
+    """How a task failed, when this is the callback of one that did; a result may look similar, but names no task."""
     if b'"task_id"' not in body:
         return None
     content = read_json(body)
@@ -162,7 +174,9 @@ def failure_in(body: bytes, task_id: str) -> str | None:
         return None
     # A replayed task's callback has another id than the task, which it begins with.
     named = str(content.get("task_id", ""))
-    return trial.reason(content.get("result")) if named and task_id.startswith(named) else None
+    if not named or not task_id.startswith(named):
+        return None
+    return Failure(status=content["status"], reason=trial.reason(content.get("result")))
 
 
 def read_json(body: bytes) -> Any:

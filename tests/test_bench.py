@@ -25,7 +25,9 @@ from denzel.bench import Times, bench
 from denzel.errors import RequestUnusable, ServiceFailed, ServiceNotRunning
 from denzel.gauges import Gauges
 from denzel.generator import Plan
+from denzel.http_client import Answer
 from denzel.measures import Figures, Waiting
+from denzel.record import Record
 from denzel.services import QUEUE_KEY, RESPONSE_KEY, UNACKED_KEY, Service, State
 from denzel.status import read_status
 
@@ -411,6 +413,46 @@ def test_ctrl_c_shows_what_was_measured_and_leaves_no_task(here: SmallBackend, s
     assert figures["completed"] + figures["cancelled"] == figures["sent"] >= 20
     assert figures["unsent"] <= 1
     assert ended(small)
+
+
+def test_ctrl_c_cancels_also_what_is_answered_only_afterwards(here: SmallBackend, small: SmallProject) -> None:
+    def are_on_their_way() -> bool:
+        if len(small.accepted) > 5:
+            small.away.add(Service.DENZEL)
+            small.faults.verify_for = 0.5
+        return small.asked > len(small.accepted) + 3
+
+    figures = json.loads(interrupted(are_on_their_way, "--json").stdout)
+    assert figures["cancelled"] == len(small.cancelled) > 3
+    assert figures["completed"] + figures["cancelled"] == figures["sent"]
+    assert figures["lost_sight"] == 0
+    assert ended(small)
+
+
+@pytest.mark.parametrize(
+    ("body", "completed", "cancelled", "errors"),
+    [
+        ({"species": "setosa"}, 1, 0, 0),
+        ({"status": "FAILURE", "task_id": "an-id", "result": {"args": ["no"]}}, 0, 0, 1),
+        ({"status": "REVOKED", "task_id": "an-id", "result": None}, 0, 1, 0),
+    ],
+    ids=["done", "failed", "cancelled"],
+)
+def test_a_callback_says_whether_a_task_ended_before_it_was_cancelled(
+    body: dict[str, Any], completed: int, cancelled: int, errors: int
+) -> None:
+    record = Record(synchronous=False, has_callback=lambda number: True)
+    number = record.begin(0.0)
+    head = b"HTTP/1.1 200 OK\r\nlocation: /status/an-id\r\n\r\n"
+    assert record.answer(number, Answer(status=200, head=head, body=b"{}", when=1.0))
+    record.cancelled.add(number)
+    record.take_callback(number, 2.0, "an-id", json.dumps(body).encode())
+    assert (len(record.completed), len(record.cancelled), sum(error.count for error in record.errors)) == (
+        completed,
+        cancelled,
+        errors,
+    )
+    assert record.outstanding == 0
 
 
 def test_ctrl_c_is_told_in_the_table(here: SmallBackend, small: SmallProject) -> None:
