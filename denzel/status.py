@@ -21,6 +21,9 @@ from denzel.services import (
     worker_name,
 )
 
+# In one go: a worker that begins a new life in between would be taken for one that ended.
+_READ = "return {redis.call('HMGET', KEYS[1], 'state', 'cause'), redis.call('HVALS', KEYS[2])}"
+
 # The workers' own words, and ours.
 _WORKER_STATES = {"LOADING": State.LOADING, "UP": State.UP, "ERROR": State.ERROR}
 
@@ -50,15 +53,13 @@ def _waits(service: Service, report: ServiceReport, announced: State) -> bool:
 def _reported(backend: Backend, name: str) -> tuple[str | None, str | None]:
     """The state and the cause that the worker has reported."""
     try:
-        state, cause = backend.redis("HMGET", worker_key(name), "state", "cause")
-        if state in (None, "LOADING"):
-            loads = backend.redis("HGETALL", loads_key(name)).values()
-            # Between two lives nobody reports, and whoever was loading the model has not come to an end with it.
-            if "DIED" in loads or (state is None and loads):
-                return "ERROR", DIED_LOADING
+        (state, cause), loads = backend.redis("EVAL", _READ, "2", worker_key(name), loads_key(name))
     except ServiceNotRunning:
         # Redis is down, starting or failing, as its own state says.
         return None, None
+    # Between two lives nobody reports, and whoever was loading the model has not come to an end with it.
+    if (state == "LOADING" and "DIED" in loads) or (state is None and loads):
+        return "ERROR", DIED_LOADING
     return state, cause
 
 

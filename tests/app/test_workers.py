@@ -211,7 +211,7 @@ def test_every_method_raises_when_redis_is_away(away: Redis) -> None:
         lambda: reports.alive(NAME, up=[], loading=[]),
         lambda: reports.process(NAME, 1, ERROR, "no"),
         lambda: reports.forget(NAME),
-        lambda: reports.begins_to_load(NAME),
+        lambda: reports.begins_to_load(NAME, 1),
         lambda: reports.still_loads(NAME),
         lambda: reports.gives_up_loading(NAME),
         reports.read,
@@ -227,8 +227,7 @@ def test_every_method_raises_when_redis_is_away(away: Redis) -> None:
 def begin(reports: WorkerReports, pid: int) -> None:
     """A new life of the worker: its entrypoint has forgotten what the last one said."""
     reports.forget(NAME)
-    reports.alive(NAME, up=[], loading=[pid])
-    reports.begins_to_load(NAME)
+    reports.begins_to_load(NAME, pid)
 
 
 DIED = ("ERROR", "a process died while loading the model")
@@ -255,6 +254,23 @@ def test_a_life_that_ended_while_it_loaded_the_model_is_an_error_of_the_next_one
     assert not redis.exists(keys.loads(NAME))
     begin(reports, 15)
     assert state(reports) == ("LOADING", "")
+
+
+def test_nobody_sees_a_later_life_as_loading_only(reports: WorkerReports, redis: Redis) -> None:
+    begin(reports, 11)
+    with redis.monitor() as monitor:
+        begin(reports, 12)
+        redis.echo("the end")
+        seen: list[str] = []
+        for command in monitor.listen():
+            seen.append(command["command"].split()[0])
+            if seen[-1] == "ECHO":
+                break
+    said = [name for name in seen if name in ("MULTI", "HSETNX", "HSET", "EXEC")]
+    # The report, and what is known of the life before, in one transaction.
+    assert said[0] == "MULTI"
+    assert said[-1] == "EXEC"
+    assert said.count("MULTI") == said.count("EXEC") == 1
 
 
 def test_what_load_model_raises_says_more_than_that_an_earlier_life_ended(reports: WorkerReports) -> None:

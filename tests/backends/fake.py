@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -217,6 +218,15 @@ def _lpush(data: dict[str, Any], key: str, *values: str) -> int:
     return len(stored)
 
 
+def _eval(data: dict[str, Any], script: str, number: str, *keys: str) -> list[Any]:
+    """Scripts that return what some commands say; denzel sends no others."""
+    calls = re.findall(r"redis\.call\(([^)]*)\)", script)
+    assert script == "return {" + ", ".join(f"redis.call({call})" for call in calls) + "}"
+    names = {f"KEYS[{place}]": key for place, key in enumerate(keys, 1)}
+    commands = [[names.get(word, word.strip("'")) for word in call.split(", ")] for call in calls]
+    return [_COMMANDS[name](data, *arguments) for name, *arguments in commands]
+
+
 _COMMANDS: dict[str, Callable[..., Any]] = {
     "SET": _set,
     "GET": lambda data, key: data.get(key),
@@ -231,7 +241,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     ),
     "ZCARD": lambda data, key: len(data.get(key, {})),
     "LLEN": lambda data, key: len(data.get(key, [])),
-    # The one script that denzel sends counts what is in two keys.
-    "EVAL": lambda data, script, number, *keys: [len(data.get(key, ())) for key in keys],
+    "HVALS": lambda data, key: list(data.get(key, {}).values()),
+    "EVAL": _eval,
     "LRANGE": lambda data, key, first, last: data.get(key, [])[int(first) :][: int(last) + 1 or None],
 }

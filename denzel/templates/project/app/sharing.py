@@ -71,11 +71,8 @@ def load_shared(worker: Any, predictor: Predictor) -> None:
         except RedisError as error:
             log.warning("the worker could not report: %s", error)
 
-    def report() -> None:
-        reports.alive(worker.hostname, up=(), loading={pid})
-
     def renew() -> None:
-        report()
+        reports.alive(worker.hostname, up=(), loading={pid})
         reports.still_loads(worker.hostname)
         # What an earlier life of this worker had is given back now, and not when the model is there.
         Channel.intake.claims.renew({})
@@ -99,8 +96,7 @@ def load_shared(worker: Any, predictor: Predictor) -> None:
 
     worker.sidecar.loading(True)
     # First of all: a load_model that ends this process can be told by that.
-    say(report)
-    say(lambda: reports.begins_to_load(worker.hostname))
+    say(lambda: reports.begins_to_load(worker.hostname, pid))
     with _when_told_to_end(stop), _again_and_again(keep, every=RENEW_EVERY), one_thread():
         predictor.load(failed)
     worker.sidecar.loading(False)

@@ -95,6 +95,12 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
 end
 """
 
+_BEGINS = """
+if redis.call('HSETNX', KEYS[1], ARGV[1], 'LOADING') == 0 then
+    redis.call('HSET', KEYS[1], ARGV[1], 'DIED')
+end
+"""
+
 # What other hosts have said stays.
 _FORGET = (
     _MERGE
@@ -146,6 +152,7 @@ class WorkerReports:
         self._alive = lua.register(redis, _ALIVE)
         self._forget = lua.register(redis, _FORGET)
         self._keep = lua.register(redis, _KEEP)
+        self._begins = lua.register(redis, _BEGINS)
 
     def alive(
         self, name: str, *, up: Collection[int], loading: Collection[int], ended: Mapping[int, int] | None = None
@@ -154,14 +161,7 @@ class WorkerReports:
 
         `ended` are the exit codes of those that are no more, as far as they are known; below 0 it was a signal.
         """
-        causes = {"": DIED, **{str(pid): how_load_model_ended(code) for pid, code in (ended or {}).items()}}
-        self._alive(
-            keys=[keys.worker(name), keys.WORKERS],
-            args=[
-                *(REPORT_LIFETIME, name, self._host),
-                *(json.dumps(sorted(up)), json.dumps(sorted(loading)), json.dumps(causes)),
-            ],
-        )
+        self._renew(self._redis, name, up, loading, ended or {})
 
     def process(self, name: str, pid: int, state: WorkerState, cause: str = "") -> None:
         """Report at once that a process of the worker `name` is UP, or could not load the model and why."""
@@ -169,14 +169,16 @@ class WorkerReports:
             keys=[keys.worker(name), keys.loads(name)], args=[REPORT_LIFETIME, self._host, pid, state.value, cause]
         )
 
-    def begins_to_load(self, name: str) -> None:
+    def begins_to_load(self, name: str, pid: int) -> None:
         """The main process of the worker `name` begins to load the model itself; nothing else would outlive its death.
 
         What an earlier life of it began, and neither finished nor gave up when it was told to stop, was its death. That
-        is remembered until a process is UP.
+        is remembered until a process is UP; nobody sees this life as one that loads and knows of no other.
         """
-        if not self._redis.hsetnx(keys.loads(name), self._host, "LOADING"):
-            self._redis.hset(keys.loads(name), self._host, "DIED")
+        with self._redis.pipeline() as pipe:
+            self._renew(pipe, name, (), {pid}, {})
+            self._begins(keys=[keys.loads(name)], args=[self._host], client=pipe)
+            pipe.execute()
 
     def still_loads(self, name: str) -> None:
         """Say it again, as somebody may have forgotten what was before."""
@@ -215,6 +217,19 @@ class WorkerReports:
             for name, (state, cause), loads in zip(names, answers[::2], answers[1::2], strict=True)
             if state
         ]
+
+    def _renew(
+        self, client: Redis, name: str, up: Collection[int], loading: Collection[int], ended: Mapping[int, int]
+    ) -> None:
+        causes = {"": DIED, **{str(pid): how_load_model_ended(code) for pid, code in ended.items()}}
+        self._alive(
+            keys=[keys.worker(name), keys.WORKERS],
+            args=[
+                *(REPORT_LIFETIME, name, self._host),
+                *(json.dumps(sorted(up)), json.dumps(sorted(loading)), json.dumps(causes)),
+            ],
+            client=client,
+        )
 
 
 def _report(name: str, state: WorkerState, cause: str, loads: list[str]) -> WorkerReport:
