@@ -75,6 +75,10 @@ class Driven:
     def states(self) -> dict[str, str]:
         return {name: service["state"] for name, service in self.status()["services"].items()}
 
+    def until_the_api_is_up(self) -> None:
+        """A command that does not wait for the model, or hears that it fails, may end before the api answers."""
+        until(lambda: self.states()["api"] == "UP", within=60, what="the api")
+
     @property
     def name(self) -> str:
         return read(self.root / ".env")["COMPOSE_PROJECT_NAME"]

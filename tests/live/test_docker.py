@@ -66,7 +66,7 @@ def test_purge_asks_before_tasks_are_lost_and_then_leaves_nothing(render: Render
     project = render("docker")
     project.order(load_for=60)
     project.launch("--no-wait")
-    until(lambda: project.states()["api"] == "UP", within=60, what="the api")
+    project.until_the_api_is_up()
     project.submit({"echo": "lost"})
     said = project.denzel("shutdown", "--purge", code=1, stdin="n\n")
     assert re.search(r"1 unfinished task and 0 unsent callbacks are stored", said)

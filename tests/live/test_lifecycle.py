@@ -123,6 +123,7 @@ def test_a_model_that_does_not_load_is_reported_and_mended_by_a_restart(lab: Dri
     assert "in load_model" in said
     worker = lab.status()["workers"][0]
     assert worker == {"name": f"worker@{lab.name}", "state": "ERROR", "cause": "RuntimeError: weights are missing"}
+    lab.until_the_api_is_up()
     task = lab.submit({"echo": "waited"})
     lab.order()
     lab.denzel("restart")
@@ -180,6 +181,7 @@ def test_what_is_wrong_in_the_pipeline_is_said(lab: Driven, line: str, cause: st
     assert error.startswith(f"Error: The model could not be loaded: {cause}")
     assert hinted.startswith("Hint: ")
     assert hint in hinted
+    lab.until_the_api_is_up()
     answer = lab.post({})
     assert answer.status_code == 500
     assert answer.json()["title"] == "Pipeline error"
@@ -256,7 +258,7 @@ def test_new_packages_are_installed_and_imported(lab: Driven) -> None:
 
 def test_shutdown_keeps_tasks_and_launch_with_other_ports_runs_them(lab: Driven) -> None:
     installed = lab.installed()
-    lab.order(load_for=5)
+    lab.until_the_api_is_up()
     lab.denzel("restart", "--no-wait")
     until(lambda: lab.states()["api"] == "UP", what="the api")
     task = lab.submit({"echo": "kept"})
