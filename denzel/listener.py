@@ -33,6 +33,29 @@ class ReceivedCallback:
     body: bytes
 
 
+class Callbacks:
+    """In the order in which they arrived, each when it was answered: it is delivered, as far as its sender knows."""
+
+    def __init__(self) -> None:
+        self._arrived: SimpleQueue[tuple[ReceivedCallback, threading.Event]] = SimpleQueue()
+
+    @contextmanager
+    def told(self, callback: ReceivedCallback) -> Iterator[None]:
+        """It has arrived, and is answered meanwhile."""
+        answered = threading.Event()
+        self._arrived.put((callback, answered))
+        try:
+            yield
+        finally:
+            answered.set()
+
+    def __iter__(self) -> Iterator[ReceivedCallback]:
+        while True:
+            callback, answered = self._arrived.get()
+            answered.wait()
+            yield callback
+
+
 class Secret:
     """CALLBACK_SECRET as it is at each call; while .env can not be used, as it was the last time."""
 
@@ -56,12 +79,12 @@ def listening(
 
     `secret` is asked for each callback, as it may change while this listens.
     """
-    callbacks: SimpleQueue[ReceivedCallback] = SimpleQueue()
+    callbacks = Callbacks()
     with _open(host, port, _handler(callbacks, secret=secret, body_limit=body_limit)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1})
         thread.start()
         try:
-            yield iter(callbacks.get, None)
+            yield iter(callbacks)
         finally:
             server.shutdown()
             thread.join()
@@ -82,9 +105,7 @@ def _open(host: str, port: int, handler: type[CallbackHandler]) -> CallbackServe
         ) from None
 
 
-def _handler(
-    callbacks: SimpleQueue[ReceivedCallback], *, secret: Callable[[], str], body_limit: int
-) -> type[CallbackHandler]:
+def _handler(callbacks: Callbacks, *, secret: Callable[[], str], body_limit: int) -> type[CallbackHandler]:
     seen: set[str] = set()
     lock = threading.Lock()
 
@@ -111,10 +132,9 @@ def _handler(
                 repeated=is_repeated(webhook_id),
                 body=body,
             )
-            self.send_response(204)
-            self.end_headers()
-            # After the answer: what is seen here is delivered, as far as its sender knows.
-            callbacks.put(callback)
+            with callbacks.told(callback):
+                self.send_response(204)
+                self.end_headers()
 
     Handler.body_limit = body_limit
     return Handler

@@ -72,6 +72,12 @@ def test_a_callback_is_answered_204_and_told_as_it_came(ear: Ear) -> None:
     assert not arrival.repeated
 
 
+def test_callbacks_are_told_in_the_order_in_which_they_came(ear: Ear) -> None:
+    names = [f"task-{number}" for number in range(50)]
+    assert [ear.request("POST", "/stash", b"{}", {"webhook-id": name}) for name in names] == [204] * 50
+    assert [next(ear.arrivals).webhook_id for _ in names] == names
+
+
 def test_a_good_signature_has_no_fault(ear: Ear) -> None:
     arrival = ear.receive(headers=signed())
     assert (arrival.signed, arrival.fault) == (True, "")

@@ -258,9 +258,9 @@ def test_new_packages_are_installed_and_imported(lab: Driven) -> None:
 
 def test_shutdown_keeps_tasks_and_launch_with_other_ports_runs_them(lab: Driven) -> None:
     installed = lab.installed()
-    lab.until_the_api_is_up()
+    lab.order(load_for=5)
     lab.denzel("restart", "--no-wait")
-    until(lambda: lab.states()["api"] == "UP", what="the api")
+    lab.until_the_api_is_up()
     task = lab.submit({"echo": "kept"})
     lab.denzel("shutdown")
     lab.denzel("shutdown")
