@@ -325,8 +325,10 @@ def test_the_command_prints_its_tables(here: SmallBackend) -> None:
     assert result.exit_code == 0, result.output
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert lines[:2] == ["Sending a first request ...", "Sending 50 requests per second for 0.4 s ..."]
-    assert {"REQUESTS 20", "accepted 20 (50 per second)"} <= set(lines)
+    assert "REQUESTS 20" in lines
     for pattern in (
+        # As many as were sent in these seconds; the answer to the last may come later.
+        r"accepted 20 \(([1-4]\d|50) per second\)",
         r"called back 20 \(\d+ per second\)",
         r"LATENCY P50 P90 P99 MAX",
         r"end to end( [\d.]+ m?s){4}",
