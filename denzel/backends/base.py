@@ -105,4 +105,7 @@ class Backend(ABC):
 
     @abstractmethod
     def redis(self, *command: str) -> Any:
-        """Run one command on the project's Redis: text, numbers, None, lists and dicts; raises ServiceNotRunning."""
+        """Run one command on the project's Redis: text, numbers, None, lists and dicts; raises ServiceNotRunning.
+
+        The command may be run more than once.
+        """

@@ -57,6 +57,9 @@ _RESTARTS_TO_ERROR = 2
 KILL_COMMAND = ["sh", "-c", "kill -KILL -1"]
 _KILL_SECONDS = 10
 
+#: How often Redis is asked, when nobody can read what it answers.
+_ASKED_AT_MOST = 5
+
 #: The exit codes of a program that is not there, or is none.
 _CAN_NOT_RUN = (126, 127)
 
@@ -202,15 +205,24 @@ class DockerBackend(Backend):
         return times
 
     def redis(self, *command: str) -> Any:
+        for _ in range(_ASKED_AT_MOST):
+            # What is printed at once the SDK may lose (docker-py#2042): all of it, or the beginning.
+            with suppress(ValueError):
+                return json.loads(self._redis_cli(command))
+        raise ServiceNotRunning(
+            "redis does not answer: what it says gets lost on its way through Docker.", hint="Type the command again."
+        )
+
+    def _redis_cli(self, command: Sequence[str]) -> str:
         try:
             result = self._running(Service.REDIS).exec_run(["redis-cli", "-e", "--json", *command])
         except (DockerException, OSError) as error:
             raise ServiceNotRunning(f"redis does not answer: {error}.", hint="denzel start") from None
         output: Any = result.output
-        text = output.decode(errors="replace").strip()
+        text: str = output.decode(errors="replace").strip()
         if result.exit_code != 0:
             raise ServiceNotRunning(f"redis does not answer: {text}.", hint="denzel logs --service redis")
-        return json.loads(text)
+        return text
 
     def _run(self, argv: list[str], *, stdin: str = "") -> str:
         return runner.run(argv, cwd=self._project.root, variables=self._settings.texts, stdin=stdin)

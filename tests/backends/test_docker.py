@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from docker.models.containers import ExecResult
 
 from denzel import settings
 from denzel.backends.base import BuildStep
@@ -19,6 +20,7 @@ from denzel.errors import (
     CommandFailed,
     DenzelError,
     NotLaunched,
+    ServiceNotRunning,
     ToolMissing,
 )
 from denzel.project import Project
@@ -240,3 +242,27 @@ def test_logs_are_free_of_screen_control(backend: DockerBackend, install: Instal
     # Compose 2.26 clears the line before it prints it, where there is no screen too.
     install("docker", "printf '\\033[2Kredis-1  | Ready\\n'")
     assert list(backend.logs([Service.REDIS])) == ["redis-1  | Ready"]
+
+
+class Container:
+    """One in which redis-cli runs, and what of its output arrives, one time after another."""
+
+    def __init__(self, *outputs: bytes) -> None:
+        self._outputs = list(outputs)
+
+    def exec_run(self, argv: list[str]) -> ExecResult:
+        return ExecResult(0, self._outputs.pop(0))
+
+
+@pytest.mark.parametrize("lost", [b"", b'P","a cause"]\n'], ids=["all", "the beginning"])
+def test_redis_is_asked_again_when_its_answer_is_lost_on_its_way(
+    backend: DockerBackend, monkeypatch: pytest.MonkeyPatch, lost: bytes
+) -> None:
+    container = Container(lost, lost, b'["UP","a cause"]\n')
+    monkeypatch.setattr(backend, "_running", lambda service: container)
+    assert backend.redis("HMGET", "a-key", "state", "cause") == ["UP", "a cause"]
+
+
+def test_redis_is_not_asked_without_an_end(backend: DockerBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_running", lambda service: Container(*[b""] * 100))
+    assert "redis does not answer" in str(problem(lambda: backend.redis("GET", "a-key"), ServiceNotRunning))
