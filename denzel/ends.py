@@ -61,11 +61,13 @@ class Ends:
             # Also those that were sent before, and are answered only now.
             waiting = [(number, task_id) for number, task_id in record.under_way.items() if number not in asked]
             if waiting:
+                if not asked:
+                    what = "1 task that has" if len(waiting) == 1 else f"{len(waiting)} tasks that have"
+                    self._doing(f"Cancelling {what} not ended")
                 asked.update(number for number, _ in waiting)
-                what = "1 task that has" if len(waiting) == 1 else f"{len(waiting)} tasks that have"
-                self._doing(f"Cancelling {what} not ended")
                 await asyncio.gather(*(self._cancel(record, waiting) for _ in range(_ASKED_AT_ONCE)))
-            if waiting or record.outstanding != left:
+                moved = self._clock()
+            if record.outstanding != left:
                 left, moved = record.outstanding, self._clock()
             if not left or self._clock() - moved >= self._quiet:
                 return
@@ -91,8 +93,11 @@ class Ends:
             record.cancelled.add(number)
             with suppress(NoAnswer):
                 answer = await self._client.ask(self._prepared.cancel(task_id))
-                if answer.status != HTTPStatus.OK:
+                if answer.status in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
                     # It had ended before.
                     record.cancelled.discard(number)
+                elif answer.status != HTTPStatus.OK:
+                    # It may be cancelled all the same: its callback will tell.
+                    continue
                 if number not in record.uncalled:
                     record.under_way.pop(number, None)

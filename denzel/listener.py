@@ -33,29 +33,6 @@ class ReceivedCallback:
     body: bytes
 
 
-class Callbacks:
-    """In the order in which they arrived, each when it was answered: it is delivered, as far as its sender knows."""
-
-    def __init__(self) -> None:
-        self._arrived: SimpleQueue[tuple[ReceivedCallback, threading.Event]] = SimpleQueue()
-
-    @contextmanager
-    def told(self, callback: ReceivedCallback) -> Iterator[None]:
-        """It has arrived, and is answered meanwhile."""
-        answered = threading.Event()
-        self._arrived.put((callback, answered))
-        try:
-            yield
-        finally:
-            answered.set()
-
-    def __iter__(self) -> Iterator[ReceivedCallback]:
-        while True:
-            callback, answered = self._arrived.get()
-            answered.wait()
-            yield callback
-
-
 class Secret:
     """CALLBACK_SECRET as it is at each call; while .env can not be used, as it was the last time."""
 
@@ -79,12 +56,12 @@ def listening(
 
     `secret` is asked for each callback, as it may change while this listens.
     """
-    callbacks = Callbacks()
+    callbacks: SimpleQueue[ReceivedCallback] = SimpleQueue()
     with _open(host, port, _handler(callbacks, secret=secret, body_limit=body_limit)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1})
         thread.start()
         try:
-            yield iter(callbacks)
+            yield iter(callbacks.get, None)
         finally:
             server.shutdown()
             thread.join()
@@ -105,36 +82,37 @@ def _open(host: str, port: int, handler: type[CallbackHandler]) -> CallbackServe
         ) from None
 
 
-def _handler(callbacks: Callbacks, *, secret: Callable[[], str], body_limit: int) -> type[CallbackHandler]:
+def _handler(
+    callbacks: SimpleQueue[ReceivedCallback], *, secret: Callable[[], str], body_limit: int
+) -> type[CallbackHandler]:
     seen: set[str] = set()
-    lock = threading.Lock()
-
-    def is_repeated(webhook_id: str) -> bool:
-        with lock:
-            repeated = webhook_id in seen
-            if webhook_id:
-                seen.add(webhook_id)
-        return repeated
+    answering = threading.Lock()
 
     class Handler(CallbackHandler):
         protocol_version = "HTTP/1.1"
 
         def take(self, headers: Mapping[str, str], body: bytes) -> None:
             webhook_id = headers.get("webhook-id", "")
-            now = time.time()
             signed = "webhook-signature" in headers
-            callback = ReceivedCallback(
-                when=now,
-                path=self.path,
-                webhook_id=webhook_id,
-                signed=signed,
-                fault=find_fault(headers, body, secret=secret(), now=now) if signed else "",
-                repeated=is_repeated(webhook_id),
-                body=body,
-            )
-            with callbacks.told(callback):
+            fault = find_fault(headers, body, secret=secret(), now=time.time()) if signed else ""
+            # One at a time, so that they are told in the order in which they were answered.
+            with answering:
                 self.send_response(204)
                 self.end_headers()
+                # After the answer: what is seen here is delivered, as far as its sender knows.
+                callbacks.put(
+                    ReceivedCallback(
+                        when=time.time(),
+                        path=self.path,
+                        webhook_id=webhook_id,
+                        signed=signed,
+                        fault=fault,
+                        repeated=webhook_id in seen,
+                        body=body,
+                    )
+                )
+                if webhook_id:
+                    seen.add(webhook_id)
 
     Handler.body_limit = body_limit
     return Handler

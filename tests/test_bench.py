@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +23,13 @@ from waiting import until
 from denzel import bench as bench_room
 from denzel import cli, settings
 from denzel.bench import Times, bench
+from denzel.ends import Ends
 from denzel.errors import RequestUnusable, ServiceFailed, ServiceNotRunning
 from denzel.gauges import Gauges
 from denzel.generator import Plan
 from denzel.http_client import Answer
 from denzel.measures import Figures, Waiting
+from denzel.prepared import Prepared
 from denzel.record import Record
 from denzel.services import QUEUE_KEY, RESPONSE_KEY, UNACKED_KEY, Service, State
 from denzel.status import read_status
@@ -327,7 +330,7 @@ def test_the_command_prints_its_tables(here: SmallBackend) -> None:
     assert lines[:2] == ["Sending a first request ...", "Sending 50 requests per second for 0.4 s ..."]
     assert "REQUESTS 20" in lines
     for pattern in (
-        # As many as were sent in these seconds; the answer to the last may come later.
+        # As many as were answered in these seconds.
         r"accepted 20 \(([1-4]\d|50) per second\)",
         r"called back 20 \(\d+ per second\)",
         r"LATENCY P50 P90 P99 MAX",
@@ -455,6 +458,37 @@ def test_a_callback_says_whether_a_task_ended_before_it_was_cancelled(
         errors,
     )
     assert record.outstanding == 0
+
+
+class SlowToCancel:
+    """A client of an api that takes long to cancel, and calls back a while after it has."""
+
+    def __init__(self, record: Record, *, answer: int = 200) -> None:
+        self._record = record
+        self._answer = answer
+
+    async def ask(self, request: bytes) -> Answer:
+        await asyncio.sleep(0.2)
+        body = json.dumps({"status": "REVOKED", "task_id": "an-id", "result": None}).encode()
+        asyncio.get_running_loop().call_later(0.05, self._record.take_callback, 0, 2.0, "an-id", body)
+        return Answer(status=self._answer, head=b"", body=b"{}", when=1.0)
+
+
+@pytest.mark.parametrize("answer", [200, 503], ids=["cancelled", "cancelled, and the answer is another"])
+def test_callbacks_are_waited_for_after_the_last_cancel_however_long_that_took(answer: int) -> None:
+    record = Record(synchronous=False, has_callback=lambda number: True)
+    head = b"HTTP/1.1 200 OK\r\nlocation: /status/an-id\r\n\r\n"
+    record.answer(record.begin(0.0), Answer(status=200, head=head, body=b"{}", when=1.0))
+    ends = Ends(
+        SlowToCancel(record, answer=answer),  # type: ignore[arg-type]
+        Prepared([{}], server=("127.0.0.1", 1), key="", address="http://127.0.0.1:1/", always=True, prefer=""),
+        doing=Noted().doing,
+        look=0.01,
+        quiet=0.15,
+        clock=time.monotonic,
+    )
+    asyncio.run(ends.clear(record))
+    assert (record.outstanding, record.cancelled, record.errors) == (0, {0}, [])
 
 
 def test_ctrl_c_is_told_in_the_table(here: SmallBackend, small: SmallProject) -> None:
