@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import socket
 import tempfile
 from pathlib import Path
@@ -15,11 +16,11 @@ _COUNTER = Path(tempfile.gettempdir()) / f"denzel-tests-port-{os.getuid()}"
 
 
 def find_free_port() -> int:
-    """A port of 127.0.0.1 that was free a moment ago. Runs of the tests at the same time are given different ones."""
+    """A port of 127.0.0.1 that was free a moment ago. Other runs of this user are given others."""
     with _COUNTER.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        port = int(file.read() or _FIRST)
+        port = int(file.read() or random.randrange(_FIRST, _LAST))
         while True:
             port = port + 1 if port < _LAST else _FIRST
             if _is_free(port):
