@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from serving import Client
+from serving import LOOP, Client
 
 from app import keys
 from app.settings import SettingError
@@ -34,6 +34,8 @@ def serve(
         return Client(importlib.import_module("app.asgi").app)
 
     yield import_asgi
+    # In a deployment the listener lives as long as its process; here it must leave the next test alone.
+    LOOP.cancel_all()
     sys.modules.pop("app.asgi", None)
 
 
