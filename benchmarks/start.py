@@ -13,13 +13,13 @@ from pathlib import Path
 
 import requests
 
-from denzel import settings
+from denzel.project import dotenv
 
 
 def first_answer(folder: Path, body: bytes) -> tuple[float, float]:
     """Seconds from `denzel start` to the first prediction, and to the end of the command."""
     denzel = str(Path(sys.executable).with_name("denzel"))
-    port = settings.load(folder / ".env", {}).api_port
+    port = dotenv.load(folder / ".env", {}).api_port
     subprocess.run([denzel, "stop"], cwd=folder, check=True, capture_output=True)
     started = time.monotonic()
     starting = subprocess.Popen([denzel, "start"], cwd=folder, stdout=subprocess.DEVNULL)

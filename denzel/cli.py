@@ -12,12 +12,21 @@ from typing import Any
 
 import click
 
-from denzel import __version__, console, ledger, lifecycle, log_file, measures, tally
-from denzel import settings as settings_file
+from denzel import __version__, admin
 from denzel.backends import open_backend
 from denzel.backends.base import Backend
 from denzel.errors import DenzelError, NotLaunched, ProjectNotFound, TooFewTasks
-from denzel.options import (
+from denzel.lifecycle import commands as lifecycle
+from denzel.lifecycle.status import read_status
+from denzel.loadtest.bench import metrics
+from denzel.loadtest.drill import results
+from denzel.project import dotenv as settings_file
+from denzel.project import log_file
+from denzel.project.dotenv import Settings
+from denzel.project.folder import Project, find_project
+from denzel.services import Service, Status
+from denzel.terminal import console
+from denzel.terminal.options import (
     PORT,
     SERVICES,
     FiniteRange,
@@ -28,10 +37,6 @@ from denzel.options import (
     requesting,
     waiting,
 )
-from denzel.project import Project, find_project
-from denzel.services import Service, Status
-from denzel.settings import Settings
-from denzel.status import read_status
 
 
 class Commands(click.Group):
@@ -98,7 +103,7 @@ def main() -> None:
 def startproject(name: str, gpu: bool) -> None:
     """Build the skeleton of a project in the folder NAME."""
     # Imported here: no other command renders templates.
-    from denzel import scaffold
+    from denzel.project import scaffold
 
     console.scaffolded(scaffold.start_project(name, current_folder(), gpu=gpu))
 
@@ -249,7 +254,7 @@ def response(synchronous: bool | None, timeout: float | None) -> None:
 def listen(port: int, host: str | None) -> None:
     """Receive callbacks, and check their signatures."""
     # Imported here: no other command is a server.
-    from denzel import listener
+    from denzel.webhooks import listener
 
     project = find_project(current_folder())
     settings = settings_file.load(project.env_file, os.environ)
@@ -276,9 +281,9 @@ def callbacks(context: click.Context, failed: bool, pending: bool, as_json: bool
     here = opened()
     lifecycle.check_launched(here.backend)
     state = "FAILED" if failed else "PENDING" if pending else None
-    kept = ledger.read_callbacks(here.backend, state=state)
+    kept = admin.read_callbacks(here.backend, state=state)
     if as_json:
-        console.shown_json(ledger.as_data(kept))
+        console.shown_json(admin.as_data(kept))
     else:
         console.shown_callbacks(kept, state=state)
 
@@ -294,9 +299,9 @@ def resend_callbacks(task_ids: tuple[str, ...], failed: bool) -> None:
         raise click.UsageError("Pass the ids of tasks, or --failed.")
     here = opened()
     lifecycle.check_launched(here.backend)
-    outcome = ledger.resend_failed(here.backend) if failed else ledger.resend(here.backend, task_ids)
+    outcome = admin.resend_failed(here.backend) if failed else admin.resend(here.backend, task_ids)
     console.resent(outcome)
-    ledger.check_callbacks_known(outcome)
+    admin.check_callbacks_known(outcome)
 
 
 @main.group(invoke_without_command=True)
@@ -311,11 +316,11 @@ def tasks(context: click.Context, quarantined: bool, as_json: bool) -> None:
     here = opened()
     lifecycle.check_launched(here.backend)
     if quarantined:
-        kept = ledger.read_quarantined(here.backend)
-        console.shown_json(ledger.as_data(kept)) if as_json else console.shown_quarantined(kept)
+        kept = admin.read_quarantined(here.backend)
+        console.shown_json(admin.as_data(kept)) if as_json else console.shown_quarantined(kept)
     else:
-        unfinished = ledger.read_tasks(here.backend)
-        console.shown_json(ledger.as_data(unfinished)) if as_json else console.shown_tasks(unfinished)
+        unfinished = admin.read_tasks(here.backend)
+        console.shown_json(admin.as_data(unfinished)) if as_json else console.shown_tasks(unfinished)
 
 
 @tasks.command("replay")
@@ -324,9 +329,9 @@ def replay_tasks(task_ids: tuple[str, ...]) -> None:
     """Run quarantined tasks again."""
     here = opened()
     lifecycle.check_launched(here.backend)
-    outcome = ledger.replay(here.backend, task_ids)
+    outcome = admin.replay(here.backend, task_ids)
     console.replayed(outcome)
-    ledger.check_tasks_known(outcome)
+    admin.check_tasks_known(outcome)
 
 
 @tasks.command("discard")
@@ -336,12 +341,12 @@ def discard_tasks(task_ids: tuple[str, ...], yes: bool) -> None:
     """Remove quarantined tasks for good."""
     here = opened()
     lifecycle.check_launched(here.backend)
-    if not yes and not console.confirm("The requests of these tasks can not be run again afterwards. Go on?"):
+    if not yes and not console.confirm("The requests of these tasks cannot be run again afterwards. Go on?"):
         console.say("Nothing was discarded.")
         sys.exit(1)
-    outcome = ledger.discard(here.backend, task_ids)
+    outcome = admin.discard(here.backend, task_ids)
     console.discarded(outcome)
-    ledger.check_tasks_known(outcome)
+    admin.check_tasks_known(outcome)
 
 
 @main.command()
@@ -351,7 +356,7 @@ def discard_tasks(task_ids: tuple[str, ...], yes: bool) -> None:
     "parts",
     callback=read_parts,
     metavar="PARTS",
-    default=",".join(tally.PARTS),
+    default=",".join(results.PARTS),
     show_default=True,
     help="What is killed, in this order.",
 )
@@ -365,7 +370,8 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
     It sends requests to a running project meanwhile, and waits for the result and the callback of each.
     """
     # Imported here, as for bench: no other command sends requests.
-    from denzel import drill, request_file
+    from denzel.loadtest import request_file
+    from denzel.loadtest.drill import run as drill
 
     try:
         drill.check_enough(tasks, parts)
@@ -390,10 +396,10 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
         look=here.look,
         progress=console.Watching(aside=as_json),
     )
-    console.shown_json(tally.as_data(figures)) if as_json else console.drilled(figures)
+    console.shown_json(results.as_data(figures)) if as_json else console.drilled(figures)
     if figures.interrupted:
         raise KeyboardInterrupt
-    tally.check(figures)
+    results.check(figures)
 
 
 @main.command()
@@ -434,7 +440,9 @@ def bench(
     with what it has measured.
     """
     # Imported here, as for drill.
-    from denzel import bench, generator, request_file
+    from denzel.loadtest import request_file
+    from denzel.loadtest.bench import load as generator
+    from denzel.loadtest.bench import run as bench
 
     if rate is not None and clients is not None:
         raise click.UsageError("Both --rate and --clients were passed. Pass --rate for requests at fixed times.")
@@ -451,7 +459,7 @@ def bench(
         look=here.look,
         progress=console.Watching(aside=as_json),
     )
-    console.shown_json(measures.as_data(figures)) if as_json else console.benched(figures)
+    console.shown_json(metrics.as_data(figures)) if as_json else console.benched(figures)
     if figures.interrupted:
         raise KeyboardInterrupt
 

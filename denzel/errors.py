@@ -20,11 +20,11 @@ class ProjectNotFound(DenzelError):
 
 
 class NameNotUsable(DenzelError):
-    """A project can not be named so, or not here."""
+    """A project cannot be named so, or not here."""
 
 
 class SettingInvalid(DenzelError):
-    """A value, or a line, of .env or of the environment that can not be."""
+    """A value, or a line, of .env or of the environment that cannot be."""
 
 
 class PortTaken(DenzelError):
@@ -48,7 +48,7 @@ class NotPermitted(DenzelError):
 
 
 class BackendUnavailable(DenzelError):
-    """What runs the services can not be used."""
+    """What runs the services cannot be used."""
 
 
 class BuildFailed(DenzelError):
@@ -68,7 +68,7 @@ class TaskUnknown(DenzelError):
 
 
 class RequestUnusable(DenzelError):
-    """A drill's request that can not be sent, or that the api refuses."""
+    """A drill's request that cannot be sent, or that the api refuses."""
 
 
 class Unanswered(DenzelError):

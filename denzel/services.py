@@ -103,10 +103,16 @@ def worker_name(project_name: str) -> str:
     return f"worker@{project_name}"
 
 
+#: The words of GET /status for a task that has ended.
+SUCCESS = "SUCCESS"
+FAILURE = "FAILURE"
+REVOKED = "REVOKED"
+ENDED = (SUCCESS, FAILURE, REVOKED)
+
 #: The cause when a process died while loading the model, and nobody knows more.
 DIED_LOADING = "a process died while loading the model"
 
-# What the serving code stores in Redis, as far as this side reads or writes it; app/keys.py is the other owner.
+# What the serving code stores in Redis, as far as this side reads or writes it; store/keys.py is the other owner.
 QUEUE_KEY = "denzel"
 UNACKED_KEY = "unacked"
 UNDELIVERED_KEY = "denzel:undelivered"

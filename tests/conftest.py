@@ -8,9 +8,9 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from ports import find_free_port
 from redis import Redis
-from redis_server import redis_server
+from support.ports import find_free_port
+from support.redis_server import redis_server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,19 +18,19 @@ from urllib.request import Request, urlopen
 
 import click
 import pytest
-from backends.fake import FakeBackend, Machine
 from click.testing import CliRunner, Result
-from places import enter
-from ports import find_free_port
+from doubles.backend import FakeBackend, Machine
 from standardwebhooks import Webhook
+from support.places import enter
+from support.ports import find_free_port
 
 from denzel import __version__, cli
-from denzel import settings as settings_file
 from denzel.errors import BackendUnavailable, BuildFailed, CommandFailed
-from denzel.project import Project
-from denzel.scaffold import start_project
+from denzel.project import dotenv as settings_file
+from denzel.project.dotenv import Settings
+from denzel.project.folder import Project
+from denzel.project.scaffold import start_project
 from denzel.services import QUEUE_KEY, RESPONSE_KEY, Service, State
-from denzel.settings import Settings
 
 MANUAL = {
     "startproject",
@@ -601,9 +601,9 @@ QUARANTINED = {"task_id": FAILED["task_id"], "deliveries": 3, "reason": "the wor
 
 
 def knows(machines: Machines, words: str, answer: object) -> None:
-    """What app.operations says on the backends to come, or raises."""
+    """What app.serving.admin says on the backends to come, or raises."""
     told = answer if isinstance(answer, Exception) else json.dumps(answer)
-    answers = {("python", "-m", "app.operations", *words.split()): told}
+    answers = {("python", "-m", "app.serving.admin", *words.split()): told}
     machines.set["answers"] = {**machines.set.get("answers", {}), **answers}
 
 
@@ -692,7 +692,7 @@ def test_quarantined_tasks_are_discarded_when_it_was_meant(machines: Machines) -
     knows(machines, "discard one two", {"discarded": ["one", "two"], "unknown": []})
     result = denzel("tasks", "discard", "one", "two", stdin="n\n")
     assert result.exit_code == 1
-    assert "The requests of these tasks can not be run again afterwards. Go on?" in result.stdout
+    assert "The requests of these tasks cannot be run again afterwards. Go on?" in result.stdout
     assert result.stdout.endswith("Nothing was discarded.\n")
     assert "pass --yes" in denzel("tasks", "discard", "one", "two").stderr
     assert [command for backend in machines.opened for command in backend.executed] == []

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import click
 import pytest
+from support.paths import REPOSITORY
 
 from denzel import errors
 from denzel.cli import main
-from denzel.settings import KEYS
+from denzel.project.dotenv import KEYS
 
-ROOT = Path(__file__).parent.parent
+ROOT = REPOSITORY
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
 

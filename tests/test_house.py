@@ -1,112 +1,150 @@
-"""The arrows of the house: which room may import which, and what no command imports before it needs it."""
+"""Walls of the house: which package may import which, how large its parts are, and how they introduce themselves."""
 
 from __future__ import annotations
 
 import ast
+import re
+import statistics
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from imports import COMMAND, SERVING, Half, imported
+from support.paths import PROJECT, REPOSITORY
 
-REPOSITORY = Path(__file__).parents[1]
-TOOL = REPOSITORY / "denzel"
-APP = TOOL / "templates" / "project" / "app"
+HALVES = {"command": COMMAND, "serving": SERVING}
+FILES = [path for half in HALVES.values() for path in half.modules().values()]
 
-# The rooms of the tool from top to bottom: a room imports from those below it only.
-FLOORS = [
-    {"cli"},
-    {"console", "options"},
-    {"tables"},
-    {"lifecycle", "status", "scaffold", "listener", "ledger", "drill", "bench"},
-    {"kills", "load", "receiver", "generator", "gauges", "ends", "readiness", "stored"},
-    {"record"},
-    {"bottleneck", "http_client", "prepared", "request_file", "target", "trial"},
-    {"tally", "measures", "callback_sink"},
-    {"backends"},
-    {"backends.docker", "backends.local"},
-    {"backends.build_output", "backends.compose", "backends.environment", "backends.run"},
-    {"backends.base", "backends.processes", "backends.supervisor", "log_file"},
-    {"runner", "project", "activity", "signatures"},
-    {"settings"},
-    {"services", "errors", "callback_server", "charts", "wire", "wording"},
-]
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# A folder with more modules is two, and so is a file with more lines; cli.py is every command on one page.
+MAX_MODULES = 15
+MAX_LINES = 300
+
+# Words that ask where a first line should name.
+ASKING = re.compile(r"(what|how|whether|who|whom|whose|which|why|when|where)\b", re.IGNORECASE)
 
 # What the backends' door and the cli open when they are asked to, and not before.
 HEAVY = ("docker", "http.server", "jinja2", "psutil", "redis", "requests", "supervisor", "urllib3", "xmlrpc")
 
 # Who may use what is not ours.
 OWNERS = {
-    "click": {"cli", "options", "console"},
+    "click": {"cli", "terminal.options", "terminal.console"},
     "subprocess": {"runner"},
-    "jinja2": {"scaffold"},
-    "docker": {"backends.docker"},
-    "psutil": {"backends.processes", "gauges"},
-    "redis": {"backends.local"},
-    "supervisor": {"backends.supervisor"},
+    "jinja2": {"project.scaffold"},
+    "docker": {"backends.docker.backend"},
+    "psutil": {"backends.local.processes", "loadtest.bench.sampler"},
+    "redis": {"backends.local.backend"},
+    "supervisor": {"backends.local.supervisor"},
 }
 
 
-def rooms() -> dict[str, Path]:
-    paths = [*TOOL.glob("*.py"), *TOOL.glob("backends/*.py")]
-    named = {".".join(path.relative_to(TOOL).with_suffix("").parts): path for path in paths}
-    return {name.removesuffix(".__init__"): path for name, path in named.items() if name != "__init__"}
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
 
 
-def imported(path: Path) -> set[str]:
-    """Every module that a file imports, at its top or within a function, by its full name."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {name.name for name in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            assert node.module is not None
-            found |= {f"{node.module}.{name.name}" for name in node.names} | {node.module}
-    return found
+def shown(path: Path) -> str:
+    return str(path.relative_to(REPOSITORY / "denzel"))
 
 
-def imported_rooms(path: Path) -> set[str]:
-    return {name.removeprefix("denzel.") for name in imported(path)} & rooms().keys()
+each_half = pytest.mark.parametrize("half", HALVES.values(), ids=HALVES)
+each_file = pytest.mark.parametrize("path", FILES, ids=shown)
 
 
-def serving_code() -> list[Path]:
-    return sorted(APP.rglob("*.py"))
+# ------------------------------------------------------------------ walls
 
 
-def test_every_room_has_its_floor() -> None:
-    assert set(rooms()) == set(FLOOR)
+@each_half
+def test_every_module_is_in_a_package(half: Half) -> None:
+    assert [module for module in half.modules() if module and half.package_of(module) is None] == []
 
 
-@pytest.mark.parametrize("room", sorted(FLOOR))
-def test_arrows_point_down(room: str) -> None:
-    upwards = {other for other in imported_rooms(rooms()[room]) if FLOOR[other] <= FLOOR[room]}
-    assert upwards == set()
+@each_half
+def test_arrows_point_down(half: Half) -> None:
+    """From a package to those of lower floors alone, so there is no circle."""
+    floor = {package: number for number, packages in enumerate(half.floors) for package in packages}
+    upwards = {arrow: modules for arrow, modules in half.arrows().items() if floor[arrow[1]] <= floor[arrow[0]]}
+    assert upwards == {}
 
 
 @pytest.mark.parametrize("module", OWNERS)
 def test_what_is_not_ours_has_its_owners(module: str) -> None:
-    users = {room for room, path in rooms().items() if any(_within(name, module) for name in imported(path))}
+    users = {room for room, path in COMMAND.modules().items() if any(within(name, module) for name in imported(path))}
     assert users == OWNERS[module]
 
 
-def test_the_tool_never_imports_the_serving_code() -> None:
-    assert [room for room, path in rooms().items() if any(_within(name, "app") for name in imported(path))] == []
+@each_half
+def test_the_halves_do_not_import_each_other(half: Half) -> None:
+    other = SERVING.prefix.partition(".")[0] if half is COMMAND else COMMAND.prefix
+    assert [room for room, path in half.modules().items() if any(within(name, other) for name in imported(path))] == []
 
 
-@pytest.mark.parametrize("path", serving_code(), ids=lambda path: str(path.relative_to(APP)))
-def test_the_serving_code_never_imports_the_tool(path: Path) -> None:
-    assert not any(_within(name, "denzel") for name in imported(path))
+def test_the_app_holds_nothing_of_denzels_but_the_door() -> None:
+    """What a user sees there is theirs, apart from one folder and Celery's door to it."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=PROJECT / "app", capture_output=True, text=True, check=True)
+    names = {path.partition("/")[0] for path in tracked.stdout.splitlines()}
+    assert names == {"__init__.py", "assets", "logic", "serving", "tasks.py"}
+    door = ast.parse((PROJECT / "app" / "tasks.py").read_text())
+    assert [type(node).__name__ for node in door.body] == ["Expr", "ImportFrom", "Assign"]
 
 
 def test_templates_are_data() -> None:
-    assert not (TOOL / "templates" / "__init__.py").exists()
+    assert not (REPOSITORY / "denzel" / "templates" / "__init__.py").exists()
 
 
 def test_only_templates_with_a_value_to_substitute_are_templates() -> None:
-    templates = (TOOL / "templates").rglob("*.jinja")
+    templates = (REPOSITORY / "denzel" / "templates").rglob("*.jinja")
     assert [path for path in templates if "{{" not in path.read_text() and "{%" not in path.read_text()] == []
+
+
+# ------------------------------------------------------------------ sizes
+
+
+def test_no_folder_is_a_crowd() -> None:
+    modules = Counter(path.parent for path in FILES if path.name != "__init__.py")
+    assert {shown(folder): number for folder, number in modules.items() if number > MAX_MODULES} == {}
+
+
+def test_no_file_is_two_ideas() -> None:
+    scripts = sorted(SERVING.root.rglob("*.lua"))
+    lengths = {shown(path): len(path.read_text().splitlines()) for path in [*FILES, *scripts] if path.name != "cli.py"}
+    assert {path: lines for path, lines in lengths.items() if lines > MAX_LINES} == {}
+
+
+@each_half
+def test_files_and_functions_stay_small(half: Half) -> None:
+    """As in the projects that this house is measured by: files of 40 to 140 lines, nine functions in ten within 20."""
+    files, functions = [], []
+    for path in half.modules().values():
+        text = path.read_text()
+        nodes = ast.walk(ast.parse(text))
+        functions += [n.end_lineno - n.lineno + 1 for n in nodes if isinstance(n, ast.FunctionDef) and n.end_lineno]
+        if path.name != "__init__.py":
+            files.append(len(text.splitlines()))
+    assert 40 <= statistics.median(files) <= 140
+    assert statistics.quantiles(functions, n=10)[-1] <= 20
+
+
+# ------------------------------------------------------------------ words
+
+
+@each_file
+def test_first_lines_name_and_do_not_ask(path: Path) -> None:
+    """A module's is a noun phrase that names its mechanism; a function's or a class' a noun phrase or an imperative."""
+    tree = ast.parse(path.read_text())
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    documented = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    lines = [text.partition("\n")[0] for node in documented if (text := ast.get_docstring(node))]
+    assert [line for line in lines if ASKING.match(line)] == []
+    assert path.name == "__init__.py" or ast.get_docstring(tree), "a module says in one line what it is"
+
+
+@each_file
+def test_cannot_is_one_word(path: Path) -> None:
+    assert [line for line in path.read_text().splitlines() if re.search(r"\bcan not\b", line)] == []
+
+
+# ------------------------------------------------------------------ start
 
 
 @pytest.mark.parametrize(
@@ -119,7 +157,3 @@ def test_nothing_heavy_is_imported_before_it_is_needed(code: str) -> None:
     command = [sys.executable, "-c", f"{report}; {code}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-
-
-def _within(name: str, package: str) -> bool:
-    return name == package or name.startswith(f"{package}.")

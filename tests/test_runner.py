@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from waiting import until
+from support.waiting import until
 
 from denzel import runner
 from denzel.errors import CommandFailed, ToolMissing

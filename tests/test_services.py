@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.paths import REPOSITORY
 
-from app import keys
-from app.settings import Settings as ServingSettings
-from app.workers import DIED, WorkerState
-from denzel import services, settings
-from denzel.backends import local
-from denzel.backends.run import Run, RunFile
-from denzel.backends.supervisor import Supervisor
-from denzel.project import Project
-from denzel.scaffold import start_project
+from app.serving.settings import Settings as ServingSettings
+from app.serving.store import keys
+from app.serving.store.workers import DIED, WorkerState
+from denzel import services
+from denzel.backends.local import backend as local
+from denzel.backends.local.launch_record import Run, RunFile
+from denzel.backends.local.supervisor import Supervisor
+from denzel.project import dotenv
+from denzel.project.dotenv import KEYS
+from denzel.project.folder import Project
+from denzel.project.scaffold import start_project
 from denzel.services import SETTINGS, Service, State, worker_name
-from denzel.settings import KEYS
-
-REPOSITORY = Path(__file__).parents[1]
 
 #: What only a backend without containers sets: where the services listen, where the worker logs to, and which server
 #: keeps its data where.
@@ -141,13 +141,13 @@ def containers(compose: str) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def backend(project: Project) -> local.LocalBackend:
-    return local.LocalBackend(project, settings.load(project.env_file, {}))
+    return local.LocalBackend(project, dotenv.load(project.env_file, {}))
 
 
 @pytest.fixture
 def run(project: Project) -> Run:
     """A launch, with the settings of the project."""
-    settled = settings.load(project.env_file, {}).texts
+    settled = dotenv.load(project.env_file, {}).texts
     return Run(folder="", venv="", server="", redis_port=4711, settings=settled)
 
 

@@ -12,10 +12,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support.paths import REPOSITORY
 
-from denzel.scaffold import start_project
+from denzel.project.scaffold import start_project
 
-REPOSITORY = Path(__file__).parents[1]
 SECRETS = re.compile("^(REDIS_PASSWORD|CALLBACK_SECRET|MONITOR_PASSWORD)=.*$", re.MULTILINE)
 
 

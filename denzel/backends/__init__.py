@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from denzel.backends.base import Backend
-from denzel.project import Project
-from denzel.settings import Settings
+from denzel.project.dotenv import Settings
+from denzel.project.folder import Project
 
 
 def open_backend(project: Project, settings: Settings) -> Backend:
     """The backend that the settings name."""
     # Imported here: each needs libraries that the other does not, and that take their time.
     if settings.backend == "local":
-        from denzel.backends.local import LocalBackend
+        from denzel.backends.local.backend import LocalBackend
 
         return LocalBackend(project, settings)
-    from denzel.backends.docker import DockerBackend
+    from denzel.backends.docker.backend import DockerBackend
 
     return DockerBackend(project, settings)

@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from backends.fake import FakeBackend, Machine
-from ports import find_free_port
-from waiting import until
+from doubles.backend import FakeBackend, Machine
+from support.ports import find_free_port
+from support.waiting import until
 
-from denzel import settings
 from denzel.backends import open_backend
 from denzel.backends.base import Backend, BuildStep
 from denzel.errors import AlreadyLaunched, BuildFailed, CommandFailed, NotLaunched, ServiceNotRunning
-from denzel.project import Project
-from denzel.scaffold import start_project
+from denzel.project import dotenv
+from denzel.project.dotenv import Settings
+from denzel.project.folder import Project
+from denzel.project.scaffold import start_project
 from denzel.services import Service, ServiceReport, State
-from denzel.settings import Settings
 
 NO_STAMPS: dict[str, str] = {}
 
@@ -50,8 +50,8 @@ class Rig(ABC):
     def __init__(self, folder: Path) -> None:
         self.project = start_project(f"contract_{secrets.token_hex(4)}", folder)
         ports = {"API_PORT": str(find_free_port()), "MONITOR_PORT": str(find_free_port()), "STOP_TIMEOUT": "10"}
-        settings.change(self.project.env_file, {**ports, "BACKEND": self.backend})
-        self.settings = settings.load(self.project.env_file, {})
+        dotenv.change(self.project.env_file, {**ports, "BACKEND": self.backend})
+        self.settings = dotenv.load(self.project.env_file, {})
         self.elsewhere = Project(folder / "elsewhere" / self.project.root.name)
 
     def open(self) -> Backend:
@@ -401,7 +401,10 @@ def test_a_program_runs_in_the_project_folder_with_the_environment_of_its_servic
 def test_a_program_has_the_python_packages_of_the_project(rig: Rig, launched: Backend) -> None:
     if not rig.runs_programs:
         pytest.skip("the fake runs no programs")
-    assert launched.execute(Service.DENZEL, ["python", "-c", "import app.settings, celery; print('yes')"]) == "yes\n"
+    assert (
+        launched.execute(Service.DENZEL, ["python", "-c", "import app.serving.settings, celery; print('yes')"])
+        == "yes\n"
+    )
 
 
 def test_a_program_that_fails_says_why(launched: Backend) -> None:
@@ -412,7 +415,7 @@ def test_a_program_that_fails_says_why(launched: Backend) -> None:
     with pytest.raises(CommandFailed) as missing:
         launched.execute(Service.DENZEL, ["denzel-has-no-such-program"])
     assert missing.value.code in (126, 127)
-    assert missing.value.detail == "denzel-has-no-such-program: can not be run"
+    assert missing.value.detail == "denzel-has-no-such-program: cannot be run"
 
 
 @pytest.mark.parametrize("service", Service)

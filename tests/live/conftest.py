@@ -6,15 +6,15 @@ import secrets
 import shutil
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from driving import BACKENDS, Driven, Receiver, Render, denzel, receiving
-from ports import find_free_port
+from support.driving import BACKENDS, Driven, Receiver, Render, denzel, receiving
+from support.paths import REPOSITORY
+from support.ports import find_free_port
 
-from denzel import settings
+from denzel.project import dotenv
 
-LAB = Path(__file__).parent / "lab_pipeline.py"
+LAB = REPOSITORY / "tests" / "support" / "lab_pipeline.py"
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def render(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Render]:
         driven = Driven(parent / name, backend)
         shutil.copy(LAB, driven.root / "app" / "logic" / "pipeline.py")
         (driven.root / "requirements.txt").write_text("numpy\n")
-        settings.change(
+        dotenv.change(
             driven.root / ".env",
             {
                 "API_PORT": str(find_free_port()),

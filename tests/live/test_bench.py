@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driving import DENZEL, Driven, Receiver
-from waiting import until
+from support.driving import DENZEL, Driven, Receiver
+from support.waiting import until
 
 
 def bench(lab: Driven, *options: str) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from typing import Any
 import psutil
 import pytest
 import requests
-from driving import Driven, Receiver, Render, docker
-from ports import find_free_port
 from standardwebhooks import Webhook
-from waiting import until
+from support.driving import Driven, Receiver, Render, docker
+from support.ports import find_free_port
+from support.waiting import until
 
-from denzel import settings
+from denzel.project import dotenv
 
 
 def submit_among_good_ones(lab: Driven, bad: dict[str, Any]) -> tuple[list[str], str]:
@@ -39,7 +39,7 @@ def test_a_request_that_kills_its_process_fails_after_three_deliveries_and_alone
 @pytest.mark.docker
 def test_a_request_that_takes_all_memory_fails_after_three_deliveries_and_alone(render: Render) -> None:
     lab = render("docker")
-    settings.change(lab.root / ".env", {"WORKER_MEMORY_MB": "400"})
+    dotenv.change(lab.root / ".env", {"WORKER_MEMORY_MB": "400"})
     lab.launch()
     good, poison = submit_among_good_ones(lab, {"allocate": 2000})
     assert lab.ended(poison, within=180)["result"] == {"args": ["the worker died while running this task, 3 times"]}
@@ -64,12 +64,12 @@ def test_callbacks_are_signed_with_the_projects_secret(lab: Driven, receiver: Re
     lab.submit({"echo": "signed", "callback_uri": receiver.uri(lab.backend)})
     until(lambda: receiver.received, what="the callback")
     ((headers, body),) = receiver.received
-    secret = settings.read(lab.root / ".env")["CALLBACK_SECRET"]
+    secret = dotenv.read(lab.root / ".env")["CALLBACK_SECRET"]
     assert Webhook(secret).verify(receiver.contents[0], headers) == body
 
 
 def test_callbacks_come_within_a_minute_when_the_process_that_sends_them_hangs(lab: Driven, receiver: Receiver) -> None:
-    (sidecar,) = [one for one in processes(lab) if "app.sidecar" in one.cmdline()]
+    (sidecar,) = [one for one in processes(lab) if "app.serving.sidecar" in one.cmdline()]
     sidecar.suspend()
     task = lab.submit({"echo": "late", "callback_uri": receiver.uri(lab.backend)})
     until(lambda: receiver.received, within=60, what="the callback")
@@ -92,7 +92,7 @@ def test_two_requests_with_one_key_are_one_task(lab: Driven) -> None:
 
 
 def test_no_callback_goes_to_the_project_itself(lab: Driven) -> None:
-    port = settings.read(lab.root / ".env")["API_PORT"]
+    port = dotenv.read(lab.root / ".env")["API_PORT"]
     host = "host.docker.internal" if lab.backend == "docker" else "localhost"
     answer = lab.post({"callback_uri": f"http://{host}:{port}/predict"})
     assert answer.status_code == 400
@@ -102,7 +102,7 @@ def test_no_callback_goes_to_the_project_itself(lab: Driven) -> None:
 @pytest.mark.docker
 @pytest.mark.parametrize("shared", ["docker"], indirect=True)
 def test_no_callback_goes_to_the_published_api_through_the_gateway(lab: Driven) -> None:
-    values = settings.read(lab.root / ".env")
+    values = dotenv.read(lab.root / ".env")
     network = f"{values['COMPOSE_PROJECT_NAME']}_default"
     (described,) = json.loads(docker("network", "inspect", network))
     port, gateway = values["API_PORT"], described["IPAM"]["Config"][0]["Gateway"]

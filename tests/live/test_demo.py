@@ -11,8 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.paths import REPOSITORY
 
-ROOT = Path(__file__).parents[2]
+ROOT = REPOSITORY
 
 #: A user who owns nothing else on this machine.
 STRANGER = 54321

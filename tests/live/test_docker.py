@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from driving import DENZEL, Driven, Render, docker
-from waiting import until
+from support.driving import DENZEL, Driven, Render, docker
+from support.waiting import until
 
-from denzel import settings
+from denzel.project import dotenv
 
 pytestmark = pytest.mark.docker
 
@@ -39,7 +39,7 @@ def test_stop_does_not_mind_a_container_removed_by_hand(lab: Driven) -> None:
 
 @on_docker
 def test_containers_run_without_privileges_and_the_log_belongs_to_the_project(lab: Driven) -> None:
-    owner = settings.read(lab.root / ".env")["PROJECT_UID"]
+    owner = dotenv.read(lab.root / ".env")["PROJECT_UID"]
     for service in ("api", "denzel", "monitor"):
         facts = lab.denzel(
             "shell", "--service", service, stdin="id -u; grep -E '^(CapEff|NoNewPrivs)' /proc/self/status\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from driving import Driven
+from support.driving import Driven
 
 #: Seconds within which SPEC.md wants work to go on.
 RECOVERY = 60

@@ -12,18 +12,18 @@ import time
 from typing import Any
 
 import pytest
-from driving import BACKENDS, DENZEL, Driven, Render, denzel
-from ports import find_free_port
-from waiting import until
+from support.driving import BACKENDS, DENZEL, Driven, Render, denzel
+from support.ports import find_free_port
+from support.waiting import until
 
-from denzel import settings
+from denzel.project import dotenv
 
 ALL_UP = {"denzel": "UP", "monitor": "UP", "api": "UP", "redis": "UP"}
 ALL_DOWN = dict.fromkeys(ALL_UP, "DOWN")
 
 
 def test_status_prints_the_lines_of_the_manual(lab: Driven) -> None:
-    env = settings.read(lab.root / ".env")
+    env = dotenv.read(lab.root / ".env")
     assert lab.denzel("status").splitlines() == [
         "Services:",
         "    denzel - UP",
@@ -141,7 +141,7 @@ def test_a_model_that_ends_its_process_is_told_from_other_failures_and_steadily_
     lab: Driven, sharing: str, order: dict[str, Any], cause: str
 ) -> None:
     lab.order(**order)
-    settings.change(lab.root / ".env", {"MODEL_SHARING": sharing})
+    dotenv.change(lab.root / ".env", {"MODEL_SHARING": sharing})
     try:
         said = lab.denzel("restart", code=1)
         assert f"Error: The model could not be loaded: {cause}." in said
@@ -161,7 +161,7 @@ def test_a_model_that_ends_its_process_is_told_from_other_failures_and_steadily_
     finally:
         lab.order()
         if sharing != "process":
-            settings.change(lab.root / ".env", {"MODEL_SHARING": "process"})
+            dotenv.change(lab.root / ".env", {"MODEL_SHARING": "process"})
             lab.denzel("restart")
 
 
@@ -236,7 +236,7 @@ def test_a_requirement_that_can_not_be_installed_leaves_the_running_version_up(l
     assert any("no-such-package-of-denzel" in line for line in said.splitlines() if line.startswith("Error: "))
     assert lab.states() == ALL_UP
     assert lab.pid("api") == process
-    assert settings.read(lab.root / ".env")["PIP_REQUIREMENTS_UPDATED"] == ""
+    assert dotenv.read(lab.root / ".env")["PIP_REQUIREMENTS_UPDATED"] == ""
 
 
 def test_new_packages_are_installed_and_imported(lab: Driven) -> None:
@@ -253,7 +253,7 @@ def test_new_packages_are_installed_and_imported(lab: Driven) -> None:
     assert seen
     assert announced
     assert lab.denzel("shell", stdin="python -c 'import six; print(six.__name__)'\n").split() == ["six"]
-    assert settings.read(lab.root / ".env")["PIP_REQUIREMENTS_UPDATED"] != ""
+    assert dotenv.read(lab.root / ".env")["PIP_REQUIREMENTS_UPDATED"] != ""
 
 
 def test_shutdown_keeps_tasks_and_launch_with_other_ports_runs_them(lab: Driven) -> None:
@@ -284,7 +284,7 @@ def test_launch_names_the_taken_port_and_its_option(render: Render, lab: Driven)
             said = other.denzel("launch", "--backend", lab.backend, option, str(port), code=1)
             assert f"Error: Port {port} is already taken" in said
             assert f"Hint: Pass another one with {option}." in said
-    assert settings.read(other.root / ".env")["API_PORT"] != str(port)
+    assert dotenv.read(other.root / ".env")["API_PORT"] != str(port)
     assert other.status() == {"launched": False}
 
 
@@ -292,7 +292,7 @@ def test_launch_names_the_taken_port_and_its_option(render: Render, lab: Driven)
 def test_a_purge_waits_for_an_answer_and_for_nothing_that_runs(render: Render, backend: str) -> None:
     project = render(backend)
     # Longer than any command may take here.
-    settings.change(project.root / ".env", {"STOP_TIMEOUT": "3600"})
+    dotenv.change(project.root / ".env", {"STOP_TIMEOUT": "3600"})
     project.launch()
     task = project.submit({"sleep": 3600})
     until(lambda: project.task(task)["status"] == "STARTED", what="the task to run")

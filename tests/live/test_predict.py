@@ -5,8 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import requests
-from driving import Driven, Receiver
-from waiting import until
+from support.driving import Driven, Receiver
+from support.waiting import until
 
 
 def test_a_task_is_accepted_run_stored_and_called_back(lab: Driven, receiver: Receiver) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import requests
-from driving import Driven, Render, docker
-from ports import find_free_port
-from waiting import until
+from support.driving import Driven, Render, docker
+from support.ports import find_free_port
+from support.waiting import until
 
-from denzel import settings
+from denzel.project import dotenv
 
 pytestmark = pytest.mark.docker
 
@@ -42,10 +42,10 @@ def test_the_folder_runs_with_compose_alone_and_the_image_without_the_folder(mov
 
 
 def test_the_rendered_gpu_project_is_valid_compose_with_device_reservations(tmp_path: Path) -> None:
-    from driving import denzel
+    from support.driving import denzel
 
     denzel("startproject", "seer", "--gpu", cwd=tmp_path)
-    settings.change(tmp_path / "seer" / ".env", {"API_PORT": str(find_free_port())})
+    dotenv.change(tmp_path / "seer" / ".env", {"API_PORT": str(find_free_port())})
     done = subprocess.run(
         ["docker", "compose", "config"], cwd=tmp_path / "seer", capture_output=True, text=True, check=False
     )

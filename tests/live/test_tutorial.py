@@ -14,13 +14,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from driving import BACKENDS, DENZEL, docker
-from ports import find_free_port
-from tutorial import Command, File, SecondTerminal, matches, steps
-from waiting import until
+from support.driving import BACKENDS, DENZEL, docker
+from support.paths import EXAMPLE, REPOSITORY
+from support.ports import find_free_port
+from support.tutorial import Command, File, SecondTerminal, matches, steps
+from support.waiting import until
 
-PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
-EXAMPLES = Path(__file__).parents[2] / "examples" / "iris"
+PAGE = REPOSITORY / "docs" / "tutorial.md"
 
 
 class Reader:
@@ -184,12 +184,12 @@ def test_a_status_is_asked_for_until_it_is_what_the_page_shows(reader: Reader, f
 def test_the_tutorials_files_are_the_examples() -> None:
     written = {Path(step.path).name: step.text for step in steps(PAGE.read_text()) if isinstance(step, File)}
     for example in ("train.py", "pipeline.py", "info.txt", "requirements.txt", "request.json"):
-        assert written[example] == (EXAMPLES / example).read_text(), example
+        assert written[example] == (EXAMPLE / example).read_text(), example
 
 
 def test_the_training_script_trains(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, EXAMPLES / "train.py", tmp_path / "model.pkl"], capture_output=True, text=True, check=True
+        [sys.executable, EXAMPLE / "train.py", tmp_path / "model.pkl"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("accuracy on the test set: ")
     assert (tmp_path / "model.pkl").stat().st_size > 1000

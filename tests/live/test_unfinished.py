@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from driving import DENZEL, Driven, Receiver
-from waiting import until
+from support.driving import DENZEL, Driven, Receiver
+from support.waiting import until
 
 
 def listed_as(lab: Driven, task_id: str, *arguments: str) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The api: gunicorn serving app/asgi.py.
+# The api: gunicorn serving app/serving/api/asgi.py.
 set -euo pipefail
 # gunicorn's heartbeat is a file; in memory, where there is such a folder, it never waits for a disk.
 heartbeats=/dev/shm
 [ -d "$heartbeats" ] || heartbeats=${TMPDIR:-/tmp}
-exec gunicorn app.asgi:app \
-    --worker-class app.server.Worker \
+exec gunicorn app.serving.api.asgi:app \
+    --worker-class app.serving.api.http.worker.Worker \
     --workers "${API_WORKERS:-1}" \
     --bind "${API_BIND:-0.0.0.0:8000}" \
     --timeout 120 \

@@ -3,6 +3,6 @@
 set -euo pipefail
 # What a worker that was killed has reported must not speak for this one; where Redis is away, it expires.
 entrypoints/health.sh forget 2>/dev/null || true
-exec python -m app.worker_process \
+exec python -m app.serving.worker \
     --hostname "worker@${PROJECT_NAME}" \
     ${WORKER_CONCURRENCY:+--concurrency "${WORKER_CONCURRENCY}"}

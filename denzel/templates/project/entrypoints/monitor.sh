@@ -7,7 +7,7 @@ case "${MONITOR_HOST:-127.0.0.1}" in
 esac
 bind="${MONITOR_BIND:-0.0.0.0:5555}"
 # It gives way to the services that answer.
-exec nice -n 10 python -m app.monitor \
+exec nice -n 10 python -m app.serving.monitor \
     --address="${bind%:*}" \
     --port="${bind##*:}" \
     --max-tasks=10000 \

@@ -1,0 +1,145 @@
+"""What the serving code keeps of unfinished work: callbacks that are not delivered, tasks that have not ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from denzel.backends.base import Backend
+from denzel.errors import CommandFailed, ServiceNotRunning, TaskUnknown
+from denzel.services import Service
+
+#: The program in the service `denzel` that knows; admin.py is the other side.
+PROGRAM = ("python", "-m", "app.serving.admin")
+
+#: How it says that it could not ask Redis: with this exit code, and in one line that begins so.
+_REDIS_AWAY = 1
+_REDIS_AWAY_SAYS = "Redis cannot be asked: "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Callback:
+    """A callback that is not delivered: PENDING while it will be tried again, at `next_try`, and FAILED after.
+
+    Times are in Unix seconds.
+    """
+
+    task_id: str
+    uri: str
+    state: str
+    attempts: int
+    last_status: int | None
+    last_error: str | None
+    next_try: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnfinishedTask:
+    """A task that has not ended: its position among those that wait, or the host of its worker, and since when."""
+
+    task_id: str
+    status: str
+    position: int | None
+    deliveries: int
+    host: str | None
+    since: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuarantinedTask:
+    """A task that ended because it killed its worker too often; its request is kept."""
+
+    task_id: str
+    deliveries: int
+    reason: str
+    since: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The tasks that something was done for, and those with which nothing is stored."""
+
+    done: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
+def read_callbacks(backend: Backend, *, state: str | None = None) -> list[Callback]:
+    """The callbacks that are not delivered; those in one `state` (PENDING or FAILED), or all."""
+    kept = [Callback(**_only(Callback, entry)) for entry in _ask(backend, "callbacks")]
+    return [callback for callback in kept if state in (None, callback.state)]
+
+
+def read_tasks(backend: Backend) -> list[UnfinishedTask]:
+    """The tasks that have not ended, a thousand at most: those that run, then those that wait, in their order."""
+    return [UnfinishedTask(**_only(UnfinishedTask, entry)) for entry in _ask(backend, "tasks")]
+
+
+def read_quarantined(backend: Backend) -> list[QuarantinedTask]:
+    """The tasks that killed their worker too often."""
+    return [QuarantinedTask(**_only(QuarantinedTask, entry)) for entry in _ask(backend, "quarantined")]
+
+
+def resend(backend: Backend, task_ids: Sequence[str]) -> Outcome:
+    """Send the callbacks of these tasks again, now."""
+    answer = _ask(backend, "resend", *task_ids)
+    return Outcome(done=tuple(answer["resent"]), unknown=tuple(answer["unknown"]))
+
+
+def resend_failed(backend: Backend) -> Outcome:
+    """Send every callback that was given up again, now."""
+    answer = _ask(backend, "resend-failed")
+    return Outcome(done=tuple(answer["resent"]), unknown=tuple(answer["unknown"]))
+
+
+def replay(backend: Backend, task_ids: Sequence[str]) -> Outcome:
+    """Run these quarantined tasks again."""
+    answer = _ask(backend, "replay", *task_ids)
+    return Outcome(done=tuple(answer["replayed"]), unknown=tuple(answer["unknown"]))
+
+
+def discard(backend: Backend, task_ids: Sequence[str]) -> Outcome:
+    """Remove these tasks from quarantine, with their requests: they cannot be run again."""
+    answer = _ask(backend, "discard", *task_ids)
+    return Outcome(done=tuple(answer["discarded"]), unknown=tuple(answer["unknown"]))
+
+
+def check_callbacks_known(outcome: Outcome) -> None:
+    """Raise TaskUnknown when a task has no callback that could be sent again."""
+    if outcome.unknown:
+        raise TaskUnknown(
+            f"No callback is stored of {', '.join(outcome.unknown)}.",
+            hint="See which are not delivered: denzel callbacks",
+        )
+
+
+def check_tasks_known(outcome: Outcome) -> None:
+    """Raise TaskUnknown when a task is not in quarantine."""
+    if outcome.unknown:
+        raise TaskUnknown(
+            f"Not in quarantine: {', '.join(outcome.unknown)}.", hint="See what is: denzel tasks --quarantined"
+        )
+
+
+def as_data(entries: Sequence[Callback | UnfinishedTask | QuarantinedTask]) -> list[dict[str, Any]]:
+    """What JSON can say of them."""
+    return [asdict(entry) for entry in entries]
+
+
+def _ask(backend: Backend, *words: str) -> Any:
+    """The program's answer; raises ServiceNotRunning, also when Redis does not answer."""
+    try:
+        return json.loads(backend.execute(Service.DENZEL, [*PROGRAM, *words]))
+    except CommandFailed as error:
+        _, said, reason = error.stderr.partition(_REDIS_AWAY_SAYS)
+        if error.code != _REDIS_AWAY or not said:
+            raise
+        raise ServiceNotRunning(
+            f"redis does not answer: {reason.strip().rstrip('.')}.", hint="denzel logs --service redis"
+        ) from None
+
+
+def _only(kind: type[Any], entry: dict[str, Any]) -> dict[str, Any]:
+    """What `kind` has a place for: the serving code of a newer release may say more."""
+    return {name: entry[name] for name in kind.__dataclass_fields__}

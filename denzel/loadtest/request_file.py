@@ -1,0 +1,53 @@
+"""The file of requests that are sent to a project to try it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from denzel.errors import RequestUnusable
+
+_HINT = "Name a file with a request, or a list of requests, as POST /predict takes them: --file FILE"
+
+
+def read_requests(path: Path) -> list[dict[str, Any]]:
+    """The requests of a file: one in JSON, a list of them, or one in each line; raises RequestUnusable."""
+    try:
+        content = _read(path, path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestUnusable(f"{path} cannot be read: {error.strerror}.", hint=_HINT) from None
+    except (ValueError, RecursionError) as error:
+        raise RequestUnusable(f"{path} is not JSON: {error}.", hint=_HINT) from None
+    requests = content if isinstance(content, list) else [content]
+    if not requests:
+        raise RequestUnusable(f"{path} holds no request.", hint=_HINT)
+    for request in requests:
+        if not isinstance(request, dict):
+            raise RequestUnusable(
+                f"{path} holds a request that is {json.dumps(request)[:60]}, and so has no place for a callback_uri.",
+                hint=_HINT,
+            )
+    return requests
+
+
+def _read(path: Path, text: str) -> Any:
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    if len(lines) < 2 or not _is_json(lines[0][1]):
+        return json.loads(text)
+    # A first line that is JSON by itself, with others behind it: no JSON text begins so, except one of many lines.
+    requests = []
+    for number, line in lines:
+        try:
+            requests.append(json.loads(line))
+        except ValueError as error:
+            raise RequestUnusable(f"Line {number} of {path} is not JSON: {error}.", hint=_HINT) from None
+    return requests
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True

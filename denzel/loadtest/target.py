@@ -1,0 +1,43 @@
+"""The running project that requests are sent to: where its api is, and by which name it reaches this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from denzel.errors import ServiceNotRunning
+from denzel.project.dotenv import Settings
+from denzel.services import Service, Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Addresses of the api and of the dashboard, and an API key, empty where none is wanted.
+
+    A receiver of its callbacks listens at `listen`, and is `host` for the services.
+    """
+
+    api: tuple[str, int]
+    monitor: tuple[str, int]
+    key: str
+    listen: str
+    host: str
+
+
+def find_target(settings: Settings, status: Status | None) -> Target:
+    """Raises ServiceNotRunning unless the project is ready to take requests."""
+    if status is None or not status.ready:
+        raise ServiceNotRunning("The project is not ready: not every service is up.", hint="denzel status")
+    local = settings.backend == "local"
+    return Target(
+        api=(_here(settings.api_host), status.services[Service.API].port or settings.api_port),
+        monitor=(_here(settings.monitor_host), status.services[Service.MONITOR].port or settings.monitor_port),
+        key=settings.texts["API_KEYS"].split(",")[0],
+        # Containers come in over Docker's bridge, so loopback alone is not enough for them.
+        listen="127.0.0.1" if local else "0.0.0.0",
+        host="127.0.0.1" if local else "host.docker.internal",
+    )
+
+
+def _here(host: str) -> str:
+    """Where this machine reaches what is published on an address."""
+    return "127.0.0.1" if host == "0.0.0.0" else host

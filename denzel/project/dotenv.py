@@ -1,0 +1,300 @@
+"""The settings of a project: .env, and the environment over it, as one frozen object."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import ipaddress
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from denzel.errors import NotPermitted, SettingInvalid
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of .env: its default, how its text becomes a value, and the words for what is allowed."""
+
+    default: str
+    parse: Callable[[str], Any]
+    allowed: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What denzel itself needs to know of .env; the serving code reads the rest from its own environment.
+
+    `texts` is every key as text, for the programs that denzel starts.
+    """
+
+    compose_name: str
+    backend: str
+    api_host: str
+    api_port: int
+    monitor_host: str
+    monitor_port: int
+    monitor_user: str
+    monitor_password: str
+    redis_password: str
+    redis_server: str
+    redis_memory_mb: int
+    redis_fsync: str
+    callback_secret: str
+    response_mode: str
+    response_timeout: float
+    texts: Mapping[str, str]
+
+
+def _matches(pattern: str) -> Callable[[str], str]:
+    compiled = re.compile(pattern)
+
+    def parse(text: str) -> str:
+        if not compiled.fullmatch(text):
+            raise ValueError
+        return text
+
+    return parse
+
+
+def _number(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], Any]:
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+            raise ValueError
+        value = kind(text)
+        if not least <= value <= most:
+            raise ValueError
+        return value
+
+    return parse
+
+
+def _optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: parse(text) if text else ""
+
+
+def _address(text: str) -> str:
+    return str(ipaddress.IPv4Address(text))
+
+
+def _secret(text: str) -> str:
+    if text and not (text.startswith("whsec_") and 24 <= len(base64.b64decode(text[6:], validate=True)) <= 64):
+        raise ValueError
+    return text
+
+
+def _receivers(text: str) -> tuple[str, ...]:
+    words = tuple(filter(None, text.split(",")))
+    for word in words:
+        try:
+            ipaddress.ip_network(word)
+        except ValueError:
+            _matches(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")(word)
+    return words
+
+
+_RECEIVERS = "host names, *.domains, addresses and networks (10.0.0.0/8), with commas and no spaces between"
+_PORT = (_number(int, 1, 65535), "a port number from 1 to 65535")
+_SECONDS = "a number of seconds"
+_STAMP = (_matches(r"[0-9TZ:+-]*"), "written by denzel; leave it as it is")
+_ID = (_number(int, 1, 2**31), "a user or group id of 1 or more")
+
+#: Every key that .env may hold.
+KEYS: Mapping[str, Key] = {
+    "COMPOSE_PROJECT_NAME": Key(
+        "",
+        _matches("(?=[a-z])[a-z0-9]+((_|__|-+)[a-z0-9]+)*"),
+        "words of lower-case letters and digits, with _ or - between",
+    ),
+    "BACKEND": Key("docker", _matches("docker|local"), "docker or local"),
+    "API_HOST": Key("0.0.0.0", _address, "an IPv4 address of this machine, or 0.0.0.0 for all"),
+    "API_PORT": Key("8000", *_PORT),
+    "API_WORKERS": Key("1", _number(int, 1, 1000), "a number of processes from 1 to 1000"),
+    "API_THREADS": Key("64", _number(int, 4, 10000), "a number of threads from 4 to 10000"),
+    "API_KEYS": Key(
+        "",
+        _matches(r"([A-Za-z0-9._~+/=-]+(,[A-Za-z0-9._~+/=-]+)*)?"),
+        "keys of letters, digits and ._~+/=-, with commas and no spaces between",
+    ),
+    "RESPONSE_MODE": Key("async", _matches("async|sync"), "async or sync"),
+    "RESPONSE_TIMEOUT": Key("5", _number(float, 0, 300), f"{_SECONDS} from 0 to 300"),
+    "BODY_LIMIT_MB": Key("10", _number(float, 0.001, 500), "a number of megabytes from 0.001 to 500"),
+    "QUEUE_LIMIT": Key("10000", _number(int, 1, 10**9), "a number of tasks of 1 or more"),
+    "WORKER_CONCURRENCY": Key("", _optional(_number(int, 1, 1000)), "a number of processes from 1 to 1000, or empty"),
+    "MODEL_SHARING": Key("process", _matches("process|fork"), "process or fork"),
+    "WORKER_MEMORY_MB": Key("0", _number(int, 0, 10**7), "a whole number of megabytes of 0 or more"),
+    "RESULT_LIFETIME": Key("86400", _number(int, 1, 10**9), f"{_SECONDS} of 1 or more"),
+    "BATCH_SIZE": Key("32", _number(int, 1, 10_000), "a number of tasks from 1 to 10000"),
+    "BATCH_WAIT_MS": Key("2", _number(float, 0, 10_000), "a number of milliseconds from 0 to 10000"),
+    "TASK_MAX_DELIVERIES": Key("3", _number(int, 1, 1000), "a number of deliveries from 1 to 1000"),
+    "TASK_TIME_LIMIT": Key("0", _number(float, 0, 10**7), f"{_SECONDS} of 0 or more"),
+    "CALLBACK_TIMEOUT": Key("10", _number(float, 0.1, 3600), f"{_SECONDS} from 0.1 to 3600"),
+    "CALLBACK_RETRY_FOR": Key("86400", _number(int, 0, 10**8), f"a whole {_SECONDS[2:]} of 0 or more"),
+    "CALLBACK_LIFETIME": Key("604800", _number(int, 1, 10**9), f"a whole {_SECONDS[2:]} of 1 or more"),
+    "CALLBACK_SECRET": Key("", _secret, "whsec_ and 24 to 64 bytes in base64, or empty"),
+    "CALLBACK_ALLOW": Key("", _receivers, _RECEIVERS),
+    "CALLBACK_DENY": Key("", _receivers, _RECEIVERS),
+    "STOP_TIMEOUT": Key("30", _number(int, 10, 86400), f"a whole {_SECONDS[2:]} from 10 to 86400"),
+    "MONITOR_HOST": Key("127.0.0.1", _address, "an IPv4 address of this machine, or 0.0.0.0 for all"),
+    "MONITOR_PORT": Key("5555", *_PORT),
+    "MONITOR_USER": Key("denzel", _matches("[A-Za-z0-9._-]+"), "letters, digits, . _ and -"),
+    "MONITOR_PASSWORD": Key("", _matches("[A-Za-z0-9._-]*"), "letters, digits, . _ and -"),
+    "REDIS_PASSWORD": Key("", _matches("[A-Za-z0-9_-]{8,}"), "8 or more letters, digits, _ and -"),
+    "REDIS_MEMORY_MB": Key("0", _number(int, 0, 10**7), "a whole number of megabytes of 0 or more"),
+    "REDIS_FSYNC": Key("everysec", _matches("everysec|always"), "everysec or always"),
+    "REDIS_SERVER": Key("bundled", _matches("bundled|system"), "bundled or system"),
+    "PROJECT_UID": Key("10001", *_ID),
+    "PROJECT_GID": Key("10001", *_ID),
+    "OS_REQUIREMENTS_UPDATED": Key("", *_STAMP),
+    "PIP_REQUIREMENTS_UPDATED": Key("", *_STAMP),
+}
+
+#: Keys of others, which Compose and Docker read from the same file.
+_FOREIGN = ("COMPOSE_", "DOCKER_", "BUILDKIT_")
+
+_LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
+
+#: A value in quotes, and perhaps a comment. As for Compose, it ends at the first quote of its kind with no \ before it.
+_QUOTED = re.compile(r"""(['"])(?>(.*?)(?<!\\)\1)\s*(#.*)?""")
+
+
+def load(env_file: Path, environ: Mapping[str, str], options: Mapping[str, str] | None = None) -> Settings:
+    """The settings of a project: command-line options, then environment, then .env, then default.
+
+    Raises SettingInvalid.
+    """
+    given = {key: environ[key].strip() for key in KEYS if environ.get(key, "").strip()}
+    texts = {**read(env_file), **given, **(options or {})}
+    values = check(texts)
+    return Settings(
+        compose_name=values["COMPOSE_PROJECT_NAME"],
+        backend=values["BACKEND"],
+        api_host=values["API_HOST"],
+        api_port=values["API_PORT"],
+        monitor_host=values["MONITOR_HOST"],
+        monitor_port=values["MONITOR_PORT"],
+        monitor_user=values["MONITOR_USER"],
+        monitor_password=values["MONITOR_PASSWORD"],
+        redis_password=values["REDIS_PASSWORD"],
+        redis_server=values["REDIS_SERVER"],
+        redis_memory_mb=values["REDIS_MEMORY_MB"],
+        redis_fsync=values["REDIS_FSYNC"],
+        callback_secret=values["CALLBACK_SECRET"],
+        response_mode=values["RESPONSE_MODE"],
+        response_timeout=values["RESPONSE_TIMEOUT"],
+        texts={name: texts.get(name) or key.default for name, key in KEYS.items()},
+    )
+
+
+def check(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Every key with its typed value, defaults filled in; raises SettingInvalid for a value that is not allowed."""
+    values: dict[str, Any] = {}
+    for name, key in KEYS.items():
+        text = texts.get(name) or key.default
+        try:
+            values[name] = key.parse(text)
+        except ValueError:
+            raise SettingInvalid(
+                f"{name} is {text!r}; allowed is {key.allowed}.", hint=f"Set {name} in .env, or in your environment."
+            ) from None
+    return values
+
+
+def read(env_file: Path) -> dict[str, str]:
+    """The keys of the file with their texts; raises SettingInvalid for an unknown key or what is not KEY=value."""
+    try:
+        lines = _lines(env_file)
+    except UnicodeDecodeError as error:
+        raise SettingInvalid(f"{env_file} cannot be read: {error}.", hint="Save it as UTF-8.") from None
+    except OSError as error:
+        raise SettingInvalid(
+            f"{env_file} cannot be read: {error.strerror}.",
+            hint="Copy it from where the project ran before, or from a new project: denzel startproject NAME",
+        ) from None
+    values: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = _LINE.fullmatch(line.strip())
+        if match is None:
+            raise SettingInvalid(
+                f"Line {number} of {env_file} is {line!r}.", hint="Write KEY=value, or # and a comment."
+            )
+        name, value = match.groups()
+        if name not in KEYS and not name.startswith(_FOREIGN):
+            raise SettingInvalid(f"Line {number} of {env_file} sets {name}, which is unknown.", hint=_similar(name))
+        plain = _unquote(value)
+        if plain is None:
+            allowed = KEYS[name].allowed if name in KEYS else "any text"
+            raise SettingInvalid(
+                f"{name} is {value!r}; allowed is {allowed}, without quotes or within one pair.",
+                hint=f"Mend line {number} of {env_file}: after the closing quote, only # and a comment may follow.",
+            )
+        # Also inside quotes: the serving code makes nothing of spaces there either.
+        values[name] = plain.strip()
+    return values
+
+
+def change(env_file: Path, changes: Mapping[str, str]) -> None:
+    """Set keys in the file and leave every other line as it is."""
+    check({**read(env_file), **changes})
+    lines = _lines(env_file)
+    missing = dict(changes)
+    for index, line in enumerate(lines):
+        match = _LINE.fullmatch(line.strip())
+        if match and not line.lstrip().startswith("#") and match[1] in changes:
+            lines[index] = f"{match[1]}={changes[match[1]]}"
+            missing.pop(match[1], None)
+    lines.extend(f"{name}={value}" for name, value in missing.items())
+    replace(env_file, "\n".join(lines) + "\n")
+
+
+def replace(env_file: Path, text: str) -> None:
+    """Put `text` in the file's place, readable by its owner alone; the old text stays when that fails."""
+    # Beside the file, in a folder that neither the image nor version control takes.
+    folder = env_file.parent / ".denzel"
+    try:
+        folder.mkdir(exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder)
+    except PermissionError:
+        raise NotPermitted(
+            f"{env_file} cannot be changed: the project belongs to another user.",
+            hint=f"Run denzel as that user, or make the project yours: sudo chown -R $USER {env_file.parent}",
+        ) from None
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        if env_file.exists():
+            status = env_file.stat()
+            if status.st_uid != os.geteuid():
+                os.chown(temporary, status.st_uid, status.st_gid)
+        temporary.replace(env_file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _lines(env_file: Path) -> list[str]:
+    """Ended as Compose ends them: no other sign begins a line."""
+    return env_file.read_bytes().decode("utf-8-sig").removesuffix("\n").split("\n")
+
+
+def _unquote(value: str) -> str | None:
+    """Without quotes and comment; None when the quotes are not closed, or more than a comment follows them."""
+    if value.startswith(("'", '"')):
+        quoted = _QUOTED.fullmatch(value)
+        return quoted[2] if quoted else None
+    # For Compose, # begins a comment after a space, and is part of the value after anything else.
+    return value.partition(" #")[0]
+
+
+def _similar(name: str) -> str:
+    near = difflib.get_close_matches(name, KEYS, n=1)
+    if near:
+        return f"Did you mean {near[0]}?"
+    return "docs/settings.md lists the keys. What your own code reads belongs under environment: in docker-compose.yml."

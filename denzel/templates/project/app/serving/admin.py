@@ -1,0 +1,155 @@
+"""Operator's queries and orders to a running deployment: `python -m app.serving.admin COMMAND [ARGUMENT ...]`.
+
+Prints one JSON document. Exits with 1 when Redis is away, and with 64 when the command is not usable; one line on
+stderr says why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from redis import Redis, RedisError
+
+from app.serving.callback_uri import without_password
+from app.serving.settings import SettingError, Settings
+from app.serving.store.connection import connect
+from app.serving.store.dead_letters import Quarantine
+from app.serving.store.outbox import Outbox
+from app.serving.store.tasks import TaskRecords
+
+#: Exit codes, as sysexits.h has them.
+FAILED = 1
+BAD_USAGE = 64
+
+#: Tasks that are listed, at most.
+LISTED = 1000
+
+
+class BadUsage(Exception):
+    """The command does not exist, or its arguments are not usable."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployment:
+    """What commands work on."""
+
+    redis: Redis
+    settings: Settings
+
+    @property
+    def outbox(self) -> Outbox:
+        return Outbox(
+            self.redis,
+            result_lifetime=self.settings.result_lifetime,
+            callback_lifetime=self.settings.callback_lifetime,
+        )
+
+
+def callbacks(deployment: Deployment, arguments: Sequence[str]) -> Any:
+    """The callbacks that were not delivered, the oldest first."""
+    _no_arguments(arguments)
+    return [
+        {**dataclasses.asdict(callback), "uri": without_password(callback.uri)}
+        for callback in deployment.outbox.undelivered()
+    ]
+
+
+def resend(deployment: Deployment, arguments: Sequence[str]) -> Any:
+    """Send the callbacks of these tasks now."""
+    if not arguments:
+        raise BadUsage("resend needs the id of a task")
+    return _resent(deployment.outbox.resend(arguments))
+
+
+def resend_failed(deployment: Deployment, arguments: Sequence[str]) -> Any:
+    """Send every callback now that was given up."""
+    _no_arguments(arguments)
+    return _resent(deployment.outbox.resend_failed())
+
+
+def tasks(deployment: Deployment, arguments: Sequence[str]) -> Any:
+    """The tasks that have not ended: those that run, then those that wait."""
+    _no_arguments(arguments)
+    return [dataclasses.asdict(task) for task in TaskRecords(deployment.redis).unfinished(most=LISTED)]
+
+
+def quarantined(deployment: Deployment, arguments: Sequence[str]) -> Any:
+    """The tasks that killed their process too often, the oldest first."""
+    _no_arguments(arguments)
+    return [dataclasses.asdict(task) for task in Quarantine(deployment.redis).read()]
+
+
+def replay(deployment: Deployment, arguments: Sequence[str]) -> Any:
+    """Run these tasks again that were quarantined."""
+    if not arguments:
+        raise BadUsage("replay needs the id of a task")
+    quarantine = Quarantine(deployment.redis)
+    replayed = [task_id for task_id in dict.fromkeys(arguments) if quarantine.replay(task_id)]
+    return {"replayed": replayed, "unknown": [task_id for task_id in arguments if task_id not in replayed]}
+
+
+def discard(deployment: Deployment, arguments: Sequence[str]) -> Any:
+    """Forget these tasks that were quarantined."""
+    if not arguments:
+        raise BadUsage("discard needs the id of a task")
+    quarantine = Quarantine(deployment.redis)
+    discarded = [task_id for task_id in dict.fromkeys(arguments) if quarantine.discard(task_id)]
+    return {"discarded": discarded, "unknown": [task_id for task_id in arguments if task_id not in discarded]}
+
+
+COMMANDS: dict[str, Callable[[Deployment, Sequence[str]], Any]] = {
+    "callbacks": callbacks,
+    "resend": resend,
+    "resend-failed": resend_failed,
+    "tasks": tasks,
+    "quarantined": quarantined,
+    "replay": replay,
+    "discard": discard,
+}
+
+
+def run(arguments: Sequence[str], deployment: Deployment) -> Any:
+    """The answer to a command, as JSON values; raises BadUsage, and redis.RedisError when Redis is away."""
+    if not arguments or arguments[0] not in COMMANDS:
+        raise BadUsage(f"the command is one of {', '.join(COMMANDS)}")
+    return COMMANDS[arguments[0]](deployment, arguments[1:])
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run one command, print its answer, and return the exit code."""
+    try:
+        settings = Settings.from_environment(environ)
+        with connect(settings.redis_url) as redis:
+            answer = run(arguments, Deployment(redis, settings))
+    except BadUsage as error:
+        return _refuse(str(error), BAD_USAGE)
+    except SettingError as error:
+        return _refuse(str(error), FAILED)
+    except RedisError as error:
+        return _refuse(f"Redis cannot be asked: {error}", FAILED)
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return 0
+
+
+def _refuse(reason: str, code: int) -> int:
+    sys.stderr.write(" ".join(reason.split()) + "\n")
+    return code
+
+
+def _no_arguments(arguments: Sequence[str]) -> None:
+    if arguments:
+        raise BadUsage(f"this command takes no argument: {arguments[0]}")
+
+
+def _resent(ids: tuple[list[str], list[str]]) -> dict[str, list[str]]:
+    resent, unknown = ids
+    return {"resent": resent, "unknown": unknown}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

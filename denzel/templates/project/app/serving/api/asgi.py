@@ -1,0 +1,44 @@
+"""What gunicorn serves: `app`, wired from the environment and the user's pipeline."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from app.serving.api.app import create_app
+from app.serving.api.resources import PipelineUnusable, VerifyInput
+from app.serving.errors import describe
+from app.serving.pipeline import PIPELINE, import_pipeline
+from app.serving.queue.client import TaskQueue
+from app.serving.settings import Settings
+from app.serving.store.connection import connect
+
+log = logging.getLogger("app")
+
+
+def import_verify_input() -> VerifyInput:
+    """The pipeline's verify_input; one that answers every request with the reason when it cannot be imported."""
+    try:
+        verify_input: VerifyInput = import_pipeline().verify_input
+    except (Exception, SystemExit) as error:
+        log.exception("%s cannot be imported", PIPELINE)
+        cause = describe(error)
+    else:
+        return verify_input
+
+    def refuse(json_data: Any) -> Any:
+        raise PipelineUnusable(cause)
+
+    return refuse
+
+
+logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s/%(name)s] %(message)s")
+settings = Settings.from_environment(os.environ)
+app = create_app(
+    TaskQueue(connect(settings.redis_url), settings),
+    import_verify_input(),
+    info=Path("app/assets/info.txt"),
+    settings=settings,
+)

@@ -1,0 +1,26 @@
+"""The Prefer header (RFC 7240): how one request wants to be answered."""
+
+from __future__ import annotations
+
+import re
+
+from app.serving.queue.waiting import NONE, Preferences
+
+# One preference of the list: a comma or semicolon inside quotes does not end it.
+_PREFERENCE = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')
+
+
+def read_preferences(header: str | None) -> Preferences:
+    """What a Prefer header says; unknown and malformed preferences are ignored, and the first of a kind counts."""
+    if header is None:
+        return NONE
+    wait: int | None = None
+    respond_async = False
+    for preference in _PREFERENCE.findall(header):
+        name, _, value = preference.partition(";")[0].partition("=")
+        name, value = name.strip().lower(), value.strip().strip('"')
+        if name == "respond-async":
+            respond_async = True
+        elif name == "wait" and wait is None and value.isascii() and value.isdigit():
+            wait = int(value[:9])
+    return Preferences(wait=wait, respond_async=respond_async)

@@ -1,0 +1,43 @@
+"""The address in callback_uri: its check, its endpoint, and the form to show."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+
+def check_uri(uri: Any) -> str:
+    """`uri` when a callback can be sent there; raises ValueError saying what is wrong with it."""
+    if not isinstance(uri, str):
+        raise ValueError(f"callback_uri must be text, not {type(uri).__name__}")
+    problem = f"callback_uri must be an http or https address, not {uri!r}"
+    if not uri.isascii() or not uri.isprintable() or " " in uri:
+        raise ValueError(f"callback_uri must be ASCII without spaces, percent-encoded where need be, not {uri!r}")
+    try:
+        parts = urlsplit(uri)
+        (parts.hostname or "").encode("idna")
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(problem)
+    return uri
+
+
+def receiver_of(uri: str) -> str:
+    """Who answers at `uri`, as host:port: what is said of one callback there counts for the others."""
+    return f"{urlsplit(uri).hostname}:{port_of(uri)}"
+
+
+def port_of(uri: str) -> int:
+    """The port that `uri` names, or that its scheme has."""
+    parts = urlsplit(uri)
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def without_password(uri: str) -> str:
+    """A URI to show or to write down: without the name and the password that may be in it."""
+    if "@" not in uri:
+        return uri
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -1,0 +1,95 @@
+"""One attempt to send a callback: what is posted, and what it means how that ends."""
+
+from __future__ import annotations
+
+import logging
+import time
+from http.client import HTTPException
+
+from app.serving.callbacks import retry
+from app.serving.callbacks.addresses import Refused
+from app.serving.callbacks.connections import Connections
+from app.serving.callbacks.signature import webhook_headers
+from app.serving.store.outbox import Callback, Outcome
+from app.serving.store.tasks import SUCCESS
+
+log = logging.getLogger(__name__)
+
+#: Characters of an error that are kept.
+ERROR_LIMIT = 500
+
+
+def body(callback: Callback) -> bytes:
+    """What a receiver gets: the dict that predict returned, or how the task ended, with its id."""
+    if callback.status == SUCCESS and callback.result.startswith("{"):
+        return callback.result.encode()
+    # The result is JSON already; a status and an id have nothing to escape.
+    said = f'{{"status": "{callback.status}", "result": {callback.result}, "task_id": "{callback.task_id}"}}'
+    return said.encode()
+
+
+class Attempts:
+    """Posts callbacks, and says how that ended."""
+
+    def __init__(self, connections: Connections, *, key: bytes, timeout: float, retry_for: float) -> None:
+        self._connections = connections
+        self._key = key
+        self._timeout = timeout
+        self._retry_for = retry_for
+
+    def send(self, callback: Callback) -> Outcome:
+        """One attempt. It comes to an end whatever happens, so nothing is raised here."""
+        began = time.monotonic()
+        try:
+            return self._post(callback, began)
+        except Refused as refused:
+            return Outcome(error=str(refused))
+        except (OSError, HTTPException) as error:
+            return self._again(callback, began, error=self._describe(error), away=True)
+        except Exception as error:
+            log.exception("callback of task %s could not be sent", callback.task_id)
+            return self._again(callback, began, error=f"denzel's own error: {self._describe(error)}", away=False)
+
+    def _post(self, callback: Callback, began: float) -> Outcome:
+        content = body(callback)
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "denzel",
+            **webhook_headers(self._key, webhook_id=callback.webhook_id, at=int(time.time()), body=content),
+        }
+        answer = self._connections.post(callback.uri, content, headers)
+        if retry.is_delivered(answer.status):
+            return Outcome(status=answer.status, delivered=True)
+        said = f"answered {answer.status}"
+        if not retry.is_passing(answer.status):
+            return Outcome(status=answer.status, error=said)
+        wait = retry.read_retry_after(answer.retry_after, now=time.time())
+        # A receiver that says when to come again, or how often, is not away.
+        away = answer.status >= 500 and wait is None
+        return self._again(callback, began, error=said, status=answer.status, away=away, retry_after=wait)
+
+    def _again(
+        self,
+        callback: Callback,
+        began: float,
+        *,
+        error: str,
+        away: bool,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> Outcome:
+        wait = retry.wait_before(
+            callback.attempts + 2,
+            since_first=callback.since_first + time.monotonic() - began,
+            retry_for=self._retry_for,
+            retry_after=retry_after,
+        )
+        return Outcome(status=status, error=error, retry_in=wait, away=away)
+
+    def _describe(self, error: BaseException) -> str:
+        """An error in one line of text that every log and every screen can show."""
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if isinstance(error, TimeoutError) and error.errno is None and "timed out" in said:
+            said = f"no answer within {self._timeout:g} s"
+        line = " ".join((said or type(error).__name__).split())
+        return line.encode("ascii", "backslashreplace").decode()[:ERROR_LIMIT]

@@ -1,0 +1,13 @@
+"""The user's pipeline module, imported by name and not before it is needed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+PIPELINE = "app.logic.pipeline"
+
+
+def import_pipeline() -> Any:
+    """The module with the user's functions; raises whatever importing it raises."""
+    return importlib.import_module(PIPELINE)

@@ -1,0 +1,43 @@
+"""Connections to Redis."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from redis import Redis, asyncio
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+
+Answer = TypeVar("Answer")
+
+#: Seconds after which Redis counts as away. Short, so that a client of the api is told at once.
+TIMEOUT = 2.0
+
+
+def connect(url: str) -> Redis:
+    """A pool of connections to the Redis at `url`, safe to share between threads and to inherit over a fork.
+
+    A command whose connection broke is sent once more on a new one: everything this project sends can be repeated.
+    """
+    return Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=TIMEOUT,
+        socket_connect_timeout=TIMEOUT,
+        socket_keepalive=True,
+        # As many as there are threads: redis-py would refuse the hundred and first.
+        max_connections=2**31,
+        retry=Retry(ConstantBackoff(0.05), 1),
+    )
+
+
+def connect_loop(redis: Redis) -> asyncio.Redis:
+    """The same Redis, to listen on an event loop: silence is no error there, so only connecting has a time-out."""
+    options = redis.connection_pool.connection_kwargs
+    known = ("host", "port", "db", "username", "password", "client_name", "path")
+    return asyncio.Redis(
+        **{name: options[name] for name in known if name in options},
+        decode_responses=True,
+        socket_connect_timeout=TIMEOUT,
+        socket_keepalive=True,
+    )

@@ -1,0 +1,257 @@
+"""The record of each task in Redis: written when it is accepted, when it starts and when it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from redis import Redis
+from redis.exceptions import NoScriptError
+
+from app.serving.callback_uri import receiver_of
+from app.serving.settings import ResponseMode
+from app.serving.store import keys, record_steps, scripts
+
+PENDING = "PENDING"
+SUCCESS = "SUCCESS"
+FAILURE = "FAILURE"
+REVOKED = "REVOKED"
+ENDED = frozenset({SUCCESS, FAILURE, REVOKED})
+
+
+class QueueFull(Exception):
+    """As many tasks wait as the deployment allows; nothing was stored."""
+
+
+class KeyReused(Exception):
+    """Another body was accepted with the same Idempotency-Key; nothing was stored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallbackReport:
+    """What became of a task's callback: PENDING, DELIVERED or FAILED, after so many attempts."""
+
+    state: str
+    attempts: int = 0
+    last_error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRecord:
+    """One task: a Celery state, its result once it has ended (JSON values), where its callback goes, if anywhere.
+
+    `text` is the result as it is stored, in JSON. `position` is its place in the queue while it waits: 1 for the next.
+    """
+
+    status: str
+    result: Any = None
+    text: str | None = field(default=None, compare=False, repr=False)
+    position: int | None = None
+    callback_uri: str | None = None
+    callback: CallbackReport | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+
+class TaskEnd(NamedTuple):
+    """How a task ended: its status, its result as JSON, and the delivery tag of its message.
+
+    The tag is the task's id, unless another Celery client sent it.
+    """
+
+    task_id: str
+    tag: str
+    status: str
+    result: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnfinishedTask:
+    """A task that has not ended: on which host it runs, or its place in the queue, since when (seconds since 1970)."""
+
+    task_id: str
+    status: str
+    position: int | None
+    deliveries: int
+    host: str | None
+    since: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idempotency:
+    """An `Idempotency-Key` and the body that came with it, both as digests."""
+
+    key: str
+    body: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewTask:
+    """A task to be accepted: its message for the queue; `prefer` is 'wait', 'respond-async' or nothing."""
+
+    task_id: str
+    message: str
+    callback_uri: str | None = None
+    idempotency: Idempotency | None = None
+    prefer: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acceptance:
+    """The id of the task, which is an earlier one's when that came with the same key and body; and how the deployment
+    answers now, when `denzel response` has changed it since the api started.
+    """
+
+    task_id: str
+    response: ResponseMode | None = None
+
+
+class TaskRecords:
+    """The records in one Redis. Every method is one round trip, and raises redis.RedisError when Redis is away."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._accept = scripts.register(redis, record_steps.ACCEPT, when_memory_is_full=False)
+        self._end = scripts.register(redis, record_steps.END_SOME, record_steps.END)
+        self._cancel = scripts.register(redis, record_steps.CANCEL, record_steps.END)
+
+    def accept(
+        self,
+        task_id: str,
+        message: str,
+        *,
+        callback_uri: str | None,
+        queue_limit: int,
+        idempotency: Idempotency | None = None,
+    ) -> tuple[str, ResponseMode | None]:
+        """Record one task and put its message on the queue, in one step; raises QueueFull and KeyReused.
+
+        Returns what an Acceptance holds.
+        """
+        task = NewTask(task_id=task_id, message=message, callback_uri=callback_uri, idempotency=idempotency)
+        (outcome,) = self.accept_all([task], queue_limit=queue_limit)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome.task_id, outcome.response
+
+    def accept_all(
+        self, tasks: Sequence[NewTask], *, queue_limit: int, synchronous: bool = False
+    ) -> list[Acceptance | Exception]:
+        """Record each task and put its message on the queue, in one step each; all of them in one round trip.
+
+        The outcome of each: its acceptance, or QueueFull, KeyReused, or what Redis raises for this task.
+        """
+        arguments = [_accept_arguments(task, queue_limit, synchronous) for task in tasks]
+        replies = self._accept_in_one_trip(arguments)
+        # A Redis that was started again has forgotten the script, and none of these tasks was accepted.
+        forgotten = [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if forgotten:
+            self._redis.script_load(self._accept.script)
+            again = self._accept_in_one_trip([arguments[number] for number in forgotten])
+            for number, reply in zip(forgotten, again, strict=True):
+                replies[number] = reply
+        return [_acceptance(reply) for reply in replies]
+
+    def _accept_in_one_trip(self, arguments: list[list[str | int]]) -> list[Any]:
+        with self._redis.pipeline(transaction=False) as pipe:
+            for of_one in arguments:
+                pipe.evalsha(self._accept.sha, 0, *of_one)
+            replies: list[Any] = pipe.execute(raise_on_error=False)
+        return replies
+
+    def end(self, task_id: str, status: str, result: Any, *, lifetime: int, tag: str | None = None) -> None:
+        """The same as `end_all` for one task, whose result is JSON values."""
+        self.end_all([TaskEnd(task_id, tag or task_id, status, json.dumps(result))], lifetime=lifetime)
+
+    def end_all(self, ends: Iterable[TaskEnd], *, lifetime: int) -> int:
+        """Store each result for `lifetime` seconds, announce it, schedule its callback if it has one, and let go of the
+        claim on its message. Returns how many tasks wait.
+        """
+        arguments = [text for end in ends for text in end]
+        waiting: int = self._end(args=[lifetime, *arguments])
+        return waiting
+
+    def cancel(self, task_id: str, *, lifetime: int) -> str | None:
+        """End the task as REVOKED, unless it has ended. Returns its status then; None when there is no such task."""
+        status: str | None = self._cancel(args=[task_id, json.dumps({"args": ["cancelled"]}), lifetime])
+        return status
+
+    def find(self, task_id: str, *, parse: bool = True) -> TaskRecord | None:
+        """The record of a task; None when the id was never accepted or its result has expired.
+
+        Unless told to `parse` it, the result is there as `text` alone.
+        """
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(keys.task(task_id))
+            pipe.zrank(keys.WAITING, task_id)
+            fields, rank = pipe.execute()
+        if "status" not in fields:
+            return None
+        return TaskRecord(
+            status=fields["status"],
+            result=json.loads(fields["result"]) if parse and "result" in fields else None,
+            text=fields.get("result"),
+            position=rank + 1 if rank is not None and fields["status"] == PENDING else None,
+            callback_uri=fields.get("callback_uri"),
+            callback=_callback(fields),
+        )
+
+    def unfinished(self, *, most: int) -> list[UnfinishedTask]:
+        """The tasks that have not ended, `most` at most: what workers have, then what waits, in order."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(keys.CLAIMANTS)
+            pipe.zrange(keys.WAITING, 0, most - 1)
+            claimants, waiting = pipe.execute()
+        tasks = [*claimants, *waiting][:most]
+        positions = {task_id: position for position, task_id in enumerate(waiting, start=1)}
+        with self._redis.pipeline(transaction=False) as pipe:
+            for task_id in tasks:
+                pipe.hmget(keys.task(task_id), ["status", "deliveries", "since"])
+            fields = pipe.execute()
+        return [
+            UnfinishedTask(
+                task_id=task_id,
+                status=status or PENDING,
+                position=positions.get(task_id),
+                deliveries=int(deliveries or 0),
+                host=claimants[task_id].partition("/")[0] if task_id in claimants else None,
+                since=float(since) if since else None,
+            )
+            for task_id, (status, deliveries, since) in zip(tasks, fields, strict=True)
+        ]
+
+
+def _accept_arguments(task: NewTask, queue_limit: int, synchronous: bool) -> list[str | int]:
+    uri, idempotency = task.callback_uri, task.idempotency
+    return [
+        *(task.task_id, task.message, uri or "", receiver_of(uri) if uri else "", queue_limit),
+        *((keys.idempotency(idempotency.key), idempotency.body) if idempotency else ("", "")),
+        *(task.prefer, "sync" if synchronous else "async"),
+    ]
+
+
+def _acceptance(reply: Any) -> Acceptance | Exception:
+    if isinstance(reply, Exception):
+        return reply
+    outcome, *accepted = reply
+    if outcome == "FULL":
+        return QueueFull()
+    if outcome == "OTHER BODY":
+        return KeyReused()
+    task_id, mode, timeout = accepted
+    changed = None if mode is None else ResponseMode(synchronous=mode == "sync", timeout=float(timeout))
+    return Acceptance(task_id=task_id, response=changed)
+
+
+def _callback(fields: dict[str, str]) -> CallbackReport | None:
+    if "callback_uri" not in fields:
+        return None
+    return CallbackReport(
+        state=fields.get("callback", "PENDING"),
+        attempts=int(fields.get("callback_attempts", 0)),
+        last_error=fields.get("callback_error"),
+    )

@@ -1,0 +1,134 @@
+"""What runs beside Celery's own parts in the main process of a worker: taking, reports, a stop in time, its log."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from celery import bootsteps
+from celery.worker import state
+from celery.worker.request import Request as CeleryRequest
+from redis import RedisError
+
+from app.serving.settings import Settings
+from app.serving.store.claims import RENEW_EVERY, GivenUp
+from app.serving.store.connection import connect
+from app.serving.store.workers import REPORT_EVERY, WorkerReports
+from app.serving.worker import log_file
+from app.serving.worker.batching.events import TELL_EVERY
+from app.serving.worker.pool import CHECK_INTERVAL, loading_processes, maintain_pool, pool_processes, ready_processes
+from app.serving.worker.transport import Channel
+
+log = logging.getLogger(__name__)
+
+
+class Report(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Reports which processes of the worker have the model, at each change and every REPORT_EVERY seconds."""
+
+    requires = ("celery.worker.components:Timer", "celery.worker.components:Pool")
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        settings: Settings = worker.app.conf.denzel_settings
+        self._reports = WorkerReports(connect(settings.redis_url))
+        self._reported: tuple[set[int], set[int]] | None = None
+        self._reported_at = 0.0
+        self._seen: dict[int, Any] = {}
+
+    def start(self, worker: Any) -> None:
+        # Celery would give up when no process lives through its first second; a new one is started for each that dies.
+        worker.pool.did_start_ok = lambda: True
+        self._report(worker)
+        worker.timer.call_repeatedly(CHECK_INTERVAL, self._report, (worker,))
+
+    def _report(self, worker: Any) -> None:
+        processes = ready_processes(worker), loading_processes(worker)
+        now = time.monotonic()
+        if processes == self._reported and now - self._reported_at < REPORT_EVERY:
+            return
+        up, loading = processes
+        ended = {pid: process.exitcode for pid, process in self._seen.items() if pid not in up | loading}
+        known = {pid: code for pid, code in ended.items() if code is not None}
+        seen = {process.pid: process for process in pool_processes(worker)}
+        try:
+            self._reports.alive(worker.hostname, up=up, loading=loading, ended=known)
+            # Of what could not be told, the next report tells.
+            self._seen = seen
+        except RedisError as error:
+            log.warning("the worker could not report: %s", error)
+        self._reported, self._reported_at = processes, now
+
+
+class Taking(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Lets the worker take tasks for the processes that are ready, and renews its claims on them while it lives.
+
+    Renewing has a thread of its own: the main one may be busy reconnecting while tasks run on.
+    """
+
+    requires = ("celery.worker.components:Timer", "celery.worker.components:Pool")
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        self._parcels = Channel.intake
+        self._cancelled: SimpleQueue[str] = SimpleQueue()
+        self._given_up: SimpleQueue[GivenUp] = SimpleQueue()
+
+    def start(self, worker: Any) -> None:
+        self._parcels.start(worker, lambda: len(ready_processes(worker)))
+        # At once: what an earlier life of this worker had comes first.
+        self._renew()
+        threading.Thread(target=self._renew_for_ever, name="claims", daemon=True).start()
+        worker.timer.call_repeatedly(CHECK_INTERVAL, self._act_on_renewals, (worker,))
+        # Every 5 seconds, left alone: so late it would say of a process that its task died with it.
+        worker.timer.call_repeatedly(CHECK_INTERVAL, maintain_pool, (worker,))
+        worker.timer.call_repeatedly(CHECK_INTERVAL, self._parcels.look)
+        worker.timer.call_repeatedly(TELL_EVERY, self._parcels.tell)
+
+    def stop(self, worker: Any) -> None:
+        # Running tasks are claimed until they have ended; the pool is stopped later than this.
+        self._parcels.stop()
+
+    terminate = stop
+
+    def _renew_for_ever(self) -> None:
+        while True:
+            time.sleep(RENEW_EVERY)
+            self._renew()
+
+    def _renew(self) -> None:
+        # Those that go Celery's own way, and those in parcels.
+        requests = [request for request in list(state.requests.values()) if isinstance(request, CeleryRequest)]
+        known = {request.message.delivery_tag: request.id for request in requests} | self._parcels.known()
+        try:
+            renewed = self._parcels.claims.renew(known, self._parcels.visit)
+            for task_id in renewed.cancelled:
+                self._cancelled.put(task_id)
+            for task in renewed.given_up:
+                self._given_up.put(task)
+        except RedisError as error:
+            log.warning("the claims on running tasks could not be renewed: %s", error)
+
+    def _act_on_renewals(self, worker: Any) -> None:
+        while not self._given_up.empty():
+            self._parcels.given_up(self._given_up.get())
+        while not self._cancelled.empty():
+            task_id = self._cancelled.get()
+            request = state.requests.get(task_id)
+            if request is not None:
+                request.terminate(worker.pool, signal="KILL")
+            else:
+                self._parcels.end_task(task_id)
+
+
+class LogRotation(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Begins a new log file when the old one is full."""
+
+    requires = ("celery.worker.components:Timer",)
+
+    def start(self, worker: Any) -> None:
+        path = Path(worker.app.conf.denzel_settings.worker_log)
+        worker.timer.call_repeatedly(REPORT_EVERY, log_file.rotate, (path,))

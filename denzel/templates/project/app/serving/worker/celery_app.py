@@ -1,0 +1,148 @@
+"""The Celery application of the worker, and its one task."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from celery import Celery, signals
+from celery.exceptions import TaskPredicate
+from celery.utils.log import get_multiprocessing_logger
+
+from app.serving.settings import Settings
+from app.serving.store import keys
+from app.serving.store.claims import Claims, Limits
+from app.serving.store.connection import connect
+from app.serving.store.messages import TASK_NAME, Item
+from app.serving.store.tasks import TaskRecords
+from app.serving.store.workers import WorkerReports
+from app.serving.worker import log_file
+from app.serving.worker.batching.dispatcher import ParcelLimits, Parcels
+from app.serving.worker.batching.poller import Stay
+from app.serving.worker.batching.result_writer import Telling
+from app.serving.worker.batching.runner import Outcome, ParcelRunner
+from app.serving.worker.batching.scoreboard import Board
+from app.serving.worker.bootsteps import LogRotation, Report, Taking
+from app.serving.worker.model.predictor import Predictor
+from app.serving.worker.pool_process import end_in_time, end_with_worker, load_model
+from app.serving.worker.preload import BeforeFork
+from app.serving.worker.shutdown import StopInTime, give_all_back, say_goodbye
+from app.serving.worker.sidecar import Sidecar
+from app.serving.worker.transport import Channel
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a process may take until its model is loaded: any number. Celery would end it after 4.
+MODEL_LOADING_TIMEOUT = 10 * 365 * 24 * 3600.0
+
+
+#: Seconds until a process that died is believed to have said nothing more: its last result may be on its way. A process
+#: that ends waits as long for the worker to have read that.
+LAST_WORDS = 1.0
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """Celery's settings for one deployment. https://docs.celeryq.dev/en/stable/userguide/configuration.html"""
+    return {
+        "denzel_settings": settings,
+        "broker_url": settings.redis_url,
+        "broker_transport_options": {"socket_keepalive": True},
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "result_backend": "app.serving.worker.result_backend:RecordBackend",
+        "result_backend_always_retry": True,
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "task_default_queue": keys.QUEUE,
+        # A task leaves the queue when it has ended, not when it was taken.
+        "task_acks_late": True,
+        # One whose process died goes back to the queue, or ends, as store/claims.py counts.
+        "task_reject_on_worker_lost": True,
+        "task_time_limit": settings.task_time_limit,
+        "worker_lost_wait": LAST_WORDS,
+        "worker_prefetch_multiplier": 1,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_proc_alive_timeout": MODEL_LOADING_TIMEOUT,
+        "worker_send_task_events": True,
+        "worker_redirect_stdouts_level": "INFO",
+    }
+
+
+celery_app = Celery("denzel", set_as_current=False)
+celery_app.add_defaults(lambda: configuration(Settings.from_environment(os.environ)))
+celery_app.steps["worker"].update({BeforeFork, Report, Taking, StopInTime, LogRotation, Sidecar})
+
+predictor = BeforeFork.predictor = Predictor()
+board = Board()
+
+
+@celery_app.task(name=TASK_NAME)
+def invoke_predict(json_data: Any) -> dict[str, Any]:
+    """Run the pipeline over what verify_input returned; returns what predict returned, as JSON values."""
+    try:
+        return predictor.predict(json_data)
+    except (TaskPredicate, SystemExit, KeyboardInterrupt) as error:
+        if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code < 0:
+            # The process itself is told to end.
+            raise
+        # Celery would take its own exceptions for orders, and the others for the end of the process.
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+def run_parcel(slot: int, items: list[Item], stay: Stay | None) -> Outcome:
+    """What a pool process does with a parcel."""
+    return _runner().run(slot, items, stay)
+
+
+@cache
+def _runner() -> ParcelRunner:
+    settings: Settings = celery_app.conf.denzel_settings
+    telling = Telling(TaskRecords(connect(settings.redis_url)), lifetime=settings.result_lifetime)
+    return ParcelRunner(predictor, telling, Channel.intake.claims, board)
+
+
+@signals.celeryd_init.connect
+def take_by_claims(conf: Any, **_: Any) -> None:
+    """Let the worker, and nobody else who uses this application, take tasks as store/claims.py does."""
+    settings: Settings = conf.denzel_settings
+    redis = connect(settings.redis_url)
+    claims = Claims(redis, Limits(deliveries=settings.task_max_deliveries, lifetime=settings.result_lifetime))
+    limits = ParcelLimits(
+        batch_size=settings.batch_size,
+        batch_wait=settings.batch_wait,
+        time_limit=settings.task_time_limit,
+        deliveries=settings.task_max_deliveries,
+        lifetime=settings.result_lifetime,
+    )
+    Channel.intake = Parcels(claims, TaskRecords(redis), board, limits, run_parcel)
+    conf.broker_transport = "app.serving.worker.transport:Transport"
+
+
+@signals.worker_process_init.connect
+def start_process(sender: str, **_: Any) -> None:
+    """Ready a pool process for its first task."""
+    end_in_time(LAST_WORDS)
+    end_with_worker()
+    load_model(predictor, WorkerReports(connect(celery_app.conf.denzel_settings.redis_url)), sender)
+
+
+@signals.worker_shutdown.connect
+def end(sender: Any, **_: Any) -> None:
+    """The last act of a worker that stops: what it still has goes back to the queue."""
+    give_all_back()
+    say_goodbye(sender)
+
+
+@signals.after_setup_logger.connect
+def write_log_file(logger: logging.Logger, **_: Any) -> None:
+    """Write the worker's log to the project's logs folder too."""
+    # Whoever read the output may be gone (supervisord, killed); the file goes on, without a traceback for each line.
+    logging.raiseExceptions = False
+    path, formatter = Path(celery_app.conf.denzel_settings.worker_log), logger.handlers[0].formatter
+    # The pool has a logger of its own, and says there how a process died.
+    for each in (logger, get_multiprocessing_logger()):
+        log_file.add_handler(each, path, formatter)

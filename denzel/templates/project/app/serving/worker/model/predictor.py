@@ -1,0 +1,141 @@
+"""The user's pipeline in a process that predicts: loaded once, then called for each task."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from app.serving.errors import describe, ends_process
+from app.serving.json_values import json_values
+from app.serving.pipeline import import_pipeline
+
+log = logging.getLogger(__name__)
+
+
+class WrongResult(TypeError):
+    """`predict` returned something else than a dict, or `predict_batch` something else than a list of them."""
+
+
+class WrongCount(WrongResult):
+    """`predict_batch` returned more or fewer results than there were inputs; nobody knows whose they are."""
+
+
+class Predictor:
+    """The pipeline and its model. Nothing of the user's is imported before `load`."""
+
+    def __init__(self, import_pipeline: Callable[[], Any] = import_pipeline) -> None:
+        self._import_pipeline = import_pipeline
+        self._pipeline: Any = None
+        self._model: Any = None
+        #: Whether `load` has returned; in a forked process, whether it had before the fork.
+        self.loaded = False
+
+    def load(self, report_failure: Callable[[str], None], *, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Import the pipeline and load its model, however long that takes.
+
+        What fails is reported with its cause and tried again, after 5 s at first and 60 s in the end: a file that is
+        not there yet may come. Tasks wait on the queue meanwhile.
+        """
+        for pause in _pauses():
+            started = time.monotonic()
+            try:
+                self._pipeline = self._import_pipeline()
+                self._model = self._pipeline.load_model()
+            except (Exception, SystemExit) as error:
+                log.exception("load_model failed; next try in %d s", pause)
+                report_failure(describe(error))
+                sleep(pause)
+            else:
+                log.info("model loaded in %.1f s", time.monotonic() - started)
+                self.loaded = True
+                return
+
+    @property
+    def predicts_batches(self) -> bool:
+        """Whether the pipeline has `predict_batch`."""
+        return hasattr(self._pipeline, "predict_batch")
+
+    def predict(self, json_data: Any) -> dict[str, Any]:
+        """Run process and predict over what verify_input returned; the result as JSON values.
+
+        Raises what the pipeline raises, WrongResult, and json_values.NotJson.
+        """
+        if self.predicts_batches:
+            (outcome,) = self.predict_batch([json_data])
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+        data = self._pipeline.process(self._model, json_data)
+        return _checked(self._pipeline.predict(self._model, data), "predict")
+
+    def predict_batch(self, inputs: list[Any]) -> list[dict[str, Any] | BaseException]:
+        """Run process over each input and predict_batch over all; each result as JSON values, or what was raised.
+
+        When predict_batch raises, each is tried alone, so that one bad input fails alone.
+        """
+        processed = [_outcome(self._pipeline.process, self._model, one) for one in inputs]
+        good = [one for one in processed if not isinstance(one, _Raised)]
+        predicted = iter(self._predict_all(good))
+        return [_unwrapped(one if isinstance(one, _Raised) else next(predicted)) for one in processed]
+
+    def _predict_all(self, batch: list[Any]) -> list[Any]:
+        if not batch:
+            return []
+        results = _outcome(self._counted, batch)
+        if isinstance(results, _Raised):
+            if len(batch) == 1 or isinstance(results.error, WrongCount):
+                return [results] * len(batch)
+            return [result for one in batch for result in self._predict_all([one])]
+        return [_outcome(_checked, one, "predict_batch") for one in results]
+
+    def _counted(self, batch: list[Any]) -> list[Any]:
+        results = self._pipeline.predict_batch(self._model, list(batch))
+        if not isinstance(results, list | tuple):
+            raise WrongCount(f"predict_batch returned a {type(results).__name__}; it must return a list of dicts")
+        if len(results) != len(batch):
+            raise WrongCount(
+                f"predict_batch returned {_how_many(len(results), 'result')} for {_how_many(len(batch), 'input')};"
+                " it must return one for each"
+            )
+        return list(results)
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """What the user's code raised: a value of theirs may be an exception too."""
+
+    error: BaseException
+
+
+def _outcome(function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        if ends_process(error):
+            raise
+        return _Raised(error)
+
+
+def _unwrapped(outcome: Any) -> Any:
+    return outcome.error if isinstance(outcome, _Raised) else outcome
+
+
+def _checked(result: Any, function: str) -> dict[str, Any]:
+    if not isinstance(result, dict):
+        raise WrongResult(f"{function} returned a {type(result).__name__}; it must return a dict")
+    values: dict[str, Any] = json_values(result)
+    return values
+
+
+def _how_many(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _pauses() -> Iterator[int]:
+    pause = 5
+    while True:
+        yield pause
+        pause = min(pause * 2, 60)

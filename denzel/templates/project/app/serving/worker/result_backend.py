@@ -1,0 +1,67 @@
+"""Where Celery stores states and results: in the task records that the api reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import states
+from celery.backends.base import BaseBackend
+from celery.exceptions import TimeLimitExceeded
+from celery.utils.serialization import UnpickleableExceptionWrapper
+from redis import RedisError
+
+from app.serving.errors import failure, named_failure, out_of_time
+from app.serving.settings import Settings
+from app.serving.store.connection import connect
+from app.serving.store.tasks import ENDED, TaskRecords
+
+
+class RecordBackend(BaseBackend):  # type: ignore[misc]
+    """Celery's result backend over TaskRecords: the one place through which every state of a task passes."""
+
+    def __init__(self, app: Any, **options: Any) -> None:
+        super().__init__(app, **options)
+        settings: Settings = app.conf.denzel_settings
+        self._records = TaskRecords(connect(settings.redis_url))
+        self._lifetime = settings.result_lifetime
+
+    def _store_result(
+        self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **_: Any
+    ) -> None:
+        # That it has started, the step that took it from the queue has noted.
+        if state in ENDED:
+            answer = _answer(result, state)
+            self._records.end(task_id, state, answer, lifetime=self._lifetime, tag=_delivery_tag(request))
+
+    def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> BaseException:
+        """Celery would flatten the exception here; it is needed whole."""
+        return exc
+
+    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+        record = self._records.find(task_id)
+        if record is None:
+            return {"status": states.PENDING, "result": None}
+        return {"status": record.status, "result": record.result}
+
+    def exception_safe_to_retry(self, exc: BaseException) -> bool:
+        """A result is stored as soon as Redis is back."""
+        return isinstance(exc, RedisError)
+
+
+def _delivery_tag(request: Any) -> str | None:
+    """By what name Kombu knows the message of a request: the task's id, unless a Celery client sent it."""
+    properties: dict[str, Any] = getattr(request, "properties", None) or {}
+    return properties.get("delivery_tag")
+
+
+def _answer(result: Any, state: str) -> Any:
+    """The part of a record that GET /status shows: a dict, or `{"args": [...]}` of what was raised."""
+    if state == states.SUCCESS:
+        return result
+    if isinstance(result, TimeLimitExceeded):
+        return out_of_time(result.args[0])
+    if not isinstance(result, BaseException):
+        return {"args": [str(result)]}
+    if isinstance(result, UnpickleableExceptionWrapper):
+        return named_failure(result.exc_cls_name, result.exc_args)
+    return failure(result)

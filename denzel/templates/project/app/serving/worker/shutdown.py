@@ -1,0 +1,88 @@
+"""Shutdown in time: running tasks are finished, or requeued before STOP_TIMEOUT ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+from celery import bootsteps
+from celery.worker import state
+from redis import RedisError
+
+from app.serving.settings import Settings
+from app.serving.store.connection import connect
+from app.serving.store.workers import WorkerReports
+from app.serving.worker.pool import CHECK_INTERVAL, loading_processes, ready_processes
+from app.serving.worker.transport import Channel
+
+log = logging.getLogger(__name__)
+
+#: Seconds before the end of STOP_TIMEOUT at which running tasks go back to the queue at the latest.
+HAND_BACK = 5
+
+
+class StopInTime(bootsteps.StartStopStep):  # type: ignore[misc]
+    """On SIGTERM, Celery's warm shutdown: running tasks are finished. Those that take too long go back to the queue."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, worker: Any) -> None:
+        stop_worker = signal.getsignal(signal.SIGTERM)
+        assert callable(stop_worker)
+
+        def stop(signum: int, frame: FrameType | None) -> None:
+            worker.sidecar.look_away()
+            for end in (end_loading, hand_back):
+                threading.Thread(target=end, args=(worker,), daemon=True).start()
+            stop_worker(signum, frame)
+
+        signal.signal(signal.SIGTERM, stop)
+
+
+def end_loading(worker: Any) -> None:
+    """End the processes that are still loading the model, for which Celery would wait."""
+    # Until this process ends: the pool puts others in the place of those that died.
+    while True:
+        _kill(loading_processes(worker))
+        time.sleep(CHECK_INTERVAL)
+
+
+def hand_back(worker: Any) -> None:
+    """When the time to stop is nearly over, put running tasks back to the queue, and end."""
+    settings: Settings = worker.app.conf.denzel_settings
+    time.sleep(settings.stop_timeout - HAND_BACK)
+    log.warning("STOP_TIMEOUT is nearly over; %d running tasks go back to the queue", len(state.active_requests))
+    give_all_back()
+    _kill(ready_processes(worker))
+    say_goodbye(worker)
+    os._exit(0)
+
+
+def give_all_back() -> None:
+    """Put whatever this worker has taken back to the queue. Where Redis is away, its next life does so."""
+    try:
+        Channel.intake.claims.give_all_back()
+    except RedisError as error:
+        log.warning("running tasks could not be given back: %s", error)
+
+
+def say_goodbye(worker: Any) -> None:
+    """End the process beside the worker, then take back what the worker has reported, which its threads renew until the
+    end. Where Redis is away, the report expires.
+    """
+    worker.sidecar.end()
+    settings: Settings = worker.app.conf.denzel_settings
+    with suppress(RedisError):
+        WorkerReports(connect(settings.redis_url)).forget(worker.hostname)
+
+
+def _kill(pids: set[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

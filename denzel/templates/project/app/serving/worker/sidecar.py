@@ -1,0 +1,101 @@
+"""Keeps the process beside a worker running (sidecar/__main__.py)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from typing import Any
+
+from celery import bootsteps
+from redis import RedisError
+
+from app.serving.settings import Settings
+from app.serving.sidecar.__main__ import check
+from app.serving.sidecar.heartbeat import Heartbeat
+from app.serving.store.connection import connect
+from app.serving.store.workers import REPORT_EVERY
+
+log = logging.getLogger(__name__)
+
+#: Seconds that callbacks on their way may take when the worker stops.
+CALLBACKS_GRACE = 4
+
+#: Seconds that a process may take to end when it is killed: longer, when the kernel itself waits for a disk.
+KILL_GRACE = 1.0
+
+
+class Sidecar(bootsteps.StartStopStep):  # type: ignore[misc]
+    """`worker.sidecar`: keeps the process running that sends callbacks and looks after this one, also at a stop."""
+
+    requires = ("celery.worker.components:Timer",)
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        # Better no worker than one whose callbacks cannot be sent.
+        settings: Settings = worker.app.conf.denzel_settings
+        check(settings)
+        worker.sidecar = self
+        self._redis = connect(settings.redis_url)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._is_loading = False
+        self._is_over = False
+
+    def start(self, worker: Any) -> None:
+        self.keep_running()
+        worker.timer.call_repeatedly(REPORT_EVERY, self.keep_running)
+
+    def loading(self, is_loading: bool) -> None:
+        """Whether the worker itself loads the model: it may be unable to report, and the process beside does so."""
+        self._is_loading = is_loading
+        if not is_loading and self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def look_away(self) -> None:
+        """The worker takes no more tasks, and does not hang for that."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGURG)
+
+    def end(self) -> None:
+        """The worker's tasks have ended; their callbacks, which are on their way, may arrive."""
+        self._is_over = True
+        if self._process is not None:
+            self._process.terminate()
+            # The container ends with this process.
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(CALLBACKS_GRACE)
+
+    def keep_running(self) -> None:
+        """Start the process, unless it runs or was ended. One that hangs is killed, as callbacks would wait for it."""
+        if self._is_over:
+            return
+        if self._process is not None and self._process.poll() is None:
+            if self._heartbeat is None or not self._heartbeat.has_stopped():
+                return
+            log.error("the sidecar hangs: it has stopped looking for callbacks; killing it")
+            self._process.kill()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(KILL_GRACE)
+            if self._process.returncode is None:
+                return
+        if self._process is not None:
+            log.error("the sidecar ended with %s; starting it again", self._process.returncode)
+        if self._heartbeat is not None:
+            self._heartbeat.close()
+        # The end of its input is the end of loading; its output is its heartbeat.
+        source = subprocess.PIPE if self._is_loading else subprocess.DEVNULL
+        command = [sys.executable, "-m", "app.serving.sidecar", str(os.getpid())]
+        self._process = subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        self._heartbeat = Heartbeat(self._process.stdout, self._redis_answers)
+
+    def _redis_answers(self) -> bool:
+        """Without Redis there is nothing to send; and the sidecar may wait long to be told where it is."""
+        try:
+            return bool(self._redis.ping())
+        except RedisError:
+            return False

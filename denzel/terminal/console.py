@@ -1,0 +1,269 @@
+"""Every word and colour that the user sees; what stands in columns is made in tables.py."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from denzel.admin import Callback, Outcome, QuarantinedTask, UnfinishedTask
+from denzel.backends.base import BuildStep
+from denzel.errors import DenzelError, Unanswered
+from denzel.loadtest.bench import metrics
+from denzel.loadtest.drill.results import Figures
+from denzel.project.dotenv import Settings
+from denzel.project.folder import Project
+from denzel.services import Service, State, Status, WorkerReport
+from denzel.terminal import tables
+from denzel.terminal.tables import printable
+from denzel.text import counted
+
+if TYPE_CHECKING:
+    from denzel.webhooks.listener import ReceivedCallback
+
+_COLOURS = {State.UP: "green", State.ERROR: "red", State.DOWN: "red"}
+
+#: Bytes that are shown of a body that is no JSON.
+_SHOWN_OF_NO_JSON = 500
+
+
+def say(text: str) -> None:
+    click.echo(text)
+
+
+def scaffolded(project: Project) -> None:
+    name = project.root.name
+    click.echo(f"Successfully built {name} project skeleton")
+    click.echo(f"Next: cd {name}, edit app/logic/pipeline.py, then denzel launch")
+
+
+def launched(settings: Settings) -> None:
+    click.echo(f"API:       http://{_reachable(settings.api_host)}:{settings.api_port}/info")
+    click.echo(f"Dashboard: http://{_reachable(settings.monitor_host)}:{settings.monitor_port}")
+
+
+def error(problem: DenzelError) -> None:
+    """The one shape of an error: what others said, what is wrong, what to do."""
+    if problem.detail:
+        click.echo(problem.detail, err=True)
+        click.echo(err=True)
+    # Ids, reasons and the like in it come from others.
+    click.echo(f"{click.style('Error:', fg='red')} {printable(str(problem))}", err=True)
+    if problem.hint:
+        click.echo(f"{click.style('Hint:', fg='yellow')} {problem.hint}", err=True)
+
+
+def shown_status(seen: Status) -> None:
+    click.echo("\n".join(_status_lines(seen)))
+
+
+def shown_status_json(seen: Status | None) -> None:
+    if seen is None:
+        click.echo(json.dumps({"launched": False}))
+        return
+    services = {
+        service.value: {"state": report.state.value} | ({"port": report.port} if report.port else {})
+        for service, report in seen.services.items()
+    }
+    worker = {"name": seen.worker.name, "state": seen.worker.state.value, "cause": seen.worker.cause}
+    click.echo(json.dumps({"launched": True, "ready": seen.ready, "services": services, "workers": [worker]}))
+
+
+def shown_live_status(seen: Iterable[Status]) -> None:
+    """Each status in the place of the one before, where the screen allows it; until Ctrl-C."""
+    shown = ""
+    with _until_interrupted():
+        for current in seen:
+            text = "\n".join(_status_lines(current))
+            if text != shown:
+                if shown and sys.stdout.isatty():
+                    click.echo(f"\033[{shown.count(chr(10)) + 1}A\033[J", nl=False)
+                click.echo(text)
+            shown = text
+
+
+def shown_json(data: Any) -> None:
+    click.echo(json.dumps(data))
+
+
+def shown_callbacks(kept: Sequence[Callback], *, state: str | None) -> None:
+    if not kept:
+        click.echo("No callbacks have failed." if state == "FAILED" else "No callbacks are waiting.")
+        return
+    click.echo("\n".join(tables.callbacks(kept, now=time.time())))
+
+
+def shown_tasks(kept: Sequence[UnfinishedTask]) -> None:
+    if not kept:
+        click.echo("No tasks are running or waiting.")
+        return
+    click.echo("\n".join(tables.tasks(kept, now=time.time())))
+
+
+def shown_quarantined(kept: Sequence[QuarantinedTask]) -> None:
+    if not kept:
+        click.echo("No tasks are in quarantine.")
+        return
+    click.echo("\n".join(tables.quarantined(kept, now=time.time())))
+
+
+def resent(outcome: Outcome) -> None:
+    if outcome.done:
+        click.echo(f"{_so_many_are(len(outcome.done), 'callback')} sent again now. How it goes: denzel callbacks")
+    elif not outcome.unknown:
+        click.echo("No callbacks have failed.")
+
+
+def replayed(outcome: Outcome) -> None:
+    if outcome.done:
+        click.echo(f"{_so_many_are(len(outcome.done), 'task')} queued again. How it goes: denzel tasks")
+
+
+def discarded(outcome: Outcome) -> None:
+    if outcome.done:
+        click.echo(f"{_so_many_are(len(outcome.done), 'task')} discarded.")
+
+
+def listening(settings: Settings, host: str, port: int) -> None:
+    reached = "127.0.0.1" if host == "0.0.0.0" else host
+    name = reached if settings.backend == "local" else "host.docker.internal"
+    click.echo(f"Listening on port {port}. Use as callback_uri: http://{name}:{port}/")
+
+
+def received(callbacks: Iterable[ReceivedCallback]) -> None:
+    """Callbacks as they arrive, each with its body in the next line; until Ctrl-C."""
+    with _until_interrupted():
+        for callback in callbacks:
+            when = datetime.fromtimestamp(callback.when)
+            what = printable(f"{when:%H:%M:%S} {callback.path} {callback.webhook_id or 'no webhook-id'}")
+            click.echo(f"{what} {_signature(callback)}{' (repeated)' if callback.repeated else ''}")
+            click.echo(_body(callback.body))
+
+
+def drilled(figures: Figures) -> None:
+    """What a drill came to, in all and part by part."""
+    click.echo()
+    click.echo("\n".join(tables.drill(figures)))
+
+
+def benched(figures: metrics.Figures) -> None:
+    """What a bench has measured: throughput, latencies, their spread, who was busy, and what it comes to."""
+    click.echo()
+    click.echo("\n".join(tables.bench(figures)))
+    click.echo()
+    click.echo(f"{click.style('Bottleneck:', bold=True)} {figures.verdict.bottleneck or 'none'}: {figures.verdict.why}")
+
+
+def lines(text: Iterable[str]) -> None:
+    """Lines as they come, until they end or Ctrl-C."""
+    with _until_interrupted():
+        for line in text:
+            click.echo(line)
+
+
+def interrupted() -> None:
+    click.echo("Interrupted. What is up now: denzel status", err=True)
+
+
+def confirm(question: str) -> bool:
+    """The answer of the user; raises Unanswered when there is none, as where the standard input is closed."""
+    try:
+        if sys.stdin is not None:
+            return click.confirm(question)
+        click.echo(question)
+    except click.Abort:
+        click.echo()
+    raise Unanswered("There was no answer.", hint="To go on without being asked, pass --yes.")
+
+
+class Watching:
+    """Tells of a long command: its phases, the steps of the build, and each service as it comes up.
+
+    With `aside` it tells so on the standard error, beside data.
+    """
+
+    def __init__(self, *, aside: bool = False) -> None:
+        self._aside = aside
+        self._seen: dict[Service | str, State] = {}
+        self._step = ""
+
+    def doing(self, text: str) -> None:
+        click.echo(f"{text} ...", err=self._aside)
+
+    def note(self, text: str) -> None:
+        click.echo(text, err=self._aside)
+
+    def built(self, step: BuildStep) -> None:
+        if step.text != self._step:
+            click.echo(f"    {step.text}")
+        self._step = step.text
+
+    def saw(self, status: Status) -> None:
+        for service, report in status.services.items():
+            if self._seen.get(service) is not report.state:
+                click.echo(_service_line(service, report.state, report.port))
+            self._seen[service] = report.state
+        if self._seen.get(status.worker.name) is not status.worker.state:
+            click.echo(_worker_line(status.worker))
+        self._seen[status.worker.name] = status.worker.state
+
+
+def _status_lines(seen: Status) -> list[str]:
+    services = [_service_line(service, report.state, report.port) for service, report in seen.services.items()]
+    return ["Services:", *services, _worker_line(seen.worker)]
+
+
+def _service_line(service: Service, state: State, port: int | None) -> str:
+    where = f" [ Port: {port} ]" if port and state is State.UP else ""
+    return f"    {service.value} - {_styled(state)}{where}"
+
+
+def _worker_line(worker: WorkerReport) -> str:
+    name = "all" if worker.state is State.LOADING else worker.name
+    cause = f" [ {worker.cause} ]" if worker.cause else ""
+    return f"Worker: {name} - {_styled(worker.state)}{cause}"
+
+
+def _styled(state: State) -> str:
+    return click.style(state.value, fg=_COLOURS.get(state, "yellow"))
+
+
+def _so_many_are(number: int, noun: str) -> str:
+    return f"{counted(number, noun)} {'is' if number == 1 else 'are'}"
+
+
+def _signature(callback: ReceivedCallback) -> str:
+    if not callback.signed:
+        return click.style("not signed", fg="yellow")
+    if callback.fault:
+        return click.style("signature BAD", fg="red") + f": {printable(callback.fault)}"
+    return click.style("signature good", fg="green")
+
+
+def _body(body: bytes) -> str:
+    """A body as JSON in one line; what is none is said to be so, and shown from its beginning."""
+    if not body:
+        return "(empty)"
+    try:
+        return printable(json.dumps(json.loads(body.decode()), ensure_ascii=False))
+    except (ValueError, RecursionError):
+        shown = printable(body[:_SHOWN_OF_NO_JSON].decode("utf-8", "backslashreplace"))
+        return f"(not JSON) {shown}" + (f"... ({len(body)} bytes)" if len(body) > _SHOWN_OF_NO_JSON else "")
+
+
+def _reachable(host: str) -> str:
+    return "localhost" if host in ("0.0.0.0", "127.0.0.1") else host
+
+
+@contextmanager
+def _until_interrupted() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo()

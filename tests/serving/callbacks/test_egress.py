@@ -1,0 +1,397 @@
+"""egress.py: which receivers are open and which are closed, whatever they are called."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.serving.callbacks import egress
+from app.serving.callbacks.addresses import Refused
+from app.serving.callbacks.egress import Policy
+from app.serving.settings import SettingError, Settings
+
+PUBLIC = "93.184.216.34"
+CLOSED = {
+    "127.0.0.1": "a loopback address",
+    "127.200.3.4": "a loopback address",
+    "::1": "a loopback address",
+    "169.254.169.254": "a link-local address",
+    "fe80::1": "a link-local address",
+    "224.0.0.1": "a multicast address",
+    "ff02::1": "a multicast address",
+    "0.0.0.0": "an unspecified address",
+    "0.1.2.3": "an unspecified address",
+    "::": "an unspecified address",
+    "255.255.255.255": "a reserved address",
+    "240.0.0.1": "a reserved address",
+    # IPv4 within IPv6: mapped, compatible, 6to4, Teredo, NAT64.
+    "::ffff:127.0.0.1": "a loopback address",
+    "::ffff:a9fe:a9fe": "a link-local address",
+    "::127.0.0.1": "a loopback address",
+    "2002:7f00:1::": "a loopback address",
+    "2002:a9fe:a9fe::1": "a link-local address",
+    "2001:0:5db8:d822:0:0:80ff:fffe": "a loopback address",
+    "64:ff9b::7f00:1": "a loopback address",
+    "64:ff9b::a9fe:a9fe": "a link-local address",
+    "64:ff9b:1::7f00:1": "a loopback address",
+}
+OPEN = [
+    PUBLIC,
+    "10.1.2.3",
+    "172.16.5.6",
+    "192.168.1.2",
+    "100.64.0.1",
+    "2606:2800:220:1::1",
+    "fd00::5",
+    "2002:5db8:d822::1",
+]
+
+
+class Names:
+    """A resolver of the test's own: names, their addresses, and how often each was asked."""
+
+    def __init__(self, **answers: list[str]) -> None:
+        self.answers = {name.replace("_", "."): answer for name, answer in answers.items()}
+        self.asked: list[str] = []
+
+    def __call__(self, host: str) -> list[str]:
+        self.asked.append(host)
+        if host not in self.answers:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return self.answers[host]
+
+
+def no_look_up(host: str) -> list[str]:
+    raise AssertionError(f"{host} was looked up")
+
+
+@pytest.mark.parametrize(("address", "kind"), CLOSED.items())
+def test_a_name_that_leads_to_a_closed_address_is_refused(address: str, kind: str) -> None:
+    shown = ipaddress.ip_address(address)
+    shown = getattr(shown, "ipv4_mapped", None) or shown
+    with pytest.raises(Refused) as refused:
+        Policy(resolve=Names(trap_example=[address])).addresses("trap.example", 80)
+    assert (
+        str(refused.value)
+        == f"callbacks are not sent to trap.example, which is {shown}, {kind} (CALLBACK_ALLOW opens it)"
+    )
+
+
+@pytest.mark.parametrize("address", OPEN)
+def test_others_are_open_private_networks_too(address: str) -> None:
+    assert Policy(resolve=Names(receiver_example=[address])).addresses("receiver.example", 80) == [address]
+    Policy(resolve=no_look_up).check_literal(f"http://{f'[{address}]' if ':' in address else address}/")
+
+
+def test_of_mixed_answers_the_permitted_ones_are_used() -> None:
+    names = Names(mixed_example=["127.0.0.1", PUBLIC, "::1", "fd00::5", "::ffff:10.0.0.1"])
+    assert Policy(resolve=names).addresses("mixed.example", 80) == [PUBLIC, "fd00::5", "10.0.0.1"]
+
+
+def test_a_name_is_looked_up_once_for_each_connection() -> None:
+    names = Names(receiver_example=[PUBLIC])
+    policy = Policy(resolve=names)
+    policy.addresses("receiver.example", 80)
+    assert names.asked == ["receiver.example"]
+    names.answers["receiver.example"] = ["127.0.0.1"]
+    with pytest.raises(Refused):
+        policy.addresses("receiver.example", 80)
+    assert names.asked == ["receiver.example"] * 2
+
+
+def test_a_name_without_an_address_is_no_refusal() -> None:
+    """It is tried again: it may have one later."""
+    with pytest.raises(OSError, match="Name or service not known"):
+        Policy(resolve=Names()).addresses("nowhere.example", 80)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(f"[{address}]" if ":" in address else address for address in CLOSED),
+        "2130706433",
+        "0177.0.0.1",
+        "0x7f.0.0.1",
+        "0x7f000001",
+        "127.1",
+        "0",
+        "localhost",
+        "LOCALHOST.",
+        "anything.localhost",
+        "user@127.0.0.1",
+        "user:password@127.1",
+        "receiver.example@127.0.0.1",
+        "receiver.example:80@127.0.0.1",
+        "receiver.example\\@127.0.0.1",
+        "[fe80::1%25eth0]",
+    ],
+)
+def test_a_closed_address_in_the_uri_is_refused_without_a_look_up(host: str) -> None:
+    with pytest.raises(Refused, match=r"^callback_uri must not lead to "):
+        Policy(resolve=no_look_up).check_literal(f"http://{host}/stash")
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://receiver.example/", "https://localhost.example:9000/", "http://redis.example/"]
+)
+def test_a_name_is_not_looked_up_when_a_request_comes(uri: str) -> None:
+    Policy(resolve=no_look_up, own_services=["redis", "api"]).check_literal(uri)
+
+
+@pytest.mark.parametrize("host", ["2130706433", "0177.0.0.1", "127.1", "0x7f000001", "127.0.0.1", "localhost"])
+def test_no_spelling_reaches_a_socket(host: str) -> None:
+    with pytest.raises(Refused):
+        Policy(resolve=no_look_up).addresses(host, 80)
+
+
+def test_loopback_is_open_where_it_is_said() -> None:
+    policy = Policy(loopback=True, resolve=Names(here_example=["127.0.0.1", "::1"]))
+    assert policy.addresses("here.example", 80) == ["127.0.0.1", "::1"]
+    assert policy.addresses("localhost", 80) == ["127.0.0.1", "::1"]
+    assert policy.addresses("::ffff:127.0.0.1", 80) == ["127.0.0.1"]
+    policy.check_literal("http://127.0.0.1:9000/")
+    for closed in ("169.254.169.254", "0.0.0.0"):
+        with pytest.raises(Refused):
+            policy.addresses(closed, 80)
+
+
+@pytest.mark.parametrize(
+    ("word", "host", "address"),
+    [
+        ("trap.example", "trap.example", "127.0.0.1"),
+        ("TRAP.example", "trap.EXAMPLE.", "127.0.0.1"),
+        ("*.example", "trap.example", "169.254.1.1"),
+        ("*.example", "a.trap.example", "169.254.1.1"),
+        ("127.0.0.1", "trap.example", "127.0.0.1"),
+        ("127.0.0.0/8", "trap.example", "127.3.4.5"),
+        ("::1", "trap.example", "::1"),
+        ("[::1]", "trap.example", "::1"),
+        ("169.254.0.0/16", "trap.example", "::ffff:169.254.1.1"),
+    ],
+)
+def test_what_is_allowed_is_open(word: str, host: str, address: str) -> None:
+    names = Names(trap_example=[address], a_trap_example=[address])
+    assert len(Policy(allow=[word], resolve=names).addresses(host, 80)) == 1
+    with pytest.raises(Refused):
+        Policy(allow=["else.example"], resolve=names).addresses(host, 80)
+
+
+@pytest.mark.parametrize(
+    ("word", "host", "address"),
+    [
+        ("bad.example", "bad.example", PUBLIC),
+        ("*.example", "bad.example", PUBLIC),
+        (PUBLIC, "bad.example", PUBLIC),
+        ("93.184.0.0/16", "bad.example", PUBLIC),
+        ("10.0.0.0/8", "bad.example", "10.1.1.1"),
+        ("10.0.0.0/8", "bad.example", "64:ff9b::a01:101"),
+        ("fd00::/8", "bad.example", "fd12::1"),
+    ],
+)
+def test_what_is_denied_is_closed_although_it_is_allowed(word: str, host: str, address: str) -> None:
+    names = Names(bad_example=[address])
+    with pytest.raises(Refused, match="which CALLBACK_DENY names"):
+        Policy(deny=[word], allow=[host, "0.0.0.0/0", "::/0"], resolve=names).addresses(host, 80)
+    assert Policy(deny=["*.bad.example", "11.0.0.0/8"], resolve=names).addresses(host, 80) == [address]
+
+
+def test_a_denied_literal_is_refused_when_the_request_comes() -> None:
+    policy = Policy(deny=["10.0.0.0/8", "bad.example"], resolve=no_look_up)
+    for uri in ("http://10.1.2.3/", "http://167837955/", "http://bad.example/"):
+        with pytest.raises(Refused, match="which CALLBACK_DENY names"):
+            policy.check_literal(uri)
+
+
+@pytest.mark.parametrize("setting", ["allow", "deny"])
+def test_a_network_that_is_none_is_a_mistake_in_the_settings(setting: str) -> None:
+    with pytest.raises(SettingError, match=f"^CALLBACK_{setting.upper()} has '10.0.0.0/99', which is no network$"):
+        Policy(**{setting: ["10.0.0.0/99"]})  # type: ignore[arg-type]
+
+
+OWN = ["redis", "api", "host.docker.internal:8000"]
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "refused"),
+    [
+        ("redis", 6379, True),
+        ("redis", 80, True),
+        ("REDIS.", 80, True),
+        ("alias.example", 6379, True),
+        ("172.20.0.2", 6379, True),
+        ("mapped.example", 80, True),
+        ("host.docker.internal", 8000, True),
+        ("172.17.0.1", 8000, True),
+        ("host.docker.internal", 9000, False),
+        ("172.17.0.1", 9000, False),
+        ("172.20.0.9", 80, False),
+    ],
+)
+def test_the_projects_own_services_are_closed_whatever_leads_there(host: str, port: int, refused: bool) -> None:
+    names = Names(
+        redis=["172.20.0.2"],
+        host_docker_internal=["172.17.0.1"],
+        alias_example=["172.20.0.2"],
+        mapped_example=["::ffff:172.20.0.2"],
+    )
+    policy = Policy(own_services=OWN, allow=[host, "0.0.0.0/0"], resolve=names)
+    if refused:
+        with pytest.raises(Refused, match="a service of this project"):
+            policy.addresses(host, port)
+    else:
+        assert len(policy.addresses(host, port)) == 1
+
+
+def test_the_names_of_own_services_are_refused_when_the_request_comes() -> None:
+    policy = Policy(own_services=[*OWN, "localhost:6379"], loopback=True, resolve=no_look_up)
+    for uri in (
+        "http://redis:6379/",
+        "http://user:password@api/",
+        "http://host.docker.internal:8000/",
+        "http://localhost:6379/",
+        "http://127.0.0.1:6379/",
+        "http://127.9.9.9:6379/",
+        "http://2130706433:6379/",
+        "http://[::1]:6379/",
+    ):
+        with pytest.raises(Refused, match="a service of this project"):
+            policy.check_literal(uri)
+    policy.check_literal("http://localhost:9000/")
+    policy.check_literal("http://host.docker.internal:9000/")
+
+
+def test_own_services_of_this_machine_are_closed_at_each_of_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The api may listen on all interfaces."""
+    monkeypatch.setattr(egress, "is_of_this_machine", lambda address: str(address) in ("127.0.0.1", "192.168.7.7"))
+    policy = Policy(
+        own_services=["localhost:8000"],
+        loopback=True,
+        resolve=Names(mine_example=["192.168.7.7"], other=["192.168.7.8"]),
+    )
+    with pytest.raises(Refused, match="a service of this project"):
+        policy.addresses("mine.example", 8000)
+    assert policy.addresses("mine.example", 9000) == ["192.168.7.7"]
+    assert policy.addresses("other", 8000) == ["192.168.7.8"]
+
+
+def test_own_services_are_looked_up_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = Names(redis=["172.20.0.2"], receiver_example=["172.20.0.3"])
+    policy = Policy(own_services=["redis"], resolve=names)
+    for _ in range(3):
+        policy.addresses("receiver.example", 80)
+    assert names.asked.count("redis") == 1
+    names.answers["redis"] = ["172.20.0.3"]
+    monkeypatch.setattr(egress, "OWN_ADDRESSES_FOR", 0)
+    with pytest.raises(Refused, match="a service of this project"):
+        policy.addresses("receiver.example", 80)
+
+
+def test_a_slow_look_up_of_own_services_holds_up_one_connection_at_a_time() -> None:
+    slow, released = threading.Event(), threading.Event()
+
+    def resolve(host: str) -> list[str]:
+        if host == "redis" and slow.is_set():
+            released.wait(30)
+        return ["172.20.0.2"] if host == "redis" else [PUBLIC]
+
+    policy = Policy(own_services=["redis"], resolve=resolve)
+    policy.addresses("receiver.example", 80)
+    slow.set()
+    policy._own._resolved_at = float("-inf")
+    waiting = threading.Thread(target=policy.addresses, args=("receiver.example", 80))
+    waiting.start()
+    began = time.monotonic()
+    while not policy._own._resolving.locked():
+        assert time.monotonic() - began < 5
+    assert policy.addresses("receiver.example", 80) == [PUBLIC]
+    released.set()
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
+def test_an_own_service_that_is_not_there_closes_nothing() -> None:
+    assert Policy(own_services=["monitor"], resolve=Names(a=[PUBLIC])).addresses("a", 80) == [PUBLIC]
+
+
+def test_the_policy_of_a_deployment_is_in_its_settings(read_settings: Callable[..., Settings]) -> None:
+    policy = Policy.of(
+        read_settings(
+            CALLBACK_ALLOW="169.254.1.1",
+            CALLBACK_DENY="10.0.0.0/8",
+            CALLBACK_LOOPBACK="open",
+            OWN_SERVICES="localhost:6379",
+        )
+    )
+    assert policy.addresses("127.0.0.1", 80) == ["127.0.0.1"]
+    assert policy.addresses("169.254.1.1", 80) == ["169.254.1.1"]
+    for host, port in (("127.0.0.1", 6379), ("10.0.0.1", 80), ("169.254.1.2", 80)):
+        with pytest.raises(Refused):
+            policy.addresses(host, port)
+
+
+def test_an_own_service_that_can_not_be_looked_up_for_a_while_stays_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress, "OWN_ADDRESSES_FOR", 0)
+    names = Names(redis=["172.20.0.2"], evil_example=["172.20.0.2"])
+    policy = Policy(own_services=["redis"], resolve=names)
+    for _ in range(3):
+        with pytest.raises(Refused, match="a service of this project"):
+            policy.addresses("evil.example", 6379)
+        names.answers.pop("redis", None)
+    names.answers["redis"] = ["172.20.0.7"]
+    assert policy.addresses("evil.example", 6379) == ["172.20.0.2"]
+
+
+ROUTES = """\
+Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+eth0\t00000000\t{gateway}\t0003\t0\t0\t0\t00000000\t0\t0\t0
+eth0\t{network}\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
+"""
+
+
+def written_by_the_kernel(address: str) -> str:
+    return f"{int.from_bytes(ipaddress.ip_address(address).packed, sys.byteorder):08X}"
+
+
+@pytest.fixture
+def routes(tmp_path: Path) -> Path:
+    """The routes of a container whose network is 172.18.0.0/16."""
+    path = tmp_path / "route"
+    path.write_text(
+        ROUTES.format(gateway=written_by_the_kernel("172.18.0.1"), network=written_by_the_kernel("172.18.0.0"))
+    )
+    return path
+
+
+@pytest.mark.parametrize("host", ["172.18.0.1", "2886860801", "trap.example", "[::ffff:172.18.0.1]"])
+def test_published_services_are_closed_at_the_gateway_too(routes: Path, host: str) -> None:
+    """Through the gateway of its network, a container reaches the machine, and what is published there."""
+    names = Names(trap_example=["172.18.0.1"])
+    policy = Policy(own_services=["_gateway:8000"], allow=["172.18.0.0/16"], resolve=names, routes=routes)
+    with pytest.raises(Refused, match="port 8000, a service of this project"):
+        policy.addresses(host, 8000)
+    assert policy.addresses(host, 9000) == ["172.18.0.1"]
+
+
+def test_the_gateway_is_refused_when_the_request_comes(routes: Path) -> None:
+    policy = Policy(own_services=["_gateway:8000"], resolve=no_look_up, routes=routes)
+    for host in ("172.18.0.1", "2886860801", "_gateway"):
+        with pytest.raises(Refused, match="a service of this project"):
+            policy.check_literal(f"http://{host}:8000/predict")
+    policy.check_literal("http://172.18.0.1:9000/")
+    policy.check_literal("http://172.18.0.2:8000/")
+
+
+@pytest.mark.parametrize("said", [None, "", ROUTES.splitlines()[0], "Iface\nnonsense\neth0 zz 00 00 0 0 0 0\n"])
+def test_without_a_gateway_nothing_more_is_closed(tmp_path: Path, said: str | None) -> None:
+    routes = tmp_path / "route"
+    if said is not None:
+        routes.write_text(said)
+    policy = Policy(own_services=["_gateway:8000"], resolve=no_look_up, routes=routes)
+    assert policy.addresses("172.18.0.1", 8000) == ["172.18.0.1"]

@@ -1,0 +1,583 @@
+"""client.py over completions.py: submitting, looking up and, above all, waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from redis import Redis, RedisError
+from support.asgi_client import LOOP
+from support.redis_server import counted_commands
+from support.waiting import until
+
+from app.serving.queue import client as queue_room
+from app.serving.queue import completions
+from app.serving.queue.client import (
+    LOOKUP_THREADS,
+    Accepted,
+    MemoryFull,
+    Overloaded,
+    QueueFull,
+    Submission,
+    TaskQueue,
+    TaskRecord,
+)
+from app.serving.queue.waiting import NONE, Preferences
+from app.serving.settings import Settings
+from app.serving.store import connection as broker_room
+from app.serving.store import keys
+from app.serving.store.connection import connect
+from app.serving.store.tasks import CallbackReport, Idempotency, KeyReused, TaskRecords
+
+OpenQueue = Callable[..., TaskQueue]
+ReadSettings = Callable[..., Settings]
+
+ASYNCHRONOUS = Preferences(respond_async=True)
+
+
+@pytest.fixture
+def queue(open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch) -> TaskQueue:
+    monkeypatch.setattr(completions, "RECONNECT_AFTER", 0.05)
+    return open_queue()
+
+
+class Waits:
+    """Requests that wait at the same time, each in a thread; `answers` fills as they return."""
+
+    def __init__(self, queue: TaskQueue) -> None:
+        self._queue = queue
+        self._threads: list[threading.Thread] = []
+        self.answers: list[TaskRecord | None] = []
+
+    def start(self, task_id: str, timeout: float = 30) -> None:
+        def ask() -> None:
+            self.answers.append(wait(self._queue, task_id, timeout))
+
+        self._threads.append(threading.Thread(target=ask))
+        self._threads[-1].start()
+
+    def join(self) -> list[TaskRecord | None]:
+        for thread in self._threads:
+            thread.join(30)
+        return self.answers
+
+
+@pytest.fixture
+def waits(queue: TaskQueue) -> Iterator[Waits]:
+    waits = Waits(queue)
+    yield waits
+    waits.join()
+
+
+def submit(queue: TaskQueue) -> str:
+    return accept(queue, {"x": 1}).task_id
+
+
+def accept(queue: TaskQueue, verified: Any = None, prefer: Preferences = ASYNCHRONOUS, **submission: Any) -> Accepted:
+    return LOOP.run(queue.submit(lambda: Submission(verified=verified, **submission), prefer))
+
+
+def find(queue: TaskQueue, task_id: str) -> TaskRecord | None:
+    """The record, its result read."""
+    return parsed(LOOP.run(queue.find(task_id)))
+
+
+def wait(queue: TaskQueue, task_id: str, timeout: float) -> TaskRecord | None:
+    return parsed(LOOP.run(queue.wait(task_id, timeout)))
+
+
+def parsed(record: TaskRecord | None) -> TaskRecord | None:
+    if record is None or record.text is None:
+        return record
+    return replace(record, result=json.loads(record.text))
+
+
+def listeners(broker: Redis) -> list[dict[str, Any]]:
+    """The connections of this test that listen for ended tasks."""
+    clients: Any = broker.client_list()
+    name = broker.client_getname()
+    return [client for client in clients if client["sub"] == "1" and client["name"] == name]
+
+
+def test_a_submitted_task_is_stored_before_the_answer(queue: TaskQueue, redis: Redis) -> None:
+    accepted = accept(queue, {"x": 1}, callback_uri="http://receiver.example")
+    assert str(uuid.UUID(accepted.task_id)) == accepted.task_id
+    assert find(queue, accepted.task_id) == TaskRecord(
+        status="PENDING",
+        position=1,
+        callback_uri="http://receiver.example",
+        callback=CallbackReport(state="PENDING"),
+    )
+    message = json.loads(str(redis.lindex(keys.QUEUE, 0)))
+    assert message["headers"]["id"] == accepted.task_id
+
+
+def test_the_deployments_mode_holds_until_it_is_changed(queue: TaskQueue, redis: Redis) -> None:
+    assert not accept(queue, prefer=NONE).waited
+    redis.hset(keys.RESPONSE, mapping={"mode": "sync", "timeout": "0.1"})
+    in_time = accept(queue, prefer=NONE)
+    assert (in_time.waited, in_time.record) == (True, TaskRecord(status="PENDING", position=2))
+    assert not accept(queue, prefer=ASYNCHRONOUS).waited
+
+
+@pytest.mark.parametrize(
+    ("mode", "prefer", "awaited"),
+    [
+        ("async", NONE, None),
+        ("sync", NONE, "1"),
+        ("sync", ASYNCHRONOUS, None),
+        ("async", Preferences(wait=0), "1"),
+        ("async", Preferences(wait=0, respond_async=True), "1"),
+    ],
+)
+def test_a_task_whose_request_waits_is_marked(
+    open_queue: OpenQueue, redis: Redis, mode: str, prefer: Preferences, awaited: str | None
+) -> None:
+    accepted = accept(open_queue(RESPONSE_MODE=mode, RESPONSE_TIMEOUT="0"), prefer=prefer)
+    assert redis.hget(keys.task(accepted.task_id), "awaited") == awaited
+    assert accepted.waited == (awaited == "1")
+
+
+class Asking:
+    """A request that waits for its task, beside the test."""
+
+    def __init__(self, queue: TaskQueue, **submission: Any) -> None:
+        self.accepted: list[Accepted] = []
+        self._thread = threading.Thread(
+            target=lambda: self.accepted.append(accept(queue, prefer=Preferences(wait=30), **submission))
+        )
+        self._thread.start()
+
+    def join(self) -> Accepted:
+        self._thread.join(30)
+        return self.accepted[0]
+
+
+def waiting_task(redis: Redis) -> str:
+    task_ids: Any = until(lambda: redis.zrange(keys.WAITING, 0, -1), what="the task on the queue")
+    task_id: str = task_ids[0]
+    return task_id
+
+
+def test_a_request_that_waits_has_the_result_with_the_announcement(
+    queue: TaskQueue, records: TaskRecords, broker: Redis, redis: Redis
+) -> None:
+    accept(queue, prefer=Preferences(wait=0))
+    until(lambda: listeners(broker), what="the listener")
+    redis.flushdb()
+    asking = Asking(queue)
+    task_id = waiting_task(redis)
+    with counted_commands(redis) as commands:
+        records.end(task_id, "SUCCESS", {"a": 1}, lifetime=60)
+        assert parsed(asking.join().record) == TaskRecord(status="SUCCESS", result={"a": 1})
+    assert "hgetall" not in commands
+
+
+@pytest.mark.parametrize("length", [65_000, 70_000, 1_000_000])
+def test_a_long_result_is_looked_up(queue: TaskQueue, records: TaskRecords, redis: Redis, length: int) -> None:
+    asking = Asking(queue)
+    records.end(waiting_task(redis), "SUCCESS", {"a": "x" * length}, lifetime=60)
+    assert parsed(asking.join().record) == TaskRecord(status="SUCCESS", result={"a": "x" * length})
+
+
+def test_a_broker_that_goes_away_while_waiting_is_a_wait_that_ran_out(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task was accepted: to say that it was not would have it sent again."""
+
+    def away(task_id: str, *, parse: bool) -> TaskRecord:
+        raise RedisError("Connection closed by server.")
+
+    monkeypatch.setattr(queue._records, "find", away)
+    accepted = accept(queue, prefer=Preferences(wait=0))
+    assert (accepted.waited, accepted.record) == (True, None)
+
+
+def test_a_repeated_key_waits_for_the_first_task(queue: TaskQueue, records: TaskRecords, redis: Redis) -> None:
+    key = Idempotency(key="key", body="body")
+    first = accept(queue, idempotency=key)
+    asking = Asking(queue, idempotency=key)
+    until(lambda: waiting(queue), what="the request to wait")
+    records.end(first.task_id, "SUCCESS", {"a": 1}, lifetime=60)
+    again = asking.join()
+    assert (again.task_id, parsed(again.record)) == (first.task_id, TaskRecord(status="SUCCESS", result={"a": 1}))
+
+
+def test_many_at_once_are_each_their_own(queue: TaskQueue, redis: Redis) -> None:
+    """Round trips are shared; what each request is told is its own task, or its own refusal."""
+
+    async def many() -> list[Accepted | BaseException]:
+        return await asyncio.gather(*(queue.submit(lambda n=n: prepare(n)) for n in range(500)), return_exceptions=True)
+
+    def prepare(number: int) -> Submission:
+        if number % 7 == 0:
+            raise ValueError(f"refused {number}")
+        idempotency = Idempotency(key=f"key {number % 5}", body=f"body {number % 10}") if number % 11 == 0 else None
+        return Submission(verified={"of": number}, idempotency=idempotency)
+
+    outcomes = LOOP.run(many())
+    messages = {message["headers"]["id"]: message for message in map(json.loads, redis.lrange(keys.QUEUE, 0, -1))}
+    accepted = {}
+    for number, outcome in enumerate(outcomes):
+        if number % 7 == 0:
+            assert str(outcome) == f"refused {number}"
+        elif isinstance(outcome, Accepted):
+            accepted[number] = outcome.task_id
+        else:
+            assert isinstance(outcome, KeyReused)
+            assert number % 11 == 0
+    for number, task_id in accepted.items():
+        ((verified,), _, _) = json.loads(base64.b64decode(messages[task_id]["body"]))
+        assert verified["of"] == number or (number % 11 == 0 and verified["of"] % 10 == number % 10)
+    assert set(accepted.values()) == set(messages)
+    assert redis.llen(keys.QUEUE) == len(messages)
+
+
+def test_of_many_at_once_the_queue_takes_what_it_has_room_for(open_queue: OpenQueue, redis: Redis) -> None:
+    queue = open_queue(QUEUE_LIMIT="30")
+
+    async def many() -> list[Accepted | BaseException]:
+        submissions = (queue.submit(lambda: Submission(verified=1)) for _ in range(100))
+        return await asyncio.gather(*submissions, return_exceptions=True)
+
+    outcomes = LOOP.run(many())
+    assert sum(isinstance(outcome, Accepted) for outcome in outcomes) == redis.llen(keys.QUEUE) == 30
+    assert sum(isinstance(outcome, QueueFull) for outcome in outcomes) == 70
+
+
+def test_a_repeated_key_is_the_first_task_and_another_body_is_refused(queue: TaskQueue, redis: Redis) -> None:
+    first = accept(queue, 1, idempotency=Idempotency(key="key", body="body"))
+    assert accept(queue, 1, idempotency=Idempotency(key="key", body="body")) == first
+    with pytest.raises(KeyReused):
+        accept(queue, 2, idempotency=Idempotency(key="key", body="another"))
+    assert redis.llen(keys.QUEUE) == 1
+
+
+def test_a_cancelled_task_is_kept_as_long_as_a_result(open_queue: OpenQueue, redis: Redis) -> None:
+    queue = open_queue(RESULT_LIFETIME="60")
+    task_id = submit(queue)
+    assert LOOP.run(queue.cancel(task_id)) == "REVOKED"
+    assert 0 < int(redis.ttl(keys.task(task_id))) <= 60
+    assert LOOP.run(queue.cancel("never")) is None
+
+
+def test_a_wait_ends_when_the_task_is_cancelled(queue: TaskQueue, broker: Redis, waits: Waits) -> None:
+    task_id = submit(queue)
+    waits.start(task_id)
+    until(lambda: listeners(broker), what="the listener")
+    LOOP.run(queue.cancel(task_id))
+    assert waits.join() == [TaskRecord(status="REVOKED", result={"args": ["cancelled"]})]
+
+
+def test_a_queue_without_memory_refuses(queue: TaskQueue, memory_full: Callable[[], Any]) -> None:
+    with memory_full(), pytest.raises(MemoryFull):
+        submit(queue)
+
+
+def test_a_queue_at_its_bound_refuses(open_queue: OpenQueue) -> None:
+    queue = open_queue(QUEUE_LIMIT="1")
+    submit(queue)
+    with pytest.raises(QueueFull):
+        submit(queue)
+
+
+def test_no_more_requests_than_a_bound_wait_to_be_stored(
+    open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_room, "MOST_SUBMISSIONS", 3)
+    queue = open_queue(API_THREADS="4")
+    going_on = threading.Event()
+
+    def prepare() -> Submission:
+        assert going_on.wait(30)
+        return Submission(verified={})
+
+    async def crowd() -> list[Any]:
+        # As many as there are threads are in their hands.
+        begun = []
+        for _ in range(4):
+            begun.append(asyncio.ensure_future(queue.submit(prepare, ASYNCHRONOUS)))
+            await asyncio.sleep(0)
+            while queue._intake.waiting:
+                await asyncio.sleep(0.001)
+        begun += [asyncio.ensure_future(queue.submit(prepare, ASYNCHRONOUS)) for _ in range(5)]
+        await asyncio.sleep(0)
+        going_on.set()
+        return await asyncio.gather(*begun, return_exceptions=True)
+
+    outcomes = LOOP.run(crowd())
+    assert [type(outcome) for outcome in outcomes] == [Accepted] * 7 + [Overloaded] * 2
+    assert isinstance(accept(queue), Accepted)
+
+
+class SilentServer:
+    """Takes connections, counts them, and never says a word."""
+
+    def __init__(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0), backlog=200)
+        self._taken: list[socket.socket] = []
+        self.url = f"redis://127.0.0.1:{self._server.getsockname()[1]}/0"
+        threading.Thread(target=self._take, daemon=True).start()
+
+    def _take(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self._taken.append(self._server.accept()[0])
+
+    @property
+    def taken(self) -> int:
+        return len(self._taken)
+
+    def close(self) -> None:
+        self._server.close()
+        for connection in self._taken:
+            connection.close()
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[SilentServer]:
+    monkeypatch.setattr(broker_room, "TIMEOUT", 0.3)
+    monkeypatch.setattr(completions, "RECONNECT_AFTER", 3600)
+    server = SilentServer()
+    yield server
+    LOOP.cancel_all()
+    server.close()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda queue: queue.submit(lambda: Submission(verified={}), ASYNCHRONOUS), lambda queue: queue.find("an-id")],
+    ids=["submit", "find"],
+)
+def test_of_many_requests_to_a_silent_redis_each_waits_for_one_time_out_at_most(
+    silent: SilentServer, read_settings: ReadSettings, ask: Callable[[TaskQueue], Any]
+) -> None:
+    queue = TaskQueue(connect(silent.url), read_settings())
+
+    async def crowd(number: int) -> list[Any]:
+        return await asyncio.gather(*(ask(queue) for _ in range(number)), return_exceptions=True)
+
+    (alone,) = LOOP.run(crowd(1))
+    assert isinstance(alone, RedisError)
+    tries = silent.taken
+    outcomes = LOOP.run(crowd(500))
+    assert {type(outcome) for outcome in outcomes} == {type(alone)}
+    # As many as can ask at once have done so; the others have heard of it.
+    assert silent.taken <= tries * (1 + LOOKUP_THREADS)
+
+
+def test_who_comes_after_the_silence_asks_for_himself(queue: TaskQueue, broker: Redis) -> None:
+    broker.client_pause(5000)
+    with pytest.raises(RedisError):
+        submit(queue)
+    broker.client_unpause()
+    assert find(queue, submit(queue)) is not None
+
+
+def test_no_more_lookups_than_a_bound_wait(open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue_room, "MOST_LOOKUPS", 3)
+    queue = open_queue()
+
+    async def crowd() -> list[Any]:
+        return await asyncio.gather(*(queue.find("an-id") for _ in range(5)), return_exceptions=True)
+
+    assert [type(outcome).__name__ for outcome in LOOP.run(crowd())] == ["NoneType"] * 3 + ["RedisError"] * 2
+
+
+def test_a_wait_returns_the_result_when_the_task_ends(
+    queue: TaskQueue, records: TaskRecords, broker: Redis, waits: Waits
+) -> None:
+    task_id = submit(queue)
+    waits.start(task_id)
+    until(lambda: listeners(broker), what="the listener")
+    assert waits.answers == []
+    records.end(task_id, "SUCCESS", {"a": 1}, lifetime=60)
+    assert waits.join() == [TaskRecord(status="SUCCESS", result={"a": 1})]
+
+
+def test_a_failure_ends_a_wait_too(queue: TaskQueue, records: TaskRecords, broker: Redis, waits: Waits) -> None:
+    task_id = submit(queue)
+    waits.start(task_id)
+    until(lambda: listeners(broker), what="the listener")
+    records.end(task_id, "FAILURE", {"args": ["no"]}, lifetime=60)
+    assert waits.join() == [TaskRecord(status="FAILURE", result={"args": ["no"]})]
+
+
+def test_a_result_that_is_there_already_needs_no_wait(queue: TaskQueue, records: TaskRecords) -> None:
+    task_id = submit(queue)
+    records.end(task_id, "SUCCESS", {"a": 1}, lifetime=60)
+    started = time.monotonic()
+    assert wait(queue, task_id, 30) == TaskRecord(status="SUCCESS", result={"a": 1})
+    assert time.monotonic() - started < 5
+
+
+def test_a_wait_that_runs_out_returns_the_task_as_it_is(queue: TaskQueue, redis: Redis) -> None:
+    task_id = submit(queue)
+    redis.hset(keys.task(task_id), "status", "STARTED")
+    started = time.monotonic()
+    assert wait(queue, task_id, 0.3) == TaskRecord(status="STARTED")
+    assert 0.3 <= time.monotonic() - started < 5
+
+
+def test_a_wait_for_no_time_looks_once(queue: TaskQueue) -> None:
+    assert wait(queue, submit(queue), 0) == TaskRecord(status="PENDING", position=1)
+
+
+def test_a_wait_for_an_unknown_task_does_not_wait(queue: TaskQueue) -> None:
+    started = time.monotonic()
+    assert wait(queue, "never", 30) is None
+    assert time.monotonic() - started < 5
+
+
+def test_the_end_of_another_task_wakes_nobody_for_good(
+    queue: TaskQueue, records: TaskRecords, broker: Redis, waits: Waits
+) -> None:
+    one, other = submit(queue), submit(queue)
+    waits.start(one)
+    until(lambda: listeners(broker), what="the listener")
+    records.end(other, "SUCCESS", {"of": "other"}, lifetime=60)
+    for unknown in ('[["never-accepted"]]', "never-accepted", "[1]", '[["a", "b", "c", "d"]]', "{}"):
+        broker.publish(keys.ENDED, unknown)
+    assert waits.answers == []
+    records.end(one, "SUCCESS", {"of": "one"}, lifetime=60)
+    assert waits.join() == [TaskRecord(status="SUCCESS", result={"of": "one"})]
+
+
+def test_many_wait_on_one_connection(queue: TaskQueue, records: TaskRecords, broker: Redis, waits: Waits) -> None:
+    task_ids = [submit(queue) for _ in range(40)]
+    for task_id in task_ids:
+        waits.start(task_id)
+        waits.start(task_ids[0]) if task_id == task_ids[1] else None
+    until(lambda: listeners(broker), what="the listener")
+    assert len(listeners(broker)) == 1
+    for task_id in task_ids:
+        records.end(task_id, "SUCCESS", {"of": task_id}, lifetime=60)
+    answers = waits.join()
+    assert sorted(str(answer.result["of"]) for answer in answers if answer) == sorted([*task_ids, task_ids[0]])
+
+
+def test_more_waits_than_may_be_return_at_once(
+    queue: TaskQueue, records: TaskRecords, waits: Waits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.serving.queue.client.MOST_WAITS", 2)
+    task_id = submit(queue)
+    waits.start(task_id)
+    waits.start(task_id)
+    until(lambda: waiting(queue) == 2, what="two requests to wait")
+    started = time.monotonic()
+    assert wait(queue, task_id, 30) == TaskRecord(status="PENDING", position=1)
+    assert time.monotonic() - started < 5
+    records.end(task_id, "SUCCESS", {}, lifetime=60)
+    assert len(waits.join()) == 2
+    later = submit(queue)
+    assert wait(queue, later, 0.1) == TaskRecord(status="PENDING", position=1)  # there is room again
+
+
+def waiting(queue: TaskQueue) -> int:
+    return sum(len(ends) for ends in queue._completions._waiting.values())
+
+
+def test_nothing_is_left_of_a_wait(queue: TaskQueue) -> None:
+    for _ in range(5):
+        wait(queue, submit(queue), 0.01)
+    assert waiting(queue) == 0
+    assert len(queue._completions._waiting) == 0
+
+
+def test_a_killed_connection_is_made_again_and_the_wait_goes_on(
+    queue: TaskQueue, records: TaskRecords, broker: Redis, waits: Waits
+) -> None:
+    task_id = submit(queue)
+    waits.start(task_id)
+    (listener,) = until(lambda: listeners(broker), what="the listener")
+    broker.client_kill_filter(_id=listener["id"])
+    until(lambda: [client for client in listeners(broker) if client["id"] != listener["id"]], what="a new listener")
+    assert waits.answers == []
+    records.end(task_id, "SUCCESS", {"a": 1}, lifetime=60)
+    assert waits.join() == [TaskRecord(status="SUCCESS", result={"a": 1})]
+
+
+def test_an_end_announced_while_nobody_could_hear_it_is_still_seen(
+    queue: TaskQueue, broker: Redis, waits: Waits
+) -> None:
+    task_id = submit(queue)
+    waits.start(task_id)
+    (listener,) = until(lambda: listeners(broker), what="the listener")
+    # The task ends without a word, and the connection breaks: both in one step, as seen from the listener.
+    with broker.pipeline() as pipe:
+        pipe.hset(keys.task(task_id), mapping={"status": "SUCCESS", "result": "{}"})
+        pipe.execute_command("CLIENT", "KILL", "ID", listener["id"])
+        pipe.execute()
+    assert waits.join() == [TaskRecord(status="SUCCESS", result={})]
+
+
+def test_a_connection_that_breaks_again_and_again_loses_no_wait(
+    queue: TaskQueue, records: TaskRecords, broker: Redis, waits: Waits
+) -> None:
+    task_ids = [submit(queue) for _ in range(10)]
+    for task_id in task_ids:
+        waits.start(task_id)
+    for task_id in task_ids:
+        until(lambda: listeners(broker), what="the listener")
+        broker.client_kill_filter(_type="pubsub")
+        records.end(task_id, "SUCCESS", {"of": task_id}, lifetime=60)
+    assert sorted(str(answer.result["of"]) for answer in waits.join() if answer) == sorted(task_ids)
+
+
+def test_listening_in_silence_is_no_error(
+    queue: TaskQueue, broker: Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection's own time-out, 2 s, is for commands: an hour without an ended task is nothing to report."""
+    monkeypatch.setattr(completions, "HEARTBEAT", 0.5)
+    with caplog.at_level(logging.WARNING):
+        assert wait(queue, submit(queue), 2.6) == TaskRecord(status="PENDING", position=1)
+    assert len(listeners(broker)) == 1
+    assert caplog.messages == []
+
+
+def test_a_redis_that_went_away_without_a_word_is_noticed(
+    queue: TaskQueue,
+    waits: Waits,
+    broker: Redis,
+    records: TaskRecords,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(completions, "HEARTBEAT", 0.2)
+    monkeypatch.setattr(completions, "RECONNECT_AFTER", 0.1)
+    task_id = submit(queue)
+    waits.start(task_id)
+    (listener,) = until(lambda: listeners(broker), what="the listener")
+    broker.client_pause(1000)
+    until(lambda: "no answer to a ping" in caplog.text, what="the warning")
+    until(lambda: listeners(broker) and listeners(broker)[0]["id"] != listener["id"], what="a new listener")
+    records.end(task_id, "SUCCESS", {"a": 1}, lifetime=60)
+    assert [answer.result for answer in waits.join() if answer] == [{"a": 1}]
+
+
+def test_every_method_raises_when_redis_is_away(
+    away: Redis, read_settings: ReadSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(completions, "RECONNECT_AFTER", 3600)
+    queue = TaskQueue(away, read_settings())
+    attempts: list[Callable[[], Any]] = [
+        lambda: accept(queue),
+        lambda: find(queue, "an-id"),
+        lambda: wait(queue, "an-id", 1),
+        lambda: LOOP.run(queue.cancel("an-id")),
+        lambda: LOOP.run(queue.workers()),
+    ]
+    for attempt in attempts:
+        with pytest.raises(RedisError):
+            attempt()

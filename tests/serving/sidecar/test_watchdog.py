@@ -1,0 +1,163 @@
+"""watchdog.py: when a worker counts as hung, told from what is in Redis."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from redis import Redis, RedisError
+from support.waiting import until
+
+from app.serving.sidecar import watchdog
+from app.serving.sidecar.watchdog import Watchdog
+from app.serving.store.claims import Claims, Limits
+from app.serving.store.messages import task_message
+from app.serving.store.tasks import TaskRecords
+from app.serving.store.workers import WorkerReports, WorkerState
+
+WORKER = "worker@iris"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def dog(broker: Redis, clock: Clock) -> Watchdog:
+    return Watchdog(broker, WORKER, host="here", patience=60, clock=clock)
+
+
+@pytest.fixture
+def claims(broker: Redis) -> Claims:
+    return Claims(broker, Limits(deliveries=3, lifetime=60), host="here")
+
+
+@pytest.fixture
+def accept(broker: Redis) -> Callable[..., None]:
+    def accept_all(*task_ids: str) -> None:
+        for task_id in task_ids:
+            TaskRecords(broker).accept(task_id, task_message(task_id, 1), callback_uri=None, queue_limit=100)
+
+    return accept_all
+
+
+@pytest.fixture
+def up(broker: Redis) -> Callable[[int], None]:
+    """The worker reports that so many of its processes have the model."""
+    return lambda count: WorkerReports(broker, host="here").alive(WORKER, up=range(100, 100 + count), loading=())
+
+
+def hangs_after(dog: Watchdog, clock: Clock, seconds: float, meanwhile: Callable[[], Any] = lambda: None) -> bool:
+    """What the watchdog thinks after looking every 5 seconds for so long."""
+    hangs = dog.hangs()
+    for _ in range(int(seconds / 5)):
+        clock.now += 5
+        meanwhile()
+        hangs = dog.hangs()
+    return hangs
+
+
+def test_a_worker_that_could_take_and_does_not_hangs(
+    dog: Watchdog, clock: Clock, accept: Callable[..., None], up: Callable[[int], None]
+) -> None:
+    up(2)
+    accept("a")
+    assert not hangs_after(dog, clock, 55)
+    assert hangs_after(dog, clock, 10)
+
+
+def test_one_without_a_report_hangs_too(dog: Watchdog, clock: Clock, accept: Callable[..., None]) -> None:
+    accept("a")
+    assert hangs_after(dog, clock, 65)
+
+
+def test_nothing_waits_nothing_hangs(dog: Watchdog, clock: Clock, up: Callable[[int], None]) -> None:
+    up(2)
+    assert not hangs_after(dog, clock, 600)
+
+
+def test_a_worker_that_is_busy_does_not_hang(
+    dog: Watchdog, clock: Clock, claims: Claims, accept: Callable[..., None], up: Callable[[int], None]
+) -> None:
+    up(2)
+    accept("a", "b", "c")
+    claims.take(free=2, most=1)
+    assert not hangs_after(dog, clock, 3600)
+
+
+def test_a_worker_that_loads_its_model_does_not_hang(
+    dog: Watchdog, clock: Clock, accept: Callable[..., None], broker: Redis
+) -> None:
+    reports = WorkerReports(broker, host="here")
+    reports.alive(WORKER, up=(), loading=(1, 2))
+    reports.process(WORKER, 1, WorkerState.ERROR, "no such file")
+    # The same worker on another host is up, and has nothing to do with it.
+    WorkerReports(broker, host="elsewhere").alive(WORKER, up=(1, 2), loading=())
+    accept("a")
+    assert not hangs_after(dog, clock, 3600)
+
+
+def test_a_worker_that_takes_now_and_then_does_not_hang(
+    dog: Watchdog, clock: Clock, claims: Claims, accept: Callable[..., None], up: Callable[[int], None]
+) -> None:
+    up(8)
+    accept("waits", *(f"task-{number}" for number in range(10)))
+    for _ in range(10):
+        assert not hangs_after(dog, clock, 50)
+        claims.take(free=1, most=1)
+
+
+def test_what_workers_elsewhere_take_does_not_count(
+    dog: Watchdog, clock: Clock, broker: Redis, accept: Callable[..., None], up: Callable[[int], None]
+) -> None:
+    up(1)
+    others = Claims(broker, Limits(deliveries=3, lifetime=60), host="elsewhere")
+    accept(*(f"task-{number}" for number in range(30)))
+    assert hangs_after(dog, clock, 65, meanwhile=lambda: others.take(free=1, most=1))
+
+
+def test_a_redis_that_is_away_is_no_hang(away: Redis) -> None:
+    with pytest.raises(RedisError):
+        Watchdog(away, WORKER).hangs()
+
+
+def test_a_hung_worker_is_ended_once(
+    broker: Redis, accept: Callable[..., None], up: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "LOOK_EVERY", 0.05)
+    up(1)
+    accept("a")
+    ended: list[bool] = []
+    stopping = threading.Event()
+    dog = Watchdog(broker, WORKER, host="here", patience=0.2)
+    watching = threading.Thread(target=dog.run, args=(stopping, lambda: ended.append(True)))
+    watching.start()
+    try:
+        until(lambda: ended, what="the worker to be ended")
+        watching.join(5)
+        assert not watching.is_alive()
+    finally:
+        stopping.set()
+        watching.join()
+    assert ended == [True]
+
+
+def test_watching_ends_when_it_is_told_to(away: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "LOOK_EVERY", 0.05)
+    stopping = threading.Event()
+    watching = threading.Thread(target=Watchdog(away, WORKER).run, args=(stopping, lambda: None))
+    watching.start()
+    stopping.set()
+    watching.join(5)
+    assert not watching.is_alive()

@@ -1,0 +1,119 @@
+"""messages.py: the message that the api writes is the one that Celery would have written."""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery import Celery
+from redis import Redis
+
+from app.serving.store import keys
+from app.serving.store.messages import SHOWN_ARGUMENTS, TASK_NAME, Item, input_of, plain_item, task_message
+
+MakeCelery = Callable[[Callable[..., Any]], Any]
+
+VERIFIED = [
+    {"callback_uri": "http://receiver.example", "data": {"a123": {"sepal-length": 4.6}}},
+    "only text, naïve ☃",
+    [1, 2.5, None, True],
+    None,
+    {"long": "x" * 5000},
+]
+
+#: What differs between two publishers, or two messages, and means nothing to the worker. (Of the arguments Celery shows
+#: less than a person at the dashboard would like to see.)
+OF_ONE_MESSAGE = {"headers": {"origin", "argsrepr"}, "properties": {"delivery_tag", "reply_to"}}
+
+
+def predict(json_data: Any) -> dict[str, Any]:
+    return {"got": json_data}
+
+
+def comparable(message: dict[str, Any]) -> dict[str, Any]:
+    """A stored message with its body opened, without what differs from one to the next."""
+    opened = {**message, "body": json.loads(base64.b64decode(message["body"]))}
+    for part, names in OF_ONE_MESSAGE.items():
+        opened[part] = {name: value for name, value in message[part].items() if name not in names}
+    return opened
+
+
+@pytest.mark.parametrize("verified", VERIFIED[:-1])
+def test_the_message_is_what_celery_and_kombu_store(make_celery: MakeCelery, redis: Redis, verified: Any) -> None:
+    task_id = str(uuid.uuid4())
+    make_celery(predict).apply_async((verified,), task_id=task_id)
+    stored: Any = redis.lrange(keys.QUEUE, 0, -1)
+    assert len(stored) == 1
+    by_celery, by_us = json.loads(stored[0]), json.loads(task_message(task_id, verified))
+    assert comparable(by_us) == comparable(by_celery)
+    for part, names in OF_ONE_MESSAGE.items():
+        assert {(name, type(by_us[part][name])) for name in names} == {
+            (name, type(by_celery[part][name])) for name in names
+        }
+
+
+def test_the_delivery_tag_of_a_message_is_the_id_of_its_task() -> None:
+    """Kombu keeps taken messages by this tag: whoever has the id finds the message."""
+    assert json.loads(task_message("an-id", None))["properties"]["delivery_tag"] == "an-id"
+
+
+def test_the_tag_and_the_id_stand_before_the_body() -> None:
+    """What looks for them in the text finds them first, whatever the body holds."""
+    text = task_message("an-id", {"id": "another", "delivery_tag": "another"})
+    assert text.index('"delivery_tag": "an-id"') < text.index('"id": "an-id"') < text.index('"body": ')
+    assert text.count('"id": "') == 1
+
+
+@pytest.mark.parametrize("verified", VERIFIED)
+def test_a_celery_that_knows_nothing_of_denzel_takes_and_runs_the_message(
+    redis: Redis, redis_url: str, verified: Any
+) -> None:
+    redis.lpush(keys.QUEUE, task_message("the-id", verified))
+    taken = []
+    with Celery("another", broker=redis_url, set_as_current=False) as stranger:
+        stranger.conf.broker_connection_retry_on_startup = True
+        with stranger.connection_for_read() as connection, connection.SimpleQueue(keys.QUEUE) as queue:
+            message = queue.get(timeout=5)
+            taken.append((message.headers["task"], message.headers["id"], message.payload[0], message.payload[1]))
+            message.ack()
+    assert taken == [(TASK_NAME, "the-id", [verified], {})]
+    assert redis.llen(keys.QUEUE) == 0
+    assert redis.hlen(keys.UNACKED) == 0
+
+
+def test_arguments_are_shown_to_the_dashboard_up_to_a_length() -> None:
+    headers = json.loads(task_message("an-id", {"long": "x" * 5000}))["headers"]
+    assert len(headers["argsrepr"]) == SHOWN_ARGUMENTS
+    assert headers["argsrepr"].startswith("[{'long': 'xxx")
+    assert headers["argsrepr"].endswith("...")
+
+
+def test_a_task_of_ours_can_travel_with_others() -> None:
+    text = task_message("a", {"of": "a"})
+    item = plain_item(text, 1000.5)
+    assert item == Item("a", json.loads(text)["body"], "[{'of': 'a'}]", 1000.5)
+    assert input_of(item) == {"of": "a"}
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("headers", {"eta": "2036-01-01T00:00:00+00:00"}),
+        ("headers", {"expires": "2036-01-01T00:00:00+00:00"}),
+        ("headers", {"task": "app.tasks.another"}),
+        ("properties", {"delivery_tag": "another-tag"}),
+    ],
+)
+def test_what_needs_celery_itself_travels_alone(part: str, changes: dict[str, str]) -> None:
+    stored = json.loads(task_message("a", {}))
+    stored[part].update(changes)
+    assert plain_item(json.dumps(stored), 0) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"headers": {}, "properties": {"delivery_tag": "a"}}'])
+def test_what_is_no_message_of_a_task_travels_alone(text: str) -> None:
+    assert plain_item(text, 0) is None

@@ -1,0 +1,555 @@
+"""tasks.py: the life of a task's record in Redis."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+from redis import ConnectionError as ConnectionBroke
+from redis import Redis, RedisError
+from redis.connection import Connection
+from redis.exceptions import OutOfMemoryError
+from support.redis_server import counted_commands
+
+from app.serving.callback_uri import receiver_of
+from app.serving.settings import ResponseMode
+from app.serving.store import keys
+from app.serving.store.outbox import Outbox, Outcome
+from app.serving.store.tasks import (
+    ENDED,
+    Acceptance,
+    CallbackReport,
+    Idempotency,
+    KeyReused,
+    NewTask,
+    QueueFull,
+    TaskRecord,
+    TaskRecords,
+)
+
+TASK = "11111111-1111-1111-1111-111111111111"
+URI = "http://receiver.example/stash"
+KEY = Idempotency(key="digest-of-the-key", body="digest-of-the-body")
+OTHER_BODY = Idempotency(key=KEY.key, body="digest-of-another-body")
+EXPECTED = CallbackReport(state="PENDING")
+
+
+MemoryFull = Callable[[], AbstractContextManager[None]]
+
+
+def accept(
+    records: TaskRecords,
+    task_id: str = TASK,
+    *,
+    uri: str | None = None,
+    limit: int = 10,
+    idempotency: Idempotency | None = None,
+) -> str:
+    """The id of the task that was accepted."""
+    message = f"message of {task_id}"
+    return records.accept(task_id, message, callback_uri=uri, queue_limit=limit, idempotency=idempotency)[0]
+
+
+def response(records: TaskRecords, task_id: str) -> ResponseMode | None:
+    """How the deployment answers, told on accepting a task."""
+    return records.accept(task_id, "message", callback_uri=None, queue_limit=10)[1]
+
+
+def callbacks(redis: Redis) -> list[str]:
+    """The tasks whose callbacks wait for their receiver."""
+    waiting: Any = redis.zrange(keys.callbacks(receiver_of(URI)), 0, -1)
+    return list(waiting)
+
+
+def test_an_accepted_task_is_on_record_and_on_the_queue(records: TaskRecords, redis: Redis) -> None:
+    accept(records, uri=URI)
+    assert records.find(TASK) == TaskRecord(status="PENDING", position=1, callback_uri=URI, callback=EXPECTED)
+    assert redis.lrange(keys.QUEUE, 0, -1) == [f"message of {TASK}"]
+
+
+def everything(redis: Redis) -> dict[str, Any]:
+    """All that the server keeps, and until when."""
+    return {key: (redis.pexpiretime(key), contents(redis, key)) for key in redis.scan_iter()}
+
+
+def contents(redis: Redis, key: str) -> Any:
+    read: dict[str, Callable[[], Any]] = {
+        "hash": lambda: redis.hgetall(key),
+        "list": lambda: redis.lrange(key, 0, -1),
+        "zset": lambda: redis.zrange(key, 0, -1, withscores=True),
+        "string": lambda: redis.get(key),
+    }
+    return read[str(redis.type(key))]()
+
+
+def test_tasks_leave_the_queue_in_the_order_they_came(records: TaskRecords, redis: Redis) -> None:
+    for task_id in "abc":
+        accept(records, task_id)
+    assert [redis.rpop(keys.QUEUE) for _ in "abc"] == ["message of a", "message of b", "message of c"]
+
+
+def test_accepting_the_same_task_again_changes_nothing(records: TaskRecords, redis: Redis) -> None:
+    accept(records, uri=URI)
+    before = everything(redis)
+    assert accept(records, uri="http://other.example") == TASK
+    assert everything(redis) == before
+    assert redis.llen(keys.QUEUE) == 1
+
+
+def test_a_full_queue_stores_nothing(records: TaskRecords, redis: Redis) -> None:
+    for task_id in "ab":
+        accept(records, task_id, limit=2)
+    before = everything(redis)
+    with pytest.raises(QueueFull):
+        accept(records, "c", limit=2, idempotency=KEY)
+    assert everything(redis) == before
+    assert records.find("c") is None
+
+
+def test_a_repeated_accept_of_a_task_in_a_queue_now_full_is_no_error(records: TaskRecords, redis: Redis) -> None:
+    accept(records, "a", limit=1)
+    accept(records, "a", limit=1)
+    assert redis.llen(keys.QUEUE) == 1
+
+
+def test_the_bound_holds_when_many_accept_at_the_same_time(records: TaskRecords, redis: Redis) -> None:
+    full = []
+
+    def accept_some(name: int) -> None:
+        for index in range(10):
+            try:
+                accept(records, f"{name}-{index}", limit=25)
+            except QueueFull:
+                full.append(name)
+
+    threads = [threading.Thread(target=accept_some, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert redis.llen(keys.QUEUE) == 25
+    assert len(full) == 8 * 10 - 25
+
+
+def test_accepting_tells_how_the_deployment_answers_now(records: TaskRecords, redis: Redis) -> None:
+    assert response(records, "a") is None
+    redis.hset(keys.RESPONSE, mapping={"mode": "sync", "timeout": "2.5"})
+    assert response(records, "b") == ResponseMode(synchronous=True, timeout=2.5)
+    redis.hset(keys.RESPONSE, mapping={"mode": "async", "timeout": "2.5"})
+    assert response(records, "b") == ResponseMode(synchronous=False, timeout=2.5)
+    redis.delete(keys.RESPONSE)
+    assert response(records, "c") is None
+
+
+def test_every_method_is_one_round_trip(records: TaskRecords, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    life: dict[str, Callable[[], Any]] = {
+        "accept": lambda: accept(records, uri=URI, idempotency=KEY),
+        "find": lambda: records.find(TASK),
+        "end": lambda: records.end(TASK, "SUCCESS", {"a": 1}, lifetime=60),
+        "cancel": lambda: records.cancel(TASK, lifetime=60),
+    }
+    for step in life.values():  # the server now has the scripts and the connection is made
+        step()
+    redis.flushdb()
+    sent: list[Any] = []
+    send = Connection.send_packed_command
+
+    def note(self: Connection, command: Any, check_health: bool = True) -> Any:
+        sent.append(command)
+        return send(self, command, check_health)
+
+    monkeypatch.setattr(Connection, "send_packed_command", note)
+    trips = {}
+    for name, step in life.items():
+        sent.clear()
+        step()
+        trips[name] = len(sent)
+    assert trips == dict.fromkeys(life, 1)
+
+
+@pytest.mark.parametrize("result", [{"a123": "Iris-setosa"}, {}, {"naïve": [1.5, None, True, "☃\ud800"]}])
+def test_an_ended_task_has_its_result(records: TaskRecords, result: Any) -> None:
+    accept(records)
+    records.end(TASK, "SUCCESS", result, lifetime=60)
+    assert records.find(TASK) == TaskRecord(status="SUCCESS", result=result)
+
+
+def test_a_record_has_ended_in_three_states_only(records: TaskRecords) -> None:
+    states = ["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
+    assert [state for state in states if TaskRecord(status=state).ended] == ["SUCCESS", "FAILURE", "REVOKED"]
+    assert {"SUCCESS", "FAILURE", "REVOKED"} == ENDED
+
+
+def test_the_first_end_stands(records: TaskRecords, redis: Redis) -> None:
+    accept(records, uri=URI)
+    records.end(TASK, "SUCCESS", {"a": 1}, lifetime=60)
+    records.end(TASK, "FAILURE", {"args": ["too late"]}, lifetime=60)
+    assert records.find(TASK) == TaskRecord(status="SUCCESS", result={"a": 1}, callback_uri=URI, callback=EXPECTED)
+    assert callbacks(redis) == [TASK]
+
+
+def test_a_record_expires_only_after_its_end(records: TaskRecords, redis: Redis) -> None:
+    accept(records)
+    assert redis.ttl(keys.task(TASK)) == -1
+    assert redis.ttl(keys.task(TASK)) == -1
+    records.end(TASK, "SUCCESS", {}, lifetime=60)
+    assert 0 < int(redis.ttl(keys.task(TASK))) <= 60
+
+
+def test_an_expired_record_is_not_found(records: TaskRecords, redis: Redis) -> None:
+    accept(records)
+    records.end(TASK, "SUCCESS", {}, lifetime=60)
+    redis.pexpire(keys.task(TASK), 0)
+    assert records.find(TASK) is None
+
+
+def test_the_end_is_announced_and_its_callback_queued_in_the_same_step(records: TaskRecords, redis: Redis) -> None:
+    """Whoever hears of the end finds the result and the callback there already."""
+    accept(records, uri=URI)
+    with redis.pubsub() as channel:
+        channel.subscribe(keys.ENDED)
+        channel.get_message(timeout=5)
+        with counted_commands(redis) as commands:
+            records.end(TASK, "FAILURE", {"args": ["no"]}, lifetime=60)
+        announced = channel.get_message(timeout=5)
+    assert commands == ["evalsha"]
+    assert announced is not None
+    assert json.loads(announced["data"]) == [[TASK]]
+    assert callbacks(redis) == [TASK]
+
+
+def test_a_task_without_a_callback_queues_none(records: TaskRecords, redis: Redis) -> None:
+    accept(records)
+    records.end(TASK, "SUCCESS", {}, lifetime=60)
+    assert set(redis.scan_iter()) == {keys.task(TASK), keys.ACCEPTED, keys.QUEUE}
+
+
+def test_an_id_never_accepted_is_not_found(records: TaskRecords) -> None:
+    for task_id in ("never", "", "\ud7ff*", "a:b", "to:receiver.example:80"):
+        assert records.find(task_id) is None
+        assert records.cancel(task_id, lifetime=60) is None
+
+
+def test_every_method_raises_when_redis_is_away(away: Redis) -> None:
+    records = TaskRecords(away)
+    attempts: list[Callable[[], Any]] = [
+        lambda: accept(records),
+        lambda: records.end(TASK, "SUCCESS", {}, lifetime=60),
+        lambda: records.find(TASK),
+        lambda: records.cancel(TASK, lifetime=60),
+    ]
+    for attempt in attempts:
+        with pytest.raises(RedisError):
+            attempt()
+
+
+def test_a_server_that_lost_its_scripts_gets_them_again(records: TaskRecords, redis: Redis) -> None:
+    """As after a restart of Redis."""
+    accept(records, "a")
+    redis.script_flush()
+    accept(records, "b")
+    assert redis.llen(keys.QUEUE) == 2
+
+
+# Many at once
+
+
+def new_tasks(names: str, **of_each: Any) -> list[NewTask]:
+    return [NewTask(task_id=name, message=f"message of {name}", **of_each) for name in names]
+
+
+def test_many_are_accepted_in_one_round_trip_in_their_order(records: TaskRecords, redis: Redis) -> None:
+    accept(records, "first")
+    with counted_commands(redis) as commands:
+        outcomes = records.accept_all(new_tasks("abc"), queue_limit=10)
+    assert commands == ["evalsha"] * 3
+    assert outcomes == [Acceptance(task_id="a"), Acceptance(task_id="b"), Acceptance(task_id="c")]
+    assert redis.lrange(keys.QUEUE, 0, 2) == ["message of c", "message of b", "message of a"]
+
+
+def test_of_many_each_has_its_own_outcome(records: TaskRecords) -> None:
+    accept(records, "old", idempotency=KEY)
+    tasks = [
+        *new_tasks("a"),
+        *new_tasks("b", idempotency=KEY),
+        *new_tasks("c", idempotency=OTHER_BODY),
+        *new_tasks("de"),
+    ]
+    a, b, c, d, e = records.accept_all(tasks, queue_limit=3)
+    assert (a, b, d) == (Acceptance(task_id="a"), Acceptance(task_id="old"), Acceptance(task_id="d"))
+    assert (type(c), type(e)) == (KeyReused, QueueFull)
+
+
+def test_many_at_a_server_that_lost_its_scripts_are_accepted_once(records: TaskRecords, redis: Redis) -> None:
+    accept(records, "first")
+    redis.script_flush()
+    assert records.accept_all(new_tasks("abc"), queue_limit=10) == [Acceptance(task_id=name) for name in "abc"]
+    assert redis.llen(keys.QUEUE) == 4
+
+
+def test_many_beyond_the_memory_limit_are_each_refused(records: TaskRecords, memory_full: MemoryFull) -> None:
+    accept(records, "old", idempotency=KEY)
+    with memory_full():
+        a, b = records.accept_all([*new_tasks("a"), *new_tasks("b", idempotency=KEY)], queue_limit=10)
+    assert isinstance(a, OutOfMemoryError)
+    assert b == Acceptance(task_id="old")
+
+
+def test_many_are_sent_once_more_when_the_connection_breaks(
+    records: TaskRecords, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers are lost, and the tasks are not doubled."""
+    accept(records, "first")
+    read, broken = Connection.read_response, []
+
+    def read_response(connection: Connection, *args: Any, **options: Any) -> Any:
+        reply = read(connection, *args, **options)
+        if not broken:
+            broken.append(reply)
+            connection.disconnect()
+            raise ConnectionBroke("the connection broke")
+        return reply
+
+    monkeypatch.setattr(Connection, "read_response", read_response)
+    assert records.accept_all(new_tasks("ab"), queue_limit=10) == [Acceptance(task_id="a"), Acceptance(task_id="b")]
+    assert redis.llen(keys.QUEUE) == 3
+
+
+# The place in the queue
+
+
+def places(records: TaskRecords, task_ids: str) -> dict[str, int | None]:
+    found = {task_id: records.find(task_id) for task_id in task_ids}
+    return {task_id: record.position for task_id, record in found.items() if record}
+
+
+def take(redis: Redis, task_id: str) -> None:
+    """As a worker takes the next task (store/claims.py has the whole step)."""
+    assert redis.rpop(keys.QUEUE) == f"message of {task_id}"
+    redis.zrem(keys.WAITING, task_id)
+    redis.hset(keys.UNACKED, task_id, "the message")
+    redis.zadd(keys.UNACKED_INDEX, {task_id: 1})
+    redis.hset(keys.CLAIMANTS, task_id, "a worker")
+
+
+def claims(redis: Redis) -> int:
+    return int(redis.hlen(keys.UNACKED)) + int(redis.zcard(keys.UNACKED_INDEX)) + int(redis.hlen(keys.CLAIMANTS))
+
+
+def test_a_waiting_task_has_its_place_and_moves_up(records: TaskRecords, redis: Redis) -> None:
+    for task_id in "abc":
+        accept(records, task_id)
+    assert places(records, "abc") == {"a": 1, "b": 2, "c": 3}
+    take(redis, "a")
+    assert places(records, "abc") == {"a": None, "b": 1, "c": 2}
+    records.cancel("b", lifetime=60)
+    assert places(records, "abc") == {"a": None, "b": None, "c": 1}
+    records.end("c", "SUCCESS", {}, lifetime=60)
+    assert places(records, "abc") == {"a": None, "b": None, "c": None}
+
+
+def test_the_end_of_a_task_lets_go_of_its_message(records: TaskRecords, redis: Redis) -> None:
+    accept(records)
+    take(redis, TASK)
+    assert claims(redis) == 3
+    records.end(TASK, "SUCCESS", {}, lifetime=60)
+    assert claims(redis) == 0
+
+
+# Cancelling
+
+
+def test_a_cancelled_task_has_ended(records: TaskRecords, redis: Redis) -> None:
+    accept(records)
+    assert records.cancel(TASK, lifetime=60) == "REVOKED"
+    assert records.find(TASK) == TaskRecord(status="REVOKED", result={"args": ["cancelled"]})
+    assert 0 < int(redis.ttl(keys.task(TASK))) <= 60
+
+
+@pytest.mark.parametrize("status", ["STARTED", "RETRY"])
+def test_a_running_task_is_cancelled_and_let_go_of(records: TaskRecords, redis: Redis, status: str) -> None:
+    accept(records)
+    take(redis, TASK)
+    redis.hset(keys.task(TASK), "status", status)
+    assert records.cancel(TASK, lifetime=60) == "REVOKED"
+    assert claims(redis) == 0
+    records.end(TASK, "SUCCESS", {"a": 1}, lifetime=60)
+    assert records.find(TASK) == TaskRecord(status="REVOKED", result={"args": ["cancelled"]})
+
+
+@pytest.mark.parametrize("status", ["SUCCESS", "FAILURE"])
+def test_an_ended_task_is_not_cancelled(records: TaskRecords, redis: Redis, status: str) -> None:
+    accept(records, uri=URI)
+    records.end(TASK, status, {"args": ["no"]}, lifetime=60)
+    before = everything(redis)
+    assert records.cancel(TASK, lifetime=600) == status
+    assert everything(redis) == before
+
+
+def test_a_task_is_cancelled_once(records: TaskRecords, redis: Redis) -> None:
+    accept(records, uri=URI)
+    records.cancel(TASK, lifetime=60)
+    before = everything(redis)
+    assert records.cancel(TASK, lifetime=600) == "REVOKED"
+    assert everything(redis) == before
+
+
+def test_a_cancelled_task_is_announced_and_calls_back(records: TaskRecords, redis: Redis) -> None:
+    accept(records, uri=URI)
+    with redis.pubsub() as channel:
+        channel.subscribe(keys.ENDED)
+        channel.get_message(timeout=5)
+        records.cancel(TASK, lifetime=60)
+        announced = channel.get_message(timeout=5)
+    assert announced is not None
+    assert json.loads(announced["data"]) == [[TASK]]
+    assert callbacks(redis) == [TASK]
+
+
+def test_of_a_cancel_and_an_end_at_the_same_moment_one_stands(records: TaskRecords) -> None:
+    for number in range(50):
+        task_id = f"task-{number}"
+        accept(records, task_id, limit=100)
+        told: list[str | None] = []
+        cancelling = threading.Thread(target=lambda: told.append(records.cancel(task_id, lifetime=60)))  # noqa: B023
+        cancelling.start()
+        records.end(task_id, "SUCCESS", {}, lifetime=60)
+        cancelling.join()
+        found = records.find(task_id)
+        assert found is not None
+        assert told == [found.status]
+
+
+# Idempotency-Key
+
+
+def test_the_same_key_and_body_is_the_same_task(records: TaskRecords, redis: Redis) -> None:
+    accept(records, "a", idempotency=KEY)
+    before = everything(redis)
+    assert accept(records, "b", idempotency=KEY) == "a"
+    assert everything(redis) == before
+    assert records.find("b") is None
+
+
+def test_the_same_key_with_another_body_is_refused_and_stores_nothing(records: TaskRecords, redis: Redis) -> None:
+    accept(records, "a", idempotency=KEY)
+    before = everything(redis)
+    with pytest.raises(KeyReused):
+        accept(records, "b", idempotency=OTHER_BODY)
+    assert everything(redis) == before
+
+
+def test_another_key_and_no_key_are_other_tasks(records: TaskRecords, redis: Redis) -> None:
+    accept(records, "a", idempotency=KEY)
+    assert accept(records, "b", idempotency=Idempotency(key="another", body=KEY.body)) == "b"
+    assert accept(records, "c") == "c"
+    assert redis.llen(keys.QUEUE) == 3
+
+
+def test_a_repeated_key_works_while_the_queue_is_full(records: TaskRecords) -> None:
+    accept(records, "a", limit=1, idempotency=KEY)
+    assert accept(records, "b", limit=1, idempotency=KEY) == "a"
+    with pytest.raises(KeyReused):
+        accept(records, "b", limit=1, idempotency=OTHER_BODY)
+
+
+def test_a_repeated_key_tells_how_the_deployment_answers_now(records: TaskRecords, redis: Redis) -> None:
+    redis.hset(keys.RESPONSE, mapping={"mode": "sync", "timeout": "2.5"})
+    answers = [
+        records.accept(task_id, "message", callback_uri=None, queue_limit=10, idempotency=KEY) for task_id in "ab"
+    ]
+    assert answers == [("a", ResponseMode(synchronous=True, timeout=2.5))] * 2
+
+
+def test_a_key_at_the_same_moment_makes_one_task(records: TaskRecords, redis: Redis) -> None:
+    together = threading.Barrier(8)
+    accepted = []
+
+    def accept_one(name: str) -> None:
+        together.wait(10)
+        accepted.append(accept(records, name, idempotency=KEY))
+
+    threads = [threading.Thread(target=accept_one, args=(f"task-{number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(accepted) == 8
+    assert len(set(accepted)) == 1
+    assert redis.llen(keys.QUEUE) == 1
+
+
+def expiries(redis: Redis) -> tuple[int, int]:
+    """The seconds that the record and the key are still kept; -1: until further notice."""
+    return int(redis.ttl(keys.task(TASK))), int(redis.ttl(keys.idempotency(KEY.key)))
+
+
+def test_a_key_is_kept_as_long_as_its_record(records: TaskRecords, redis: Redis) -> None:
+    accept(records, idempotency=KEY)
+    assert expiries(redis) == (-1, -1)
+    records.end(TASK, "SUCCESS", {}, lifetime=60)
+    of_record, of_key = expiries(redis)
+    assert 0 < of_record <= 60
+    assert of_key == of_record
+
+
+@pytest.mark.parametrize(("outcome", "lifetime"), [(Outcome(delivered=True), 60), (Outcome(error="answered 410"), 600)])
+def test_a_key_is_kept_while_the_callback_of_its_task_is_not_through(
+    records: TaskRecords, broker: Redis, redis: Redis, outcome: Outcome, lifetime: int
+) -> None:
+    outbox = Outbox(broker, result_lifetime=60, callback_lifetime=600)
+    accept(records, idempotency=KEY, uri=URI)
+    records.end(TASK, "SUCCESS", {}, lifetime=60)
+    assert expiries(redis) == (-1, -1)
+    (callback,), _ = outbox.take(free=1, per_receiver=1)
+    outbox.settle([(callback, outcome)])
+    of_record, of_key = expiries(redis)
+    assert lifetime - 10 < of_record <= lifetime
+    assert of_key == of_record
+    outbox.resend([TASK])
+    assert expiries(redis) == (-1, -1)
+
+
+def test_a_key_whose_record_is_gone_makes_a_new_task(records: TaskRecords, redis: Redis) -> None:
+    accept(records, "old", idempotency=KEY)
+    records.end("old", "SUCCESS", {}, lifetime=60)
+    redis.delete(keys.task("old"))
+    assert accept(records, idempotency=OTHER_BODY) == TASK
+    assert expiries(redis) == (-1, -1)
+    assert accept(records, "later", idempotency=OTHER_BODY) == TASK
+
+
+# Redis at its memory limit
+
+
+def test_beyond_the_memory_limit_nothing_is_accepted_and_all_that_was_goes_on(
+    records: TaskRecords, redis: Redis, memory_full: MemoryFull
+) -> None:
+    for task_id in "abc":
+        accept(records, task_id, uri=URI, idempotency=Idempotency(key=task_id, body="body"))
+    before = everything(redis)
+    with memory_full():
+        for idempotency in (None, KEY):
+            with pytest.raises(OutOfMemoryError):
+                accept(records, "d", idempotency=idempotency)
+        assert everything(redis) == before
+        assert accept(records, "d", idempotency=Idempotency(key="a", body="body")) == "a"
+        records.end("a", "SUCCESS", {"a": 1}, lifetime=60)
+        assert records.cancel("b", lifetime=60) == "REVOKED"
+        assert [record.status for record in map(records.find, "abc") if record] == ["SUCCESS", "REVOKED", "PENDING"]
+        assert set(callbacks(redis)) == {"a", "b"}
+    assert accept(records, "d") == "d"
+
+
+def test_a_server_beyond_its_memory_limit_that_lost_its_scripts_gets_them_again(
+    records: TaskRecords, redis: Redis, memory_full: MemoryFull
+) -> None:
+    accept(records)
+    redis.script_flush()
+    with memory_full():
+        records.end(TASK, "SUCCESS", {"a": 1}, lifetime=60)
+    assert records.find(TASK) == TaskRecord(status="SUCCESS", result={"a": 1})

@@ -1,0 +1,347 @@
+"""workers.py: the reports of processes, merged into one state for each worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+from redis import Redis, RedisError
+
+from app.serving.store import keys
+from app.serving.store.workers import REPORT_EVERY, REPORT_LIFETIME, WorkerReport, WorkerReports, WorkerState
+
+NAME = "worker@iris"
+ERROR, UP = WorkerState.ERROR, WorkerState.UP
+
+
+@pytest.fixture
+def reports(broker: Redis) -> WorkerReports:
+    return WorkerReports(broker)
+
+
+def state(reports: WorkerReports) -> tuple[str, str]:
+    """State and cause of the one worker there is."""
+    (report,) = reports.read()
+    return report.state.value, report.cause
+
+
+def test_nobody_has_reported(reports: WorkerReports) -> None:
+    assert reports.read() == []
+
+
+def test_a_worker_whose_processes_load_is_loading(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[], loading=[11, 12])
+    assert reports.read() == [WorkerReport(name=NAME, state=WorkerState.LOADING)]
+
+
+def test_a_worker_without_any_process_yet_is_loading(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[], loading=[])
+    assert state(reports) == ("LOADING", "")
+
+
+def test_one_process_with_the_model_makes_the_worker_up(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[11], loading=[12])
+    assert state(reports) == ("UP", "")
+
+
+def test_a_failure_is_reported_with_its_cause(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[], loading=[11, 12])
+    reports.process(NAME, 11, ERROR, "FileNotFoundError: [Errno 2] no such file: './model.pkl'")
+    assert state(reports) == ("ERROR", "FileNotFoundError: [Errno 2] no such file: './model.pkl'")
+
+
+def test_a_failure_stays_while_the_process_tries_again(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[], loading=[11])
+    reports.process(NAME, 11, ERROR, "ValueError: no")
+    reports.alive(NAME, up=[], loading=[11])
+    assert state(reports) == ("ERROR", "ValueError: no")
+
+
+def test_a_failure_is_forgotten_once_the_process_is_up(reports: WorkerReports) -> None:
+    reports.process(NAME, 11, ERROR, "ValueError: no")
+    reports.alive(NAME, up=[11], loading=[])
+    assert state(reports) == ("UP", "")
+    reports.alive(NAME, up=[], loading=[12])
+    assert state(reports) == ("LOADING", "")
+
+
+def test_one_process_up_outweighs_another_that_failed(reports: WorkerReports) -> None:
+    reports.process(NAME, 11, ERROR, "ValueError: no")
+    reports.alive(NAME, up=[12], loading=[11])
+    assert state(reports) == ("UP", "")
+
+
+def test_a_process_says_itself_that_it_is_up(reports: WorkerReports) -> None:
+    """It knows at once; its worker looks once a second."""
+    reports.alive(NAME, up=[], loading=[11, 12])
+    reports.process(NAME, 11, UP)
+    assert state(reports) == ("UP", "")
+    reports.alive(NAME, up=[], loading=[11, 12])
+    assert state(reports) == ("UP", "")
+    reports.alive(NAME, up=[11, 12], loading=[])
+    assert state(reports) == ("UP", "")
+
+
+def test_a_process_that_is_up_after_its_failure_says_so(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[], loading=[11])
+    reports.process(NAME, 11, ERROR, "ValueError: no")
+    reports.process(NAME, 11, UP)
+    assert state(reports) == ("UP", "")
+
+
+def test_a_process_that_said_it_is_up_and_died_is_up_no_more(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[], loading=[11])
+    reports.process(NAME, 11, UP)
+    reports.alive(NAME, up=[], loading=[12])
+    assert state(reports) == ("LOADING", "")
+
+
+def test_the_failure_reported_before_the_first_renewal_counts(reports: WorkerReports) -> None:
+    """A process may fail before its worker has looked for the first time."""
+    reports.process(NAME, 11, ERROR, "ImportError: no module")
+    reports.alive(NAME, up=[], loading=[11])
+    assert state(reports) == ("ERROR", "ImportError: no module")
+
+
+def test_a_process_that_died_while_loading_is_an_error(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[], loading=[11])
+    reports.alive(NAME, up=[], loading=[12])
+    assert state(reports) == ("ERROR", "a process died while loading the model")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (3, "exit code 3"),
+        (0, "exit code 0"),
+        (-9, "signal 9 (SIGKILL), as when memory runs out"),
+        (-11, "signal 11 (SIGSEGV)"),
+        (-99, "signal 99"),
+    ],
+)
+def test_how_a_process_ended_while_loading_is_said_where_it_is_known(
+    reports: WorkerReports, code: int, words: str
+) -> None:
+    reports.alive(NAME, up=[], loading=[11, 12])
+    reports.alive(NAME, up=[], loading=[12, 13], ended={11: code, 7: 1})
+    assert state(reports) == ("ERROR", f"load_model ended its process with {words}")
+    reports.alive(NAME, up=[], loading=[12, 13])
+    assert state(reports) == ("ERROR", f"load_model ended its process with {words}")
+    assert reports.died(NAME)
+
+
+def test_an_exit_code_of_a_process_with_the_model_is_no_failure_to_load(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[11], loading=[])
+    reports.alive(NAME, up=[], loading=[12], ended={11: -9})
+    assert state(reports) == ("LOADING", "")
+
+
+def test_a_death_is_forgotten_once_a_process_is_up(reports: WorkerReports) -> None:
+    reports.alive(NAME, up=[], loading=[11])
+    reports.alive(NAME, up=[], loading=[12])
+    reports.alive(NAME, up=[12], loading=[])
+    reports.alive(NAME, up=[], loading=[13])
+    assert state(reports) == ("LOADING", "")
+
+
+def test_a_process_with_the_model_that_died_is_no_failure_to_load(reports: WorkerReports) -> None:
+    """As when a task kills its process: the next one loads the model."""
+    reports.alive(NAME, up=[11, 12], loading=[])
+    reports.alive(NAME, up=[12], loading=[13])
+    assert state(reports) == ("UP", "")
+    reports.alive(NAME, up=[], loading=[13])
+    assert state(reports) == ("LOADING", "")
+
+
+def test_a_report_expires_when_it_is_not_renewed(reports: WorkerReports, redis: Redis) -> None:
+    reports.alive(NAME, up=[11], loading=[])
+    assert 0 < int(redis.ttl(keys.worker(NAME))) <= REPORT_LIFETIME
+    redis.delete(keys.worker(NAME))  # what the expiry does
+    assert reports.read() == []
+
+
+def test_a_report_outlives_a_few_renewals_that_are_missed() -> None:
+    assert REPORT_LIFETIME >= 3 * REPORT_EVERY
+
+
+def test_a_failure_renews_the_report(reports: WorkerReports, redis: Redis) -> None:
+    reports.process(NAME, 11, ERROR, "ValueError: no")
+    assert 0 < int(redis.ttl(keys.worker(NAME))) <= REPORT_LIFETIME
+
+
+def test_a_worker_that_stops_is_forgotten_with_its_failures(reports: WorkerReports, redis: Redis) -> None:
+    reports.alive(NAME, up=[], loading=[11])
+    reports.process(NAME, 11, ERROR, "ValueError: no")
+    reports.forget(NAME)
+    assert reports.read() == []
+    assert redis.keys() == []
+
+
+def test_workers_are_read_by_name(reports: WorkerReports) -> None:
+    reports.alive("worker@b", up=[11], loading=[])
+    reports.alive("worker@a", up=[], loading=[11])
+    assert [(report.name, report.state.value) for report in reports.read()] == [
+        ("worker@a", "LOADING"),
+        ("worker@b", "UP"),
+    ]
+
+
+@pytest.mark.parametrize("cause", ["", "UP", "ERROR", "a: b, 50 % of {this}", "naïve ☃", "x" * 5000])
+def test_a_cause_is_kept_word_for_word(reports: WorkerReports, cause: str) -> None:
+    reports.process(NAME, 11, ERROR, cause)
+    reports.alive(NAME, up=[], loading=[11])
+    assert state(reports) == ("ERROR", cause)
+
+
+def test_workers_report_also_when_redis_is_at_its_memory_limit(
+    reports: WorkerReports, memory_full: Callable[[], AbstractContextManager[None]]
+) -> None:
+    with memory_full():
+        reports.alive(NAME, up=[], loading=[11])
+        assert state(reports) == ("LOADING", "")
+        reports.process(NAME, 11, UP)
+        assert state(reports) == ("UP", "")
+
+
+def test_every_method_raises_when_redis_is_away(away: Redis) -> None:
+    reports = WorkerReports(away)
+    attempts: list[Callable[[], Any]] = [
+        lambda: reports.alive(NAME, up=[], loading=[]),
+        lambda: reports.process(NAME, 1, ERROR, "no"),
+        lambda: reports.forget(NAME),
+        lambda: reports.begins_to_load(NAME, 1),
+        lambda: reports.still_loads(NAME),
+        lambda: reports.gives_up_loading(NAME),
+        reports.read,
+    ]
+    for attempt in attempts:
+        with pytest.raises(RedisError):
+            attempt()
+
+
+# The main process loads the model itself (MODEL_SHARING=fork), and whoever dies cannot say so
+
+
+def begin(reports: WorkerReports, pid: int) -> None:
+    """A new life of the worker: its entrypoint has forgotten what the last one said."""
+    reports.forget(NAME)
+    reports.begins_to_load(NAME, pid)
+
+
+DIED = ("ERROR", "a process died while loading the model")
+
+
+def test_the_first_life_is_loading(reports: WorkerReports) -> None:
+    begin(reports, 11)
+    reports.still_loads(NAME)
+    assert state(reports) == ("LOADING", "")
+
+
+def test_a_life_that_ended_while_it_loaded_the_model_is_an_error_of_the_next_ones_until_one_is_up(
+    reports: WorkerReports, redis: Redis
+) -> None:
+    begin(reports, 11)
+    for pid in (12, 13):
+        begin(reports, pid)
+        assert state(reports) == DIED
+        reports.still_loads(NAME)
+        assert state(reports) == DIED
+    reports.ended(NAME, 13)
+    reports.process(NAME, 14, UP)
+    assert state(reports) == ("UP", "")
+    assert not redis.exists(keys.loads(NAME))
+    begin(reports, 15)
+    assert state(reports) == ("LOADING", "")
+
+
+def test_nobody_sees_a_later_life_as_loading_only(reports: WorkerReports, redis: Redis) -> None:
+    begin(reports, 11)
+    with redis.monitor() as monitor:
+        begin(reports, 12)
+        redis.echo("the end")
+        seen: list[str] = []
+        for command in monitor.listen():
+            seen.append(command["command"].split()[0])
+            if seen[-1] == "ECHO":
+                break
+    said = [name for name in seen if name in ("MULTI", "HSETNX", "HSET", "EXEC")]
+    # The report, and what is known of the life before, in one transaction.
+    assert said[0] == "MULTI"
+    assert said[-1] == "EXEC"
+    assert said.count("MULTI") == said.count("EXEC") == 1
+
+
+def test_what_load_model_raises_says_more_than_that_an_earlier_life_ended(reports: WorkerReports) -> None:
+    begin(reports, 11)
+    begin(reports, 12)
+    reports.process(NAME, 12, ERROR, "ValueError: no")
+    assert state(reports) == ("ERROR", "ValueError: no")
+
+
+def test_a_worker_that_was_told_to_stop_while_it_loaded_did_not_die_of_that(reports: WorkerReports) -> None:
+    begin(reports, 11)
+    reports.gives_up_loading(NAME)
+    begin(reports, 12)
+    assert state(reports) == ("LOADING", "")
+
+
+def test_a_death_after_the_last_was_forgotten_is_noted_again(reports: WorkerReports, redis: Redis) -> None:
+    """As `denzel start` forgets it while the worker loads."""
+    begin(reports, 11)
+    redis.delete(keys.loads(NAME))
+    reports.still_loads(NAME)
+    begin(reports, 12)
+    assert state(reports) == DIED
+
+
+# The same worker on two hosts: containers of one service
+
+
+@pytest.fixture
+def two(broker: Redis) -> tuple[WorkerReports, WorkerReports]:
+    return WorkerReports(broker, host="a"), WorkerReports(broker, host="b")
+
+
+def test_hosts_do_not_disturb_each_others_reports(two: tuple[WorkerReports, WorkerReports]) -> None:
+    one, other = two
+    one.alive("worker@iris", up=(), loading=(7,))
+    other.alive("worker@iris", up=(7,), loading=())
+    other.alive("worker@iris", up=(), loading=(8,))
+    assert not one.died("worker@iris")
+    assert not other.died("worker@iris")
+    assert [report.state for report in one.read()] == [WorkerState.LOADING]
+    one.alive("worker@iris", up=(7,), loading=())
+    assert [report.state for report in other.read()] == [WorkerState.UP]
+
+
+def test_a_host_that_stops_takes_back_its_own_words_alone(two: tuple[WorkerReports, WorkerReports]) -> None:
+    one, other = two
+    one.alive("worker@iris", up=(7,), loading=())
+    other.alive("worker@iris", up=(), loading=(7,))
+    one.forget("worker@iris")
+    assert [report.state for report in one.read()] == [WorkerState.LOADING]
+    other.forget("worker@iris")
+    assert one.read() == []
+
+
+def test_what_a_host_said_that_is_gone_is_dropped(two: tuple[WorkerReports, WorkerReports], redis: Redis) -> None:
+    one, other = two
+    one.alive("worker@iris", up=(7,), loading=())
+    redis.hincrbyfloat(keys.worker("worker@iris"), "seen:a", -21)
+    other.alive("worker@iris", up=(), loading=(8,))
+    assert [report.state for report in other.read()] == [WorkerState.LOADING]
+
+
+def test_a_host_that_died_while_loading_is_no_reason_for_another_to_say_so(
+    two: tuple[WorkerReports, WorkerReports], redis: Redis
+) -> None:
+    one, other = two
+    begin(one, 7)
+    begin(other, 7)
+    assert state(one) == ("LOADING", "")
+    begin(other, 8)
+    assert state(one) == DIED
+    one.process(NAME, 7, UP)
+    assert state(other) == ("UP", "")

@@ -1,0 +1,133 @@
+"""admin.py: what an operator asks, as the command reads it: one JSON document, or one line and a code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from redis import Redis
+from support.paths import PROJECT
+
+from app.serving.admin import BAD_USAGE, COMMANDS, FAILED, BadUsage, Deployment, main, run
+from app.serving.settings import Settings
+from app.serving.store.outbox import Outbox, Outcome
+from app.serving.store.tasks import TaskRecords
+
+
+@pytest.fixture
+def deployment(broker: Redis, read_settings: Callable[..., Settings]) -> Deployment:
+    return Deployment(broker, read_settings())
+
+
+@pytest.fixture
+def _undelivered(broker: Redis, deployment: Deployment) -> None:
+    """One callback that waits, and one that was given up."""
+    records = TaskRecords(broker)
+    outcomes = {
+        "waiting": Outcome(error="Connection refused", retry_in=3600, away=True),
+        "failed": Outcome(status=410, error="answered 410"),
+    }
+    for task_id, outcome in outcomes.items():
+        records.accept(task_id, "message", callback_uri=f"http://{task_id}.example/", queue_limit=10)
+        records.end(task_id, "SUCCESS", {}, lifetime=60)
+        taken, _ = deployment.outbox.take(free=1, per_receiver=1)
+        deployment.outbox.settle([(taken[0], outcome)])
+
+
+@pytest.mark.usefixtures("_undelivered")
+def test_callbacks_that_were_not_delivered_are_listed(deployment: Deployment) -> None:
+    waiting, failed = run(["callbacks"], deployment)
+    assert isinstance(waiting.pop("next_try"), float)
+    assert waiting == {
+        "task_id": "waiting",
+        "uri": "http://waiting.example/",
+        "state": "PENDING",
+        "attempts": 1,
+        "last_status": None,
+        "last_error": "Connection refused",
+    }
+    assert failed == {
+        "task_id": "failed",
+        "uri": "http://failed.example/",
+        "state": "FAILED",
+        "attempts": 1,
+        "last_status": 410,
+        "last_error": "answered 410",
+        "next_try": None,
+    }
+
+
+def test_a_password_in_the_uri_is_not_shown(broker: Redis, deployment: Deployment) -> None:
+    records = TaskRecords(broker)
+    records.accept("the-id", "message", callback_uri="https://user:secret@a.example:90/b?c#d", queue_limit=10)
+    records.end("the-id", "SUCCESS", {}, lifetime=60)
+    assert [callback["uri"] for callback in run(["callbacks"], deployment)] == ["https://a.example:90/b?c#d"]
+
+
+@pytest.mark.usefixtures("_undelivered")
+def test_callbacks_are_sent_again_by_the_id_of_their_task(deployment: Deployment) -> None:
+    assert run(["resend", "waiting", "nonsense"], deployment) == {"resent": ["waiting"], "unknown": ["nonsense"]}
+    assert [callback.task_id for callback in due(deployment.outbox)] == ["waiting"]
+
+
+@pytest.mark.usefixtures("_undelivered")
+def test_all_that_failed_are_sent_again(deployment: Deployment) -> None:
+    assert run(["resend-failed"], deployment) == {"resent": ["failed"], "unknown": []}
+    assert [callback.task_id for callback in due(deployment.outbox)] == ["failed"]
+
+
+def due(outbox: Outbox) -> list[Any]:
+    return outbox.take(free=10, per_receiver=10)[0]
+
+
+def test_with_nothing_to_tell_the_answers_are_empty(deployment: Deployment) -> None:
+    assert run(["callbacks"], deployment) == []
+    assert run(["resend-failed"], deployment) == {"resent": [], "unknown": []}
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["callbacks", "more"], ["resend"], ["resend-failed", "more"], ["--help"]]
+)
+def test_what_can_not_be_run_is_bad_usage(deployment: Deployment, arguments: list[str]) -> None:
+    with pytest.raises(BadUsage):
+        run(arguments, deployment)
+
+
+def test_bad_usage_is_one_line_and_its_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nonsense"], {}) == BAD_USAGE == 64
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == f"the command is one of {', '.join(COMMANDS)}\n"
+
+
+def test_redis_away_is_one_line_and_code_1(away: Redis, capsys: pytest.CaptureFixture[str]) -> None:
+    port = away.connection_pool.connection_kwargs["port"]
+    assert main(["callbacks"], {"REDIS_URL": f"redis://127.0.0.1:{port}/0"}) == FAILED == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("Redis cannot be asked: ")
+    assert shown.err.count("\n") == 1
+
+
+def test_a_bad_setting_is_one_line_and_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["callbacks"], {"QUEUE_LIMIT": "many"}) == FAILED
+    assert capsys.readouterr().err == "QUEUE_LIMIT is 'many'; it must be a number of 1 or more\n"
+
+
+@pytest.mark.usefixtures("_undelivered")
+def test_a_program_reads_its_answer(redis_url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "app.serving.admin", "callbacks"],
+        cwd=PROJECT,
+        env={**os.environ, "REDIS_URL": redis_url},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [callback["task_id"] for callback in json.loads(done.stdout)] == ["waiting", "failed"]
+    assert done.stderr == ""

@@ -1,0 +1,618 @@
+"""The services for real: a rendered project with the Iris model, its entrypoints, a Redis of its own, no container."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+import pytest
+import requests
+from support.deployment import FLOWERS, SPECIES, Deployment
+from support.ports import find_free_port
+from support.waiting import until
+
+from app.serving.queue.client import TaskRecord
+from app.serving.store import keys
+from app.serving.store.workers import REPORT_EVERY
+
+pytestmark = pytest.mark.local
+
+# Predictions
+
+
+def test_a_prediction_is_answered_called_back_and_kept(shared: Deployment, receiver: Any) -> None:
+    answer = shared.predict({"callback_uri": receiver.uri("/stash"), "data": FLOWERS})
+    task_id = answer.json()["data"]["task_id"]
+    assert (answer.status_code, answer.headers["Location"]) == (200, f"/status/{task_id}")
+    until(lambda: receiver.received, what="the callback")
+    (path, headers, content), *more = receiver.received
+    assert (path, headers["webhook-id"], content, more) == ("/stash", task_id, SPECIES, [])
+    delivered = {"state": "DELIVERED", "attempts": 1, "last_error": None}
+    until(lambda: kept(shared, task_id)["callback"]["state"] == "DELIVERED", what="the delivery on record")
+    assert kept(shared, task_id) == {"status": "SUCCESS", "result": SPECIES, "callback": delivered}
+
+
+def kept(deployment: Deployment, task_id: str) -> Any:
+    return requests.get(deployment.url(f"/status/{task_id}"), timeout=30).json()
+
+
+def test_a_synchronous_prediction_is_the_answer(shared: Deployment) -> None:
+    answer = shared.predict({"callback_uri": "http://127.0.0.1:1/", "data": FLOWERS}, Prefer="wait=30")
+    assert (answer.status_code, answer.json()) == (200, SPECIES)
+    assert answer.headers["Preference-Applied"] == "wait=30"
+
+
+def test_a_failed_prediction_says_why_and_its_traceback_is_in_the_log_alone(shared: Deployment) -> None:
+    answer = shared.predict({"do": True, "raise": "the reason"}, Prefer="wait=30")
+    assert (answer.status_code, answer.json()["description"]) == (500, "the reason")
+    task_id = answer.json()["task_id"]
+    assert requests.get(shared.url(f"/status/{task_id}"), timeout=30).json() == {
+        "status": "FAILURE",
+        "result": {"args": ["the reason"]},
+    }
+    log = until(lambda: lines_after(shared, task_id, "RuntimeError: the reason"), what="the failure in the log")
+    assert "Traceback" in log
+
+
+def lines_after(deployment: Deployment, first: str, last: str) -> str:
+    """The worker's log from the first text to the last; empty while they are not there."""
+    log = (deployment.root / "logs" / "worker.log").read_text()
+    _, found, rest = log.partition(first)
+    inner, ended, _ = rest.partition(last)
+    return found + inner + ended if ended else ""
+
+
+def test_bad_input_is_the_words_of_the_users_code(shared: Deployment) -> None:
+    answer = shared.predict({"data": FLOWERS})
+    assert answer.status_code == 400
+    assert answer.json() == {"title": "Bad input format", "description": "callback_uri not supplied", "status": 400}
+
+
+def test_twenty_synchronous_requests_wait_while_the_api_goes_on_answering(shared: Deployment) -> None:
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        waiting = [pool.submit(shared.predict, {"do": True, "sleep": 0.3}, Prefer="wait=60") for _ in range(20)]
+        until(lambda: shared.redis.llen(keys.QUEUE), what="a queue")
+        times = []
+        while not all(each.done() for each in waiting):
+            started = time.monotonic()
+            assert requests.get(shared.url("/health/live"), timeout=30).status_code == 200
+            times.append(time.monotonic() - started)
+        answers = [each.result() for each in waiting]
+    assert [answer.status_code for answer in answers] == [200] * 20
+    assert sorted(times)[len(times) // 2] < 0.2
+    assert max(times) < 2
+
+
+def test_what_the_pipeline_prints_lands_in_the_log_file(shared: Deployment) -> None:
+    shared.ended(shared.submit(print="printed by the pipeline"))
+    log = shared.root / "logs" / "worker.log"
+    until(lambda: "printed by the pipeline" in log.read_text(), what="the line in the log file")
+    assert "model loaded in " in log.read_text()
+
+
+def test_the_model_is_loaded_once_in_each_predicting_process_and_nowhere_else(shared: Deployment) -> None:
+    predicting = {shared.ended(task).result["pid"] for task in [shared.submit(sleep=0.2) for _ in range(6)]}
+    loads = shared.loads()
+    assert len(set(loads)) == len(loads)
+    assert predicting <= set(loads)
+    for service in ("api", "monitor"):
+        assert set(shared.processes(service)).isdisjoint(loads)
+    assert shared.running["denzel"].pid not in loads  # not before a fork, either
+
+
+# HTTP that never reaches the application, and spellings that a proxy would not let through
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET /info\r\n\r\n", 400),
+        (b"GET /info HTTP/9.9\r\n\r\n", 400),
+        (b"GET /info HTTP/1.1\r\nno colon\r\n\r\n", 400),
+        (b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: many\r\n\r\n", 400),
+        (b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: nonsense\r\n\r\n", 501),
+        (b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nnot a length\r\n\r\n", 400),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+        (b"GET /info HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 90_000 + b"\r\n\r\n", 431),
+        (b"BREW /info HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 400),
+    ],
+)
+def test_malformed_http_is_answered_in_json(shared: Deployment, request_bytes: bytes, status: int) -> None:
+    got, headers, body = raw(shared, request_bytes)
+    assert got == status
+    assert headers["content-type"].startswith("application/json")
+    assert {"title", "description", "status"} <= set(json.loads(body))
+    assert shared.healthy("api")
+
+
+def raw(deployment: Deployment, request_bytes: bytes) -> tuple[int, dict[str, str], str]:
+    """Send these bytes; the status, headers and body of the answer."""
+    with socket.create_connection(("127.0.0.1", deployment.api_port), timeout=30) as connection:
+        connection.sendall(request_bytes)
+        answer = b""
+        while not complete(answer):
+            more = connection.recv(65536)
+            if not more:
+                break
+            answer += more
+    head, _, body = answer.decode("latin1").partition("\r\n\r\n")
+    first, *lines = head.split("\r\n")
+    return int(first.split()[1]), {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}, body
+
+
+def complete(answer: bytes) -> bool:
+    head, found, body = answer.partition(b"\r\n\r\n")
+    length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: ")]
+    return bool(found) and bool(length) and len(body) >= int(length[0].split()[1])
+
+
+def test_clients_that_fall_silent_do_not_hold_the_api(shared: Deployment) -> None:
+    silent = [socket.create_connection(("127.0.0.1", shared.api_port)) for _ in range(80)]
+    try:
+        for connection in silent:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        live = requests.get(shared.url("/health/live"), timeout=60)
+        assert live.status_code == 200
+    finally:
+        for connection in silent:
+            connection.close()
+
+
+def test_a_slow_verify_input_does_not_delay_the_others(shared: Deployment) -> None:
+    slow = [
+        threading.Thread(target=shared.predict, args=({"do": True, "verify": 8},), kwargs={"Prefer": "respond-async"})
+        for _ in range(20)
+    ]
+    for thread in slow:
+        thread.start()
+    started = time.monotonic()
+    for _ in range(20):
+        assert shared.predict({"do": True}, Prefer="wait=30").status_code == 200
+    assert time.monotonic() - started < 6
+    for thread in slow:
+        thread.join(30)
+
+
+def test_a_chunked_request_is_read_like_any_other(shared: Deployment) -> None:
+    body = json.dumps({"do": True}).encode()
+    answer = requests.post(shared.url("/predict"), data=iter([body[:5], body[5:]]), timeout=30)
+    assert answer.status_code == 200
+
+
+def test_a_body_over_the_limit_is_413_chunked_or_not(shared: Deployment) -> None:
+    body = b'"' + b"x" * (11 * 1024 * 1024) + b'"'
+    for data in (body, iter([body[: len(body) // 2], body[len(body) // 2 :]])):
+        answer = requests.post(shared.url("/predict"), data=data, timeout=60)
+        assert (answer.status_code, answer.json()["title"]) == (413, "Body too large")
+
+
+@pytest.mark.parametrize("megabytes", [11, 50])
+def test_a_client_that_sends_a_body_over_the_limit_to_its_end_reads_the_413(shared: Deployment, megabytes: int) -> None:
+    body = b"x" * (megabytes * 1024 * 1024)
+    for data in (body, iter([body])):
+        # urllib sends all before it reads, and wants the connection ended.
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            urllib.request.urlopen(shared.url("/predict"), data=data, timeout=60)
+        with refusal.value:
+            assert (refusal.value.code, json.load(refusal.value)["title"]) == (413, "Body too large")
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_sent_where_the_client_asks(shared: Deployment) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n"
+    status, headers, body = raw(shared, head)
+    assert (status, headers["connection"], json.loads(body)["title"]) == (413, "close", "Body too large")
+
+
+def test_a_client_that_sends_for_ever_is_cut_off(shared: Deployment) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"%x\r\n%s\r\n" % (1024 * 1024, b"x" * 1024 * 1024)
+    with socket.create_connection(("127.0.0.1", shared.api_port), timeout=30) as connection:
+        connection.sendall(head)
+        with pytest.raises(ConnectionError):
+            connection.sendall(chunk * 200)
+    assert shared.healthy("api")
+
+
+# Health
+
+
+def test_health_is_0_for_each_service_that_is_up(shared: Deployment) -> None:
+    assert [shared.health(service).returncode for service in ("api", "denzel", "monitor", "redis")] == [0, 0, 0, 0]
+
+
+def test_health_is_not_0_for_what_is_not_there(shared: Deployment) -> None:
+    port = find_free_port()
+    nowhere = f"127.0.0.1:{port}"
+    assert not shared.healthy("api", API_BIND=nowhere)
+    assert not shared.healthy("monitor", MONITOR_BIND=nowhere)
+    assert not shared.healthy("denzel", PROJECT_NAME="another")
+    assert not shared.healthy("denzel", REDIS_URL=f"redis://:secret@{nowhere}/0")
+    assert not shared.healthy("denzel", REDIS_URL=shared.environ["REDIS_URL"].replace("secret", "wrong"))
+
+
+def test_health_is_not_0_for_another_server_on_the_port(shared: Deployment) -> None:
+    assert not shared.healthy("api", API_BIND=shared.environ["MONITOR_BIND"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["celery"], ["nonsense"]])
+def test_health_of_no_service_is_wrong_usage(shared: Deployment, arguments: list[str]) -> None:
+    done = shared.health(*arguments)
+    assert (done.returncode, done.stderr) == (64, "usage: health.sh api|denzel|monitor|redis\n")
+
+
+def test_ready_names_the_worker_that_is_up(shared: Deployment) -> None:
+    answer = requests.get(shared.url("/health/ready"), timeout=30)
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "ready": True,
+        "broker": "UP",
+        "workers": [{"name": "worker@iris", "state": "UP", "cause": ""}],
+    }
+
+
+def test_the_dashboard_shows_the_worker(shared: Deployment) -> None:
+    def page() -> str:
+        return requests.get(f"http://127.0.0.1:{shared.monitor_port}/workers", timeout=30).text
+
+    until(lambda: "worker@iris" in page(), what="the worker on the dashboard")
+
+
+def celery(deployment: Deployment, *arguments: str) -> Any:
+    """What Celery's own command says of the worker."""
+    done = subprocess.run(
+        # Without a destination it would wait for others for all of its time.
+        ["celery", "--app", "app.tasks", *arguments, "--json", "--timeout", "15", "--destination", "worker@iris"],
+        cwd=deployment.root,
+        env=deployment.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "secret@" not in done.stdout
+    return json.loads(done.stdout)["worker@iris"]
+
+
+def test_celery_tells_of_the_worker_and_not_of_its_secrets(shared: Deployment) -> None:
+    """As the dashboard asks it."""
+    for command in ("stats", "conf", "active"):
+        celery(shared, "inspect", command)
+    assert "Control command error" not in shared.output("denzel")
+
+
+def test_celery_answers_while_every_process_is_busy_and_knows_with_what(shared: Deployment) -> None:
+    begun = [shared.root / f"busy-{number}" for number in range(2)]
+    tasks = [shared.submit(once=path.name, until="answered") for path in begun]
+    until(lambda: all(path.exists() for path in begun), what="both processes to be busy")
+    active = {task["id"]: task for task in celery(shared, "inspect", "active")}
+    assert set(tasks) <= set(active)
+    assert "'until': 'answered'" in active[tasks[0]]["args"]
+    (shared.root / "answered").touch()
+    assert [shared.ended(task).status for task in tasks] == ["SUCCESS"] * 2
+
+
+# Processes that die
+
+
+def test_a_predicting_process_that_is_killed_is_replaced(shared: Deployment) -> None:
+    before = len(shared.loads())
+    failed = shared.ended(shared.submit(die=True))
+    assert failed.status == "FAILURE"
+    assert failed.result == {"args": ["the worker died while running this task, 3 times"]}
+    until(lambda: len(shared.loads()) == before + 3, what="the model in the new process")
+    for task in [shared.submit(sleep=0.2) for _ in range(4)]:
+        assert shared.ended(task).status == "SUCCESS"
+    assert shared.worker() == ("UP", "")
+
+
+def test_an_idle_predicting_process_that_is_killed_is_replaced(shared: Deployment) -> None:
+    before = shared.loads()
+    os.kill(before[-1], signal.SIGKILL)
+    until(lambda: len(shared.loads()) == len(before) + 1, what="the model in the new process")
+    assert shared.ended(shared.submit()).status == "SUCCESS"
+
+
+def test_the_callback_process_that_is_killed_is_started_again(shared: Deployment, receiver: Any) -> None:
+    killed = until(shared.callback_process, what="the callback process")
+    os.kill(killed, signal.SIGKILL)
+    shared.predict({"callback_uri": receiver.uri("/stash"), "data": FLOWERS})
+    until(lambda: receiver.received, what="the callback")
+    assert shared.callback_process() not in (0, killed)
+    assert [content for _, _, content in receiver.received] == [SPECIES]
+
+
+def test_a_receiver_that_hangs_delays_no_prediction(shared: Deployment, receiver: Any) -> None:
+    for number in range(5):
+        shared.predict({"do": True, "callback_uri": receiver.uri(f"/hang/{number}")})
+    until(lambda: len(receiver.received) == 5, what="the hanging ones")
+    started = time.monotonic()
+    answer = shared.predict({"do": True}, Prefer="wait=30")
+    assert answer.status_code == 200
+    assert time.monotonic() - started < 5
+
+
+def test_native_code_that_crashes_leaves_its_traceback_in_what_the_worker_prints(shared: Deployment) -> None:
+    assert shared.ended(shared.submit(crash=True), within=60).status == "FAILURE"
+    output = shared.output("denzel")
+    assert "Fatal Python error: Segmentation fault" in output
+    assert re.search(r'pipeline.py", line \d+ in predict', output)
+    log = shared.root / "logs" / "worker.log"
+    until(lambda: "exited with 'signal 11 (SIGSEGV)'" in log.read_text(), what="the death in the log file")
+    assert shared.ended(shared.submit()).status == "SUCCESS"
+
+
+def test_a_pipeline_that_exits_fails_its_task_and_nothing_else(shared: Deployment) -> None:
+    shared.until_all_are_ready()
+    before = shared.loads()
+    assert shared.ended(shared.submit(exit=1)).result == {"args": ["SystemExit: 1"]}
+    assert shared.loads() == before
+
+
+def test_a_process_that_dies_is_replaced_and_its_task_told_of_at_once(shared: Deployment) -> None:
+    """Left alone, Celery looks every 5 seconds: three deaths would take longer."""
+    shared.until_all_are_ready()
+    assert shared.ended(shared.submit(die=True), within=14).status == "FAILURE"
+
+
+# Loading
+
+
+def test_a_model_that_loads_slowly_is_loading_and_then_up(single: Deployment) -> None:
+    """Celery gives its processes 4 s; a model takes what it takes."""
+    (single.root / "slow").write_text("6")
+    single.start("redis", "denzel")
+    single.until_worker_is("LOADING")
+    assert single.healthy("denzel")
+    assert single.loads() == []
+    single.until_worker_is("UP")
+    until(lambda: len(single.loads()) == 2, what="the model in both processes")
+    assert len(set(single.loads())) == 2
+    assert single.ended(single.submit()).status == "SUCCESS"
+    assert len(single.loads()) == 2
+
+
+def test_a_model_that_cannot_be_loaded_is_reported_and_recovers_when_it_can(single: Deployment) -> None:
+    file = single.root / "app" / "assets" / "iris_svc.pkl"
+    file.rename(single.root / "away.pkl")
+    single.start("redis", "denzel")
+    cause = single.until_worker_is("ERROR")
+    assert cause == "FileNotFoundError: [Errno 2] No such file or directory: './app/assets/iris_svc.pkl'"
+    task = single.submit()
+    (single.root / "away.pkl").rename(file)
+    assert single.until_worker_is("UP") == ""
+    assert single.ended(task).status == "SUCCESS"  # it waited on the queue
+
+
+def test_a_load_model_that_ends_its_process_is_told_by_its_exit_code_until_it_loads(single: Deployment) -> None:
+    pipeline = single.root / "app" / "logic" / "pipeline.py"
+    ends = "\n_load = load_model\n\ndef load_model():\n    return _load() if Path('there').exists() else os._exit(3)\n"
+    pipeline.write_text(pipeline.read_text() + ends)
+    single.start("redis", "denzel")
+    cause = "load_model ended its process with exit code 3"
+    assert single.until_worker_is("ERROR") == cause
+    for _ in range(20):
+        # Others are started in the place of those that ended.
+        assert single.worker() == ("ERROR", cause)
+        time.sleep(0.1)
+    (single.root / "there").touch()
+    assert single.until_worker_is("UP") == ""
+
+
+def test_what_a_killed_worker_said_while_it_loaded_is_not_said_of_the_next(single: Deployment) -> None:
+    """Its entrypoint may have found no Redis to forget it in."""
+    (single.root / "slow").write_text("8")
+    single.start("redis", "denzel")
+    single.until_worker_is("LOADING")
+    until(lambda: "worker@iris ready." in single.output("denzel"), what="the first to be there")
+    single.end("denzel")
+    single.running["denzel"].wait(10)
+    health = single.root / "entrypoints" / "health.sh"
+    health.rename(single.root / "health.sh")
+    single.start("denzel")
+    until(lambda: single.output("denzel").count("worker@iris ready.") == 2, what="the next to be there")
+    for _ in range(20):
+        assert single.worker() == ("LOADING", "")
+        time.sleep(0.1)
+
+
+def test_a_pipeline_that_cannot_be_imported_is_reported(single: Deployment) -> None:
+    (single.root / "app" / "logic" / "pipeline.py").write_text("import numpyy\n")
+    single.start("redis", "denzel", "api")
+    assert single.until_worker_is("ERROR") == "ModuleNotFoundError: No module named 'numpyy'"
+    until(lambda: single.healthy("api"), what="the api")
+    assert requests.get(single.url("/info"), timeout=30).status_code == 200
+    answer = single.predict({})
+    assert answer.status_code == 500
+    assert answer.json()["description"].endswith("ModuleNotFoundError: No module named 'numpyy'")
+
+
+def test_a_worker_told_to_stop_while_it_loads_stops_in_a_few_seconds(single: Deployment) -> None:
+    # So that it ends by itself, and not because its time is over.
+    single.environ["STOP_TIMEOUT"] = "60"
+    (single.root / "slow").write_text("600")
+    single.start("redis", "denzel")
+    single.until_worker_is("LOADING")
+    until(lambda: "worker@iris ready." in single.output("denzel"), what="the worker to be past its own start")
+    single.running["denzel"].terminate()
+    assert single.exit_code("denzel", within=15) == 0
+    until(lambda: not single.processes("denzel"), within=5, what="every process of the worker to be gone")
+    assert single.worker() == ("", "")
+
+
+def test_a_worker_whose_callbacks_can_not_be_sent_does_not_start(single: Deployment) -> None:
+    """With Docker Compose alone nobody has checked the settings before."""
+    single.environ["CALLBACK_SECRET"] = "whsec_QQ=="
+    single.start("redis", "denzel")
+    assert single.exit_code("denzel", within=30) != 0
+    assert "CALLBACK_SECRET" in single.output("denzel")
+
+
+# Stopping
+
+
+def test_a_running_task_is_finished_when_the_worker_is_told_to_stop(single: Deployment) -> None:
+    single.launch("denzel")
+    task = single.submit(sleep=2, once="begun")
+    until((single.root / "begun").exists, what="the task to run")
+    single.running["denzel"].terminate()
+    assert single.exit_code("denzel", within=15) == 0
+    assert single.status_of(task) == "SUCCESS"
+    until(lambda: not single.processes("denzel"), within=5, what="every process of the worker to be gone")
+
+
+def test_a_task_that_ends_during_a_stop_is_called_back_and_the_log_is_calm(single: Deployment, receiver: Any) -> None:
+    single.environ["STOP_TIMEOUT"] = "40"
+    single.launch("denzel", "api")
+    order = {"do": True, "once": "begun", "until": "released", "callback_uri": receiver.uri("/stash")}
+    task = single.predict(order).json()["data"]["task_id"]
+    # STARTED says that a worker has taken it. One that has not begun goes back to the queue at once.
+    until((single.root / "begun").exists, what="the task to run")
+    single.running["denzel"].terminate()
+    until(lambda: "Warm shutdown" in single.output("denzel"), what="the stop to begin")
+    sidecar = single.callback_process()
+    # Longer than the worker takes to notice a sidecar that is gone.
+    waited = time.monotonic() + REPORT_EVERY + 2
+    until(lambda: time.monotonic() > waited, what="the worker to look at its sidecar")
+    assert single.callback_process() == sidecar
+    (single.root / "released").touch()
+    assert single.exit_code("denzel", within=15) == 0
+    assert single.status_of(task) == "SUCCESS"
+    until(lambda: receiver.received, what="the callback")
+    assert "the sidecar ended" not in single.output("denzel")
+    assert single.worker() == ("", "")
+
+
+def test_a_task_that_outlasts_the_stop_goes_back_and_is_run_by_the_next_worker(single: Deployment) -> None:
+    single.launch("denzel")
+    long, waiting = single.submit(sleep=300, once="begun"), single.submit(once="begun-too", sleep=300)
+    behind = single.submit()
+    until(lambda: all((single.root / file).exists() for file in ("begun", "begun-too")), what="the tasks to run")
+    single.running["denzel"].terminate()
+    started = time.monotonic()
+    single.exit_code("denzel", within=15)
+    assert time.monotonic() - started < 10  # the stop time, when Docker would kill
+    until(lambda: not single.processes("denzel"), within=5, what="every process of the worker to be gone")
+    assert single.redis.llen(keys.QUEUE) == 3
+    single.start("denzel")
+    single.until_worker_is("UP")
+    assert single.ended(long) == TaskRecord(status="SUCCESS", result={"run": "again"})
+    assert single.ended(waiting) == TaskRecord(status="SUCCESS", result={"run": "again"})
+    assert single.ended(behind).status == "SUCCESS"
+
+
+def test_a_request_under_way_is_answered_when_the_api_is_told_to_stop(single: Deployment) -> None:
+    single.launch("api")
+    answers: list[requests.Response] = []
+
+    def ask() -> None:
+        answers.append(single.predict({"do": True}, Prefer="wait=3"))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    until(lambda: single.redis.llen(keys.QUEUE), what="the task on the queue")
+    single.running["api"].terminate()
+    asking.join(30)
+    assert [answer.status_code for answer in answers] == [202]
+    assert single.exit_code("api", within=15) == 0
+
+
+def can_watch_processes() -> bool:
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+def test_an_api_whose_gunicorn_was_killed_ends_too(single: Deployment) -> None:
+    single.launch("api")
+    gunicorn = single.running["api"].pid
+    serving = set(single.processes("api")) - {gunicorn}
+    assert serving
+    os.kill(gunicorn, signal.SIGKILL)
+    # Until they have ended, the next gunicorn does not get the port; their sign of life alone comes every 5 seconds.
+    within = 3 if can_watch_processes() else 20
+    until(lambda: not serving & set(single.processes("api")), within=within, what="the serving processes to end")
+
+
+def test_every_service_ends_when_it_is_told_to(single: Deployment) -> None:
+    single.launch("denzel", "api", "monitor")
+    for service in ("api", "denzel", "monitor", "redis"):
+        single.running[service].terminate()
+    for service in ("api", "denzel", "monitor", "redis"):
+        single.exit_code(service, within=10)
+        until(lambda service=service: not single.processes(service), within=5, what=f"all of {service} to be gone")
+    assert not single.healthy("api")
+    assert not single.healthy("denzel")
+    assert not single.healthy("monitor")
+
+
+def test_callbacks_end_with_a_worker_that_was_killed(single: Deployment) -> None:
+    """Nothing is left running beside the worker's container, or in the user's own machine."""
+    single.launch("denzel")
+    callbacks = until(single.callback_process, what="the callback process")
+    os.kill(single.running["denzel"].pid, signal.SIGKILL)
+    until(lambda: callbacks not in single.processes("denzel"), within=10, what="the callback process to end")
+
+
+# Redis
+
+
+def test_work_goes_on_after_redis_was_killed_and_is_back(single: Deployment) -> None:
+    """A worker that is up and consumes nothing is the failure to be afraid of (celery#8091)."""
+    single.launch("denzel", "api")
+    assert single.predict({"do": True}, Prefer="wait=30").status_code == 200
+    until(lambda: not single.redis.exists(keys.UNACKED), what="the worker to be idle")
+    single.end("redis")
+    single.exit_code("redis", within=10)
+    away = single.predict({"do": True})
+    assert (away.status_code, away.json()["title"]) == (503, "Service unavailable")
+    assert "Retry-After" in away.headers
+    assert requests.get(single.url("/health/ready"), timeout=30).json()["broker"] == "DOWN"
+    assert single.healthy("api")
+    single.start("redis")
+    task_id = accepted(single)
+    assert single.ended(task_id, within=60).status == "SUCCESS"
+    single.until_worker_is("UP")
+    assert single.predict({"do": True}, Prefer="wait=60").status_code == 200
+    assert single.running["denzel"].poll() is None
+    assert len(single.loads()) == 2
+
+
+def test_work_goes_on_after_redis_was_killed_under_a_running_task(single: Deployment) -> None:
+    single.launch("denzel", "api")
+    running = single.submit(sleep=3, count="runs")
+    until((single.root / "runs").exists, what="the task to run")
+    single.end("redis")
+    single.exit_code("redis", within=10)
+    single.start("redis")
+    task_id = accepted(single)
+    assert single.ended(task_id, within=60).status == "SUCCESS"
+    assert single.ended(running, within=60).status == "SUCCESS"
+    single.until_worker_is("UP")
+    assert single.running["denzel"].poll() is None
+    assert single.counted("runs") == 1
+    assert len(single.loads()) == 2
+
+
+def accepted(deployment: Deployment) -> str:
+    """The id of a task, as soon as the api accepts one."""
+    answer = until(lambda: ok(deployment.predict({"do": True})), what="the api to accept again")
+    task_id: str = answer.json()["data"]["task_id"]
+    return task_id
+
+
+def ok(answer: requests.Response) -> requests.Response | None:
+    return answer if answer.status_code == 200 else None

@@ -1,0 +1,332 @@
+"""predictor.py: loading the model until it works, and calling the user's functions."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.serving.errors import describe
+from app.serving.json_values import NotJson
+from app.serving.worker.model.predictor import Predictor, WrongCount, WrongResult
+
+
+def pipeline(
+    *,
+    load_model: Callable[[], Any] = lambda: "the model",
+    process: Callable[[Any, Any], Any] = lambda model, json_data: json_data,
+    predict: Callable[[Any, Any], Any] = lambda model, data: {"model": model, "data": data},
+) -> SimpleNamespace:
+    return SimpleNamespace(load_model=load_model, process=process, predict=predict)
+
+
+def loaded(**functions: Callable[..., Any]) -> Predictor:
+    predictor = Predictor(lambda: pipeline(**functions))
+    predictor.load(pytest.fail, sleep=pytest.fail)
+    return predictor
+
+
+class FailsAtFirst:
+    """Raises these exceptions, one for each call; then returns the value."""
+
+    def __init__(self, *errors: Exception, then: Any) -> None:
+        self._errors = list(errors)
+        self._then = then
+
+    def __call__(self) -> Any:
+        if self._errors:
+            raise self._errors.pop(0)
+        return self._then
+
+
+def test_the_model_and_the_input_reach_the_users_functions() -> None:
+    predictor = loaded(
+        process=lambda model, json_data: (model, json_data, "processed"),
+        predict=lambda model, data: {"got": [model, *data]},
+    )
+    assert predictor.predict({"x": 1}) == {"got": ["the model", "the model", {"x": 1}, "processed"]}
+
+
+def test_the_model_is_loaded_once_for_many_predictions() -> None:
+    loads = []
+    predictor = loaded(load_model=lambda: loads.append("one"))
+    for _ in range(3):
+        predictor.predict({})
+    assert loads == ["one"]
+
+
+def test_nothing_of_the_users_is_imported_before_load() -> None:
+    imports: list[str] = []
+
+    def import_pipeline() -> SimpleNamespace:
+        imports.append("one")
+        return pipeline()
+
+    predictor = Predictor(import_pipeline)
+    assert imports == []
+    predictor.load(pytest.fail)
+    assert imports == ["one"]
+
+
+def test_load_model_is_tried_again_until_it_works() -> None:
+    errors = [FileNotFoundError(2, "No such file", "./model.pkl"), ValueError("truncated")]
+    failures: list[str] = []
+    pauses: list[float] = []
+    predictor = Predictor(lambda: pipeline(load_model=load_model))
+    load_model = FailsAtFirst(*errors, then="the model")
+    predictor.load(failures.append, sleep=pauses.append)
+    assert failures == ["FileNotFoundError: [Errno 2] No such file: './model.pkl'", "ValueError: truncated"]
+    assert pauses == [5, 10]
+    assert predictor.predict(1) == {"model": "the model", "data": 1}
+
+
+def test_pauses_grow_to_a_minute_and_no_further() -> None:
+    pauses: list[float] = []
+    load_model = FailsAtFirst(*(OSError() for _ in range(7)), then=None)
+    Predictor(lambda: pipeline(load_model=load_model)).load(lambda cause: None, sleep=pauses.append)
+    assert pauses == [5, 10, 20, 40, 60, 60, 60]
+
+
+def test_a_failure_is_reported_before_the_pause() -> None:
+    seen: list[str] = []
+    load_model = FailsAtFirst(ValueError("no"), then=None)
+    Predictor(lambda: pipeline(load_model=load_model)).load(seen.append, sleep=lambda pause: seen.append("pause"))
+    assert seen == ["ValueError: no", "pause"]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (ModuleNotFoundError("No module named 'sklearn'"), "ModuleNotFoundError: No module named 'sklearn'"),
+        (
+            SyntaxError("invalid syntax", ("pipeline.py", 3, 1, "def", 3, 2)),
+            "SyntaxError: invalid syntax (pipeline.py, line 3)",
+        ),
+        (AttributeError("no load_model"), "AttributeError: no load_model"),
+    ],
+)
+def test_a_pipeline_that_cannot_be_imported_is_reported_and_tried_again(error: Exception, cause: str) -> None:
+    failures: list[str] = []
+    predictor = Predictor(FailsAtFirst(error, then=pipeline()))
+    predictor.load(failures.append, sleep=lambda pause: None)
+    assert failures == [cause]
+    assert predictor.predict(1) == {"model": "the model", "data": 1}
+
+
+def test_the_traceback_of_a_failure_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def load_model() -> Any:
+        return failing()
+
+    failing = FailsAtFirst(ValueError("the reason"), then=None)
+    Predictor(lambda: pipeline(load_model=load_model)).load(lambda cause: None, sleep=lambda pause: None)
+    assert "load_model failed; next try in 5 s" in caplog.text
+    assert "Traceback" in caplog.text
+    assert "in load_model" in caplog.text
+
+
+def test_loading_says_how_long_it_took(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        loaded()
+    assert "model loaded in 0.0 s" in caplog.messages
+
+
+def test_ctrl_c_while_loading_is_not_a_failure_to_load() -> None:
+    def load_model() -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Predictor(lambda: pipeline(load_model=load_model)).load(pytest.fail, sleep=pytest.fail)
+
+
+def test_a_result_of_numpy_is_answered_as_json_values() -> None:
+    predictor = loaded(predict=lambda model, data: dict(zip(["a", "b"], np.array(["x", "y"]), strict=True)))
+    result = predictor.predict({})
+    assert result == {"a": "x", "b": "y"}
+    assert {type(value) for value in result.values()} == {str}
+
+
+@pytest.mark.parametrize(
+    ("result", "kind"),
+    [(None, "NoneType"), ([1], "list"), ("text", "str"), (1, "int"), (np.array([1]), "ndarray"), ((1,), "tuple")],
+)
+def test_a_result_that_is_no_dict_fails_by_its_type(result: Any, kind: str) -> None:
+    with pytest.raises(WrongResult) as failed:
+        loaded(predict=lambda model, data: result).predict({})
+    assert str(failed.value) == f"predict returned a {kind}; it must return a dict"
+
+
+def test_a_result_that_json_cannot_say_fails_by_its_path() -> None:
+    class Figure:
+        pass
+
+    with pytest.raises(NotJson) as failed:
+        loaded(predict=lambda model, data: {"a123": [0, 1, Figure()]}).predict({})
+    assert str(failed.value) == 'result["a123"][2] is a Figure: not JSON serialisable'
+
+
+@pytest.mark.parametrize("name", ["process", "predict"])
+def test_what_the_pipeline_raises_is_raised_as_it_is(name: str) -> None:
+    class OfTheUser(Exception):
+        pass
+
+    def fail(model: Any, data: Any) -> Any:
+        raise OfTheUser("no")
+
+    with pytest.raises(OfTheUser, match=r"^no$"):
+        loaded(**{name: fail}).predict({})
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("no"), "ValueError: no"),
+        (ValueError(), "ValueError"),
+        (ValueError("two\n  lines"), "ValueError: two lines"),
+        (KeyError("x"), "KeyError: 'x'"),
+    ],
+)
+def test_an_exception_is_described_on_one_line(error: Exception, line: str) -> None:
+    assert describe(error) == line
+
+
+# Several tasks at once.
+
+
+def batching(predict_batch: Callable[[Any, list[Any]], Any], **functions: Callable[..., Any]) -> Predictor:
+    users = pipeline(**functions)
+    users.predict_batch = predict_batch
+    predictor = Predictor(lambda: users)
+    predictor.load(pytest.fail, sleep=pytest.fail)
+    return predictor
+
+
+def inverses(model: Any, batch: list[float]) -> list[dict[str, float]]:
+    return [{"inverse": 1 / one} for one in batch]
+
+
+def said(outcomes: list[Any]) -> list[Any]:
+    return [describe(one) if isinstance(one, BaseException) else one for one in outcomes]
+
+
+def test_a_pipeline_says_whether_it_predicts_batches() -> None:
+    assert batching(inverses).predicts_batches
+    assert not loaded().predicts_batches
+
+
+def test_a_batch_is_predicted_in_one_call_and_each_input_gets_its_own_result() -> None:
+    calls = []
+
+    def predict_batch(model: Any, batch: list[int]) -> list[dict[str, int]]:
+        calls.append(list(batch))
+        return [{"squared": one**2} for one in batch]
+
+    predictor = batching(predict_batch, process=lambda model, json_data: json_data + 1)
+    assert predictor.predict_batch([1, 2, 3]) == [{"squared": 4}, {"squared": 9}, {"squared": 16}]
+    assert calls == [[2, 3, 4]]
+
+
+def test_a_single_task_goes_through_predict_batch_too() -> None:
+    assert batching(inverses).predict(4) == {"inverse": 0.25}
+    with pytest.raises(ZeroDivisionError):
+        batching(inverses).predict(0)
+
+
+def test_an_input_that_process_refuses_fails_alone_and_never_reaches_the_model() -> None:
+    def process(model: Any, json_data: float) -> float:
+        if json_data < 0:
+            raise ValueError("negative")
+        return json_data
+
+    assert said(batching(inverses, process=process).predict_batch([1, -1, 2])) == [
+        {"inverse": 1.0},
+        "ValueError: negative",
+        {"inverse": 0.5},
+    ]
+
+
+def test_when_predict_batch_raises_each_input_is_tried_alone() -> None:
+    assert said(batching(inverses).predict_batch([1, 0, 2])) == [
+        {"inverse": 1.0},
+        "ZeroDivisionError: division by zero",
+        {"inverse": 0.5},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "inputs", "told"),
+    [
+        (0, [1, 2], "0 results for 2 inputs"),
+        (1, [1, 2], "1 result for 2 inputs"),
+        (3, [1, 2], "3 results for 2 inputs"),
+        (0, [1], "0 results for 1 input"),
+        (2, [1], "2 results for 1 input"),
+    ],
+)
+def test_a_wrong_number_of_results_fails_the_batch(size: int, inputs: list[int], told: str) -> None:
+    outcomes = batching(lambda model, batch: [{"whose": "?"}] * size).predict_batch(inputs)
+    assert all(isinstance(one, WrongCount) for one in outcomes)
+    assert said(outcomes) == [f"WrongCount: predict_batch returned {told}; it must return one for each"] * len(inputs)
+
+
+@pytest.mark.parametrize("results", [{"a": 1, "b": 2}, "ab", None, 7])
+def test_what_is_no_list_fails_the_batch(results: object) -> None:
+    outcomes = batching(lambda model, batch: results).predict_batch([1, 2])
+    kind = type(results).__name__
+    assert said(outcomes) == [f"WrongCount: predict_batch returned a {kind}; it must return a list of dicts"] * 2
+
+
+def test_a_result_that_is_no_dict_or_no_json_fails_alone() -> None:
+    outcomes = batching(lambda model, batch: [{"a": np.int64(1)}, [2], {"a": object()}]).predict_batch([1, 2, 3])
+    assert said(outcomes) == [
+        {"a": 1},
+        "WrongResult: predict_batch returned a list; it must return a dict",
+        'NotJson: result["a"] is a object: not JSON serialisable',
+    ]
+
+
+def test_a_user_may_return_a_tuple_and_may_change_the_list_that_they_got() -> None:
+    def predict_batch(model: Any, batch: list[int]) -> tuple[dict[str, int], ...]:
+        results = tuple({"same": one} for one in batch)
+        batch.clear()
+        return results
+
+    assert batching(predict_batch).predict_batch([1, 2]) == [{"same": 1}, {"same": 2}]
+
+
+def test_whatever_goes_wrong_nobody_gets_the_result_of_another() -> None:
+    """Random batches in which inputs are bad in every way, over a pipeline that fails at random too."""
+    chance = random.Random(5)
+
+    def process(model: Any, json_data: dict[str, Any]) -> dict[str, Any]:
+        if json_data["kind"] == "refused":
+            raise ValueError(f"refused {json_data['id']}")
+        return json_data
+
+    def predict_batch(model: Any, batch: list[dict[str, Any]]) -> Any:
+        bad = [one for one in batch if one["kind"] == "raises"]
+        if bad:
+            raise RuntimeError(f"raised by {bad[0]['id']}")
+        results: list[Any] = [one["id"] if one["kind"] == "no dict" else {"id": one["id"]} for one in batch]
+        miscount = chance.choice(["none"] * 8 + ["short", "long", "empty"])
+        return {"none": results, "short": results[:-1], "long": [*results, {"id": "nobody"}], "empty": []}[miscount]
+
+    predictor = batching(predict_batch, process=process)
+    kinds = ["good"] * 6 + ["refused", "raises", "no dict"]
+    for _ in range(2000):
+        inputs = [{"id": number, "kind": chance.choice(kinds)} for number in range(chance.randint(1, 12))]
+        outcomes = predictor.predict_batch(inputs)
+        assert len(outcomes) == len(inputs)
+        for one, outcome in zip(inputs, outcomes, strict=True):
+            if isinstance(outcome, WrongCount):
+                continue
+            if one["kind"] == "good":
+                assert outcome == {"id": one["id"]}
+            elif one["kind"] == "no dict":
+                assert isinstance(outcome, WrongResult)
+            else:
+                assert str(outcome).endswith(f" {one['id']}")

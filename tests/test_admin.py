@@ -1,0 +1,80 @@
+"""What is unfinished, asked of the real admin.py: here when Redis does not answer."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doubles.backend import FakeBackend
+from support.ports import find_free_port
+
+from denzel import admin, runner
+from denzel.errors import CommandFailed, ServiceNotRunning
+from denzel.project import dotenv
+from denzel.project.scaffold import start_project
+from denzel.services import Service
+
+
+class OperationsBackend(FakeBackend):
+    """One whose service denzel runs its programs here."""
+
+    folder: Path
+    variables: Mapping[str, str]
+
+    def execute(self, service: Service, argv: Sequence[str], *, stdin: str = "") -> str:
+        assert argv[0] == "python"
+        return runner.run([sys.executable, *argv[1:]], cwd=self.folder, variables=self.variables, stdin=stdin)
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> OperationsBackend:
+    project = start_project("iris", tmp_path)
+    backend = OperationsBackend(project, dotenv.load(project.env_file, {}))
+    backend.folder = project.root
+    return backend
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """One where connections are taken, and nothing is answered, as by a server that hangs."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+        yield server.getsockname()[1]
+
+
+ASKED: dict[str, Callable[[OperationsBackend], Any]] = {
+    "callbacks": admin.read_callbacks,
+    "tasks": admin.read_tasks,
+    "quarantined": admin.read_quarantined,
+    "resend": lambda backend: admin.resend(backend, ["an-id"]),
+    "replay": lambda backend: admin.replay(backend, ["an-id"]),
+}
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+def test_a_redis_that_is_away_is_said_to_be(
+    backend: OperationsBackend, ask: Callable[[OperationsBackend], Any]
+) -> None:
+    backend.variables = {"REDIS_URL": f"redis://127.0.0.1:{find_free_port()}/0"}
+    with pytest.raises(ServiceNotRunning, match=r"^redis does not answer: .*Connection refused\.$") as caught:
+        ask(backend)
+    assert caught.value.hint == "denzel logs --service redis"
+
+
+def test_a_redis_that_hangs_is_said_to_be(backend: OperationsBackend, silent_port: int) -> None:
+    backend.variables = {"REDIS_URL": f"redis://127.0.0.1:{silent_port}/0"}
+    with pytest.raises(ServiceNotRunning, match=r"^redis does not answer: Timeout .*[^.]\.$"):
+        admin.read_tasks(backend)
+
+
+def test_any_other_failure_stays_as_it_is(backend: OperationsBackend) -> None:
+    backend.variables = {"REDIS_URL": "redis://127.0.0.1:1/0", "RESULT_LIFETIME": "for ever"}
+    with pytest.raises(CommandFailed) as caught:
+        admin.read_tasks(backend)
+    assert "RESULT_LIFETIME" in caught.value.detail
+    (backend.folder / "app" / "operations.py").write_text("raise ValueError('broken')\n")
+    with pytest.raises(CommandFailed, match="exit code 1"):
+        admin.read_tasks(backend)
