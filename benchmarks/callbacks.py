@@ -58,7 +58,7 @@ def main(count: int) -> None:
     from app.serving.store import keys
     from app.serving.store.connection import connect
     from app.serving.store.outbox import Outbox
-    from app.serving.store.tasks import TaskRecords
+    from app.serving.store.tasks import TaskStore
 
     with tempfile.TemporaryDirectory() as folder:
         [port] = free_ports(1)
@@ -79,7 +79,7 @@ def main(count: int) -> None:
                     break
                 except RedisError:
                     time.sleep(0.05)
-            records = TaskRecords(redis)
+            records = TaskStore(redis)
             outbox = Outbox(redis, result_lifetime=3600, callback_lifetime=3600)
 
             def end(name: str) -> None:

@@ -40,12 +40,12 @@ def main() -> None:
 def steps(redis: Any) -> dict[str, Callable[[int], float]]:
     """By name, what returns the seconds that the step takes for so many tasks."""
     from app.serving.json_values import json_values
-    from app.serving.store.claims import Claims, Limits
+    from app.serving.store.claims import ClaimLimits, Claims
     from app.serving.store.messages import task_message
-    from app.serving.store.tasks import NewTask, TaskEnd, TaskRecords
+    from app.serving.store.tasks import Completion, NewTask, TaskStore
 
-    records = TaskRecords(redis)
-    claims = Claims(redis, Limits(deliveries=3, lifetime=60))
+    records = TaskStore(redis)
+    claims = Claims(redis, ClaimLimits(deliveries=3, lifetime=60))
     model, rows = fitted()
     body = (ROOT / "examples" / "iris" / "request.json").read_bytes()
     request = json.loads(body)
@@ -63,7 +63,7 @@ def steps(redis: Any) -> dict[str, Callable[[int], float]]:
 
     def end(tasks: list[NewTask]) -> None:
         text = json.dumps(result)
-        records.end_all([TaskEnd(one.task_id, one.task_id, "SUCCESS", text) for one in tasks], lifetime=60)
+        records.end_all([Completion(one.task_id, one.task_id, "SUCCESS", text) for one in tasks], lifetime=60)
 
     def through(timed: str, count: int) -> float:
         """The seconds of one step, while the tasks go the whole way."""

@@ -58,7 +58,7 @@ class QuarantinedTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class AdminOutcome:
     """The tasks that something was done for, and those with which nothing is stored."""
 
     done: tuple[str, ...]
@@ -81,31 +81,31 @@ def read_quarantined(backend: Backend) -> list[QuarantinedTask]:
     return [QuarantinedTask(**_only(QuarantinedTask, entry)) for entry in _ask(backend, "quarantined")]
 
 
-def resend(backend: Backend, task_ids: Sequence[str]) -> Outcome:
+def resend(backend: Backend, task_ids: Sequence[str]) -> AdminOutcome:
     """Send the callbacks of these tasks again, now."""
     answer = _ask(backend, "resend", *task_ids)
-    return Outcome(done=tuple(answer["resent"]), unknown=tuple(answer["unknown"]))
+    return AdminOutcome(done=tuple(answer["resent"]), unknown=tuple(answer["unknown"]))
 
 
-def resend_failed(backend: Backend) -> Outcome:
+def resend_failed(backend: Backend) -> AdminOutcome:
     """Send every callback that was given up again, now."""
     answer = _ask(backend, "resend-failed")
-    return Outcome(done=tuple(answer["resent"]), unknown=tuple(answer["unknown"]))
+    return AdminOutcome(done=tuple(answer["resent"]), unknown=tuple(answer["unknown"]))
 
 
-def replay(backend: Backend, task_ids: Sequence[str]) -> Outcome:
+def replay(backend: Backend, task_ids: Sequence[str]) -> AdminOutcome:
     """Run these quarantined tasks again."""
     answer = _ask(backend, "replay", *task_ids)
-    return Outcome(done=tuple(answer["replayed"]), unknown=tuple(answer["unknown"]))
+    return AdminOutcome(done=tuple(answer["replayed"]), unknown=tuple(answer["unknown"]))
 
 
-def discard(backend: Backend, task_ids: Sequence[str]) -> Outcome:
+def discard(backend: Backend, task_ids: Sequence[str]) -> AdminOutcome:
     """Remove these tasks from quarantine, with their requests: they cannot be run again."""
     answer = _ask(backend, "discard", *task_ids)
-    return Outcome(done=tuple(answer["discarded"]), unknown=tuple(answer["unknown"]))
+    return AdminOutcome(done=tuple(answer["discarded"]), unknown=tuple(answer["unknown"]))
 
 
-def check_callbacks_known(outcome: Outcome) -> None:
+def check_callbacks_known(outcome: AdminOutcome) -> None:
     """Raise TaskUnknown when a task has no callback that could be sent again."""
     if outcome.unknown:
         raise TaskUnknown(
@@ -114,7 +114,7 @@ def check_callbacks_known(outcome: Outcome) -> None:
         )
 
 
-def check_tasks_known(outcome: Outcome) -> None:
+def check_tasks_known(outcome: AdminOutcome) -> None:
     """Raise TaskUnknown when a task is not in quarantine."""
     if outcome.unknown:
         raise TaskUnknown(

@@ -30,12 +30,12 @@ from denzel.terminal.options import (
     PORT,
     SERVICES,
     FiniteRange,
-    as_data,
-    consenting,
+    file_option,
+    json_option,
     read_parts,
     refuse_options_of_the_list,
-    requesting,
-    waiting,
+    wait_option,
+    yes_option,
 )
 
 
@@ -113,7 +113,7 @@ def startproject(name: str, gpu: bool) -> None:
 @click.option("--monitor-port", type=PORT, help="Port of the dashboard.  [default: 5555]")
 @click.option("--monitor-host", help="Address the dashboard is published on.  [default: 127.0.0.1]")
 @click.option("--backend", type=click.Choice(["docker", "local"]), help="What runs the services.  [default: docker]")
-@waiting
+@wait_option
 def launch(
     api_port: int | None, monitor_port: int | None, monitor_host: str | None, backend: str | None, wait: bool
 ) -> None:
@@ -134,7 +134,7 @@ def launch(
 
 
 @main.command()
-@waiting
+@wait_option
 def start(wait: bool) -> None:
     """Start the services that are stopped."""
     here = opened()
@@ -153,7 +153,7 @@ def stop() -> None:
 
 
 @main.command()
-@waiting
+@wait_option
 def restart(wait: bool) -> None:
     """Stop and start, with code and settings as they are now."""
     here = opened()
@@ -188,7 +188,7 @@ def shutdown(purge: bool, yes: bool) -> None:
 
 @main.command()
 @click.option("--live/--no-live", default=False, show_default=True, help="Keep watching, until Ctrl-C.")
-@as_data("status")
+@json_option("status")
 def status(live: bool, as_json: bool) -> None:
     """Show the state of the services and of the worker."""
     here = opened()
@@ -269,7 +269,7 @@ def listen(port: int, host: str | None) -> None:
 @main.group(invoke_without_command=True)
 @click.option("--failed", is_flag=True, help="Only those that were given up.")
 @click.option("--pending", is_flag=True, help="Only those that will be tried again.")
-@as_data("list")
+@json_option("list")
 @click.pass_context
 def callbacks(context: click.Context, failed: bool, pending: bool, as_json: bool) -> None:
     """List the callbacks that are not delivered."""
@@ -306,7 +306,7 @@ def resend_callbacks(task_ids: tuple[str, ...], failed: bool) -> None:
 
 @main.group(invoke_without_command=True)
 @click.option("--quarantined", is_flag=True, help="Those that killed their worker too often, instead.")
-@as_data("list")
+@json_option("list")
 @click.pass_context
 def tasks(context: click.Context, quarantined: bool, as_json: bool) -> None:
     """List the tasks that run or wait."""
@@ -360,9 +360,9 @@ def discard_tasks(task_ids: tuple[str, ...], yes: bool) -> None:
     show_default=True,
     help="What is killed, in this order.",
 )
-@requesting
+@file_option
 @click.option("--port", type=PORT, help="Port of the drill's receiver.  [default: a free one]")
-@as_data("figures")
+@json_option("figures")
 @click.option("--yes", is_flag=True, help="Do not ask before services are killed.")
 def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | None, as_json: bool, yes: bool) -> None:
     """Kill the services one by one, and count what is lost.
@@ -416,7 +416,7 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
     show_default=True,
     help="For how long requests are sent.",
 )
-@requesting
+@file_option
 @click.option(
     "--sync/--async",
     "synchronous",
@@ -424,7 +424,7 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
     help="Ask for the result, or for the task id.  [default: as it answers]",
 )
 @click.option("--port", type=PORT, help="Port of the bench's receiver.  [default: a free one]")
-@as_data("figures")
+@json_option("figures")
 def bench(
     rate: float | None,
     clients: int | None,
@@ -453,7 +453,7 @@ def bench(
         here.backend,
         here.settings,
         requests=request_file.read_requests(path or here.project.example),
-        plan=generator.Plan(seconds=seconds, rate=rate, clients=(clients or 16) if rate is None else None),
+        plan=generator.LoadProfile(seconds=seconds, rate=rate, clients=(clients or 16) if rate is None else None),
         synchronous=synchronous,
         receiver_port=port or 0,
         look=here.look,
@@ -465,23 +465,23 @@ def bench(
 
 
 @main.command()
-@consenting
-@waiting
+@yes_option
+@wait_option
 def updatereqs(yes: bool, wait: bool) -> None:
     """Install both requirements anew, at their newest versions."""
     _update((lifecycle.OS_REQUIREMENTS, lifecycle.PIP_REQUIREMENTS), consent=yes, wait=wait)
 
 
 @main.command()
-@waiting
+@wait_option
 def updatepipreqs(wait: bool) -> None:
     """Install requirements.txt anew, at its newest versions."""
     _update((lifecycle.PIP_REQUIREMENTS,), consent=False, wait=wait)
 
 
 @main.command()
-@consenting
-@waiting
+@yes_option
+@wait_option
 def updateosreqs(yes: bool, wait: bool) -> None:
     """Run requirements.sh anew."""
     _update((lifecycle.OS_REQUIREMENTS,), consent=yes, wait=wait)

@@ -39,7 +39,7 @@ class NotLaunched(DenzelError):
     """A command that needs a launched project."""
 
 
-class Busy(DenzelError):
+class ProjectLocked(DenzelError):
     """Another denzel command is changing this project."""
 
 
@@ -71,7 +71,7 @@ class RequestUnusable(DenzelError):
     """A drill's request that cannot be sent, or that the api refuses."""
 
 
-class Unanswered(DenzelError):
+class ConfirmationRequired(DenzelError):
     """A question that must be answered first, and nobody is there to answer it."""
 
 
@@ -79,7 +79,7 @@ class TooFewTasks(DenzelError):
     """A drill of fewer requests than it needs to see what it kills recover."""
 
 
-class PromiseBroken(DenzelError):
+class DrillFailed(DenzelError):
     """A drill has seen what must not be: a task lost, made twice, or a part that does not recover."""
 
 

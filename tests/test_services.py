@@ -19,7 +19,7 @@ from app.serving.store import keys
 from app.serving.store.workers import DIED, WorkerState
 from denzel import services
 from denzel.backends.local import backend as local
-from denzel.backends.local.launch_record import Run, RunFile
+from denzel.backends.local.launch_record import LaunchRecord, LaunchRecordFile
 from denzel.backends.local.supervisor import Supervisor
 from denzel.project import dotenv
 from denzel.project.dotenv import KEYS
@@ -145,14 +145,14 @@ def backend(project: Project) -> local.LocalBackend:
 
 
 @pytest.fixture
-def run(project: Project) -> Run:
+def run(project: Project) -> LaunchRecord:
     """A launch, with the settings of the project."""
     settled = dotenv.load(project.env_file, {}).texts
-    return Run(folder="", venv="", server="", redis_port=4711, settings=settled)
+    return LaunchRecord(folder="", venv="", server="", redis_port=4711, settings=settled)
 
 
 @pytest.fixture
-def programs(project: Project, backend: local.LocalBackend, run: local.Run) -> dict[str, dict[str, str]]:
+def programs(project: Project, backend: local.LocalBackend, run: local.LaunchRecord) -> dict[str, dict[str, str]]:
     """The services as the configuration of supervisord has them."""
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"))
     parser.read_string(Supervisor(project.root).configuration(backend._programs(run), log="supervisord.log"))
@@ -226,7 +226,7 @@ def test_both_backends_ask_a_service_the_same_question(
     project: Project,
     containers: dict[str, dict[str, Any]],
     backend: local.LocalBackend,
-    run: Run,
+    run: LaunchRecord,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[tuple[list[str], float]] = []
@@ -237,7 +237,7 @@ def test_both_backends_ask_a_service_the_same_question(
         return ""
 
     monkeypatch.setattr("denzel.runner.run", note)
-    monkeypatch.setattr(RunFile, "read", lambda self: run)
+    monkeypatch.setattr(LaunchRecordFile, "read", lambda self: run)
     for service in Service:
         backend._healthy(service)
         check = containers[service.value]["healthcheck"]

@@ -40,7 +40,7 @@ OS_REQUIREMENTS = "OS_REQUIREMENTS_UPDATED"
 PIP_REQUIREMENTS = "PIP_REQUIREMENTS_UPDATED"
 
 
-class Progress(Protocol):
+class LaunchProgress(Protocol):
     """Whoever watches a long command."""
 
     def doing(self, text: str) -> None:
@@ -64,7 +64,7 @@ def launch(
     previous: Backend,
     options: Mapping[str, str],
     look: Look | None,
-    progress: Progress,
+    progress: LaunchProgress,
 ) -> None:
     """Build and start the services for the first time, and wait until `look` sees the model loaded (None: do not wait).
 
@@ -87,7 +87,9 @@ def launch(
         _up(backend, settings, announce, look, progress)
 
 
-def start(project: Project, backend: Backend, settings: Settings, *, look: Look | None, progress: Progress) -> None:
+def start(
+    project: Project, backend: Backend, settings: Settings, *, look: Look | None, progress: LaunchProgress
+) -> None:
     """Start what is stopped or missing; raises NotLaunched."""
     with lock.exclusive(project.activity_file) as announce:
         check_launched(backend)
@@ -95,7 +97,7 @@ def start(project: Project, backend: Backend, settings: Settings, *, look: Look 
         _up(backend, settings, announce, look, progress)
 
 
-def stop(project: Project, backend: Backend, *, progress: Progress) -> None:
+def stop(project: Project, backend: Backend, *, progress: LaunchProgress) -> None:
     """Stop every service, letting running predictions end; raises NotLaunched."""
     with lock.exclusive(project.activity_file):
         check_launched(backend)
@@ -103,7 +105,9 @@ def stop(project: Project, backend: Backend, *, progress: Progress) -> None:
         backend.stop()
 
 
-def restart(project: Project, backend: Backend, settings: Settings, *, look: Look | None, progress: Progress) -> None:
+def restart(
+    project: Project, backend: Backend, settings: Settings, *, look: Look | None, progress: LaunchProgress
+) -> None:
     """Stop, then start, with the code and the settings as they are now; raises NotLaunched."""
     with lock.exclusive(project.activity_file) as announce:
         check_launched(backend)
@@ -121,7 +125,7 @@ def update_requirements(
     kinds: tuple[str, ...],
     consent: bool,
     look: Look | None,
-    progress: Progress,
+    progress: LaunchProgress,
 ) -> None:
     """Install the requirements anew and recreate the services; while that fails, what runs keeps running.
 
@@ -144,7 +148,7 @@ def update_requirements(
 
 
 def shutdown(
-    project: Project, backend: Backend, *, purge: bool, confirm: Callable[[str], bool], progress: Progress
+    project: Project, backend: Backend, *, purge: bool, confirm: Callable[[str], bool], progress: LaunchProgress
 ) -> bool:
     """Remove the services, and with `purge` their data and image, asking `confirm` first when tasks would be lost.
 
@@ -245,7 +249,7 @@ def _refusal(host: str, port: int) -> OSError | None:
     return None
 
 
-def _build(backend: Backend, announce: lock.Announce, progress: Progress, *, stamps: Mapping[str, str]) -> None:
+def _build(backend: Backend, announce: lock.Announce, progress: LaunchProgress, *, stamps: Mapping[str, str]) -> None:
     def on_step(step: BuildStep) -> None:
         announce(step.state)
         progress.built(step)
@@ -255,7 +259,9 @@ def _build(backend: Backend, announce: lock.Announce, progress: Progress, *, sta
     backend.build(on_step, stamps=stamps)
 
 
-def _up(backend: Backend, settings: Settings, announce: lock.Announce, look: Look | None, progress: Progress) -> None:
+def _up(
+    backend: Backend, settings: Settings, announce: lock.Announce, look: Look | None, progress: LaunchProgress
+) -> None:
     progress.doing("Starting the services")
     # Until the first of them is made there is nothing else by which `status` could tell this from no launch at all.
     announce(State.STARTING)

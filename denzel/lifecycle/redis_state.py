@@ -7,7 +7,7 @@ import time
 from denzel.backends.base import Backend
 from denzel.errors import ServiceNotRunning
 from denzel.services import QUEUE_KEY, UNACKED_KEY, UNDELIVERED_KEY, Service, State
-from denzel.text import counted
+from denzel.text import pluralize
 
 #: Seconds that a Redis which was just started may take to answer. One with much data takes longer, and is left to it.
 _STARTS_WITHIN = 10
@@ -38,5 +38,5 @@ def loss(backend: Backend) -> str:
         return "Redis is not running, so it may hold unfinished tasks. Remove its data?"
     if sum(counts) + callbacks == 0:
         return ""
-    stored = f"{counted(sum(counts), 'unfinished task')} and {counted(callbacks, 'unsent callback')}"
+    stored = f"{pluralize(sum(counts), 'unfinished task')} and {pluralize(callbacks, 'unsent callback')}"
     return f"{stored} are stored. Remove them?"

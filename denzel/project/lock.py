@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from denzel.errors import Busy, NotPermitted
+from denzel.errors import NotPermitted, ProjectLocked
 from denzel.services import State
 
 Announce = Callable[[State | None], None]
@@ -66,7 +66,7 @@ def _lock(file: IO[str]) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise Busy(
+                raise ProjectLocked(
                     "Another denzel command is changing this project.",
                     hint="Wait for it to end: denzel status --live",
                 ) from None

@@ -11,7 +11,7 @@ from typing import TextIO
 from denzel.errors import NotLaunched
 
 #: Seconds between two looks at a file that has nothing new.
-_LOOK_EVERY = 0.2
+_FOLLOW_INTERVAL = 0.2
 
 
 def read_log(path: Path) -> Iterator[str]:
@@ -28,7 +28,7 @@ def follow_log(path: Path, *, sleep: Callable[[float], None] = time.sleep) -> It
             lines = following.new_lines()
             yield from lines
             if not lines:
-                sleep(_LOOK_EVERY)
+                sleep(_FOLLOW_INTERVAL)
 
 
 def merge_logs(paths: Mapping[str, Path], *, follow: bool, tail: int | None) -> Iterator[str]:
@@ -45,7 +45,7 @@ def merge_logs(paths: Mapping[str, Path], *, follow: bool, tail: int | None) -> 
                 for line in lines[max(0, len(lines) - tail) :] if first and tail is not None else lines:
                     yield f"{name:{width}} | {line}"
             if not first and not any(seen.values()):
-                time.sleep(_LOOK_EVERY)
+                time.sleep(_FOLLOW_INTERVAL)
             first = False
     finally:
         for following in followed.values():

@@ -16,7 +16,7 @@ from denzel.errors import NameNotUsable
 from denzel.project.folder import Project
 
 _SUFFIX = ".jinja"
-_LONGEST_NAME = 63
+_MAX_NAME = 63
 
 
 def start_project(name: str, parent: Path, *, gpu: bool = False) -> Project:
@@ -47,8 +47,8 @@ def check_name(name: str) -> None:
     hint = "Use letters, digits, _ and -, starting with a letter, for example iris_classifier."
     if not re.fullmatch("[A-Za-z][A-Za-z0-9_-]*", name):
         raise NameNotUsable(f"{name!r} cannot be the name of a project.", hint=hint)
-    if len(name) > _LONGEST_NAME:
-        raise NameNotUsable(f"{name!r} is too long: {len(name)} characters.", hint=f"Use {_LONGEST_NAME} at most.")
+    if len(name) > _MAX_NAME:
+        raise NameNotUsable(f"{name!r} is too long: {len(name)} characters.", hint=f"Use {_MAX_NAME} at most.")
     if not re.fullmatch(r"[a-z0-9]+((_|__|-+)[a-z0-9]+)*", name.lower()):
         raise NameNotUsable(
             f"{name!r} cannot be the name of a Docker image.",

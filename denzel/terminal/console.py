@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from denzel.admin import Callback, Outcome, QuarantinedTask, UnfinishedTask
+from denzel.admin import AdminOutcome, Callback, QuarantinedTask, UnfinishedTask
 from denzel.backends.base import BuildStep
-from denzel.errors import DenzelError, Unanswered
+from denzel.errors import ConfirmationRequired, DenzelError
 from denzel.loadtest.bench import metrics
-from denzel.loadtest.drill.results import Figures
+from denzel.loadtest.drill.results import DrillReport
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
 from denzel.services import Service, State, Status, WorkerReport
 from denzel.terminal import tables
-from denzel.terminal.tables import printable
-from denzel.text import counted
+from denzel.terminal.tables import escape
+from denzel.text import pluralize
 
 if TYPE_CHECKING:
     from denzel.webhooks.listener import ReceivedCallback
@@ -54,7 +54,7 @@ def error(problem: DenzelError) -> None:
         click.echo(problem.detail, err=True)
         click.echo(err=True)
     # Ids, reasons and the like in it come from others.
-    click.echo(f"{click.style('Error:', fg='red')} {printable(str(problem))}", err=True)
+    click.echo(f"{click.style('Error:', fg='red')} {escape(str(problem))}", err=True)
     if problem.hint:
         click.echo(f"{click.style('Hint:', fg='yellow')} {problem.hint}", err=True)
 
@@ -113,19 +113,19 @@ def shown_quarantined(kept: Sequence[QuarantinedTask]) -> None:
     click.echo("\n".join(tables.quarantined(kept, now=time.time())))
 
 
-def resent(outcome: Outcome) -> None:
+def resent(outcome: AdminOutcome) -> None:
     if outcome.done:
         click.echo(f"{_so_many_are(len(outcome.done), 'callback')} sent again now. How it goes: denzel callbacks")
     elif not outcome.unknown:
         click.echo("No callbacks have failed.")
 
 
-def replayed(outcome: Outcome) -> None:
+def replayed(outcome: AdminOutcome) -> None:
     if outcome.done:
         click.echo(f"{_so_many_are(len(outcome.done), 'task')} queued again. How it goes: denzel tasks")
 
 
-def discarded(outcome: Outcome) -> None:
+def discarded(outcome: AdminOutcome) -> None:
     if outcome.done:
         click.echo(f"{_so_many_are(len(outcome.done), 'task')} discarded.")
 
@@ -141,18 +141,18 @@ def received(callbacks: Iterable[ReceivedCallback]) -> None:
     with _until_interrupted():
         for callback in callbacks:
             when = datetime.fromtimestamp(callback.when)
-            what = printable(f"{when:%H:%M:%S} {callback.path} {callback.webhook_id or 'no webhook-id'}")
+            what = escape(f"{when:%H:%M:%S} {callback.path} {callback.webhook_id or 'no webhook-id'}")
             click.echo(f"{what} {_signature(callback)}{' (repeated)' if callback.repeated else ''}")
             click.echo(_body(callback.body))
 
 
-def drilled(figures: Figures) -> None:
+def drilled(figures: DrillReport) -> None:
     """What a drill came to, in all and part by part."""
     click.echo()
     click.echo("\n".join(tables.drill(figures)))
 
 
-def benched(figures: metrics.Figures) -> None:
+def benched(figures: metrics.BenchReport) -> None:
     """What a bench has measured: throughput, latencies, their spread, who was busy, and what it comes to."""
     click.echo()
     click.echo("\n".join(tables.bench(figures)))
@@ -179,7 +179,7 @@ def confirm(question: str) -> bool:
         click.echo(question)
     except click.Abort:
         click.echo()
-    raise Unanswered("There was no answer.", hint="To go on without being asked, pass --yes.")
+    raise ConfirmationRequired("There was no answer.", hint="To go on without being asked, pass --yes.")
 
 
 class Watching:
@@ -235,14 +235,14 @@ def _styled(state: State) -> str:
 
 
 def _so_many_are(number: int, noun: str) -> str:
-    return f"{counted(number, noun)} {'is' if number == 1 else 'are'}"
+    return f"{pluralize(number, noun)} {'is' if number == 1 else 'are'}"
 
 
 def _signature(callback: ReceivedCallback) -> str:
     if not callback.signed:
         return click.style("not signed", fg="yellow")
     if callback.fault:
-        return click.style("signature BAD", fg="red") + f": {printable(callback.fault)}"
+        return click.style("signature BAD", fg="red") + f": {escape(callback.fault)}"
     return click.style("signature good", fg="green")
 
 
@@ -251,9 +251,9 @@ def _body(body: bytes) -> str:
     if not body:
         return "(empty)"
     try:
-        return printable(json.dumps(json.loads(body.decode()), ensure_ascii=False))
+        return escape(json.dumps(json.loads(body.decode()), ensure_ascii=False))
     except (ValueError, RecursionError):
-        shown = printable(body[:_SHOWN_OF_NO_JSON].decode("utf-8", "backslashreplace"))
+        shown = escape(body[:_SHOWN_OF_NO_JSON].decode("utf-8", "backslashreplace"))
         return f"(not JSON) {shown}" + (f"... ({len(body)} bytes)" if len(body) > _SHOWN_OF_NO_JSON else "")
 
 

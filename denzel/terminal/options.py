@@ -30,7 +30,7 @@ PORT = click.IntRange(1, 65535)
 SERVICES = [service.value for service in (Service.API, Service.DENZEL, Service.MONITOR, Service.REDIS)]
 
 
-def waiting(command: _Command) -> _Command:
+def wait_option(command: _Command) -> _Command:
     """The option of every command that starts services."""
     return click.option(
         "--wait/--no-wait",
@@ -40,7 +40,7 @@ def waiting(command: _Command) -> _Command:
     )(command)
 
 
-def requesting(command: _Command) -> _Command:
+def file_option(command: _Command) -> _Command:
     """The option of every command that sends requests."""
     return click.option(
         "--file",
@@ -51,12 +51,12 @@ def requesting(command: _Command) -> _Command:
     )(command)
 
 
-def consenting(command: _Command) -> _Command:
+def yes_option(command: _Command) -> _Command:
     """The option of every command that runs requirements.sh."""
     return click.option("--yes", is_flag=True, help="Run requirements.sh on this machine too (local backend).")(command)
 
 
-def as_data(what: str) -> Callable[[_Command], _Command]:
+def json_option(what: str) -> Callable[[_Command], _Command]:
     """The option of every command that can print what it has as JSON."""
     return click.option("--json", "as_json", is_flag=True, help=f"Print the {what} as data.")
 

@@ -53,7 +53,7 @@ def quarantined(kept: Sequence[QuarantinedTask], *, now: float) -> list[str]:
     )
 
 
-def drill(figures: results.Figures) -> list[str]:
+def drill(figures: results.DrillReport) -> list[str]:
     """What a drill came to, in all and part by part."""
     refused = [(f"refused ({reason})", number) for reason, number in sorted(figures.refused.items())]
     failed = [("  with FAILURE", f"{figures.failed}: {figures.failure}")] if figures.failed else []
@@ -84,7 +84,7 @@ def drill(figures: results.Figures) -> list[str]:
     return _apart([whole, parts] if figures.parts else [whole])
 
 
-def bench(figures: metrics.Figures) -> list[str]:
+def bench(figures: metrics.BenchReport) -> list[str]:
     """What a bench has measured: throughput, latencies, their spread, who was busy, and the queue."""
     shown = [
         _table(("REQUESTS", str(figures.sent)), _bench_counts(figures)),
@@ -100,7 +100,7 @@ def bench(figures: metrics.Figures) -> list[str]:
     return _apart(shown)
 
 
-def printable(text: str) -> str:
+def escape(text: str) -> str:
     """What others sent, without what a terminal would obey, or has no letter for."""
     shown = "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
@@ -112,7 +112,7 @@ def printable(text: str) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """Columns as wide as what is in them; nothing is cut, so that ids and addresses can be copied."""
-    texts = [["-" if value is None else printable(str(value)) for value in row] for row in rows]
+    texts = [["-" if value is None else escape(str(value)) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(heads, *texts, strict=True)]
     return [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
@@ -125,7 +125,7 @@ def _apart(shown: Sequence[Sequence[str]]) -> list[str]:
     return [line for lines in shown for line in ("", *lines)][1:]
 
 
-def _bench_counts(figures: metrics.Figures) -> list[tuple[str, object]]:
+def _bench_counts(figures: metrics.BenchReport) -> list[tuple[str, object]]:
     errors = [(f"error: {error.kind}", f"{error.count} ({error.first.rstrip('.')})") for error in figures.errors]
     rows: list[tuple[str, object]] = []
     if figures.unsent:
@@ -144,7 +144,7 @@ def _bench_counts(figures: metrics.Figures) -> list[tuple[str, object]]:
     return rows
 
 
-def _latencies(figures: metrics.Figures) -> list[tuple[str, ...]]:
+def _latencies(figures: metrics.BenchReport) -> list[tuple[str, ...]]:
     rows = [("end to end" if figures.mode == "async" else "answer", figures.end_to_end)]
     if figures.accept is not None:
         rows.insert(0, ("accept", figures.accept))
@@ -154,7 +154,7 @@ def _latencies(figures: metrics.Figures) -> list[tuple[str, ...]]:
     ]
 
 
-def _histogram(figures: metrics.Figures) -> list[str]:
+def _histogram(figures: metrics.BenchReport) -> list[str]:
     most = max(bucket.count for bucket in figures.histogram)
     heads = ("end to end" if figures.accept else "answers").upper()
     return _table(

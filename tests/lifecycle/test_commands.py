@@ -19,12 +19,12 @@ from denzel.errors import (
     AlreadyLaunched,
     BackendUnavailable,
     BuildFailed,
-    Busy,
     CommandFailed,
     DenzelError,
     NotLaunched,
     NotPermitted,
     PortTaken,
+    ProjectLocked,
     ServiceFailed,
     SettingInvalid,
     ToolMissing,
@@ -277,7 +277,7 @@ def test_launch_waits_its_turn(project: Project, backend: FakeBackend, watcher: 
     with (
         lock.exclusive(project.activity_file),
         unchanged(project, backend),
-        refused(Busy, "Another denzel command"),
+        refused(ProjectLocked, "Another denzel command"),
     ):
         launch(project, backend, watcher)
 

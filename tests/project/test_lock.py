@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from denzel.errors import Busy
+from denzel.errors import ProjectLocked
 from denzel.project import lock
 from denzel.services import State
 
@@ -71,14 +71,14 @@ def test_nothing_is_announced_after_a_command_that_failed(path: Path) -> None:
 
 
 def test_a_second_command_is_told_to_wait(path: Path) -> None:
-    with another_command(path), pytest.raises(Busy) as busy, lock.exclusive(path):
+    with another_command(path), pytest.raises(ProjectLocked) as busy, lock.exclusive(path):
         pass
     assert "denzel status --live" in busy.value.hint
 
 
 def test_the_other_command_is_not_disturbed(path: Path) -> None:
     with another_command(path):
-        with pytest.raises(Busy), lock.exclusive(path):
+        with pytest.raises(ProjectLocked), lock.exclusive(path):
             pass
         assert lock.announced(path) is State.INSTALLING_PIP
 

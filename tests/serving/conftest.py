@@ -21,7 +21,7 @@ from app.serving.queue.client import TaskQueue
 from app.serving.settings import Settings
 from app.serving.store.connection import connect
 from app.serving.store.messages import TASK_NAME
-from app.serving.store.tasks import TaskRecords
+from app.serving.store.tasks import TaskStore
 from app.serving.worker.celery_app import configuration
 
 ReadSettings = Callable[..., Settings]
@@ -41,8 +41,8 @@ def broker(redis: Redis, redis_url: str) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def records(broker: Redis) -> TaskRecords:
-    return TaskRecords(broker)
+def records(broker: Redis) -> TaskStore:
+    return TaskStore(broker)
 
 
 @pytest.fixture

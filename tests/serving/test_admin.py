@@ -15,8 +15,8 @@ from support.paths import PROJECT
 
 from app.serving.admin import BAD_USAGE, COMMANDS, FAILED, BadUsage, Deployment, main, run
 from app.serving.settings import Settings
-from app.serving.store.outbox import Outbox, Outcome
-from app.serving.store.tasks import TaskRecords
+from app.serving.store.outbox import AttemptResult, Outbox
+from app.serving.store.tasks import TaskStore
 
 
 @pytest.fixture
@@ -27,10 +27,10 @@ def deployment(broker: Redis, read_settings: Callable[..., Settings]) -> Deploym
 @pytest.fixture
 def _undelivered(broker: Redis, deployment: Deployment) -> None:
     """One callback that waits, and one that was given up."""
-    records = TaskRecords(broker)
+    records = TaskStore(broker)
     outcomes = {
-        "waiting": Outcome(error="Connection refused", retry_in=3600, away=True),
-        "failed": Outcome(status=410, error="answered 410"),
+        "waiting": AttemptResult(error="Connection refused", retry_in=3600, away=True),
+        "failed": AttemptResult(status=410, error="answered 410"),
     }
     for task_id, outcome in outcomes.items():
         records.accept(task_id, "message", callback_uri=f"http://{task_id}.example/", queue_limit=10)
@@ -63,7 +63,7 @@ def test_callbacks_that_were_not_delivered_are_listed(deployment: Deployment) ->
 
 
 def test_a_password_in_the_uri_is_not_shown(broker: Redis, deployment: Deployment) -> None:
-    records = TaskRecords(broker)
+    records = TaskStore(broker)
     records.accept("the-id", "message", callback_uri="https://user:secret@a.example:90/b?c#d", queue_limit=10)
     records.end("the-id", "SUCCESS", {}, lifetime=60)
     assert [callback["uri"] for callback in run(["callbacks"], deployment)] == ["https://a.example:90/b?c#d"]

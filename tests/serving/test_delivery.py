@@ -17,9 +17,9 @@ from support.ports import find_free_port
 from support.waiting import until
 
 from app.serving.store import keys
-from app.serving.store.claims import CLAIM_TIMEOUT
-from app.serving.store.dead_letters import Quarantine
-from app.serving.worker.batching.sizing import MOST_IN_TURN
+from app.serving.store.claims import LEASE
+from app.serving.store.dead_letters import DeadLetters
+from app.serving.worker.batching.sizing import MAX_IN_TURN
 
 pytestmark = pytest.mark.local
 
@@ -49,7 +49,7 @@ def test_what_a_killed_worker_had_runs_again_as_soon_as_it_is_back(single: Deplo
     until(lambda: all((single.root / f"begun-{number}").exists() for number in range(2)), what="both to be at work")
     single.end("denzel")
     single.running["denzel"].wait(10)
-    assert single.redis.hlen(keys.CLAIMANTS) == 2
+    assert single.redis.hlen(keys.OWNERS) == 2
     started = time.monotonic()
     single.start("denzel")
     assert [single.ended(task).result for task in tasks] == [{"run": "again"}] * 2
@@ -75,8 +75,8 @@ def test_one_poisonous_request_among_a_hundred(shared: Deployment) -> None:
     assert record.status == "FAILURE"
     assert record.result == {"args": ["the worker died while running this task, 3 times"]}
     # Those that were through when the process died, and had not been told, have run once more.
-    assert 100 <= shared.counted("good") < 100 + MOST_IN_TURN
-    assert poison in [kept.task_id for kept in Quarantine(shared.redis).read()]
+    assert 100 <= shared.counted("good") < 100 + MAX_IN_TURN
+    assert poison in [kept.task_id for kept in DeadLetters(shared.redis).read()]
     shared.until_all_are_ready()
 
 
@@ -84,7 +84,7 @@ def test_a_task_kept_aside_runs_again_when_it_is_replayed(shared: Deployment) ->
     task = shared.submit(die="until mended", unless="mended")
     assert shared.ended(task).status == "FAILURE"
     (shared.root / "mended").touch()
-    assert Quarantine(shared.redis).replay(task)
+    assert DeadLetters(shared.redis).replay(task)
     assert shared.ended(task).status == "SUCCESS"
 
 
@@ -102,7 +102,7 @@ def test_a_running_task_that_is_cancelled_is_stopped_and_its_process_replaced(sh
     assert shared.status_of(task) == "REVOKED"
     assert shared.ended(other).status == "SUCCESS"
     assert shared.ended(shared.submit()).status == "SUCCESS"
-    assert shared.redis.hlen(keys.CLAIMANTS) == 0
+    assert shared.redis.hlen(keys.OWNERS) == 0
 
 
 def test_a_waiting_task_that_is_cancelled_never_runs(shared: Deployment) -> None:
@@ -133,7 +133,7 @@ def test_a_task_over_its_time_limit_fails_and_the_next_one_runs(single: Deployme
     assert single.ended(slow).result == {"args": ["the task took longer than TASK_TIME_LIMIT, 1.5 s"]}
     assert single.ended(behind).status == "SUCCESS"
     assert len(single.loads()) == 2
-    assert single.redis.hlen(keys.CLAIMANTS) == 0
+    assert single.redis.hlen(keys.OWNERS) == 0
 
 
 def make_it_stay(deployment: Deployment) -> None:
@@ -174,7 +174,7 @@ def test_a_task_at_the_queue_that_kills_its_process_ends_alone(single: Deploymen
     others = [single.submit() for _ in range(100)]
     assert all(single.ended(task).status == "SUCCESS" for task in others)
     assert single.ended(poison).result == {"args": ["the worker died while running this task, 3 times"]}
-    assert single.redis.hlen(keys.CLAIMANTS) == 0
+    assert single.redis.hlen(keys.OWNERS) == 0
 
 
 def test_a_task_that_is_cancelled_at_the_queue_is_stopped(single: Deployment) -> None:
@@ -253,7 +253,7 @@ def stories(deploy: Callable[[], Deployment]) -> Stories:
     uri = f"http://127.0.0.1:{port}/stash"
     callbacks = [accepted(away, callback_uri=uri) for _ in range(40)]
     until(lambda: all(away.redis.hget(keys.task(task), "callback_attempts") for task in callbacks), what="a first try")
-    long_task = long.submit(sleep=3 * CLAIM_TIMEOUT, count="runs")
+    long_task = long.submit(sleep=3 * LEASE, count="runs")
     away_task = away.submit(sleep=MINUTE / 2, count="runs")
     until(lambda: running(long, long_task) and running(away, away_task), what="the tasks to run")
     os.kill(hung.running["denzel"].pid, signal.SIGSTOP)
@@ -292,9 +292,9 @@ def accepted(deployment: Deployment, **order: str) -> str:
 
 
 def test_a_task_of_three_claim_timeouts_runs_once(stories: Stories) -> None:
-    assert stories.long.ended(stories.long_task, within=4 * CLAIM_TIMEOUT).status == "SUCCESS"
+    assert stories.long.ended(stories.long_task, within=4 * LEASE).status == "SUCCESS"
     assert stories.long.counted("runs") == 1
-    assert stories.long.redis.hlen(keys.CLAIMANTS) == 0
+    assert stories.long.redis.hlen(keys.OWNERS) == 0
 
 
 def test_a_worker_that_hangs_is_ended_from_outside_and_its_tasks_run(stories: Stories) -> None:

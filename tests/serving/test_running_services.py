@@ -23,7 +23,7 @@ from support.waiting import until
 
 from app.serving.queue.client import TaskRecord
 from app.serving.store import keys
-from app.serving.store.workers import REPORT_EVERY
+from app.serving.store.workers import HEARTBEAT_INTERVAL
 
 pytestmark = pytest.mark.local
 
@@ -483,7 +483,7 @@ def test_a_task_that_ends_during_a_stop_is_called_back_and_the_log_is_calm(singl
     until(lambda: "Warm shutdown" in single.output("denzel"), what="the stop to begin")
     sidecar = single.callback_process()
     # Longer than the worker takes to notice a sidecar that is gone.
-    waited = time.monotonic() + REPORT_EVERY + 2
+    waited = time.monotonic() + HEARTBEAT_INTERVAL + 2
     until(lambda: time.monotonic() > waited, what="the worker to look at its sidecar")
     assert single.callback_process() == sidecar
     (single.root / "released").touch()

@@ -20,8 +20,8 @@ from support.waiting import until
 
 from app.serving.store.connection import connect
 from app.serving.store.messages import task_message
-from app.serving.store.tasks import TaskRecord, TaskRecords
-from app.serving.store.workers import WorkerReports
+from app.serving.store.tasks import TaskRecord, TaskStore
+from app.serving.store.workers import WorkerRegistry
 from denzel.project.scaffold import start_project
 
 #: The example's pipeline, and around it what tests ask of one: by the request, and by the files `slow` and `loads`.
@@ -102,7 +102,7 @@ class Deployment:
         }
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.redis = connect(self.environ["REDIS_URL"])
-        self.records = TaskRecords(self.redis)
+        self.records = TaskStore(self.redis)
 
     def start(self, *services: str) -> None:
         for service in services:
@@ -191,7 +191,7 @@ class Deployment:
     def worker(self) -> tuple[str, str]:
         """State and cause of the worker; empty when none reports, also as Redis has only just been started."""
         try:
-            reports = WorkerReports(self.redis).read()
+            reports = WorkerRegistry(self.redis).read()
         except RedisError:
             return "", ""
         return (reports[0].state.value, reports[0].cause) if reports else ("", "")

@@ -17,7 +17,7 @@ from redis.retry import Retry
 
 from denzel import runner
 from denzel.backends.base import Backend, BuildStep, not_running
-from denzel.backends.local.launch_record import DATA, SETTLED, Run, RunFile, write_secret
+from denzel.backends.local.launch_record import DATA, SETTLED, LaunchRecord, LaunchRecordFile, write_secret
 from denzel.backends.local.processes import MARK, end_project, kill_project, kill_tree, processes_of, processor_seconds
 from denzel.backends.local.supervisor import Program, Supervisor
 from denzel.backends.local.venv import PythonEnvironment, bundled_server, find_uv
@@ -61,7 +61,7 @@ class LocalBackend(Backend):
         self._home = project.root / ".denzel"
         self._python = PythonEnvironment(project, settings)
         self._data = project.root / DATA
-        self._run_file = RunFile(project)
+        self._run_file = LaunchRecordFile(project)
         self._supervisor = Supervisor(project.root)
         self._stamps: Mapping[str, str] = {}
 
@@ -228,12 +228,12 @@ class LocalBackend(Backend):
             return False
         return True
 
-    def _settled(self) -> Run:
+    def _settled(self) -> LaunchRecord:
         """The run as it should be now; it keeps the port of Redis while that server runs."""
         before = self._run_file.read()
         venv = self._python.folder()
         running = before is not None and self._supervisor.states() is not None
-        return Run(
+        return LaunchRecord(
             folder=os.path.realpath(self._project.root),
             venv=str(venv),
             server=_system_server() if self._settings.redis_server == "system" else bundled_server(venv),
@@ -243,7 +243,7 @@ class LocalBackend(Backend):
             settings={key: self._stamps.get(key, self._settings.texts[key]) for key in SETTLED},
         )
 
-    def _programs(self, run: Run) -> list[Program]:
+    def _programs(self, run: LaunchRecord) -> list[Program]:
         return [
             Program(
                 name=service.value,

@@ -24,7 +24,7 @@ DATA = ".denzel/redis"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class LaunchRecord:
     """What one launch settled: the folder it was for, the environment it runs from, the server and its port, and the
     settings that each service was given.
     """
@@ -69,22 +69,22 @@ class Run:
         }
 
 
-class RunFile:
+class LaunchRecordFile:
     """The note of the last launch in a project: it makes the project launched."""
 
     def __init__(self, project: Project) -> None:
         self._root = project.root
         self._path = project.root / ".denzel" / "run.json"
 
-    def read(self) -> Run | None:
+    def read(self) -> LaunchRecord | None:
         """What the last launch settled, unless that was in a folder of which this one is a copy."""
         try:
-            run = Run(**json.loads(self._path.read_text(encoding="utf-8")))
+            run = LaunchRecord(**json.loads(self._path.read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):
             return None
         return run if run.folder == os.path.realpath(self._root) else None
 
-    def write(self, run: Run) -> None:
+    def write(self, run: LaunchRecord) -> None:
         write_secret(self._path, json.dumps(asdict(run)))
 
     def remove(self) -> None:

@@ -21,7 +21,7 @@ from denzel import runner
 from denzel.errors import CommandFailed, NotPermitted
 
 #: Bytes that the path of the socket's folder may have: the socket is first bound with a number after its name.
-_LONGEST_FOLDER = 85
+_MAX_FOLDER = 85
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +160,7 @@ def _socket_folder(link: Path, name: str) -> Path:
     if link.is_symlink() and (noted := link.readlink()).name == name:
         return noted
     folder = Path(tempfile.gettempdir()) / name
-    return folder if len(os.fsencode(folder)) <= _LONGEST_FOLDER else Path("/tmp") / name
+    return folder if len(os.fsencode(folder)) <= _MAX_FOLDER else Path("/tmp") / name
 
 
 def _escaped(text: str) -> str:

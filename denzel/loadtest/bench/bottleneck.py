@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from denzel.loadtest.bench.metrics import Processors, Verdict, Waiting
 from denzel.services import Service
-from denzel.text import counted
+from denzel.text import pluralize
 
 #: Whoever is busy for so much of its time is at its limit.
 _GENERATOR_LIMIT = 0.9
@@ -54,13 +54,13 @@ def judge(
                 took = processors.services[service.value]
                 return Verdict(
                     bottleneck=service.value,
-                    why=f"it kept {took:.2f} cores busy, with {counted(number, 'process')}. {_REMEDIES[service]}",
+                    why=f"it kept {took:.2f} cores busy, with {pluralize(number, 'process')}. {_REMEDIES[service]}",
                 )
     if waited >= _A_QUEUE:
         return _slow_worker(f"{waited} tasks waited for it most of the time", processors)
     # With predict_batch, a process takes all that waits.
     if rate is None and taken >= processes.get(Service.DENZEL, 1):
-        return _slow_worker(f"it was at work on {counted(taken, 'task')} most of the time", processors)
+        return _slow_worker(f"it was at work on {pluralize(taken, 'task')} most of the time", processors)
     if unsent:
         return Verdict(
             bottleneck=Service.API.value,
@@ -70,7 +70,7 @@ def judge(
     if failed:
         return Verdict(
             bottleneck="",
-            why=f"{counted(failed, 'request')} failed, and nobody was busy all the time. Mend that first.",
+            why=f"{pluralize(failed, 'request')} failed, and nobody was busy all the time. Mend that first.",
         )
     if rate is not None:
         return Verdict(bottleneck="", why=f"it kept up with {rate:g} requests per second. Try a higher --rate.")
@@ -93,8 +93,8 @@ def _full_machine(processors: Processors, busiest: Service) -> Verdict:
     if processors.others > sum(processors.services.values()):
         return Verdict(
             bottleneck="machine",
-            why=f"other programs took {processors.others:.2f} of its {counted(processors.cores, 'core')}, and none was"
-            " left. Measure again when they are quiet.",
+            why=f"other programs took {processors.others:.2f} of its {pluralize(processors.cores, 'core')}, and none"
+            " was left. Measure again when they are quiet.",
         )
     notable = 0.1 * processors.cores
     notes = [

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 
-from denzel.loadtest.bench.request_log import Record, read_json
-from denzel.loadtest.bench.requests import Prepared
+from denzel.loadtest.bench.request_log import RequestLog, read_json
+from denzel.loadtest.bench.requests import RequestTemplates
 from denzel.loadtest.http.client import Client, NoAnswer
 from denzel.services import ENDED
 
@@ -16,7 +16,7 @@ from denzel.services import ENDED
 _ASKED_AT_ONCE = 16
 
 
-class Ends:
+class Drain:
     """Looks after what is under way, every `look` seconds; `doing` is told what it begins.
 
     After a cancel, callbacks are waited for until none has come for `quiet` seconds.
@@ -25,7 +25,7 @@ class Ends:
     def __init__(
         self,
         client: Client,
-        prepared: Prepared,
+        prepared: RequestTemplates,
         *,
         doing: Callable[[str], None],
         look: float,
@@ -39,7 +39,7 @@ class Ends:
         self._quiet = quiet
         self._clock = clock
 
-    async def through(self, record: Record, within: float) -> bool:
+    async def through(self, record: RequestLog, within: float) -> bool:
         """Wait until nothing is outstanding; whether it came to that in time."""
         began = self._clock()
         while record.outstanding:
@@ -53,7 +53,7 @@ class Ends:
             await asyncio.sleep(self._look)
         return True
 
-    async def clear(self, record: Record) -> None:
+    async def clear(self, record: RequestLog) -> None:
         """Cancel what has not ended, and wait for the callbacks that are still on their way."""
         asked: set[int] = set()
         left, moved = record.outstanding, self._clock()
@@ -84,7 +84,7 @@ class Ends:
                 return None
         return ""
 
-    async def _cancel(self, record: Record, waiting: list[tuple[int, str]]) -> None:
+    async def _cancel(self, record: RequestLog, waiting: list[tuple[int, str]]) -> None:
         while waiting:
             # From the end of the queue on: the worker takes its tasks at the other one.
             number, task_id = waiting.pop()

@@ -7,19 +7,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from denzel.loadtest.bench.request_log import Record
-from denzel.loadtest.bench.requests import Prepared
+from denzel.loadtest.bench.request_log import RequestLog
+from denzel.loadtest.bench.requests import RequestTemplates
 from denzel.loadtest.http.client import Client, NoAnswer
 
 #: Requests at fixed times wait for their answers on so many connections, at most.
-MOST_CONNECTIONS = 256
+MAX_CONNECTIONS = 256
 
 #: Seconds that a client waits after a request that was not accepted: it is to measure refusals, not to add to them.
 _PAUSE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class LoadProfile:
     """So many requests per second, or so many clients; the other one is None."""
 
     seconds: float
@@ -36,7 +36,7 @@ class Plan:
 
     @property
     def connections(self) -> int:
-        return self.clients or min(MOST_CONNECTIONS, max(1, self.due(self.seconds)))
+        return self.clients or min(MAX_CONNECTIONS, max(1, self.due(self.seconds)))
 
 
 class Generator:
@@ -45,9 +45,9 @@ class Generator:
     def __init__(
         self,
         client: Client,
-        prepared: Prepared,
-        record: Record,
-        plan: Plan,
+        prepared: RequestTemplates,
+        record: RequestLog,
+        plan: LoadProfile,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -75,7 +75,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
+class BenchReport:
     """What a bench came to. `accept` is None where answers are results, `end_to_end` where nothing came to its end.
 
     `unsent` are requests that were due, and for which no connection was free. `unfinished` are requests that had not
@@ -107,7 +107,7 @@ class Figures:
     interrupted: bool
 
 
-def as_data(figures: Figures) -> dict[str, Any]:
+def as_data(figures: BenchReport) -> dict[str, Any]:
     """What JSON can say of them."""
     data = asdict(figures)
     if figures.processors is not None:

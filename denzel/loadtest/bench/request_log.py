@@ -11,7 +11,7 @@ from typing import Any
 
 from denzel.loadtest import preflight
 from denzel.loadtest.bench.metrics import Errors
-from denzel.loadtest.http.client import Answer
+from denzel.loadtest.http.client import HttpResponse
 from denzel.loadtest.http.http1 import header
 from denzel.services import FAILURE, REVOKED
 
@@ -27,7 +27,7 @@ class Failure:
     reason: str
 
 
-class Record:
+class RequestLog:
     """Requests by their numbers; all moments are on one clock.
 
     `has_callback` says whether a request asks for a callback. `ended` is told of each whose callback has come. Numbers
@@ -81,7 +81,7 @@ class Record:
         """
         return len(self.unanswered) + len(self.under_way.keys() if self.synchronous else self._awaited())
 
-    def answer(self, number: int, answer: Answer) -> bool:
+    def answer(self, number: int, answer: HttpResponse) -> bool:
         """Note what a request was answered with; whether it was accepted."""
         self.unanswered.discard(number)
         task_id = task_of(answer)
@@ -160,7 +160,7 @@ class Record:
         self._first.setdefault(kind, said)
 
 
-def task_of(answer: Answer) -> str:
+def task_of(answer: HttpResponse) -> str:
     """The id of the task that was accepted; empty where the answer is a result, or an error."""
     return header(answer.head, b"location").decode("latin1").rpartition("/")[2]
 

@@ -9,7 +9,7 @@ from typing import Any
 from denzel.loadtest.http.sink import DIGITS
 
 
-class Prepared:
+class RequestTemplates:
     """POST /predict with each of `requests` in turn.
 
     `address` is where the callback of request 0 goes. It takes the place of a request's own `callback_uri`, and is

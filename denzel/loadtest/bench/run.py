@@ -20,27 +20,27 @@ from denzel.backends.base import Backend
 from denzel.errors import DenzelError, ServiceFailed, ServiceNotRunning
 from denzel.loadtest import preflight
 from denzel.loadtest.bench import bottleneck
-from denzel.loadtest.bench.drain import Ends
-from denzel.loadtest.bench.load import Generator, Plan
-from denzel.loadtest.bench.metrics import Figures, histogram, latency
-from denzel.loadtest.bench.request_log import Record, read_json, task_of
-from denzel.loadtest.bench.requests import Prepared
-from denzel.loadtest.bench.sampler import LOOK_EVERY, Gauges
-from denzel.loadtest.http.client import Answer, Client, NoAnswer
+from denzel.loadtest.bench.drain import Drain
+from denzel.loadtest.bench.load import Generator, LoadProfile
+from denzel.loadtest.bench.metrics import BenchReport, histogram, latency
+from denzel.loadtest.bench.request_log import RequestLog, read_json, task_of
+from denzel.loadtest.bench.requests import RequestTemplates
+from denzel.loadtest.bench.sampler import SAMPLE_INTERVAL, Sampler
+from denzel.loadtest.http.client import Client, HttpResponse, NoAnswer
 from denzel.loadtest.http.sink import CallbackSink
 from denzel.loadtest.target import Target, find_target
 from denzel.project import lock
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
 from denzel.services import ENDED, RESPONSE_KEY, Service, Status
-from denzel.text import counted
+from denzel.text import pluralize
 
 #: Seconds that a request of `--sync` waits for its result, at most.
 SYNC_WAIT = 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class Times:
+class BenchTimes:
     """Seconds: how long a bench waits for what."""
 
     #: The first task must be done within so long.
@@ -50,13 +50,13 @@ class Times:
     #: After a cancel, callbacks are waited for until none has come for so long.
     quiet: float = 5
     look: float = 0.05
-    gauges: float = LOOK_EVERY
+    gauges: float = SAMPLE_INTERVAL
 
 
-TIMES = Times()
+TIMES = BenchTimes()
 
 
-class Progress(Protocol):
+class BenchProgress(Protocol):
     """Who is told what the bench is doing."""
 
     def doing(self, text: str) -> None:
@@ -69,13 +69,13 @@ def bench(
     settings: Settings,
     *,
     requests: Sequence[Mapping[str, Any]],
-    plan: Plan,
+    plan: LoadProfile,
     synchronous: bool | None,
     receiver_port: int,
     look: Callable[[], Status | None],
-    progress: Progress,
-    times: Times | None = None,
-) -> Figures:
+    progress: BenchProgress,
+    times: BenchTimes | None = None,
+) -> BenchReport:
     """Send requests to a running project by the plan, and say how it went.
 
     `synchronous` is None for the mode in which the project answers. Ctrl-C ends it early, with what it has seen. Raises
@@ -84,7 +84,7 @@ def bench(
     target = find_target(settings, look())
     # The running project may have been told another mode than .env says.
     mode = backend.redis("HMGET", RESPONSE_KEY, "mode")[0] or settings.response_mode
-    course = Course(
+    course = BenchRun(
         backend,
         target,
         requests,
@@ -108,7 +108,7 @@ def processes(settings: Settings) -> dict[Service, int]:
     return {Service.REDIS: 1} | {service: int(settings.texts[key] or cores) for service, key in keys.items()}
 
 
-class Course:
+class BenchRun:
     """One bench on its way; `synchronous` is how answers should be, until the first one tells how they are."""
 
     def __init__(
@@ -116,13 +116,13 @@ class Course:
         backend: Backend,
         target: Target,
         requests: Sequence[Mapping[str, Any]],
-        plan: Plan,
+        plan: LoadProfile,
         *,
         synchronous: bool,
         prefer: str,
         receiver_port: int,
-        progress: Progress,
-        times: Times,
+        progress: BenchProgress,
+        times: BenchTimes,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._target = target
@@ -134,10 +134,10 @@ class Course:
         self._clock = clock
         self._sink = CallbackSink(target.listen, receiver_port, self._take_callback)
         self._client = Client(*target.api)
-        self._gauges = Gauges(backend, every=times.gauges)
+        self._gauges = Sampler(backend, every=times.gauges)
         self._synchronous = synchronous
-        self._first: Record | None = None
-        self._record: Record | None = None
+        self._first: RequestLog | None = None
+        self._record: RequestLog | None = None
         self._began = self._over = 0.0
         self._unfinished = 0
         self._interrupted = False
@@ -146,7 +146,7 @@ class Course:
         """Try the first request, send by the plan, and leave nothing behind; raises what `bench` does."""
         async with self._sink, self._client:
             prepare = partial(
-                Prepared,
+                RequestTemplates,
                 server=self._target.api,
                 key=self._target.key,
                 address=self._sink.address(self._target.host, 0),
@@ -157,7 +157,7 @@ class Course:
             # With a key the first request can be sent again, to learn which task it has become.
             trying = partial(prepare, self._requests[:1], once=secrets.token_hex(16))
             self._trial, self._again = (trying(prefer=prefer).predict(0) for prefer in (self._prefer, "respond-async"))
-            self._ends = Ends(
+            self._ends = Drain(
                 self._client,
                 self._prepared,
                 doing=self._progress.doing,
@@ -165,7 +165,7 @@ class Course:
                 quiet=self._times.quiet,
                 clock=self._clock,
             )
-            self._first = Record(synchronous=self._synchronous, has_callback=self._prepared.has_callback)
+            self._first = RequestLog(synchronous=self._synchronous, has_callback=self._prepared.has_callback)
             try:
                 await self._try(self._first)
                 await self._send()
@@ -176,7 +176,7 @@ class Course:
                 self._interrupted = True
                 await self._leave(self._first)
 
-    def figures(self, processes: Mapping[Service, int]) -> Figures:
+    def figures(self, processes: Mapping[Service, int]) -> BenchReport:
         """What was measured; raises KeyboardInterrupt when nothing was, for that is why."""
         record = self._record
         if record is None:
@@ -187,7 +187,7 @@ class Course:
         end_to_end = record.end_to_end_times()
         unsent = max(0, self._plan.due(min(seconds, self._plan.seconds)) - len(record.intended))
         busy = self._gauges.processors
-        return Figures(
+        return BenchReport(
             mode="sync" if self._synchronous else "async",
             rate=self._plan.rate,
             clients=self._plan.clients,
@@ -214,7 +214,7 @@ class Course:
             interrupted=self._interrupted,
         )
 
-    async def _try(self, record: Record) -> None:
+    async def _try(self, record: RequestLog) -> None:
         """One request from end to end: what fails now fails for another reason than load."""
         self._progress.doing("Sending a first request")
         within = self._times.first
@@ -237,7 +237,7 @@ class Course:
         if record.failed:
             raise preflight.failed(record.errors[0].first)
 
-    async def _leave(self, record: Record) -> None:
+    async def _leave(self, record: RequestLog) -> None:
         """Leave nothing of the first request, whose task may be there although no answer has told its id."""
         for number in list(record.unanswered):
             self._progress.doing("Asking which task the first request has become, to cancel it")
@@ -251,9 +251,9 @@ class Course:
     async def _send(self) -> None:
         """Send by the plan, then wait for what has not come to its end."""
         seconds, rate, clients = self._plan.seconds, self._plan.rate, self._plan.clients
-        how = f"requests of {counted(clients, 'client')}" if clients else f"{rate:g} requests per second"
+        how = f"requests of {pluralize(clients, 'client')}" if clients else f"{rate:g} requests per second"
         self._progress.doing(f"Sending {how} for {seconds:g} s")
-        record = self._record = Record(
+        record = self._record = RequestLog(
             synchronous=self._synchronous,
             has_callback=self._prepared.has_callback,
             ended=lambda number: generator.ended(number),
@@ -283,7 +283,7 @@ class Course:
                 record.take_callback(number, when, task_id, body)
 
 
-def _refusal(answer: Answer) -> DenzelError:
+def _refusal(answer: HttpResponse) -> DenzelError:
     """Why the first request was not accepted."""
     content = read_json(answer.body)
     if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -19,7 +19,7 @@ from denzel.loadtest.bench.metrics import Processors, Waiting
 from denzel.services import QUEUE_KEY, UNACKED_KEY, Service
 
 #: Seconds between two looks at the queue: on Docker, each is a program that runs in a container.
-LOOK_EVERY = 0.5
+SAMPLE_INTERVAL = 0.5
 
 _COUNT = "return {redis.call('LLEN', KEYS[1]), redis.call('HLEN', KEYS[2])}"
 
@@ -36,7 +36,7 @@ class _Reading:
     machine: float
 
 
-class Gauges:
+class Sampler:
     """Looks from a thread of its own, as the backends may take a while to answer; use it in an `async with`.
 
     The queue is looked at once more at the end, however early that comes.
@@ -45,7 +45,7 @@ class Gauges:
     """
 
     def __init__(
-        self, backend: Backend, *, every: float = LOOK_EVERY, clock: Callable[[], float] = time.monotonic
+        self, backend: Backend, *, every: float = SAMPLE_INTERVAL, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.queue: list[Waiting] = []
         self._backend = backend
@@ -58,7 +58,7 @@ class Gauges:
         self._first: _Reading | None = None
         self._last: _Reading | None = None
 
-    async def __aenter__(self) -> Gauges:
+    async def __aenter__(self) -> Sampler:
         self._first = await self._off(self._read)
         self._began = self._clock()
         self._looking = asyncio.create_task(self._look())

@@ -7,18 +7,18 @@ from collections.abc import Callable, Collection
 
 from denzel.backends.base import Backend
 from denzel.errors import CommandFailed, ServiceNotRunning
-from denzel.loadtest.drill.results import WORKER, Task
+from denzel.loadtest.drill.results import WORKER, SentTask
 from denzel.services import Service, worker_key, worker_name
 
 #: Whether a part that was killed at this moment works again.
 Recovered = Callable[[float], bool]
 
 
-class Kills:
+class FaultInjector:
     """Kills parts of the project called `name`; `tasks` are what it has accepted until now."""
 
     def __init__(
-        self, backend: Backend, name: str, *, monitor: tuple[str, int], tasks: Callable[[], Collection[Task]]
+        self, backend: Backend, name: str, *, monitor: tuple[str, int], tasks: Callable[[], Collection[SentTask]]
     ) -> None:
         self._backend = backend
         self._report = worker_key(worker_name(name))

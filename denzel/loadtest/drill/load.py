@@ -15,7 +15,7 @@ from typing import Any
 
 from denzel.errors import RequestUnusable
 from denzel.loadtest import preflight
-from denzel.loadtest.drill.results import NO_CONNECTION, Task
+from denzel.loadtest.drill.results import NO_CONNECTION, SentTask
 from denzel.services import ENDED
 
 #: Requests that are sent at the same time, at most.
@@ -28,7 +28,7 @@ _ANSWER_WITHIN = 15.0
 _ASKED_AT_ONCE = 20
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A try that led to no answer, or to the answer that the api cannot now. `reason` is the status, or why not."""
 
     def __init__(self, reason: str) -> None:
@@ -52,7 +52,7 @@ class Api:
             task_id: str = answer["data"]["task_id"]
             return task_id
         if status >= 500:
-            raise Refused(str(status))
+            raise RequestRefused(str(status))
         raise preflight.refused(status, answer)
 
     def task(self, task_id: str) -> dict[str, Any] | None:
@@ -61,7 +61,7 @@ class Api:
         if status == 404:
             return None
         if status != 200 or not isinstance(answer, dict):
-            raise Refused(str(status))
+            raise RequestRefused(str(status))
         return answer
 
     def _ask(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> tuple[int, Any]:
@@ -72,7 +72,7 @@ class Api:
             return answer.status, json.loads(answer.read())
         except (OSError, http.client.HTTPException, ValueError):
             # Also an answer that was cut off in the middle.
-            raise Refused(NO_CONNECTION) from None
+            raise RequestRefused(NO_CONNECTION) from None
         finally:
             connection.close()
 
@@ -101,7 +101,7 @@ class Load:
         self._called_back = called_back
         self._pause = pause
         self._clock = clock
-        self._tasks: dict[int, Task] = {}
+        self._tasks: dict[int, SentTask] = {}
         self._ordered = 0
         self._waiting: SimpleQueue[int | None] = SimpleQueue()
         self._stopping = threading.Event()
@@ -133,7 +133,7 @@ class Load:
             self._ordered += 1
 
     @property
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[SentTask]:
         """Every accepted request, by its number."""
         with self._lock:
             return [self._tasks[number] for number in sorted(self._tasks)]
@@ -156,13 +156,13 @@ class Load:
         while not self._stopping.is_set():
             try:
                 task_id = self._api.predict(body, key=key)
-            except Refused as refusal:
+            except RequestRefused as refusal:
                 with self._lock:
                     self.refused[refusal.reason] += 1
                 self._stopping.wait(self._pause)
                 continue
             with self._lock:
-                self._tasks[number] = Task(number=number, task_id=task_id, accepted=self._clock())
+                self._tasks[number] = SentTask(number=number, task_id=task_id, accepted=self._clock())
             return
 
     def _watch(self) -> None:
@@ -177,14 +177,14 @@ class Load:
             for task in open_tasks[:_ASKED_AT_ONCE]:
                 seen[task.task_id] += 1
                 try:
-                    seen_now = look(self._api, task, self._clock)
-                except Refused:
+                    seen_now = read_status(self._api, task, self._clock)
+                except RequestRefused:
                     break
                 with self._lock:
                     self._tasks[task.number] = seen_now
 
 
-def look(api: Api, task: Task, clock: Callable[[], float]) -> Task:
+def read_status(api: Api, task: SentTask, clock: Callable[[], float]) -> SentTask:
     """A task brought up to date with what GET /status says; raises Refused."""
     answer = api.task(task.task_id)
     if answer is None:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from denzel.errors import PortTaken
-from denzel.loadtest.drill.results import Arrival
+from denzel.loadtest.drill.results import DrillCallback
 from denzel.webhooks.server import CallbackHandler, CallbackServer
 from denzel.webhooks.signature import find_fault
 
 
-class Mood(enum.Enum):
+class Behaviour(enum.Enum):
     """What a receiver does with a callback: take it, answer 500, say nothing, or not even be there."""
 
     TAKING = "taking"
@@ -39,9 +39,9 @@ class Receiver:
         self._clock = clock
         # No callback of another drill is taken for one of this.
         self._path = f"/{secrets.token_hex(8)}/"
-        self._mood = Mood.TAKING
+        self._mood = Behaviour.TAKING
         self._server: CallbackServer | None = None
-        self._arrivals: list[Arrival] = []
+        self._arrivals: list[DrillCallback] = []
         self._held: list[socket.socket] = []
 
     def __enter__(self) -> Receiver:
@@ -55,7 +55,7 @@ class Receiver:
                 connection.shutdown(socket.SHUT_RDWR)
 
     @property
-    def arrivals(self) -> list[Arrival]:
+    def arrivals(self) -> list[DrillCallback]:
         """Every callback that was taken until now, in order."""
         return list(self._arrivals)
 
@@ -68,10 +68,10 @@ class Receiver:
         """Where the callback of one request is to be sent by somebody who reaches this machine as `host`."""
         return f"http://{host}:{self.port}{self._path}{number}"
 
-    def turn(self, mood: Mood) -> None:
+    def turn(self, mood: Behaviour) -> None:
         """Be so from now on; raises PortTaken when another program has the port meanwhile."""
         self._mood = mood
-        if mood is Mood.CLOSED:
+        if mood is Behaviour.CLOSED:
             self._close()
         elif self._server is None:
             self._open()
@@ -96,16 +96,16 @@ class Receiver:
 
     def answer(self, path: str, headers: Mapping[str, str], body: bytes) -> int | None:
         """The status that a callback is answered with; None for no answer."""
-        if self._mood is Mood.SILENT:
+        if self._mood is Behaviour.SILENT:
             return None
-        if self._mood is not Mood.TAKING:
+        if self._mood is not Behaviour.TAKING:
             return 500
         number = path.removeprefix(self._path)
         if not path.startswith(self._path) or not (number.isascii() and number.isdigit()):
             return 404
         fault = find_fault(headers, body, secret=self._secret, now=time.time()) if self._secret else ""
         task_id = headers.get("webhook-id", "")
-        self._arrivals.append(Arrival(when=self._clock(), number=int(number), task_id=task_id, fault=fault))
+        self._arrivals.append(DrillCallback(when=self._clock(), number=int(number), task_id=task_id, fault=fault))
         return 204
 
     def hold(self, connection: socket.socket) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from denzel.errors import PromiseBroken
+from denzel.errors import DrillFailed
 from denzel.services import FAILURE, SUCCESS
 
 #: Why a try to send a request did not lead to a task, where that is no status of an answer.
@@ -23,7 +23,7 @@ PARTS = (WORKER, "denzel", "api", "monitor", "redis", RECEIVER)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class SentTask:
     """One accepted request, by its number: when it was accepted, and what GET /status has said of it since.
 
     `ended` is None until it has ended. `settled`: its callback is under way no more. `gone`: /status does not know it.
@@ -48,7 +48,7 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arrival:
+class DrillCallback:
     """One callback that was received: for which request, of which task, and why its signature is bad, if it is."""
 
     when: float
@@ -71,7 +71,7 @@ class Outage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartFigures:
+class PartReport:
     """One part: how often it was killed, and the longest it took, in seconds, to recover and to catch up.
 
     `recovered` is None when it did not. `caught_up` is None where no earlier work was held up.
@@ -84,7 +84,7 @@ class PartFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
+class DrillReport:
     """What a drill came to. `lost`, `not_through` and `made_twice` are ids of tasks, `refused` counts tries by reason.
 
     `not_through` is what was still under way when a drill was interrupted: nobody knows yet whether it is lost.
@@ -103,7 +103,7 @@ class Figures:
     made_twice: Sequence[str]
     bad_signatures: int
     fault: str
-    parts: Sequence[PartFigures]
+    parts: Sequence[PartReport]
     seconds: float
     interrupted: bool
 
@@ -115,47 +115,47 @@ class Figures:
         return max(known, default=None) if len(known) == len(recoveries) else None
 
 
-def check(figures: Figures) -> None:
+def check(figures: DrillReport) -> None:
     """Raise PromiseBroken unless all that was accepted has its result, its callback, and no second life."""
     where = "Look for their ids in denzel logs --service denzel, and keep this output for a report."
     if figures.lost:
-        raise PromiseBroken(
+        raise DrillFailed(
             f"Accepted tasks were lost, {len(figures.lost)} of {figures.accepted}: {_few(figures.lost)}.", hint=where
         )
     if figures.made_twice:
-        raise PromiseBroken(
+        raise DrillFailed(
             f"Requests were made into a second task, {len(figures.made_twice)}: {_few(figures.made_twice)}.", hint=where
         )
     if figures.bad_signatures:
-        raise PromiseBroken(
+        raise DrillFailed(
             f"Callbacks had a bad signature, {figures.bad_signatures}: {figures.fault}.",
             hint="When CALLBACK_SECRET in .env has changed since the start: denzel restart",
         )
     for part in figures.parts:
         if part.recovered is None:
-            raise PromiseBroken(f"{part.part} did not recover.", hint="denzel status, then denzel logs")
+            raise DrillFailed(f"{part.part} did not recover.", hint="denzel status, then denzel logs")
     if figures.accepted < figures.tasks and not figures.interrupted:
-        raise PromiseBroken(
+        raise DrillFailed(
             f"Requests were never accepted, {figures.tasks - figures.accepted} of {figures.tasks}.",
             hint="denzel status, then denzel logs --service api",
         )
 
 
-def as_data(figures: Figures) -> dict[str, Any]:
+def as_data(figures: DrillReport) -> dict[str, Any]:
     """The figures as JSON values."""
     return {**asdict(figures), "slowest_recovery": figures.slowest_recovery}
 
 
 def count(
     *,
-    tasks: Collection[Task],
-    arrivals: Sequence[Arrival],
+    tasks: Collection[SentTask],
+    arrivals: Sequence[DrillCallback],
     outages: Sequence[Outage],
     refused: Mapping[str, int],
     wanted: int,
     seconds: float,
     interrupted: bool,
-) -> Figures:
+) -> DrillReport:
     """The figures of a drill that was to have `wanted` tasks."""
     repeats = Counter(arrival.task_id for arrival in arrivals)
     by_number = {task.number: task.task_id for task in tasks}
@@ -172,7 +172,7 @@ def count(
     # What has come to its end stays as it is; to all the rest, time was not given.
     not_through = [task.task_id for task in missing if interrupted and not (task.settled or task.gone)]
     parts = dict.fromkeys(outage.part for outage in outages)
-    return Figures(
+    return DrillReport(
         tasks=wanted,
         accepted=len(tasks),
         refused=dict(refused),
@@ -192,10 +192,12 @@ def count(
     )
 
 
-def _part(part: str, outages: Sequence[Outage], tasks: Collection[Task], arrivals: Sequence[Arrival]) -> PartFigures:
+def _part(
+    part: str, outages: Sequence[Outage], tasks: Collection[SentTask], arrivals: Sequence[DrillCallback]
+) -> PartReport:
     own = [outage for outage in outages if outage.part == part]
     recoveries = [outage.over - outage.began for outage in own if outage.over is not None]
-    return PartFigures(
+    return PartReport(
         part=part,
         killed=len(own),
         recovered=max(recoveries) if len(recoveries) == len(own) else None,
@@ -203,7 +205,7 @@ def _part(part: str, outages: Sequence[Outage], tasks: Collection[Task], arrival
     )
 
 
-def _held_up(outage: Outage, tasks: Collection[Task], arrivals: Sequence[Arrival]) -> list[float]:
+def _held_up(outage: Outage, tasks: Collection[SentTask], arrivals: Sequence[DrillCallback]) -> list[float]:
     """Seconds after which what was accepted before an outage was done: the task, or the callback for a receiver's."""
     accepted = {task.task_id: task.accepted for task in tasks if task.accepted <= outage.began}
     if outage.of_receiver:

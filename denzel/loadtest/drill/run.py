@@ -14,10 +14,10 @@ from typing import Any, Protocol
 from denzel.backends.base import Backend
 from denzel.errors import PortTaken, TooFewTasks
 from denzel.loadtest import preflight
-from denzel.loadtest.drill.faults import Kills
+from denzel.loadtest.drill.faults import FaultInjector
 from denzel.loadtest.drill.load import Api, Load
-from denzel.loadtest.drill.receiver import Mood, Receiver
-from denzel.loadtest.drill.results import RECEIVER, Figures, Outage, count
+from denzel.loadtest.drill.receiver import Behaviour, Receiver
+from denzel.loadtest.drill.results import RECEIVER, DrillReport, Outage, count
 from denzel.loadtest.target import find_target
 from denzel.project import lock
 from denzel.project.dotenv import Settings
@@ -25,11 +25,11 @@ from denzel.project.folder import Project
 from denzel.services import FAILURE, Status
 
 #: The ways in which a receiver can be away.
-_MOODS = (Mood.FAILING, Mood.SILENT, Mood.CLOSED)
+_MOODS = (Behaviour.FAILING, Behaviour.SILENT, Behaviour.CLOSED)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Times:
+class DrillTimes:
     """Seconds: how long a drill does what, and how long it waits."""
 
     #: The requests before a kill, and those after the recovery, are spread over so long.
@@ -46,10 +46,10 @@ class Times:
     look: float = 0.05
 
 
-TIMES = Times()
+TIMES = DrillTimes()
 
 
-class Progress(Protocol):
+class DrillProgress(Protocol):
     """Who is told what the drill is doing."""
 
     def doing(self, text: str) -> None:
@@ -69,9 +69,9 @@ def drill(
     parts: Sequence[str],
     receiver_port: int,
     look: Callable[[], Status | None],
-    progress: Progress,
-    times: Times | None = None,
-) -> Figures:
+    progress: DrillProgress,
+    times: DrillTimes | None = None,
+) -> DrillReport:
     """Send so many requests to a running project, kill these parts meanwhile, and say what became of all of them.
 
     Ctrl-C ends it early, with what it has seen. Raises ServiceNotRunning, TooFewTasks, RequestUnusable, ServiceFailed
@@ -92,10 +92,10 @@ def drill(
                 pause=times.pause,
             )
         )
-        course = Course(
+        course = DrillRun(
             load,
             receiver,
-            Kills(
+            FaultInjector(
                 backend,
                 settings.compose_name,
                 monitor=target.monitor,
@@ -108,18 +108,18 @@ def drill(
         return course.run(parts, callback=receiver.address(target.host, 0))
 
 
-class Course:
+class DrillRun:
     """One drill on its way."""
 
     def __init__(
         self,
         load: Load,
         receiver: Receiver,
-        kills: Kills,
+        kills: FaultInjector,
         *,
         tasks: int,
-        progress: Progress,
-        times: Times,
+        progress: DrillProgress,
+        times: DrillTimes,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
@@ -131,7 +131,7 @@ class Course:
         self._clock = clock
         self._outages: list[Outage] = []
 
-    def run(self, parts: Sequence[str], *, callback: str) -> Figures:
+    def run(self, parts: Sequence[str], *, callback: str) -> DrillReport:
         """Kill them one after another, and wait for all tasks; `callback` is where callbacks go, for a message.
 
         Raises TooFewTasks, before anything is sent, RequestUnusable, ServiceFailed and PortTaken.
@@ -169,7 +169,7 @@ class Course:
         if self._wait(lambda: bool(self._receiver.arrivals), self._times.first) is None:
             raise preflight.not_called_back(callback, self._times.first)
 
-    def _stage(self, part: str, mood: Mood | None, *, share: int) -> None:
+    def _stage(self, part: str, mood: Behaviour | None, *, share: int) -> None:
         """Send a share of the requests before, during and after one outage."""
         quarter = share // 4
         # A recovery is seen by a request that was accepted after the kill, and has to wait for those before it.
@@ -197,10 +197,10 @@ class Course:
         over = self._wait(lambda: recovered(killed), self._times.recovery, sends=sends - 1)
         return Outage(part=part, began=began, over=over)
 
-    def _leave(self, mood: Mood, sends: int) -> Outage:
+    def _leave(self, mood: Behaviour, sends: int) -> Outage:
         """Let the receiver be away, and come back."""
         part = f"{RECEIVER} ({mood.value})"
-        self._progress.doing(f"The {RECEIVER} {'is ' * (mood is not Mood.FAILING)}{mood.value}")
+        self._progress.doing(f"The {RECEIVER} {'is ' * (mood is not Behaviour.FAILING)}{mood.value}")
         self._receiver.turn(mood)
         self._steadily(sends, over=self._times.away)
         self._come_back()
@@ -215,7 +215,7 @@ class Course:
         began = self._clock()
         while True:
             try:
-                self._receiver.turn(Mood.TAKING)
+                self._receiver.turn(Behaviour.TAKING)
             except PortTaken:
                 if self._clock() - began > self._times.recovery:
                     raise PortTaken(
@@ -286,7 +286,7 @@ def check_enough(tasks: int, parts: Sequence[str]) -> None:
         )
 
 
-def _stages(parts: Sequence[str]) -> Iterator[tuple[str, Mood | None]]:
+def _stages(parts: Sequence[str]) -> Iterator[tuple[str, Behaviour | None]]:
     for part in parts:
         if part == RECEIVER:
             yield from ((part, mood) for mood in _MOODS)

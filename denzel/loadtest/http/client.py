@@ -21,7 +21,7 @@ class NoAnswer(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """What a server answered, and when (on the client's clock)."""
 
     status: int
@@ -49,7 +49,7 @@ class Client:
         # What was closed is gone in the next round of the loop.
         await asyncio.sleep(0)
 
-    async def ask(self, request: bytes) -> Answer:
+    async def ask(self, request: bytes) -> HttpResponse:
         """The answer to a request in the form it is sent in; raises NoAnswer."""
         while self._idle:
             connection = self._idle.pop()
@@ -71,7 +71,7 @@ class Client:
         self._open.add(connection)
         return connection
 
-    async def _ask(self, connection: _Connection, request: bytes) -> Answer:
+    async def _ask(self, connection: _Connection, request: bytes) -> HttpResponse:
         try:
             answer = await connection.ask(request)
         except BaseException:
@@ -96,14 +96,14 @@ class _Connection(asyncio.Protocol):
         self._clock = clock
         self._messages = Messages(body_limit=_ANSWER_LIMIT)
         self._transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[Answer] | None = None
+        self._answer: asyncio.Future[HttpResponse] | None = None
         self._used = clock()
 
     def is_fit(self, since: float) -> bool:
         """Whether it is open, and was used since then."""
         return self._transport is not None and self._used >= since
 
-    async def ask(self, request: bytes) -> Answer:
+    async def ask(self, request: bytes) -> HttpResponse:
         if self._transport is None:
             raise NoAnswer
         self._answer = asyncio.get_running_loop().create_future()
@@ -124,7 +124,7 @@ class _Connection(asyncio.Protocol):
         try:
             for head, body in self._messages.feed(data):
                 if self._answer is not None and not self._answer.done():
-                    self._answer.set_result(Answer(int(head[9:12]), head, body, self._used))
+                    self._answer.set_result(HttpResponse(int(head[9:12]), head, body, self._used))
         except (Malformed, ValueError):
             self._fail()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from denzel.backends.local.launch_record import Run, RunFile
+from denzel.backends.local.launch_record import LaunchRecord, LaunchRecordFile
 from denzel.backends.local.processes import MARK
 from denzel.project import dotenv as settings_file
 from denzel.project.folder import Project
@@ -24,14 +24,14 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture
-def run(project: Project) -> Run:
+def run(project: Project) -> LaunchRecord:
     settled = settings_file.load(project.env_file, {}).texts
     folder = os.path.realpath(project.root)
-    return Run(folder=folder, venv="/v", server="/bin/redis-server", redis_port=4711, settings=settled)
+    return LaunchRecord(folder=folder, venv="/v", server="/bin/redis-server", redis_port=4711, settings=settled)
 
 
-def test_what_was_noted_is_read_and_its_owners_alone(project: Project, run: Run) -> None:
-    file = RunFile(project)
+def test_what_was_noted_is_read_and_its_owners_alone(project: Project, run: LaunchRecord) -> None:
+    file = LaunchRecordFile(project)
     assert file.read() is None
     file.write(run)
     assert file.read() == run
@@ -41,19 +41,19 @@ def test_what_was_noted_is_read_and_its_owners_alone(project: Project, run: Run)
     assert file.read() is None
 
 
-def test_the_note_of_another_folder_is_none(project: Project, run: Run) -> None:
-    RunFile(project).write(run)
+def test_the_note_of_another_folder_is_none(project: Project, run: LaunchRecord) -> None:
+    LaunchRecordFile(project).write(run)
     moved = project.root.rename(project.root.parent / "moved")
-    assert RunFile(Project(moved)).read() is None
+    assert LaunchRecordFile(Project(moved)).read() is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"folder": "x"}', '{"unknown": 1}'])
 def test_a_broken_note_is_none(project: Project, text: str) -> None:
     (project.root / ".denzel" / "run.json").write_text(text)
-    assert RunFile(project).read() is None
+    assert LaunchRecordFile(project).read() is None
 
 
-def test_a_service_is_given_its_own_settings_and_where_the_others_are(run: Run) -> None:
+def test_a_service_is_given_its_own_settings_and_where_the_others_are(run: LaunchRecord) -> None:
     given = run.variables(Service.MONITOR)
     assert given["MONITOR_BIND"] == "127.0.0.1:5555"
     assert given["OWN_SERVICES"] == "localhost:4711,localhost:8000,localhost:5555"
@@ -61,7 +61,9 @@ def test_a_service_is_given_its_own_settings_and_where_the_others_are(run: Run) 
     assert "MONITOR_PASSWORD" not in run.variables(Service.REDIS)
 
 
-def test_every_process_has_the_mark_and_finds_the_programs_of_its_environment(run: Run, tmp_path: Path) -> None:
+def test_every_process_has_the_mark_and_finds_the_programs_of_its_environment(
+    run: LaunchRecord, tmp_path: Path
+) -> None:
     given = run.environment(tmp_path)
     assert given[MARK] == run.folder
     assert given["PATH"].split(os.pathsep)[0] == "/v/bin"

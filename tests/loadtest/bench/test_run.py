@@ -24,19 +24,19 @@ from denzel import cli
 from denzel.errors import RequestUnusable, ServiceFailed, ServiceNotRunning
 from denzel.lifecycle.status import read_status
 from denzel.loadtest.bench import run as bench_room
-from denzel.loadtest.bench.drain import Ends
-from denzel.loadtest.bench.load import Plan
-from denzel.loadtest.bench.metrics import Figures, Waiting
-from denzel.loadtest.bench.request_log import Record
-from denzel.loadtest.bench.requests import Prepared
-from denzel.loadtest.bench.run import Times, bench
-from denzel.loadtest.bench.sampler import Gauges
-from denzel.loadtest.http.client import Answer
+from denzel.loadtest.bench.drain import Drain
+from denzel.loadtest.bench.load import LoadProfile
+from denzel.loadtest.bench.metrics import BenchReport, Waiting
+from denzel.loadtest.bench.request_log import RequestLog
+from denzel.loadtest.bench.requests import RequestTemplates
+from denzel.loadtest.bench.run import BenchTimes, bench
+from denzel.loadtest.bench.sampler import Sampler
+from denzel.loadtest.http.client import HttpResponse
 from denzel.project import dotenv
 from denzel.services import QUEUE_KEY, RESPONSE_KEY, UNACKED_KEY, Service, State
 
 #: A bench in a hurry, which waits for what a slow machine may be late with.
-TIMES = Times(first=30, rest=30, quiet=5, look=0.01, gauges=0.05)
+TIMES = BenchTimes(first=30, rest=30, quiet=5, look=0.01, gauges=0.05)
 
 #: One that has to wait for what never comes.
 GIVING_UP = replace(TIMES, rest=0.5, quiet=0.5)
@@ -57,12 +57,12 @@ def run(
     small: SmallProject,
     *,
     requests: Sequence[Mapping[str, Any]] = ({"data": {}},),
-    plan: Plan | None = None,
+    plan: LoadProfile | None = None,
     synchronous: bool | None = None,
-    times: Times = TIMES,
+    times: BenchTimes = TIMES,
     mode: str = "",
     **changes: str,
-) -> Figures:
+) -> BenchReport:
     with launched(folder, small, **{"BACKEND": "local", **changes}) as (project, backend):
         if mode:
             backend.redis("HSET", RESPONSE_KEY, "mode", mode)
@@ -71,7 +71,7 @@ def run(
             backend,
             dotenv.load(project.env_file, {}),
             requests=requests,
-            plan=plan or Plan(seconds=0.3, clients=2),
+            plan=plan or LoadProfile(seconds=0.3, clients=2),
             synchronous=synchronous,
             receiver_port=0,
             look=lambda: read_status(project, backend, name="iris"),
@@ -120,7 +120,7 @@ def test_what_the_worker_has_taken_is_looked_at_beside_the_queue(tmp_path: Path)
         backend.redis("HSET", UNACKED_KEY, "tag", "b", "another", "c")
 
         async def look() -> list[Waiting]:
-            async with Gauges(backend, every=0.01) as gauges:
+            async with Sampler(backend, every=0.01) as gauges:
                 while len(gauges.queue) < 2:
                     await asyncio.sleep(0.01)
             return gauges.queue
@@ -130,7 +130,7 @@ def test_what_the_worker_has_taken_is_looked_at_beside_the_queue(tmp_path: Path)
 
 def test_requests_at_fixed_times_do_not_wait_for_those_before(tmp_path: Path) -> None:
     with small_project(Faults(never_end=5)) as small:
-        figures = run(tmp_path, small, plan=Plan(seconds=0.5, rate=100), times=GIVING_UP)
+        figures = run(tmp_path, small, plan=LoadProfile(seconds=0.5, rate=100), times=GIVING_UP)
         assert (figures.sent, figures.unsent, figures.completed) == (50, 0, 45)
         assert (figures.cancelled, len(small.cancelled), figures.lost_sight) == (5, 5, 0)
         assert ended(small)
@@ -140,7 +140,7 @@ def test_requests_at_fixed_times_do_not_wait_for_those_before(tmp_path: Path) ->
 def test_requests_are_sent_in_turn_and_nobody_else_is_called_back(tmp_path: Path) -> None:
     requests = [{"data": 1, "callback_uri": "http://elsewhere.example/"}, {"data": 2}]
     with small_project() as small:
-        run(tmp_path, small, requests=requests, plan=Plan(seconds=0.2, rate=50))
+        run(tmp_path, small, requests=requests, plan=LoadProfile(seconds=0.2, rate=50))
     assert [body["data"] for body in small.bodies].count(1) in (5, 6)
     assert len({body["callback_uri"] for body in small.bodies}) == len(small.bodies) == 11
     assert all(re.fullmatch(r"http://127\.0\.0\.1:\d+/\w+/\d{9}", body["callback_uri"]) for body in small.bodies)
@@ -149,7 +149,7 @@ def test_requests_are_sent_in_turn_and_nobody_else_is_called_back(tmp_path: Path
 
 def test_containers_are_given_the_name_by_which_they_reach_this_machine(tmp_path: Path) -> None:
     with small_project() as small:
-        run(tmp_path, small, plan=Plan(seconds=0.1, rate=50), BACKEND="docker")
+        run(tmp_path, small, plan=LoadProfile(seconds=0.1, rate=50), BACKEND="docker")
     assert all(body["callback_uri"].startswith("http://host.docker.internal:") for body in small.bodies)
 
 
@@ -195,21 +195,21 @@ def test_the_mode_is_the_running_projects(tmp_path: Path) -> None:
 
 def test_failed_tasks_are_errors(tmp_path: Path) -> None:
     with small_project(Faults(fail=4)) as small:
-        figures = run(tmp_path, small, plan=Plan(seconds=0.2, rate=50))
+        figures = run(tmp_path, small, plan=LoadProfile(seconds=0.2, rate=50))
     assert (figures.sent, figures.completed, figures.failed) == (10, 6, 4)
     assert [(error.kind, error.count, error.first) for error in figures.errors] == [("task failed", 4, "no")]
 
 
 def test_refusals_are_errors_by_their_status(tmp_path: Path) -> None:
     with small_project(Faults(answer=(503, {"title": "Full", "description": "The queue is full."}))) as small:
-        figures = run(tmp_path, small, plan=Plan(seconds=0.2, rate=50))
+        figures = run(tmp_path, small, plan=LoadProfile(seconds=0.2, rate=50))
     assert (figures.sent, figures.accepted, figures.end_to_end) == (10, 0, None)
     assert [(error.kind, error.count, error.first) for error in figures.errors] == [("503", 10, "The queue is full.")]
 
 
 def test_answers_that_are_lost_are_errors(tmp_path: Path) -> None:
     with small_project(Faults(drop_answers=3)) as small:
-        figures = run(tmp_path, small, plan=Plan(seconds=0.2, rate=50))
+        figures = run(tmp_path, small, plan=LoadProfile(seconds=0.2, rate=50))
     assert [(error.kind, error.count) for error in figures.errors] == [("no connection", 3)]
     assert (figures.accepted, figures.completed) == (7, 10)
 
@@ -221,7 +221,7 @@ def test_the_first_api_key_is_sent(tmp_path: Path) -> None:
 
 def test_a_callback_that_never_comes_is_told(tmp_path: Path) -> None:
     with small_project(Faults(never_call_back=2)) as small:
-        figures = run(tmp_path, small, plan=Plan(seconds=0.2, rate=50), times=GIVING_UP)
+        figures = run(tmp_path, small, plan=LoadProfile(seconds=0.2, rate=50), times=GIVING_UP)
     assert (figures.completed, figures.cancelled, figures.lost_sight) == (8, 0, 2)
 
 
@@ -297,7 +297,7 @@ def test_an_api_that_keeps_silent_is_not_waited_for_without_an_end(tmp_path: Pat
         small_project(Faults(verify_for=600)) as small,
         pytest.raises(ServiceFailed, match="did not end within 0 s"),
     ):
-        run(tmp_path, small, times=Times(first=0.2, rest=0.2, quiet=0.2))
+        run(tmp_path, small, times=BenchTimes(first=0.2, rest=0.2, quiet=0.2))
     assert small.asked == 2
 
 
@@ -447,10 +447,10 @@ def test_ctrl_c_cancels_also_what_is_answered_only_afterwards(here: SmallBackend
 def test_a_callback_says_whether_a_task_ended_before_it_was_cancelled(
     body: dict[str, Any], completed: int, cancelled: int, errors: int
 ) -> None:
-    record = Record(synchronous=False, has_callback=lambda number: True)
+    record = RequestLog(synchronous=False, has_callback=lambda number: True)
     number = record.begin(0.0)
     head = b"HTTP/1.1 200 OK\r\nlocation: /status/an-id\r\n\r\n"
-    assert record.answer(number, Answer(status=200, head=head, body=b"{}", when=1.0))
+    assert record.answer(number, HttpResponse(status=200, head=head, body=b"{}", when=1.0))
     record.cancelled.add(number)
     record.take_callback(number, 2.0, "an-id", json.dumps(body).encode())
     assert (len(record.completed), len(record.cancelled), sum(error.count for error in record.errors)) == (
@@ -464,25 +464,25 @@ def test_a_callback_says_whether_a_task_ended_before_it_was_cancelled(
 class SlowToCancel:
     """A client of an api that takes long to cancel, and calls back a while after it has."""
 
-    def __init__(self, record: Record, *, answer: int = 200) -> None:
+    def __init__(self, record: RequestLog, *, answer: int = 200) -> None:
         self._record = record
         self._answer = answer
 
-    async def ask(self, request: bytes) -> Answer:
+    async def ask(self, request: bytes) -> HttpResponse:
         await asyncio.sleep(0.2)
         body = json.dumps({"status": "REVOKED", "task_id": "an-id", "result": None}).encode()
         asyncio.get_running_loop().call_later(0.05, self._record.take_callback, 0, 2.0, "an-id", body)
-        return Answer(status=self._answer, head=b"", body=b"{}", when=1.0)
+        return HttpResponse(status=self._answer, head=b"", body=b"{}", when=1.0)
 
 
 @pytest.mark.parametrize("answer", [200, 503], ids=["cancelled", "cancelled, and the answer is another"])
 def test_callbacks_are_waited_for_after_the_last_cancel_however_long_that_took(answer: int) -> None:
-    record = Record(synchronous=False, has_callback=lambda number: True)
+    record = RequestLog(synchronous=False, has_callback=lambda number: True)
     head = b"HTTP/1.1 200 OK\r\nlocation: /status/an-id\r\n\r\n"
-    record.answer(record.begin(0.0), Answer(status=200, head=head, body=b"{}", when=1.0))
-    ends = Ends(
+    record.answer(record.begin(0.0), HttpResponse(status=200, head=head, body=b"{}", when=1.0))
+    ends = Drain(
         SlowToCancel(record, answer=answer),  # type: ignore[arg-type]
-        Prepared([{}], server=("127.0.0.1", 1), key="", address="http://127.0.0.1:1/", always=True, prefer=""),
+        RequestTemplates([{}], server=("127.0.0.1", 1), key="", address="http://127.0.0.1:1/", always=True, prefer=""),
         doing=Noted().doing,
         look=0.01,
         quiet=0.15,

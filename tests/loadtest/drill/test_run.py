@@ -21,20 +21,20 @@ from support.places import enter
 from support.waiting import until
 
 from denzel import cli
-from denzel.errors import PortTaken, PromiseBroken, RequestUnusable, ServiceFailed, ServiceNotRunning, TooFewTasks
+from denzel.errors import DrillFailed, PortTaken, RequestUnusable, ServiceFailed, ServiceNotRunning, TooFewTasks
 from denzel.lifecycle.status import read_status
 from denzel.loadtest.drill import run as drill_room
 from denzel.loadtest.drill.load import Load
-from denzel.loadtest.drill.receiver import Mood, Receiver
-from denzel.loadtest.drill.results import PARTS, Arrival, Figures, Outage, Task, check, count
-from denzel.loadtest.drill.run import Times, drill
+from denzel.loadtest.drill.receiver import Behaviour, Receiver
+from denzel.loadtest.drill.results import PARTS, DrillCallback, DrillReport, Outage, SentTask, check, count
+from denzel.loadtest.drill.run import DrillTimes, drill
 from denzel.loadtest.request_file import read_requests
 from denzel.project import dotenv
 from denzel.project.scaffold import start_project
 from denzel.services import Service, State
 
 #: A drill in a hurry, which waits for what a slow machine may be late with.
-TIMES = Times(beat=0.05, away=0.1, first=30, recovery=30, patience=30, pause=0.02, look=0.01)
+TIMES = DrillTimes(beat=0.05, away=0.1, first=30, recovery=30, patience=30, pause=0.02, look=0.01)
 
 #: One that has to wait for what never comes.
 GIVING_UP = replace(TIMES, patience=1.5)
@@ -59,9 +59,9 @@ def run(
     requests: Sequence[Mapping[str, Any]] = ({"data": {}},),
     tasks: int = 40,
     parts: Sequence[str] = ("api",),
-    times: Times = TIMES,
+    times: DrillTimes = TIMES,
     **changes: str,
-) -> Figures:
+) -> DrillReport:
     with launched(folder, small, **changes) as (project, backend):
         return drill(
             project,
@@ -139,8 +139,8 @@ def test_a_lost_answer_makes_no_second_task(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ a project that does not
 
 
-def broken(figures: Figures) -> str:
-    with pytest.raises(PromiseBroken) as caught:
+def broken(figures: DrillReport) -> str:
+    with pytest.raises(DrillFailed) as caught:
         check(figures)
     return str(caught.value)
 
@@ -335,16 +335,16 @@ def test_a_receiver_takes_what_comes_on_its_own_paths() -> None:
 
 def test_a_receiver_fails_is_silent_goes_away_and_comes_back() -> None:
     with Receiver("127.0.0.1", 0, secret="") as receiver:
-        receiver.turn(Mood.FAILING)
+        receiver.turn(Behaviour.FAILING)
         assert post(receiver) == 500
-        receiver.turn(Mood.SILENT)
+        receiver.turn(Behaviour.SILENT)
         with pytest.raises(TimeoutError):
             post(receiver, timeout=0.2)
-        receiver.turn(Mood.CLOSED)
+        receiver.turn(Behaviour.CLOSED)
         with pytest.raises(ConnectionRefusedError):
             post(receiver)
         assert receiver.arrivals == []
-        receiver.turn(Mood.TAKING)
+        receiver.turn(Behaviour.TAKING)
         assert post(receiver) == 204
         assert len(receiver.arrivals) == 1
 
@@ -372,7 +372,7 @@ def test_a_receiver_that_is_closed_is_reached_over_no_connection_of_before() -> 
         connection = HTTPConnection("127.0.0.1", receiver.port, timeout=10)
         connection.request("POST", path, body=b"{}")
         assert connection.getresponse().read() == b""
-        receiver.turn(Mood.CLOSED)
+        receiver.turn(Behaviour.CLOSED)
         with pytest.raises(ConnectionRefusedError):
             connection.request("POST", path, body=b"{}")
         connection.close()
@@ -386,13 +386,13 @@ class Thief:
         self.tries = 0
         turn = Receiver.turn
 
-        def watched(receiver: Receiver, mood: Mood) -> None:
-            if self.socket is not None and mood is Mood.TAKING:
+        def watched(receiver: Receiver, mood: Behaviour) -> None:
+            if self.socket is not None and mood is Behaviour.TAKING:
                 self.tries += 1
                 if self.tries == 3 and not self.keeps:
                     self.give_back()
             turn(receiver, mood)
-            if mood is Mood.CLOSED:
+            if mood is Behaviour.CLOSED:
                 self.socket = socket.create_server(("127.0.0.1", receiver.port))
 
         self.keeps = False
@@ -432,7 +432,7 @@ def test_a_port_that_never_comes_back_ends_the_drill(tmp_path: Path, thief: Thie
 
 def test_whoever_a_silent_receiver_holds_is_let_go_at_its_end() -> None:
     with Receiver("127.0.0.1", 0, secret="") as receiver:
-        receiver.turn(Mood.SILENT)
+        receiver.turn(Behaviour.SILENT)
         ends: list[Exception] = []
 
         def wait() -> None:
@@ -451,15 +451,17 @@ def test_whoever_a_silent_receiver_holds_is_let_go_at_its_end() -> None:
 # ------------------------------------------------------------------ the count
 
 
-def task(number: int, *, accepted: float = 0, ended: float | None = 1, status: str = "SUCCESS") -> Task:
-    return Task(number=number, task_id=f"task-{number}", accepted=accepted, ended=ended, status=status)
+def task(number: int, *, accepted: float = 0, ended: float | None = 1, status: str = "SUCCESS") -> SentTask:
+    return SentTask(number=number, task_id=f"task-{number}", accepted=accepted, ended=ended, status=status)
 
 
-def arrival(number: int, *, when: float = 2, task_id: str | None = None) -> Arrival:
-    return Arrival(when=when, number=number, task_id=task_id or f"task-{number}")
+def arrival(number: int, *, when: float = 2, task_id: str | None = None) -> DrillCallback:
+    return DrillCallback(when=when, number=number, task_id=task_id or f"task-{number}")
 
 
-def counted(tasks: list[Task], arrivals: list[Arrival], *outages: Outage, interrupted: bool = False) -> Figures:
+def counted(
+    tasks: list[SentTask], arrivals: list[DrillCallback], *outages: Outage, interrupted: bool = False
+) -> DrillReport:
     return count(
         tasks=tasks,
         arrivals=arrivals,

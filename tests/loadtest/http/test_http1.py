@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from denzel.errors import PortTaken
-from denzel.loadtest.bench.requests import Prepared
+from denzel.loadtest.bench.requests import RequestTemplates
 from denzel.loadtest.http.client import Client, NoAnswer
 from denzel.loadtest.http.http1 import Malformed, Messages, header
 from denzel.loadtest.http.sink import CallbackSink
@@ -137,8 +137,8 @@ def test_an_answer_that_is_none_or_breaks_off_is_no_answer(answer: bytes) -> Non
 
 def prepared(
     *requests: dict[str, object], always: bool = True, prefer: str = "", key: str = "", once: str = ""
-) -> Prepared:
-    return Prepared(
+) -> RequestTemplates:
+    return RequestTemplates(
         requests,
         server=("127.0.0.1", 8000),
         key=key,

@@ -18,22 +18,22 @@ from support.waiting import until
 
 from app.serving.api.app import create_app
 from app.serving.api.resources import PipelineUnusable
-from app.serving.callback_uri import receiver_of
+from app.serving.callback_uri import endpoint_of
 from app.serving.queue.client import (
-    Accepted,
     KeyReused,
     MemoryFull,
     Overloaded,
     QueueFull,
-    Submission,
+    SubmitResult,
     TaskQueue,
     TaskRecord,
+    TaskRequest,
     WorkerReport,
 )
 from app.serving.queue.waiting import Preferences, seconds_to_wait
 from app.serving.settings import ResponseMode, Settings
 from app.serving.store import keys
-from app.serving.store.tasks import CallbackReport, Idempotency, TaskRecords
+from app.serving.store.tasks import CallbackReport, Idempotency, TaskStore
 from app.serving.store.workers import WorkerState
 
 OpenQueue = Callable[..., TaskQueue]
@@ -59,14 +59,14 @@ class Queue:
         self.idempotencies: list[Idempotency | None] = []
         self.waits: list[float] = []
 
-    async def submit(self, prepare: Callable[[], Submission], prefer: Preferences) -> Accepted:
+    async def submit(self, prepare: Callable[[], TaskRequest], prefer: Preferences) -> SubmitResult:
         submission = prepare()
         self.submitted.append((submission.verified, submission.callback_uri))
         self.idempotencies.append(submission.idempotency)
         seconds = seconds_to_wait(prefer, self.response)
         if seconds is None:
-            return Accepted(task_id=ID)
-        return Accepted(task_id=ID, waited=True, record=await self.wait(ID, seconds))
+            return SubmitResult(task_id=ID)
+        return SubmitResult(task_id=ID, waited=True, record=await self.wait(ID, seconds))
 
     async def find(self, task_id: str) -> TaskRecord | None:
         return self.record if task_id == ID else None
@@ -92,14 +92,14 @@ class Refuses(Queue):
         super().__init__()
         self._reason = reason
 
-    async def submit(self, *_: Any, **__: Any) -> Accepted:
+    async def submit(self, *_: Any, **__: Any) -> SubmitResult:
         raise self._reason
 
 
 class Away(Queue):
     """The broker cannot be reached."""
 
-    async def submit(self, *_: Any, **__: Any) -> Accepted:
+    async def submit(self, *_: Any, **__: Any) -> SubmitResult:
         raise BrokerAway("Error 111 connecting to redis:6379")
 
     async def cancel(self, task_id: str) -> str | None:
@@ -911,10 +911,10 @@ def test_an_accepted_task_is_found_and_ends(open_queue: OpenQueue, broker: Redis
     callback = {"state": "PENDING", "attempts": 0, "last_error": None}
     waiting = {"status": "PENDING", "result": None, "position": 1, "callback": callback}
     assert client.simulate_get(status).json == waiting
-    TaskRecords(broker).end(task_id, "SUCCESS", {"a123": "Iris-setosa"}, lifetime=60)
+    TaskStore(broker).end(task_id, "SUCCESS", {"a123": "Iris-setosa"}, lifetime=60)
     ended = {"status": "SUCCESS", "result": {"a123": "Iris-setosa"}, "callback": callback}
     assert client.simulate_get(status).json == ended
-    assert redis.zrange(keys.callbacks(receiver_of("http://receiver.example")), 0, -1) == [task_id]
+    assert redis.zrange(keys.callbacks(endpoint_of("http://receiver.example")), 0, -1) == [task_id]
 
 
 def test_a_synchronous_request_is_answered_when_its_task_ends(open_queue: OpenQueue, broker: Redis) -> None:
@@ -925,7 +925,7 @@ def test_a_synchronous_request_is_answered_when_its_task_ends(open_queue: OpenQu
     message = until(lambda: broker.lindex(keys.QUEUE, 0), what="the task on the queue")
     task_id = json.loads(str(message))["headers"]["id"]
     assert answers == []
-    TaskRecords(broker).end(task_id, "SUCCESS", {"a123": "Iris-setosa"}, lifetime=60)
+    TaskStore(broker).end(task_id, "SUCCESS", {"a123": "Iris-setosa"}, lifetime=60)
     asking.join(30)
     assert [(answer.status_code, answer.json) for answer in answers] == [(200, {"a123": "Iris-setosa"})]
 
@@ -1002,7 +1002,7 @@ def test_a_repeated_request_has_the_id_and_the_result_of_the_first(
     assert (again.status_code, again.json, again.headers["location"]) == (200, first.json, first.headers["location"])
     assert problem(post(client, b'{"a": 1}', key="a-key"))[:2] == (422, "Idempotency-Key used before")
     assert problem(post(client, b'{"a": 1}', key="another-key"))[0] == 503
-    TaskRecords(broker).end(first.json["data"]["task_id"], "SUCCESS", {"a123": "Iris-setosa"}, lifetime=60)
+    TaskStore(broker).end(first.json["data"]["task_id"], "SUCCESS", {"a123": "Iris-setosa"}, lifetime=60)
     waited = post(client, b'{"b":2,"a":1}', key="a-key", Prefer="wait=30")
     assert (waited.status_code, waited.json) == (200, {"a123": "Iris-setosa"})
     assert redis.llen(keys.QUEUE) == 1
@@ -1034,7 +1034,7 @@ def test_requests_with_one_key_at_the_same_moment_are_one_task(open_queue: OpenQ
 def test_at_the_memory_limit_requests_are_refused_and_what_was_accepted_goes_on(
     open_queue: OpenQueue, broker: Redis, redis: Redis
 ) -> None:
-    client, records = over(open_queue()), TaskRecords(broker)
+    client, records = over(open_queue()), TaskStore(broker)
     accepted = []
     redis.config_set("maxmemory", int(redis.info("memory")["used_memory"]) + 500_000)
     try:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import requests
 
-from app.serving.callback_uri import check_uri, receiver_of
+from app.serving.callback_uri import check_uri, endpoint_of
 from app.serving.callbacks import addresses
-from app.serving.callbacks.addresses import literal, look_up
+from app.serving.callbacks.addresses import look_up, parse_literal
 
 GOOD = [
     "http://receiver.example/stash",
@@ -88,7 +88,7 @@ def test_what_is_taken_can_be_sent_to(uri: str) -> None:
     ],
 )
 def test_a_receiver_is_a_host_and_a_port(uri: str, receiver: str) -> None:
-    assert receiver_of(uri) == receiver
+    assert endpoint_of(uri) == receiver
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,14 @@ def test_a_receiver_is_a_host_and_a_port(uri: str, receiver: str) -> None:
     ],
 )
 def test_every_spelling_of_an_address_is_read(host: str, address: str) -> None:
-    assert [str(one) for one in literal(host)] == [address]
+    assert [str(one) for one in parse_literal(host)] == [address]
 
 
 @pytest.mark.parametrize(
     "host", ["receiver", "receiver.example", "1.2.3.4.example", "127.0.0.1.5", "256.1.1.1", "0x", "a"]
 )
 def test_a_name_is_not_read_as_an_address(host: str) -> None:
-    assert literal(host) == ()
+    assert parse_literal(host) == ()
 
 
 def test_an_address_of_this_machine_is_known() -> None:

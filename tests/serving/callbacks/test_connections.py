@@ -19,9 +19,9 @@ import pytest
 from support.waiting import until
 
 from app.serving.callbacks import connections as room
-from app.serving.callbacks.addresses import Refused
-from app.serving.callbacks.connections import Answer, Connections
-from app.serving.callbacks.egress import Policy
+from app.serving.callbacks.addresses import EgressDenied
+from app.serving.callbacks.connections import ConnectionPool, Response
+from app.serving.callbacks.egress import EgressPolicy
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
@@ -82,14 +82,14 @@ def listen() -> Iterator[Callable[..., Talker]]:
 
 
 @contextmanager
-def sending(timeout: float = 5, **policy: Any) -> Iterator[Connections]:
+def sending(timeout: float = 5, **policy: Any) -> Iterator[ConnectionPool]:
     """Connections that may go to loopback; closed in the end."""
-    opened = Connections(Policy(**{"loopback": True, **policy}), timeout=timeout)
+    opened = ConnectionPool(EgressPolicy(**{"loopback": True, **policy}), timeout=timeout)
     yield opened
     opened.close_idle(0)
 
 
-def post(connections: Connections, port: int, host: str = "127.0.0.1", body: bytes = b"{}") -> Answer:
+def post(connections: ConnectionPool, port: int, host: str = "127.0.0.1", body: bytes = b"{}") -> Response:
     return connections.post(f"http://{host}:{port}/stash", body, {"Content-Type": "application/json"})
 
 
@@ -122,7 +122,7 @@ def test_a_request_is_what_a_receiver_expects(listen: Callable[..., Talker]) -> 
     talker = listen(answer_all(OK, requests))
     uri = f"http://us%40er:pass%3Aword@127.0.0.1:{talker.port}/a b/%20?c=<d>&e=f#g".replace(" ", "%20")
     with sending() as connections:
-        assert connections.post(uri, b'{"a": 1}', {"X-Own": "1"}) == Answer(200, None)
+        assert connections.post(uri, b'{"a": 1}', {"X-Own": "1"}) == Response(200, None)
     head, _, body = requests[0].partition(b"\r\n\r\n")
     assert body == b'{"a": 1}'
     assert head.split(b"\r\n")[0] == b"POST /a%20b/%20?c=%3Cd%3E&e=f HTTP/1.1"
@@ -142,7 +142,7 @@ def test_an_answer_is_its_status_and_when_to_come_again(listen: Callable[..., Ta
     head = f"HTTP/1.1 {status} X\r\nLocation: http://127.0.0.1:1/\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"
     talker = listen(answer_all(head.encode(), []))
     with sending() as connections:
-        assert post(connections, talker.port) == Answer(status, "7")
+        assert post(connections, talker.port) == Response(status, "7")
     assert talker.accepted == 1
 
 
@@ -172,7 +172,7 @@ def test_a_connection_that_nobody_uses_is_closed(
         connections.close_idle(0)
         assert ended.wait(5)
         post(connections, talker.port)
-        monkeypatch.setattr(room, "KEEP_FOR", 0)
+        monkeypatch.setattr(room, "KEEP_ALIVE", 0)
         post(connections, talker.port)
     assert talker.accepted == 3
 
@@ -250,11 +250,11 @@ def test_a_receiver_that_drips_its_answer_is_cut_off(listen: Callable[..., Talke
 def test_an_answer_that_never_ends_counts_as_its_status(
     listen: Callable[..., Talker], monkeypatch: pytest.MonkeyPatch, framing: bytes
 ) -> None:
-    monkeypatch.setattr(room, "ANSWER_TIMEOUT", 0.2)
+    monkeypatch.setattr(room, "RESPONSE_TIMEOUT", 0.2)
     talker = listen(lambda connection: drip(talker, connection, b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n"))
     began = time.monotonic()
     with sending(10) as connections:
-        assert post(connections, talker.port) == Answer(200, None)
+        assert post(connections, talker.port) == Response(200, None)
         assert time.monotonic() - began < 3
         post(connections, talker.port)
     assert talker.accepted == 2
@@ -327,7 +327,7 @@ def test_the_connection_is_made_to_the_address_that_was_checked(listen: Callable
         assert post(connections, talker.port, "rebound.example").status == 200
         assert f"Host: rebound.example:{talker.port}".encode() in requests[0]
         connections.close_idle(0)
-        with pytest.raises(Refused, match=r"rebound\.example, which is 169\.254\.169\.254, a link-local address"):
+        with pytest.raises(EgressDenied, match=r"rebound\.example, which is 169\.254\.169\.254, a link-local address"):
             post(connections, talker.port, "rebound.example")
     assert asked == ["rebound.example"] * 2
 
@@ -336,7 +336,7 @@ def test_a_closed_address_is_never_connected_to(listen: Callable[..., Talker]) -
     talker = listen(answer_all(OK, []))
     with sending(loopback=False, resolve=lambda host: ["127.0.0.1", "::1", "::ffff:127.0.0.1"]) as connections:
         for host in ("trap.example", "127.0.0.1", "2130706433", "0177.0.0.1", "127.1", "localhost", "user@127.0.0.1"):
-            with pytest.raises(Refused):
+            with pytest.raises(EgressDenied):
                 post(connections, talker.port, host)
     assert talker.accepted == 0
 

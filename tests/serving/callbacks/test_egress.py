@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from app.serving.callbacks import egress
-from app.serving.callbacks.addresses import Refused
-from app.serving.callbacks.egress import Policy
+from app.serving.callbacks.addresses import EgressDenied
+from app.serving.callbacks.egress import EgressPolicy
 from app.serving.settings import SettingError, Settings
 
 PUBLIC = "93.184.216.34"
@@ -76,8 +76,8 @@ def no_look_up(host: str) -> list[str]:
 def test_a_name_that_leads_to_a_closed_address_is_refused(address: str, kind: str) -> None:
     shown = ipaddress.ip_address(address)
     shown = getattr(shown, "ipv4_mapped", None) or shown
-    with pytest.raises(Refused) as refused:
-        Policy(resolve=Names(trap_example=[address])).addresses("trap.example", 80)
+    with pytest.raises(EgressDenied) as refused:
+        EgressPolicy(resolve=Names(trap_example=[address])).addresses("trap.example", 80)
     assert (
         str(refused.value)
         == f"callbacks are not sent to trap.example, which is {shown}, {kind} (CALLBACK_ALLOW opens it)"
@@ -86,22 +86,22 @@ def test_a_name_that_leads_to_a_closed_address_is_refused(address: str, kind: st
 
 @pytest.mark.parametrize("address", OPEN)
 def test_others_are_open_private_networks_too(address: str) -> None:
-    assert Policy(resolve=Names(receiver_example=[address])).addresses("receiver.example", 80) == [address]
-    Policy(resolve=no_look_up).check_literal(f"http://{f'[{address}]' if ':' in address else address}/")
+    assert EgressPolicy(resolve=Names(receiver_example=[address])).addresses("receiver.example", 80) == [address]
+    EgressPolicy(resolve=no_look_up).check_literal(f"http://{f'[{address}]' if ':' in address else address}/")
 
 
 def test_of_mixed_answers_the_permitted_ones_are_used() -> None:
     names = Names(mixed_example=["127.0.0.1", PUBLIC, "::1", "fd00::5", "::ffff:10.0.0.1"])
-    assert Policy(resolve=names).addresses("mixed.example", 80) == [PUBLIC, "fd00::5", "10.0.0.1"]
+    assert EgressPolicy(resolve=names).addresses("mixed.example", 80) == [PUBLIC, "fd00::5", "10.0.0.1"]
 
 
 def test_a_name_is_looked_up_once_for_each_connection() -> None:
     names = Names(receiver_example=[PUBLIC])
-    policy = Policy(resolve=names)
+    policy = EgressPolicy(resolve=names)
     policy.addresses("receiver.example", 80)
     assert names.asked == ["receiver.example"]
     names.answers["receiver.example"] = ["127.0.0.1"]
-    with pytest.raises(Refused):
+    with pytest.raises(EgressDenied):
         policy.addresses("receiver.example", 80)
     assert names.asked == ["receiver.example"] * 2
 
@@ -109,7 +109,7 @@ def test_a_name_is_looked_up_once_for_each_connection() -> None:
 def test_a_name_without_an_address_is_no_refusal() -> None:
     """It is tried again: it may have one later."""
     with pytest.raises(OSError, match="Name or service not known"):
-        Policy(resolve=Names()).addresses("nowhere.example", 80)
+        EgressPolicy(resolve=Names()).addresses("nowhere.example", 80)
 
 
 @pytest.mark.parametrize(
@@ -134,31 +134,31 @@ def test_a_name_without_an_address_is_no_refusal() -> None:
     ],
 )
 def test_a_closed_address_in_the_uri_is_refused_without_a_look_up(host: str) -> None:
-    with pytest.raises(Refused, match=r"^callback_uri must not lead to "):
-        Policy(resolve=no_look_up).check_literal(f"http://{host}/stash")
+    with pytest.raises(EgressDenied, match=r"^callback_uri must not lead to "):
+        EgressPolicy(resolve=no_look_up).check_literal(f"http://{host}/stash")
 
 
 @pytest.mark.parametrize(
     "uri", ["http://receiver.example/", "https://localhost.example:9000/", "http://redis.example/"]
 )
 def test_a_name_is_not_looked_up_when_a_request_comes(uri: str) -> None:
-    Policy(resolve=no_look_up, own_services=["redis", "api"]).check_literal(uri)
+    EgressPolicy(resolve=no_look_up, own_services=["redis", "api"]).check_literal(uri)
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0177.0.0.1", "127.1", "0x7f000001", "127.0.0.1", "localhost"])
 def test_no_spelling_reaches_a_socket(host: str) -> None:
-    with pytest.raises(Refused):
-        Policy(resolve=no_look_up).addresses(host, 80)
+    with pytest.raises(EgressDenied):
+        EgressPolicy(resolve=no_look_up).addresses(host, 80)
 
 
 def test_loopback_is_open_where_it_is_said() -> None:
-    policy = Policy(loopback=True, resolve=Names(here_example=["127.0.0.1", "::1"]))
+    policy = EgressPolicy(loopback=True, resolve=Names(here_example=["127.0.0.1", "::1"]))
     assert policy.addresses("here.example", 80) == ["127.0.0.1", "::1"]
     assert policy.addresses("localhost", 80) == ["127.0.0.1", "::1"]
     assert policy.addresses("::ffff:127.0.0.1", 80) == ["127.0.0.1"]
     policy.check_literal("http://127.0.0.1:9000/")
     for closed in ("169.254.169.254", "0.0.0.0"):
-        with pytest.raises(Refused):
+        with pytest.raises(EgressDenied):
             policy.addresses(closed, 80)
 
 
@@ -178,9 +178,9 @@ def test_loopback_is_open_where_it_is_said() -> None:
 )
 def test_what_is_allowed_is_open(word: str, host: str, address: str) -> None:
     names = Names(trap_example=[address], a_trap_example=[address])
-    assert len(Policy(allow=[word], resolve=names).addresses(host, 80)) == 1
-    with pytest.raises(Refused):
-        Policy(allow=["else.example"], resolve=names).addresses(host, 80)
+    assert len(EgressPolicy(allow=[word], resolve=names).addresses(host, 80)) == 1
+    with pytest.raises(EgressDenied):
+        EgressPolicy(allow=["else.example"], resolve=names).addresses(host, 80)
 
 
 @pytest.mark.parametrize(
@@ -197,22 +197,22 @@ def test_what_is_allowed_is_open(word: str, host: str, address: str) -> None:
 )
 def test_what_is_denied_is_closed_although_it_is_allowed(word: str, host: str, address: str) -> None:
     names = Names(bad_example=[address])
-    with pytest.raises(Refused, match="which CALLBACK_DENY names"):
-        Policy(deny=[word], allow=[host, "0.0.0.0/0", "::/0"], resolve=names).addresses(host, 80)
-    assert Policy(deny=["*.bad.example", "11.0.0.0/8"], resolve=names).addresses(host, 80) == [address]
+    with pytest.raises(EgressDenied, match="which CALLBACK_DENY names"):
+        EgressPolicy(deny=[word], allow=[host, "0.0.0.0/0", "::/0"], resolve=names).addresses(host, 80)
+    assert EgressPolicy(deny=["*.bad.example", "11.0.0.0/8"], resolve=names).addresses(host, 80) == [address]
 
 
 def test_a_denied_literal_is_refused_when_the_request_comes() -> None:
-    policy = Policy(deny=["10.0.0.0/8", "bad.example"], resolve=no_look_up)
+    policy = EgressPolicy(deny=["10.0.0.0/8", "bad.example"], resolve=no_look_up)
     for uri in ("http://10.1.2.3/", "http://167837955/", "http://bad.example/"):
-        with pytest.raises(Refused, match="which CALLBACK_DENY names"):
+        with pytest.raises(EgressDenied, match="which CALLBACK_DENY names"):
             policy.check_literal(uri)
 
 
 @pytest.mark.parametrize("setting", ["allow", "deny"])
 def test_a_network_that_is_none_is_a_mistake_in_the_settings(setting: str) -> None:
     with pytest.raises(SettingError, match=f"^CALLBACK_{setting.upper()} has '10.0.0.0/99', which is no network$"):
-        Policy(**{setting: ["10.0.0.0/99"]})  # type: ignore[arg-type]
+        EgressPolicy(**{setting: ["10.0.0.0/99"]})  # type: ignore[arg-type]
 
 
 OWN = ["redis", "api", "host.docker.internal:8000"]
@@ -241,16 +241,16 @@ def test_the_projects_own_services_are_closed_whatever_leads_there(host: str, po
         alias_example=["172.20.0.2"],
         mapped_example=["::ffff:172.20.0.2"],
     )
-    policy = Policy(own_services=OWN, allow=[host, "0.0.0.0/0"], resolve=names)
+    policy = EgressPolicy(own_services=OWN, allow=[host, "0.0.0.0/0"], resolve=names)
     if refused:
-        with pytest.raises(Refused, match="a service of this project"):
+        with pytest.raises(EgressDenied, match="a service of this project"):
             policy.addresses(host, port)
     else:
         assert len(policy.addresses(host, port)) == 1
 
 
 def test_the_names_of_own_services_are_refused_when_the_request_comes() -> None:
-    policy = Policy(own_services=[*OWN, "localhost:6379"], loopback=True, resolve=no_look_up)
+    policy = EgressPolicy(own_services=[*OWN, "localhost:6379"], loopback=True, resolve=no_look_up)
     for uri in (
         "http://redis:6379/",
         "http://user:password@api/",
@@ -261,7 +261,7 @@ def test_the_names_of_own_services_are_refused_when_the_request_comes() -> None:
         "http://2130706433:6379/",
         "http://[::1]:6379/",
     ):
-        with pytest.raises(Refused, match="a service of this project"):
+        with pytest.raises(EgressDenied, match="a service of this project"):
             policy.check_literal(uri)
     policy.check_literal("http://localhost:9000/")
     policy.check_literal("http://host.docker.internal:9000/")
@@ -270,12 +270,12 @@ def test_the_names_of_own_services_are_refused_when_the_request_comes() -> None:
 def test_own_services_of_this_machine_are_closed_at_each_of_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     """The api may listen on all interfaces."""
     monkeypatch.setattr(egress, "is_of_this_machine", lambda address: str(address) in ("127.0.0.1", "192.168.7.7"))
-    policy = Policy(
+    policy = EgressPolicy(
         own_services=["localhost:8000"],
         loopback=True,
         resolve=Names(mine_example=["192.168.7.7"], other=["192.168.7.8"]),
     )
-    with pytest.raises(Refused, match="a service of this project"):
+    with pytest.raises(EgressDenied, match="a service of this project"):
         policy.addresses("mine.example", 8000)
     assert policy.addresses("mine.example", 9000) == ["192.168.7.7"]
     assert policy.addresses("other", 8000) == ["192.168.7.8"]
@@ -283,13 +283,13 @@ def test_own_services_of_this_machine_are_closed_at_each_of_its_addresses(monkey
 
 def test_own_services_are_looked_up_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     names = Names(redis=["172.20.0.2"], receiver_example=["172.20.0.3"])
-    policy = Policy(own_services=["redis"], resolve=names)
+    policy = EgressPolicy(own_services=["redis"], resolve=names)
     for _ in range(3):
         policy.addresses("receiver.example", 80)
     assert names.asked.count("redis") == 1
     names.answers["redis"] = ["172.20.0.3"]
     monkeypatch.setattr(egress, "OWN_ADDRESSES_FOR", 0)
-    with pytest.raises(Refused, match="a service of this project"):
+    with pytest.raises(EgressDenied, match="a service of this project"):
         policy.addresses("receiver.example", 80)
 
 
@@ -301,7 +301,7 @@ def test_a_slow_look_up_of_own_services_holds_up_one_connection_at_a_time() -> N
             released.wait(30)
         return ["172.20.0.2"] if host == "redis" else [PUBLIC]
 
-    policy = Policy(own_services=["redis"], resolve=resolve)
+    policy = EgressPolicy(own_services=["redis"], resolve=resolve)
     policy.addresses("receiver.example", 80)
     slow.set()
     policy._own._resolved_at = float("-inf")
@@ -317,11 +317,11 @@ def test_a_slow_look_up_of_own_services_holds_up_one_connection_at_a_time() -> N
 
 
 def test_an_own_service_that_is_not_there_closes_nothing() -> None:
-    assert Policy(own_services=["monitor"], resolve=Names(a=[PUBLIC])).addresses("a", 80) == [PUBLIC]
+    assert EgressPolicy(own_services=["monitor"], resolve=Names(a=[PUBLIC])).addresses("a", 80) == [PUBLIC]
 
 
 def test_the_policy_of_a_deployment_is_in_its_settings(read_settings: Callable[..., Settings]) -> None:
-    policy = Policy.of(
+    policy = EgressPolicy.of(
         read_settings(
             CALLBACK_ALLOW="169.254.1.1",
             CALLBACK_DENY="10.0.0.0/8",
@@ -332,16 +332,16 @@ def test_the_policy_of_a_deployment_is_in_its_settings(read_settings: Callable[.
     assert policy.addresses("127.0.0.1", 80) == ["127.0.0.1"]
     assert policy.addresses("169.254.1.1", 80) == ["169.254.1.1"]
     for host, port in (("127.0.0.1", 6379), ("10.0.0.1", 80), ("169.254.1.2", 80)):
-        with pytest.raises(Refused):
+        with pytest.raises(EgressDenied):
             policy.addresses(host, port)
 
 
 def test_an_own_service_that_can_not_be_looked_up_for_a_while_stays_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(egress, "OWN_ADDRESSES_FOR", 0)
     names = Names(redis=["172.20.0.2"], evil_example=["172.20.0.2"])
-    policy = Policy(own_services=["redis"], resolve=names)
+    policy = EgressPolicy(own_services=["redis"], resolve=names)
     for _ in range(3):
-        with pytest.raises(Refused, match="a service of this project"):
+        with pytest.raises(EgressDenied, match="a service of this project"):
             policy.addresses("evil.example", 6379)
         names.answers.pop("redis", None)
     names.answers["redis"] = ["172.20.0.7"]
@@ -373,16 +373,16 @@ def routes(tmp_path: Path) -> Path:
 def test_published_services_are_closed_at_the_gateway_too(routes: Path, host: str) -> None:
     """Through the gateway of its network, a container reaches the machine, and what is published there."""
     names = Names(trap_example=["172.18.0.1"])
-    policy = Policy(own_services=["_gateway:8000"], allow=["172.18.0.0/16"], resolve=names, routes=routes)
-    with pytest.raises(Refused, match="port 8000, a service of this project"):
+    policy = EgressPolicy(own_services=["_gateway:8000"], allow=["172.18.0.0/16"], resolve=names, routes=routes)
+    with pytest.raises(EgressDenied, match="port 8000, a service of this project"):
         policy.addresses(host, 8000)
     assert policy.addresses(host, 9000) == ["172.18.0.1"]
 
 
 def test_the_gateway_is_refused_when_the_request_comes(routes: Path) -> None:
-    policy = Policy(own_services=["_gateway:8000"], resolve=no_look_up, routes=routes)
+    policy = EgressPolicy(own_services=["_gateway:8000"], resolve=no_look_up, routes=routes)
     for host in ("172.18.0.1", "2886860801", "_gateway"):
-        with pytest.raises(Refused, match="a service of this project"):
+        with pytest.raises(EgressDenied, match="a service of this project"):
             policy.check_literal(f"http://{host}:8000/predict")
     policy.check_literal("http://172.18.0.1:9000/")
     policy.check_literal("http://172.18.0.2:8000/")
@@ -393,5 +393,5 @@ def test_without_a_gateway_nothing_more_is_closed(tmp_path: Path, said: str | No
     routes = tmp_path / "route"
     if said is not None:
         routes.write_text(said)
-    policy = Policy(own_services=["_gateway:8000"], resolve=no_look_up, routes=routes)
+    policy = EgressPolicy(own_services=["_gateway:8000"], resolve=no_look_up, routes=routes)
     assert policy.addresses("172.18.0.1", 8000) == ["172.18.0.1"]

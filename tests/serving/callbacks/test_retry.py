@@ -11,9 +11,9 @@ import pytest
 from app.serving.callbacks.retry import (
     FIRST_WAIT,
     JITTER,
-    LONGEST_WAIT,
+    MAX_WAIT,
     is_delivered,
-    is_passing,
+    is_transient,
     read_retry_after,
     wait_before,
 )
@@ -29,19 +29,19 @@ def middle(low: float, high: float) -> float:
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
 def test_any_2xx_is_delivered(status: int) -> None:
     assert is_delivered(status)
-    assert not is_passing(status)
+    assert not is_transient(status)
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 599])
 def test_some_answers_may_pass(status: int) -> None:
-    assert is_passing(status)
+    assert is_transient(status)
     assert not is_delivered(status)
 
 
 @pytest.mark.parametrize("status", [100, 199, 300, 301, 302, 307, 308, 400, 401, 403, 404, 410, 413, 422, 499])
 def test_the_others_stay(status: int) -> None:
     """A redirect is among them: it is not followed."""
-    assert not is_passing(status)
+    assert not is_transient(status)
     assert not is_delivered(status)
 
 
@@ -63,7 +63,7 @@ def test_each_wait_is_twice_as_long_up_to_a_quarter_of_the_time_since_the_first_
 
 
 def test_a_great_many_attempts_are_no_trouble() -> None:
-    assert wait_before(100_000, since_first=DAY / 2, retry_for=DAY, draw=middle) == LONGEST_WAIT
+    assert wait_before(100_000, since_first=DAY / 2, retry_for=DAY, draw=middle) == MAX_WAIT
 
 
 def test_waits_are_spread_by_a_fifth() -> None:

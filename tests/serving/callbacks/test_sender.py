@@ -29,17 +29,17 @@ from support.waiting import until
 
 from app.serving.callbacks import retry
 from app.serving.callbacks import sender as sender_module
-from app.serving.callbacks.connections import Connections
-from app.serving.callbacks.delivery import Attempts, body
-from app.serving.callbacks.egress import Policy
+from app.serving.callbacks.connections import ConnectionPool
+from app.serving.callbacks.delivery import Delivery, body
+from app.serving.callbacks.egress import EgressPolicy
 from app.serving.callbacks.sender import CallbackSender
 from app.serving.callbacks.signature import read_secret
 from app.serving.settings import SettingError, Settings
 from app.serving.sidecar import __main__ as sidecar
 from app.serving.store import keys
 from app.serving.store.connection import connect
-from app.serving.store.outbox import Callback, Outbox, Outcome
-from app.serving.store.tasks import CallbackReport, TaskRecords
+from app.serving.store.outbox import AttemptResult, Callback, Outbox
+from app.serving.store.tasks import CallbackReport, TaskStore
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 DAY = 86_400.0
@@ -69,12 +69,12 @@ def box(broker: Redis) -> Outbox:
 @pytest.fixture
 def sending(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Callable[[], None]]]:
     """Starts a sender, and returns what stops it; at the end of the test each is stopped."""
-    monkeypatch.setattr(sender_module, "POLL", 0.1)
+    monkeypatch.setattr(sender_module, "POLL_INTERVAL", 0.1)
     stops: list[Callable[[], None]] = []
 
     def start(*, timeout: float = 10, retry_for: float = DAY, key: bytes = b"", **policy: Any) -> Callable[[], None]:
-        connections = Connections(Policy(**{"loopback": True, **policy}), timeout=timeout)
-        attempts = Attempts(connections, key=key, timeout=timeout, retry_for=retry_for)
+        connections = ConnectionPool(EgressPolicy(**{"loopback": True, **policy}), timeout=timeout)
+        attempts = Delivery(connections, key=key, timeout=timeout, retry_for=retry_for)
         running = CallbackSender(box, attempts.send, rest=connections.close_idle)
         thread = threading.Thread(target=running.run)
         thread.start()
@@ -97,24 +97,24 @@ def sending(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second attempt comes after 0.1 s, and no wait is longer than 0.4 s."""
     monkeypatch.setattr(retry, "FIRST_WAIT", 0.1)
-    monkeypatch.setattr(retry, "LONGEST_WAIT", 0.4)
+    monkeypatch.setattr(retry, "MAX_WAIT", 0.4)
 
 
-def end(records: TaskRecords, uri: str | None, *, task_id: str = "the-id", status: str = "SUCCESS") -> None:
+def end(records: TaskStore, uri: str | None, *, task_id: str = "the-id", status: str = "SUCCESS") -> None:
     """A task that was accepted and has ended."""
     records.accept(task_id, "message", callback_uri=uri, queue_limit=100_000)
     result = {"a123": "naïve ☃"} if status == "SUCCESS" else {"args": ["no"]}
     records.end(task_id, status, result, lifetime=60)
 
 
-def report(records: TaskRecords, task_id: str = "the-id") -> CallbackReport:
+def report(records: TaskStore, task_id: str = "the-id") -> CallbackReport:
     record = records.find(task_id)
     assert record is not None
     assert record.callback is not None
     return record.callback
 
 
-def state(records: TaskRecords, task_id: str = "the-id") -> str:
+def state(records: TaskStore, task_id: str = "the-id") -> str:
     return report(records, task_id).state
 
 
@@ -186,7 +186,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 def test_a_result_is_posted_as_json_with_the_id_of_its_task(
-    sending: Sending, records: TaskRecords, scripted: Scripted
+    sending: Sending, records: TaskStore, scripted: Scripted
 ) -> None:
     receiver = scripted()
     sending()
@@ -204,7 +204,7 @@ def test_a_result_is_posted_as_json_with_the_id_of_its_task(
 
 @pytest.mark.parametrize("status", ["FAILURE", "REVOKED"])
 def test_a_failure_and_a_cancellation_are_posted_too(
-    sending: Sending, records: TaskRecords, scripted: Scripted, status: str
+    sending: Sending, records: TaskStore, scripted: Scripted, status: str
 ) -> None:
     receiver = scripted()
     sending()
@@ -236,14 +236,14 @@ class Patient:
 
 
 def test_a_new_callback_is_sent_at_once(
-    box: Outbox, records: TaskRecords, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    box: Outbox, records: TaskStore, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender_module, "POLL", 120)
+    monkeypatch.setattr(sender_module, "POLL_INTERVAL", 120)
     patient, sent = Patient(box), threading.Event()
 
-    def send(_: Callback) -> Outcome:
+    def send(_: Callback) -> AttemptResult:
         sent.set()
-        return Outcome(status=200, delivered=True)
+        return AttemptResult(status=200, delivered=True)
 
     sender = CallbackSender(patient, send, rest=lambda: None)  # type: ignore[arg-type]
     thread = threading.Thread(target=sender.run)
@@ -259,23 +259,23 @@ def test_a_new_callback_is_sent_at_once(
 
 
 def test_results_on_their_way_have_a_bounded_size_together(
-    box: Outbox, records: TaskRecords, monkeypatch: pytest.MonkeyPatch
+    box: Outbox, records: TaskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last that is taken may pass the bound; then nothing is taken until some have ended."""
-    monkeypatch.setattr(sender_module, "POLL", 0.05)
+    monkeypatch.setattr(sender_module, "POLL_INTERVAL", 0.05)
     monkeypatch.setattr(sender_module, "BYTES_IN_FLIGHT", 5_000_000)
     sizes: Counter[str] = Counter()
     at_once: list[int] = []
     lock = threading.Lock()
 
-    def send(one: Callback) -> Outcome:
+    def send(one: Callback) -> AttemptResult:
         with lock:
             sizes[one.task_id] = len(one.result)
             at_once.append(sizes.total())
         time.sleep(0.05)
         with lock:
             del sizes[one.task_id]
-        return Outcome(status=200, delivered=True)
+        return AttemptResult(status=200, delivered=True)
 
     for number in range(12):
         records.accept(f"task-{number}", "", callback_uri=f"http://host-{number}.example/", queue_limit=100)
@@ -294,7 +294,7 @@ def test_results_on_their_way_have_a_bounded_size_together(
 
 
 def test_callbacks_that_were_there_before_the_start_are_sent(
-    sending: Sending, records: TaskRecords, scripted: Scripted, box: Outbox
+    sending: Sending, records: TaskStore, scripted: Scripted, box: Outbox
 ) -> None:
     receiver = scripted()
     for number in range(200):
@@ -305,7 +305,7 @@ def test_callbacks_that_were_there_before_the_start_are_sent(
 
 
 def test_a_receiver_can_verify_what_it_gets_by_the_standard(
-    sending: Sending, records: TaskRecords, scripted: Scripted
+    sending: Sending, records: TaskStore, scripted: Scripted
 ) -> None:
     receiver = scripted()
     sending(key=read_secret(SECRET))
@@ -318,7 +318,7 @@ def test_a_receiver_can_verify_what_it_gets_by_the_standard(
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("status", [429, 503])
 def test_some_answers_are_tried_again_with_the_same_id(
-    sending: Sending, records: TaskRecords, scripted: Scripted, status: int
+    sending: Sending, records: TaskStore, scripted: Scripted, status: int
 ) -> None:
     receiver = scripted(status, status)
     sending(key=read_secret(SECRET))
@@ -332,9 +332,7 @@ def test_some_answers_are_tried_again_with_the_same_id(
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("status", [302, 307, 404, 410])
-def test_the_others_end_it(
-    sending: Sending, records: TaskRecords, scripted: Scripted, box: Outbox, status: int
-) -> None:
+def test_the_others_end_it(sending: Sending, records: TaskStore, scripted: Scripted, box: Outbox, status: int) -> None:
     elsewhere = scripted()
     receiver = scripted((status, {"Location": elsewhere.uri}))
     sending()
@@ -349,7 +347,7 @@ def test_the_others_end_it(
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_receiver_may_say_when_to_come_again(sending: Sending, records: TaskRecords, scripted: Scripted) -> None:
+def test_a_receiver_may_say_when_to_come_again(sending: Sending, records: TaskStore, scripted: Scripted) -> None:
     receiver = scripted((503, {"Retry-After": "1"}))
     sending()
     end(records, receiver.uri)
@@ -360,8 +358,8 @@ def test_a_receiver_may_say_when_to_come_again(sending: Sending, records: TaskRe
 
 def test_a_receiver_that_says_a_date_is_heard(scripted: Scripted) -> None:
     receiver = scripted((429, {"Retry-After": "Wed, 25 Nov 2099 08:00:00 GMT"}))
-    connections = Connections(Policy(loopback=True), timeout=5)
-    outcome = Attempts(connections, key=b"", timeout=5, retry_for=1e10).send(callback(uri=receiver.uri))
+    connections = ConnectionPool(EgressPolicy(loopback=True), timeout=5)
+    outcome = Delivery(connections, key=b"", timeout=5, retry_for=1e10).send(callback(uri=receiver.uri))
     connections.close_idle(0)
     assert outcome.retry_in is not None
     assert outcome.retry_in > 1e8
@@ -369,7 +367,7 @@ def test_a_receiver_that_says_a_date_is_heard(scripted: Scripted) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_attempts_end_when_their_time_is_over(sending: Sending, records: TaskRecords, box: Outbox) -> None:
+def test_the_attempts_end_when_their_time_is_over(sending: Sending, records: TaskStore, box: Outbox) -> None:
     sending(retry_for=1)
     began = time.monotonic()
     end(records, f"http://127.0.0.1:{find_free_port()}/")
@@ -385,7 +383,7 @@ def test_the_attempts_end_when_their_time_is_over(sending: Sending, records: Tas
     "uri", ["http://127.0.0.1:{port}/", "http://does-not-exist.invalid/", f"http://{'a' * 64}.example/"]
 )
 def test_a_receiver_that_cannot_be_reached_is_tried_again(
-    sending: Sending, records: TaskRecords, caplog: pytest.LogCaptureFixture, uri: str
+    sending: Sending, records: TaskStore, caplog: pytest.LogCaptureFixture, uri: str
 ) -> None:
     """The last one cannot even be looked up; a record written by an older version may hold it."""
     sending()
@@ -396,7 +394,7 @@ def test_a_receiver_that_cannot_be_reached_is_tried_again(
     assert "callback of task the-id not delivered to http://" in caplog.text
 
 
-def test_a_forbidden_address_ends_it_at_once(sending: Sending, records: TaskRecords, scripted: Scripted) -> None:
+def test_a_forbidden_address_ends_it_at_once(sending: Sending, records: TaskStore, scripted: Scripted) -> None:
     receiver = scripted()
     sending(loopback=False, resolve=lambda host: ["127.0.0.1"])
     end(records, receiver.uri.replace("127.0.0.1", "user:secret@trap.example"))
@@ -408,7 +406,7 @@ def test_a_forbidden_address_ends_it_at_once(sending: Sending, records: TaskReco
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_address_is_checked_at_every_attempt(sending: Sending, records: TaskRecords, scripted: Scripted) -> None:
+def test_the_address_is_checked_at_every_attempt(sending: Sending, records: TaskStore, scripted: Scripted) -> None:
     """The name leads to the receiver first, and to the machine's own metadata later."""
     receiver = scripted((503, {"Connection": "close"}))
     answers = ["127.0.0.1", "169.254.169.254"]
@@ -422,7 +420,7 @@ def test_the_address_is_checked_at_every_attempt(sending: Sending, records: Task
 
 def test_many_callbacks_are_settled_in_few_steps(
     sending: Sending,
-    records: TaskRecords,
+    records: TaskStore,
     scripted: Scripted,
     box: Outbox,
     monkeypatch: pytest.MonkeyPatch,
@@ -433,7 +431,7 @@ def test_many_callbacks_are_settled_in_few_steps(
     settled: list[int] = []
     settle = box.settle
     monkeypatch.setattr(box, "settle", lambda outcomes: (settled.append(len(outcomes)), settle(outcomes)))
-    monkeypatch.setattr(sender_module, "GATHER", 0.05)
+    monkeypatch.setattr(sender_module, "BATCH_INTERVAL", 0.05)
     names = [f"task-{number}" for number in range(100)]
     for name in names:
         end(records, receiver.uri, task_id=name)
@@ -447,7 +445,7 @@ def test_many_callbacks_are_settled_in_few_steps(
 
 
 def test_a_password_in_the_uri_is_not_in_the_log(
-    sending: Sending, records: TaskRecords, scripted: Scripted, caplog: pytest.LogCaptureFixture
+    sending: Sending, records: TaskStore, scripted: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     receiver = scripted()
@@ -460,10 +458,10 @@ def test_a_password_in_the_uri_is_not_in_the_log(
 
 @pytest.mark.usefixtures("quick")
 def test_a_receiver_that_was_down_gets_everything_once_and_at_once(
-    sending: Sending, records: TaskRecords, scripted: Scripted, box: Outbox, monkeypatch: pytest.MonkeyPatch
+    sending: Sending, records: TaskStore, scripted: Scripted, box: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retry, "FIRST_WAIT", 3600)  # what follows is by the receiver's return alone
-    monkeypatch.setattr(retry, "LONGEST_WAIT", 3600)
+    monkeypatch.setattr(retry, "MAX_WAIT", 3600)
     port = find_free_port()
     uri = f"http://127.0.0.1:{port}/stash"
     sending()
@@ -480,7 +478,7 @@ def test_a_receiver_that_was_down_gets_everything_once_and_at_once(
 
 @pytest.mark.usefixtures("quick")
 def test_a_receiver_that_comes_back_is_found_by_the_retries(
-    sending: Sending, records: TaskRecords, scripted: Scripted, box: Outbox
+    sending: Sending, records: TaskStore, scripted: Scripted, box: Outbox
 ) -> None:
     port = find_free_port()
     sending()
@@ -493,7 +491,7 @@ def test_a_receiver_that_comes_back_is_found_by_the_retries(
 
 
 def test_fifty_receivers_that_hang_do_not_delay_the_next(
-    sending: Sending, records: TaskRecords, scripted: Scripted
+    sending: Sending, records: TaskStore, scripted: Scripted
 ) -> None:
     hanging = [scripted() for _ in range(50)]
     for one in hanging:
@@ -513,26 +511,26 @@ def test_fifty_receivers_that_hang_do_not_delay_the_next(
 
 
 def test_hundreds_that_wait_for_one_receiver_do_not_hold_up_another(
-    sending: Sending, records: TaskRecords, scripted: Scripted
+    sending: Sending, records: TaskStore, scripted: Scripted
 ) -> None:
     crowded, quiet = scripted(), scripted()
     crowded.hanging = True
     for number in range(500):
         end(records, crowded.uri, task_id=f"crowd-{number}")
     sending(timeout=20)
-    until(lambda: len(crowded.received) == sender_module.PER_RECEIVER, what="the hanging ones")
+    until(lambda: len(crowded.received) == sender_module.PER_ENDPOINT, what="the hanging ones")
     began = time.monotonic()
     end(records, quiet.uri)
     until(lambda: state(records) == "DELIVERED", what="the next callback")
     assert time.monotonic() - began < 2
-    assert len(crowded.received) == sender_module.PER_RECEIVER
+    assert len(crowded.received) == sender_module.PER_ENDPOINT
     crowded.hanging = False
     crowded.released.set()
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_receiver_that_hangs_is_given_its_time_and_tried_again(
-    sending: Sending, records: TaskRecords, scripted: Scripted
+    sending: Sending, records: TaskStore, scripted: Scripted
 ) -> None:
     receiver = scripted()
     receiver.hanging = True
@@ -544,7 +542,7 @@ def test_a_receiver_that_hangs_is_given_its_time_and_tried_again(
     until(lambda: state(records) == "DELIVERED", what="the callback")
 
 
-def test_a_receiver_that_drips_its_answer_is_cut_off(sending: Sending, records: TaskRecords) -> None:
+def test_a_receiver_that_drips_its_answer_is_cut_off(sending: Sending, records: TaskStore) -> None:
     stopped = threading.Event()
 
     def drip(listener: socket.socket) -> None:
@@ -568,7 +566,7 @@ def test_a_receiver_that_drips_its_answer_is_cut_off(sending: Sending, records: 
 
 
 def test_what_is_on_its_way_is_finished_when_told_to_stop(
-    sending: Sending, records: TaskRecords, scripted: Scripted
+    sending: Sending, records: TaskStore, scripted: Scripted
 ) -> None:
     receiver = scripted()
     receiver.hanging = True
@@ -583,9 +581,9 @@ def test_what_is_on_its_way_is_finished_when_told_to_stop(
 
 
 def test_what_is_not_through_when_it_stops_is_given_back(
-    sending: Sending, records: TaskRecords, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+    sending: Sending, records: TaskStore, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender_module, "STOP_GRACE", 0.2)
+    monkeypatch.setattr(sender_module, "SHUTDOWN_GRACE", 0.2)
     receiver = scripted()
     receiver.hanging = True
     stop = sending(timeout=20)
@@ -603,7 +601,7 @@ def test_what_is_not_through_when_it_stops_is_given_back(
 
 
 def test_a_living_sender_keeps_what_takes_longer_than_its_lease(
-    sending: Sending, records: TaskRecords, scripted: Scripted, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    sending: Sending, records: TaskStore, scripted: Scripted, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sender_module, "RENEW_EVERY", 0.1)
     receiver = scripted()
@@ -620,7 +618,7 @@ def test_a_living_sender_keeps_what_takes_longer_than_its_lease(
 
 
 def test_two_senders_send_each_callback_once(
-    sending: Sending, records: TaskRecords, scripted: Scripted, box: Outbox
+    sending: Sending, records: TaskStore, scripted: Scripted, box: Outbox
 ) -> None:
     receiver = scripted()
     sending()
@@ -632,7 +630,7 @@ def test_two_senders_send_each_callback_once(
 
 
 def test_the_sender_goes_on_after_redis_cut_it_off(
-    sending: Sending, records: TaskRecords, scripted: Scripted, redis: Redis
+    sending: Sending, records: TaskStore, scripted: Scripted, redis: Redis
 ) -> None:
     receiver = scripted()
     sending()
@@ -654,7 +652,7 @@ def succeeds(attempt: Callable[[], Any]) -> bool:
 
 
 def test_the_sender_goes_on_when_redis_is_full(
-    sending: Sending, records: TaskRecords, scripted: Scripted, memory_full: Callable[[], AbstractContextManager[None]]
+    sending: Sending, records: TaskStore, scripted: Scripted, memory_full: Callable[[], AbstractContextManager[None]]
 ) -> None:
     receiver = scripted(503)
     sending()
@@ -689,7 +687,7 @@ def test_redis_killed_under_load_loses_no_callback(tmp_path: Path, scripted: Scr
     try:
         with connect(f"redis://127.0.0.1:{port}/0") as client:
             until(lambda: succeeds(client.ping), what="the server to answer")
-            records, box = TaskRecords(client), Outbox(client, result_lifetime=60, callback_lifetime=60)
+            records, box = TaskStore(client), Outbox(client, result_lifetime=60, callback_lifetime=60)
             for number in range(500):
                 end(records, receiver.uri, task_id=f"task-{number}")
             start_process(REDIS_URL=f"redis://127.0.0.1:{port}/0")
@@ -723,22 +721,22 @@ class Outage:
 
 def test_what_ended_while_redis_was_away_is_recorded_and_not_sent_again(
     box: Outbox,
-    records: TaskRecords,
+    records: TaskStore,
     redis: Redis,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Longer than a lease: the sender claims what it has before it takes anything."""
-    monkeypatch.setattr(sender_module, "POLL", 0.05)
+    monkeypatch.setattr(sender_module, "POLL_INTERVAL", 0.05)
     sent: list[str] = []
     returned: list[str] = []
     released, outage = threading.Event(), Outage(box)
 
-    def send(one: Callback) -> Outcome:
+    def send(one: Callback) -> AttemptResult:
         sent.append(one.task_id)
         released.wait(20)
         returned.append(one.task_id)
-        return Outcome(status=200, delivered=True)
+        return AttemptResult(status=200, delivered=True)
 
     sender = CallbackSender(outage, send, rest=lambda: None)  # type: ignore[arg-type]
     thread = threading.Thread(target=sender.run)
@@ -775,15 +773,15 @@ class Stuck(Outage):
 
 
 def test_the_heart_beats_while_receivers_are_slow_and_while_redis_is_away_but_not_while_the_loop_is_stuck(
-    box: Outbox, records: TaskRecords, monkeypatch: pytest.MonkeyPatch
+    box: Outbox, records: TaskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender_module, "POLL", 0.02)
+    monkeypatch.setattr(sender_module, "POLL_INTERVAL", 0.02)
     beats: list[float] = []
     slow, outage = threading.Event(), Stuck(box)
 
-    def send(_: Callback) -> Outcome:
+    def send(_: Callback) -> AttemptResult:
         slow.wait(30)
-        return Outcome(status=200, delivered=True)
+        return AttemptResult(status=200, delivered=True)
 
     def goes_on() -> bool:
         before = len(beats)
@@ -795,7 +793,7 @@ def test_the_heart_beats_while_receivers_are_slow_and_while_redis_is_away_but_no
     thread = threading.Thread(target=sender.run)
     thread.start()
     try:
-        for number in range(sender_module.PER_RECEIVER + 1):
+        for number in range(sender_module.PER_ENDPOINT + 1):
             end(records, "http://a.example/", task_id=f"task-{number}")
         assert goes_on()
         outage.away = True
@@ -845,7 +843,7 @@ def start_process(redis_url: str) -> Iterator[Callable[..., subprocess.Popen[str
 
 
 def test_a_sender_that_is_killed_before_it_could_say_so_sends_again(
-    start_process: Start, records: TaskRecords, scripted: Scripted
+    start_process: Start, records: TaskStore, scripted: Scripted
 ) -> None:
     receiver = scripted()
     receiver.hanging = True
@@ -865,7 +863,7 @@ def test_a_sender_that_is_killed_before_it_could_say_so_sends_again(
 
 
 def test_a_crash_between_result_and_callback_loses_nothing(
-    start_process: Start, records: TaskRecords, scripted: Scripted
+    start_process: Start, records: TaskStore, scripted: Scripted
 ) -> None:
     """Nobody sends when the task ends; result and callback were recorded in one step."""
     receiver = scripted()
@@ -875,7 +873,7 @@ def test_a_crash_between_result_and_callback_loses_nothing(
 
 
 def test_a_sender_told_to_stop_finishes_and_ends_well(
-    start_process: Start, records: TaskRecords, scripted: Scripted
+    start_process: Start, records: TaskStore, scripted: Scripted
 ) -> None:
     receiver = scripted()
     receiver.hanging = True
@@ -888,7 +886,7 @@ def test_a_sender_told_to_stop_finishes_and_ends_well(
     assert state(records, "through") == "DELIVERED"
 
 
-def test_a_sender_ends_in_time_whatever_hangs(start_process: Start, records: TaskRecords, scripted: Scripted) -> None:
+def test_a_sender_ends_in_time_whatever_hangs(start_process: Start, records: TaskStore, scripted: Scripted) -> None:
     receiver = scripted()
     receiver.hanging = True
     process = start_process(CALLBACK_TIMEOUT="60")
@@ -940,7 +938,7 @@ def test_a_mistake_of_our_own_is_an_error_that_is_tried_again(caplog: pytest.Log
         def post(self, *_: Any) -> Any:
             raise ZeroDivisionError("oh")
 
-    outcome = Attempts(Broken(), key=b"", timeout=1, retry_for=DAY).send(callback())  # type: ignore[arg-type]
+    outcome = Delivery(Broken(), key=b"", timeout=1, retry_for=DAY).send(callback())  # type: ignore[arg-type]
     assert (outcome.error, outcome.away) == ("denzel's own error: oh", False)
     assert outcome.retry_in is not None
     assert "callback of task the-id could not be sent" in caplog.text

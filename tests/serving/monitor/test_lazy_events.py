@@ -15,7 +15,7 @@ from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 
 from app.serving.monitor.__main__ import Dashboard
-from app.serving.monitor.lazy_events import COUNTED_AT_ONCE, UnreadEvents
+from app.serving.monitor.lazy_events import MAX_COUNTED_AT_ONCE, LazyEvents
 
 WORKER = "worker@here"
 MOST = 10
@@ -30,7 +30,7 @@ class Loop:
 
 class Heard:
     def __init__(self) -> None:
-        self.events = UnreadEvents(Celery(set_as_current=False), Loop(), max_tasks_in_memory=MOST)
+        self.events = LazyEvents(Celery(set_as_current=False), Loop(), max_tasks_in_memory=MOST)
         self._clock = 0
 
     def hear(self, kind: str, task_id: str = "", **fields: Any) -> None:
@@ -98,7 +98,7 @@ def test_what_runs_ends_when_that_is_read(heard: Heard) -> None:
 
 
 def test_of_more_tasks_than_are_kept_the_latest_are_shown_and_all_are_counted(heard: Heard) -> None:
-    number = MOST + COUNTED_AT_ONCE + 5
+    number = MOST + MAX_COUNTED_AT_ONCE + 5
     before = counted("task-succeeded"), timed()
     for place in range(number):
         heard.hear("task-succeeded", f"task-{place}", result="2", runtime=0.25)

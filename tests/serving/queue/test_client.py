@@ -25,20 +25,20 @@ from app.serving.queue import client as queue_room
 from app.serving.queue import completions
 from app.serving.queue.client import (
     LOOKUP_THREADS,
-    Accepted,
     MemoryFull,
     Overloaded,
     QueueFull,
-    Submission,
+    SubmitResult,
     TaskQueue,
     TaskRecord,
+    TaskRequest,
 )
 from app.serving.queue.waiting import NONE, Preferences
 from app.serving.settings import Settings
 from app.serving.store import connection as broker_room
 from app.serving.store import keys
 from app.serving.store.connection import connect
-from app.serving.store.tasks import CallbackReport, Idempotency, KeyReused, TaskRecords
+from app.serving.store.tasks import CallbackReport, Idempotency, KeyReused, TaskStore
 
 OpenQueue = Callable[..., TaskQueue]
 ReadSettings = Callable[..., Settings]
@@ -48,7 +48,7 @@ ASYNCHRONOUS = Preferences(respond_async=True)
 
 @pytest.fixture
 def queue(open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch) -> TaskQueue:
-    monkeypatch.setattr(completions, "RECONNECT_AFTER", 0.05)
+    monkeypatch.setattr(completions, "RECONNECT_DELAY", 0.05)
     return open_queue()
 
 
@@ -84,8 +84,10 @@ def submit(queue: TaskQueue) -> str:
     return accept(queue, {"x": 1}).task_id
 
 
-def accept(queue: TaskQueue, verified: Any = None, prefer: Preferences = ASYNCHRONOUS, **submission: Any) -> Accepted:
-    return LOOP.run(queue.submit(lambda: Submission(verified=verified, **submission), prefer))
+def accept(
+    queue: TaskQueue, verified: Any = None, prefer: Preferences = ASYNCHRONOUS, **submission: Any
+) -> SubmitResult:
+    return LOOP.run(queue.submit(lambda: TaskRequest(verified=verified, **submission), prefer))
 
 
 def find(queue: TaskQueue, task_id: str) -> TaskRecord | None:
@@ -153,13 +155,13 @@ class Asking:
     """A request that waits for its task, beside the test."""
 
     def __init__(self, queue: TaskQueue, **submission: Any) -> None:
-        self.accepted: list[Accepted] = []
+        self.accepted: list[SubmitResult] = []
         self._thread = threading.Thread(
             target=lambda: self.accepted.append(accept(queue, prefer=Preferences(wait=30), **submission))
         )
         self._thread.start()
 
-    def join(self) -> Accepted:
+    def join(self) -> SubmitResult:
         self._thread.join(30)
         return self.accepted[0]
 
@@ -171,7 +173,7 @@ def waiting_task(redis: Redis) -> str:
 
 
 def test_a_request_that_waits_has_the_result_with_the_announcement(
-    queue: TaskQueue, records: TaskRecords, broker: Redis, redis: Redis
+    queue: TaskQueue, records: TaskStore, broker: Redis, redis: Redis
 ) -> None:
     accept(queue, prefer=Preferences(wait=0))
     until(lambda: listeners(broker), what="the listener")
@@ -185,7 +187,7 @@ def test_a_request_that_waits_has_the_result_with_the_announcement(
 
 
 @pytest.mark.parametrize("length", [65_000, 70_000, 1_000_000])
-def test_a_long_result_is_looked_up(queue: TaskQueue, records: TaskRecords, redis: Redis, length: int) -> None:
+def test_a_long_result_is_looked_up(queue: TaskQueue, records: TaskStore, redis: Redis, length: int) -> None:
     asking = Asking(queue)
     records.end(waiting_task(redis), "SUCCESS", {"a": "x" * length}, lifetime=60)
     assert parsed(asking.join().record) == TaskRecord(status="SUCCESS", result={"a": "x" * length})
@@ -204,7 +206,7 @@ def test_a_broker_that_goes_away_while_waiting_is_a_wait_that_ran_out(
     assert (accepted.waited, accepted.record) == (True, None)
 
 
-def test_a_repeated_key_waits_for_the_first_task(queue: TaskQueue, records: TaskRecords, redis: Redis) -> None:
+def test_a_repeated_key_waits_for_the_first_task(queue: TaskQueue, records: TaskStore, redis: Redis) -> None:
     key = Idempotency(key="key", body="body")
     first = accept(queue, idempotency=key)
     asking = Asking(queue, idempotency=key)
@@ -217,14 +219,14 @@ def test_a_repeated_key_waits_for_the_first_task(queue: TaskQueue, records: Task
 def test_many_at_once_are_each_their_own(queue: TaskQueue, redis: Redis) -> None:
     """Round trips are shared; what each request is told is its own task, or its own refusal."""
 
-    async def many() -> list[Accepted | BaseException]:
+    async def many() -> list[SubmitResult | BaseException]:
         return await asyncio.gather(*(queue.submit(lambda n=n: prepare(n)) for n in range(500)), return_exceptions=True)
 
-    def prepare(number: int) -> Submission:
+    def prepare(number: int) -> TaskRequest:
         if number % 7 == 0:
             raise ValueError(f"refused {number}")
         idempotency = Idempotency(key=f"key {number % 5}", body=f"body {number % 10}") if number % 11 == 0 else None
-        return Submission(verified={"of": number}, idempotency=idempotency)
+        return TaskRequest(verified={"of": number}, idempotency=idempotency)
 
     outcomes = LOOP.run(many())
     messages = {message["headers"]["id"]: message for message in map(json.loads, redis.lrange(keys.QUEUE, 0, -1))}
@@ -232,7 +234,7 @@ def test_many_at_once_are_each_their_own(queue: TaskQueue, redis: Redis) -> None
     for number, outcome in enumerate(outcomes):
         if number % 7 == 0:
             assert str(outcome) == f"refused {number}"
-        elif isinstance(outcome, Accepted):
+        elif isinstance(outcome, SubmitResult):
             accepted[number] = outcome.task_id
         else:
             assert isinstance(outcome, KeyReused)
@@ -247,12 +249,12 @@ def test_many_at_once_are_each_their_own(queue: TaskQueue, redis: Redis) -> None
 def test_of_many_at_once_the_queue_takes_what_it_has_room_for(open_queue: OpenQueue, redis: Redis) -> None:
     queue = open_queue(QUEUE_LIMIT="30")
 
-    async def many() -> list[Accepted | BaseException]:
-        submissions = (queue.submit(lambda: Submission(verified=1)) for _ in range(100))
+    async def many() -> list[SubmitResult | BaseException]:
+        submissions = (queue.submit(lambda: TaskRequest(verified=1)) for _ in range(100))
         return await asyncio.gather(*submissions, return_exceptions=True)
 
     outcomes = LOOP.run(many())
-    assert sum(isinstance(outcome, Accepted) for outcome in outcomes) == redis.llen(keys.QUEUE) == 30
+    assert sum(isinstance(outcome, SubmitResult) for outcome in outcomes) == redis.llen(keys.QUEUE) == 30
     assert sum(isinstance(outcome, QueueFull) for outcome in outcomes) == 70
 
 
@@ -295,13 +297,13 @@ def test_a_queue_at_its_bound_refuses(open_queue: OpenQueue) -> None:
 def test_no_more_requests_than_a_bound_wait_to_be_stored(
     open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue_room, "MOST_SUBMISSIONS", 3)
+    monkeypatch.setattr(queue_room, "MAX_SUBMISSIONS", 3)
     queue = open_queue(API_THREADS="4")
     going_on = threading.Event()
 
-    def prepare() -> Submission:
+    def prepare() -> TaskRequest:
         assert going_on.wait(30)
-        return Submission(verified={})
+        return TaskRequest(verified={})
 
     async def crowd() -> list[Any]:
         # As many as there are threads are in their hands.
@@ -317,8 +319,8 @@ def test_no_more_requests_than_a_bound_wait_to_be_stored(
         return await asyncio.gather(*begun, return_exceptions=True)
 
     outcomes = LOOP.run(crowd())
-    assert [type(outcome) for outcome in outcomes] == [Accepted] * 7 + [Overloaded] * 2
-    assert isinstance(accept(queue), Accepted)
+    assert [type(outcome) for outcome in outcomes] == [SubmitResult] * 7 + [Overloaded] * 2
+    assert isinstance(accept(queue), SubmitResult)
 
 
 class SilentServer:
@@ -348,7 +350,7 @@ class SilentServer:
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[SilentServer]:
     monkeypatch.setattr(broker_room, "TIMEOUT", 0.3)
-    monkeypatch.setattr(completions, "RECONNECT_AFTER", 3600)
+    monkeypatch.setattr(completions, "RECONNECT_DELAY", 3600)
     server = SilentServer()
     yield server
     LOOP.cancel_all()
@@ -357,7 +359,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[SilentServer]:
 
 @pytest.mark.parametrize(
     "ask",
-    [lambda queue: queue.submit(lambda: Submission(verified={}), ASYNCHRONOUS), lambda queue: queue.find("an-id")],
+    [lambda queue: queue.submit(lambda: TaskRequest(verified={}), ASYNCHRONOUS), lambda queue: queue.find("an-id")],
     ids=["submit", "find"],
 )
 def test_of_many_requests_to_a_silent_redis_each_waits_for_one_time_out_at_most(
@@ -386,7 +388,7 @@ def test_who_comes_after_the_silence_asks_for_himself(queue: TaskQueue, broker: 
 
 
 def test_no_more_lookups_than_a_bound_wait(open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue_room, "MOST_LOOKUPS", 3)
+    monkeypatch.setattr(queue_room, "MAX_LOOKUPS", 3)
     queue = open_queue()
 
     async def crowd() -> list[Any]:
@@ -396,7 +398,7 @@ def test_no_more_lookups_than_a_bound_wait(open_queue: OpenQueue, monkeypatch: p
 
 
 def test_a_wait_returns_the_result_when_the_task_ends(
-    queue: TaskQueue, records: TaskRecords, broker: Redis, waits: Waits
+    queue: TaskQueue, records: TaskStore, broker: Redis, waits: Waits
 ) -> None:
     task_id = submit(queue)
     waits.start(task_id)
@@ -406,7 +408,7 @@ def test_a_wait_returns_the_result_when_the_task_ends(
     assert waits.join() == [TaskRecord(status="SUCCESS", result={"a": 1})]
 
 
-def test_a_failure_ends_a_wait_too(queue: TaskQueue, records: TaskRecords, broker: Redis, waits: Waits) -> None:
+def test_a_failure_ends_a_wait_too(queue: TaskQueue, records: TaskStore, broker: Redis, waits: Waits) -> None:
     task_id = submit(queue)
     waits.start(task_id)
     until(lambda: listeners(broker), what="the listener")
@@ -414,7 +416,7 @@ def test_a_failure_ends_a_wait_too(queue: TaskQueue, records: TaskRecords, broke
     assert waits.join() == [TaskRecord(status="FAILURE", result={"args": ["no"]})]
 
 
-def test_a_result_that_is_there_already_needs_no_wait(queue: TaskQueue, records: TaskRecords) -> None:
+def test_a_result_that_is_there_already_needs_no_wait(queue: TaskQueue, records: TaskStore) -> None:
     task_id = submit(queue)
     records.end(task_id, "SUCCESS", {"a": 1}, lifetime=60)
     started = time.monotonic()
@@ -441,20 +443,20 @@ def test_a_wait_for_an_unknown_task_does_not_wait(queue: TaskQueue) -> None:
 
 
 def test_the_end_of_another_task_wakes_nobody_for_good(
-    queue: TaskQueue, records: TaskRecords, broker: Redis, waits: Waits
+    queue: TaskQueue, records: TaskStore, broker: Redis, waits: Waits
 ) -> None:
     one, other = submit(queue), submit(queue)
     waits.start(one)
     until(lambda: listeners(broker), what="the listener")
     records.end(other, "SUCCESS", {"of": "other"}, lifetime=60)
     for unknown in ('[["never-accepted"]]', "never-accepted", "[1]", '[["a", "b", "c", "d"]]', "{}"):
-        broker.publish(keys.ENDED, unknown)
+        broker.publish(keys.COMPLETIONS, unknown)
     assert waits.answers == []
     records.end(one, "SUCCESS", {"of": "one"}, lifetime=60)
     assert waits.join() == [TaskRecord(status="SUCCESS", result={"of": "one"})]
 
 
-def test_many_wait_on_one_connection(queue: TaskQueue, records: TaskRecords, broker: Redis, waits: Waits) -> None:
+def test_many_wait_on_one_connection(queue: TaskQueue, records: TaskStore, broker: Redis, waits: Waits) -> None:
     task_ids = [submit(queue) for _ in range(40)]
     for task_id in task_ids:
         waits.start(task_id)
@@ -468,9 +470,9 @@ def test_many_wait_on_one_connection(queue: TaskQueue, records: TaskRecords, bro
 
 
 def test_more_waits_than_may_be_return_at_once(
-    queue: TaskQueue, records: TaskRecords, waits: Waits, monkeypatch: pytest.MonkeyPatch
+    queue: TaskQueue, records: TaskStore, waits: Waits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.serving.queue.client.MOST_WAITS", 2)
+    monkeypatch.setattr("app.serving.queue.client.MAX_WAITS", 2)
     task_id = submit(queue)
     waits.start(task_id)
     waits.start(task_id)
@@ -496,7 +498,7 @@ def test_nothing_is_left_of_a_wait(queue: TaskQueue) -> None:
 
 
 def test_a_killed_connection_is_made_again_and_the_wait_goes_on(
-    queue: TaskQueue, records: TaskRecords, broker: Redis, waits: Waits
+    queue: TaskQueue, records: TaskStore, broker: Redis, waits: Waits
 ) -> None:
     task_id = submit(queue)
     waits.start(task_id)
@@ -523,7 +525,7 @@ def test_an_end_announced_while_nobody_could_hear_it_is_still_seen(
 
 
 def test_a_connection_that_breaks_again_and_again_loses_no_wait(
-    queue: TaskQueue, records: TaskRecords, broker: Redis, waits: Waits
+    queue: TaskQueue, records: TaskStore, broker: Redis, waits: Waits
 ) -> None:
     task_ids = [submit(queue) for _ in range(10)]
     for task_id in task_ids:
@@ -539,7 +541,7 @@ def test_listening_in_silence_is_no_error(
     queue: TaskQueue, broker: Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection's own time-out, 2 s, is for commands: an hour without an ended task is nothing to report."""
-    monkeypatch.setattr(completions, "HEARTBEAT", 0.5)
+    monkeypatch.setattr(completions, "PING_INTERVAL", 0.5)
     with caplog.at_level(logging.WARNING):
         assert wait(queue, submit(queue), 2.6) == TaskRecord(status="PENDING", position=1)
     assert len(listeners(broker)) == 1
@@ -550,12 +552,12 @@ def test_a_redis_that_went_away_without_a_word_is_noticed(
     queue: TaskQueue,
     waits: Waits,
     broker: Redis,
-    records: TaskRecords,
+    records: TaskStore,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(completions, "HEARTBEAT", 0.2)
-    monkeypatch.setattr(completions, "RECONNECT_AFTER", 0.1)
+    monkeypatch.setattr(completions, "PING_INTERVAL", 0.2)
+    monkeypatch.setattr(completions, "RECONNECT_DELAY", 0.1)
     task_id = submit(queue)
     waits.start(task_id)
     (listener,) = until(lambda: listeners(broker), what="the listener")
@@ -569,7 +571,7 @@ def test_a_redis_that_went_away_without_a_word_is_noticed(
 def test_every_method_raises_when_redis_is_away(
     away: Redis, read_settings: ReadSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(completions, "RECONNECT_AFTER", 3600)
+    monkeypatch.setattr(completions, "RECONNECT_DELAY", 3600)
     queue = TaskQueue(away, read_settings())
     attempts: list[Callable[[], Any]] = [
         lambda: accept(queue),

@@ -9,7 +9,7 @@ from typing import IO
 
 import pytest
 
-from app.serving.sidecar.heartbeat import LOOK_EVERY, MISSED, Heart, Heartbeat
+from app.serving.sidecar.heartbeat import LOOK_EVERY, MISSED, HeartbeatMonitor, HeartbeatWriter
 
 
 @dataclass
@@ -20,12 +20,12 @@ class Pair:
     output: int
     now: float = 100.0
     excused: bool = False
-    heart: Heart = field(init=False)
-    heartbeat: Heartbeat = field(init=False)
+    heart: HeartbeatWriter = field(init=False)
+    heartbeat: HeartbeatMonitor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.heart = Heart(self.output)
-        self.heartbeat = Heartbeat(self.source, lambda: not self.excused, clock=lambda: self.now)
+        self.heart = HeartbeatWriter(self.output)
+        self.heartbeat = HeartbeatMonitor(self.source, lambda: not self.excused, clock=lambda: self.now)
 
     def looks(self, number: int, *, every: float = LOOK_EVERY) -> list[bool]:
         return [self.look(every) for _ in range(number)]
@@ -96,7 +96,7 @@ def test_silence_that_has_an_excuse_does_not_count(pair: Pair) -> None:
 def test_a_heart_beats_on_when_nobody_will_listen_any_more() -> None:
     read, write = os.pipe()
     os.close(read)
-    Heart(write).beat()
+    HeartbeatWriter(write).beat()
     os.close(write)
 
 
@@ -104,7 +104,7 @@ def test_the_end_of_the_pipe_is_no_beat(pair: Pair) -> None:
     read, write = os.pipe()
     os.close(write)
     with os.fdopen(read, "rb") as source:
-        heartbeat = Heartbeat(source, lambda: True, clock=lambda: pair.now)
+        heartbeat = HeartbeatMonitor(source, lambda: True, clock=lambda: pair.now)
         for _ in range(MISSED):
             pair.now += LOOK_EVERY
             stopped = heartbeat.has_stopped()

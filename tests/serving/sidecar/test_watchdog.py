@@ -12,10 +12,10 @@ from support.waiting import until
 
 from app.serving.sidecar import watchdog
 from app.serving.sidecar.watchdog import Watchdog
-from app.serving.store.claims import Claims, Limits
+from app.serving.store.claims import ClaimLimits, Claims
 from app.serving.store.messages import task_message
-from app.serving.store.tasks import TaskRecords
-from app.serving.store.workers import WorkerReports, WorkerState
+from app.serving.store.tasks import TaskStore
+from app.serving.store.workers import WorkerRegistry, WorkerState
 
 WORKER = "worker@iris"
 
@@ -40,14 +40,14 @@ def dog(broker: Redis, clock: Clock) -> Watchdog:
 
 @pytest.fixture
 def claims(broker: Redis) -> Claims:
-    return Claims(broker, Limits(deliveries=3, lifetime=60), host="here")
+    return Claims(broker, ClaimLimits(deliveries=3, lifetime=60), host="here")
 
 
 @pytest.fixture
 def accept(broker: Redis) -> Callable[..., None]:
     def accept_all(*task_ids: str) -> None:
         for task_id in task_ids:
-            TaskRecords(broker).accept(task_id, task_message(task_id, 1), callback_uri=None, queue_limit=100)
+            TaskStore(broker).accept(task_id, task_message(task_id, 1), callback_uri=None, queue_limit=100)
 
     return accept_all
 
@@ -55,7 +55,7 @@ def accept(broker: Redis) -> Callable[..., None]:
 @pytest.fixture
 def up(broker: Redis) -> Callable[[int], None]:
     """The worker reports that so many of its processes have the model."""
-    return lambda count: WorkerReports(broker, host="here").alive(WORKER, up=range(100, 100 + count), loading=())
+    return lambda count: WorkerRegistry(broker, host="here").alive(WORKER, up=range(100, 100 + count), loading=())
 
 
 def hangs_after(dog: Watchdog, clock: Clock, seconds: float, meanwhile: Callable[[], Any] = lambda: None) -> bool:
@@ -99,11 +99,11 @@ def test_a_worker_that_is_busy_does_not_hang(
 def test_a_worker_that_loads_its_model_does_not_hang(
     dog: Watchdog, clock: Clock, accept: Callable[..., None], broker: Redis
 ) -> None:
-    reports = WorkerReports(broker, host="here")
+    reports = WorkerRegistry(broker, host="here")
     reports.alive(WORKER, up=(), loading=(1, 2))
     reports.process(WORKER, 1, WorkerState.ERROR, "no such file")
     # The same worker on another host is up, and has nothing to do with it.
-    WorkerReports(broker, host="elsewhere").alive(WORKER, up=(1, 2), loading=())
+    WorkerRegistry(broker, host="elsewhere").alive(WORKER, up=(1, 2), loading=())
     accept("a")
     assert not hangs_after(dog, clock, 3600)
 
@@ -122,7 +122,7 @@ def test_what_workers_elsewhere_take_does_not_count(
     dog: Watchdog, clock: Clock, broker: Redis, accept: Callable[..., None], up: Callable[[int], None]
 ) -> None:
     up(1)
-    others = Claims(broker, Limits(deliveries=3, lifetime=60), host="elsewhere")
+    others = Claims(broker, ClaimLimits(deliveries=3, lifetime=60), host="elsewhere")
     accept(*(f"task-{number}" for number in range(30)))
     assert hangs_after(dog, clock, 65, meanwhile=lambda: others.take(free=1, most=1))
 

@@ -12,17 +12,17 @@ import pytest
 from redis import Redis, RedisError
 
 from app.serving.store import keys
-from app.serving.store.claims import CLAIM_TIMEOUT, Claims, GivenUp, Limits, Taken
-from app.serving.store.dead_letters import Quarantine
+from app.serving.store.claims import LEASE, ClaimLimits, Claims, DeadLettered, Taken
+from app.serving.store.dead_letters import DeadLetters
 from app.serving.store.messages import task_message
-from app.serving.store.tasks import Idempotency, TaskEnd, TaskRecords
+from app.serving.store.tasks import Completion, Idempotency, TaskStore
 
 URI = "http://receiver.example/stash"
-LIMITS = Limits(deliveries=3, lifetime=60)
+LIMITS = ClaimLimits(deliveries=3, lifetime=60)
 
 
 @pytest.fixture
-def accept(records: TaskRecords) -> Callable[..., None]:
+def accept(records: TaskStore) -> Callable[..., None]:
     def accept_all(*task_ids: str, uri: str | None = None) -> None:
         for task_id in task_ids:
             records.accept(task_id, task_message(task_id, {"of": task_id}), callback_uri=uri, queue_limit=10_000)
@@ -49,21 +49,21 @@ def known(*task_ids: str) -> dict[str, str]:
     return {task_id: task_id for task_id in task_ids}
 
 
-def age(redis: Redis, *task_ids: str, seconds: float = CLAIM_TIMEOUT + 1) -> None:
+def age(redis: Redis, *task_ids: str, seconds: float = LEASE + 1) -> None:
     """As if the claims had not been renewed for so long, while others were looking."""
     for task_id in task_ids:
         redis.zincrby(keys.UNACKED_INDEX, -seconds, task_id)
-    redis.set(keys.SWEPT, float(redis.time()[0]))
+    redis.set(keys.LAST_RECLAIM, float(redis.time()[0]))
 
 
-def status(records: TaskRecords, task_id: str) -> str:
+def status(records: TaskStore, task_id: str) -> str:
     record = records.find(task_id)
     assert record is not None
     return record.status
 
 
 def nothing_is_claimed(redis: Redis) -> bool:
-    return not redis.exists(keys.UNACKED, keys.UNACKED_INDEX, keys.CLAIMANTS)
+    return not redis.exists(keys.UNACKED, keys.UNACKED_INDEX, keys.OWNERS)
 
 
 # Taking
@@ -112,7 +112,7 @@ def test_those_given_back_together_keep_their_order(claims: Claims, accept: Call
     assert ids(claims.take(free=1, most=8)) == ["a", "b", "c", "d"]
 
 
-def test_a_taken_task_waits_no_more(claims: Claims, accept: Callable[..., None], records: TaskRecords) -> None:
+def test_a_taken_task_waits_no_more(claims: Claims, accept: Callable[..., None], records: TaskStore) -> None:
     accept("a", "b")
     assert [records.find(each).position for each in ("a", "b")] == [1, 2]  # type: ignore[union-attr]
     claims.take(free=1, most=1)
@@ -137,7 +137,7 @@ def test_no_message_is_taken_twice_by_workers_at_the_same_time(broker: Redis, ac
 
 
 def test_a_cancelled_task_is_not_taken(
-    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b")
     assert records.cancel("a", lifetime=60) == "REVOKED"
@@ -146,7 +146,7 @@ def test_a_cancelled_task_is_not_taken(
 
 
 def test_a_cancelled_task_whose_record_has_expired_is_not_taken(
-    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a")
     records.cancel("a", lifetime=60)
@@ -159,7 +159,7 @@ def test_a_message_that_a_celery_client_sent_is_taken(claims: Claims, redis: Red
     message["properties"]["delivery_tag"] = "a-tag"
     redis.lpush(keys.QUEUE, json.dumps(message))
     assert ids(claims.take(free=1, most=1)) == ["theirs"]
-    assert redis.hget(keys.CLAIMANTS, "a-tag") == claims.owner
+    assert redis.hget(keys.OWNERS, "a-tag") == claims.owner
     claims.give_back({"a-tag": True})
     assert ids(claims.take(free=1, most=1)) == ["theirs"]
 
@@ -171,27 +171,27 @@ def test_what_is_no_message_is_kept_aside(
     redis.lpush(keys.QUEUE, text)
     accept("a")
     assert ids(claims.take(free=2, most=1)) == ["a"]
-    (kept,) = Quarantine(broker).read()
+    (kept,) = DeadLetters(broker).read()
     assert kept.reason == "not a message that Celery could have sent"
     assert redis.hget(keys.quarantined(kept.task_id), "message") == text
-    assert not Quarantine(broker).replay(kept.task_id)
-    assert Quarantine(broker).discard(kept.task_id)
-    assert Quarantine(broker).read() == []
+    assert not DeadLetters(broker).replay(kept.task_id)
+    assert DeadLetters(broker).discard(kept.task_id)
+    assert DeadLetters(broker).read() == []
 
 
-def test_ids_in_a_request_are_not_taken_for_the_tasks_own(claims: Claims, records: TaskRecords, redis: Redis) -> None:
+def test_ids_in_a_request_are_not_taken_for_the_tasks_own(claims: Claims, records: TaskStore, redis: Redis) -> None:
     """The arguments stand in the message twice: in base64, and as text for the dashboard."""
     hostile = {"id": "x", '"id": "x"': '"delivery_tag": "x", "id": "x"'}
     records.accept("a", task_message("a", hostile), callback_uri=None, queue_limit=10)
     claims.take(free=1, most=1)
-    assert redis.hgetall(keys.CLAIMANTS) == {"a": claims.owner}
+    assert redis.hgetall(keys.OWNERS) == {"a": claims.owner}
 
 
 # A process that stays at the queue
 
 
 def test_what_a_process_takes_at_the_queue_is_noted_with_its_messages(
-    claims: Claims, accept: Callable[..., None], records: TaskRecords
+    claims: Claims, accept: Callable[..., None], records: TaskStore
 ) -> None:
     accept("a", "b", "c")
     assert ids(claims.take_staying(5, 1, most=2)) == ["a", "b"]
@@ -217,7 +217,7 @@ def test_what_is_not_for_a_parcel_is_in_no_note(claims: Claims, accept: Callable
 
 
 def test_the_claims_of_a_process_at_the_queue_are_renewed_while_it_is_there(
-    claims: Claims, accept: Callable[..., None], redis: Redis, records: TaskRecords
+    claims: Claims, accept: Callable[..., None], redis: Redis, records: TaskStore
 ) -> None:
     accept("a")
     claims.take_staying(5, 1, most=2)
@@ -230,7 +230,7 @@ def test_the_claims_of_a_process_at_the_queue_are_renewed_while_it_is_there(
 
 
 def test_renewing_tells_which_tasks_of_a_process_at_the_queue_were_cancelled(
-    claims: Claims, accept: Callable[..., None], records: TaskRecords
+    claims: Claims, accept: Callable[..., None], records: TaskStore
 ) -> None:
     accept("a", "b")
     claims.take_staying(5, 1, most=2)
@@ -259,7 +259,7 @@ def test_a_process_at_the_queue_does_not_mind_that_redis_has_forgotten_the_scrip
 
 
 def test_a_cancelled_task_is_told_when_its_turn_comes(
-    claims: Claims, accept: Callable[..., None], records: TaskRecords
+    claims: Claims, accept: Callable[..., None], records: TaskStore
 ) -> None:
     accept("a", "b")
     records.cancel("a", lifetime=60)
@@ -277,15 +277,15 @@ def test_a_claim_that_is_renewed_stays_however_long_its_task_runs(
     accept("a")
     claims.take(free=1, most=1)
     for _ in range(10):
-        age(redis, "a", seconds=CLAIM_TIMEOUT - 1)
+        age(redis, "a", seconds=LEASE - 1)
         claims.renew(known("a"))
         others.renew({})
-    assert redis.hget(keys.CLAIMANTS, "a") == claims.owner
+    assert redis.hget(keys.OWNERS, "a") == claims.owner
     assert redis.llen(keys.QUEUE) == 0
 
 
 def test_a_claim_that_nobody_renews_goes_back_to_the_head_of_the_queue(
-    claims: Claims, others: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+    claims: Claims, others: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b")
     claims.take(free=1, most=1)
@@ -304,9 +304,9 @@ def test_after_redis_was_away_everybody_may_renew_first(
     accept("a")
     claims.take(free=1, most=1)
     redis.zincrby(keys.UNACKED_INDEX, -1000, "a")
-    redis.set(keys.SWEPT, float(redis.time()[0]) - 1000)
+    redis.set(keys.LAST_RECLAIM, float(redis.time()[0]) - 1000)
     others.renew({})
-    assert redis.hget(keys.CLAIMANTS, "a") == claims.owner
+    assert redis.hget(keys.OWNERS, "a") == claims.owner
     age(redis, "a")
     others.renew({})
     assert nothing_is_claimed(redis)
@@ -318,7 +318,7 @@ def test_a_clock_that_is_set_back_does_not_keep_a_dead_workers_claim(
     accept("a")
     claims.take(free=1, most=1)
     redis.zincrby(keys.UNACKED_INDEX, 3600, "a")
-    redis.set(keys.SWEPT, float(redis.time()[0]) + 3600)
+    redis.set(keys.LAST_RECLAIM, float(redis.time()[0]) + 3600)
     others.renew({})
     age(redis, "a")
     others.renew({})
@@ -332,7 +332,7 @@ def test_what_an_earlier_life_of_a_worker_had_goes_back_at_once(
     claims.take(free=1, most=1)
     others.take(free=1, most=1)
     Claims(broker, LIMITS, host="here").renew({})
-    assert redis.hgetall(keys.CLAIMANTS) == {"b": others.owner}
+    assert redis.hgetall(keys.OWNERS) == {"b": others.owner}
     assert redis.llen(keys.QUEUE) == 1
 
 
@@ -342,11 +342,11 @@ def test_a_worker_is_not_taken_for_one_whose_name_begins_like_its_own(
     accept("a")
     others.take(free=1, most=1)
     Claims(broker, LIMITS, host="else").renew({})
-    assert redis.hget(keys.CLAIMANTS, "a") == others.owner
+    assert redis.hget(keys.OWNERS, "a") == others.owner
 
 
 def test_what_a_worker_has_and_does_not_know_of_goes_back_after_a_while(
-    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     """The answer that told it was lost, or it was dropped with a connection."""
     accept("a")
@@ -360,14 +360,14 @@ def test_what_a_worker_has_and_does_not_know_of_goes_back_after_a_while(
 
 
 def test_renewing_tells_which_tasks_were_cancelled(
-    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b", "c")
     claims.take(free=3, most=1)
     records.cancel("a", lifetime=60)
     records.end("b", "SUCCESS", {}, lifetime=60)
     assert claims.renew(known("a", "b", "c")).cancelled == ["a"]
-    assert redis.hkeys(keys.CLAIMANTS) == ["c"]
+    assert redis.hkeys(keys.OWNERS) == ["c"]
 
 
 def test_whoever_ends_a_task_that_killed_its_processes_is_told(
@@ -379,12 +379,12 @@ def test_whoever_ends_a_task_that_killed_its_processes_is_told(
         assert claims.give_back({"a": True, "b": False}) == []
     claims.take(free=2, most=1)
     reason = f"the worker died while running this task, {LIMITS.deliveries} times"
-    assert claims.give_back({"a": True, "b": False}) == [GivenUp("a", reason)]
+    assert claims.give_back({"a": True, "b": False}) == [DeadLettered("a", reason)]
     given_up = []
     for _ in range(LIMITS.deliveries):
         Claims(broker, LIMITS, host="here").take(free=1, most=1)
         given_up += Claims(broker, LIMITS, host="here").renew({}).given_up
-    assert given_up == [GivenUp("b", reason)]
+    assert given_up == [DeadLettered("b", reason)]
 
 
 def test_a_claimed_message_tells_since_when_it_waited(
@@ -398,17 +398,17 @@ def test_a_claimed_message_tells_since_when_it_waited(
 
 
 def test_thousands_of_tasks_are_taken_and_ended_in_few_steps(
-    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     names = [f"task-{number}" for number in range(2500)]
     accept(*names)
     taken = [len(claims.take(free=1, most=10_000).claimed) for _ in range(3)]
     assert sum(taken) == 2500
     assert max(taken) > 1000
-    assert redis.hlen(keys.CLAIMANTS) == redis.hlen(keys.UNACKED) == redis.zcard(keys.UNACKED_INDEX) == 2500
+    assert redis.hlen(keys.OWNERS) == redis.hlen(keys.UNACKED) == redis.zcard(keys.UNACKED_INDEX) == 2500
     assert redis.zcard(keys.WAITING) == 0
-    records.end_all([TaskEnd(name, name, "SUCCESS", "{}") for name in names], lifetime=60)
-    assert redis.exists(keys.CLAIMANTS, keys.UNACKED, keys.UNACKED_INDEX, keys.WAITING) == 0
+    records.end_all([Completion(name, name, "SUCCESS", "{}") for name in names], lifetime=60)
+    assert redis.exists(keys.OWNERS, keys.UNACKED, keys.UNACKED_INDEX, keys.WAITING) == 0
     assert {redis.hget(keys.task(name), "status") for name in names} == {"SUCCESS"}
 
 
@@ -429,7 +429,7 @@ def test_where_nothing_is_claimed_renewing_writes_nothing(claims: Claims, redis:
 
 
 def test_the_end_of_a_task_is_the_end_of_its_claim(
-    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a")
     claims.take(free=1, most=1)
@@ -440,7 +440,7 @@ def test_the_end_of_a_task_is_the_end_of_its_claim(
 
 
 def test_a_claim_of_a_task_that_has_ended_meanwhile_is_dropped(
-    claims: Claims, others: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+    claims: Claims, others: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     """Two had it, after all: one of them is through."""
     accept("a")
@@ -465,7 +465,7 @@ def test_what_has_gone_to_another_worker_is_no_longer_ones_own_to_give_back(
     others.take(free=1, most=1)
     claims.give_back({"a": True})
     claims.release("a")
-    assert redis.hget(keys.CLAIMANTS, "a") == others.owner
+    assert redis.hget(keys.OWNERS, "a") == others.owner
     assert redis.llen(keys.QUEUE) == 0
     assert redis.hget(keys.task("a"), "deliveries") == "2"
 
@@ -482,13 +482,13 @@ def test_a_death_that_is_told_twice_counts_once(claims: Claims, accept: Callable
 
 
 def test_stopping_gives_everything_back_and_counts_no_delivery(
-    claims: Claims, others: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+    claims: Claims, others: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b", "c", "d")
     claims.take(free=2, most=1)
     others.take(free=1, most=1)
     claims.give_all_back()
-    assert redis.hkeys(keys.CLAIMANTS) == ["c"]
+    assert redis.hkeys(keys.OWNERS) == ["c"]
     assert sorted(ids(others.take(free=3, most=1))) == ["a", "b", "d"]
     assert redis.hget(keys.task("a"), "deliveries") == "1"
 
@@ -511,7 +511,7 @@ def die(claims: Claims, times: int) -> None:
 
 
 def test_a_task_that_kills_its_process_too_often_fails_and_is_kept_aside(
-    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis, broker: Redis
+    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis, broker: Redis
 ) -> None:
     accept("a", uri=URI)
     die(claims, 2)
@@ -524,20 +524,20 @@ def test_a_task_that_kills_its_process_too_often_fails_and_is_kept_aside(
     assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["a"]
     assert claims.take(free=1, most=1).claimed == []
     assert nothing_is_claimed(redis)
-    (kept,) = Quarantine(broker).read()
+    (kept,) = DeadLetters(broker).read()
     assert (kept.task_id, kept.deliveries) == ("a", 3)
     assert kept.reason == "the worker died while running this task, 3 times"
 
 
-def test_one_delivery_may_be_the_limit(broker: Redis, accept: Callable[..., None], records: TaskRecords) -> None:
+def test_one_delivery_may_be_the_limit(broker: Redis, accept: Callable[..., None], records: TaskStore) -> None:
     accept("a")
-    die(Claims(broker, Limits(deliveries=1, lifetime=60)), 1)
+    die(Claims(broker, ClaimLimits(deliveries=1, lifetime=60)), 1)
     record = records.find("a")
     assert record is not None
     assert record.result == {"args": ["the worker died while running this task, once"]}
 
 
-def test_a_worker_that_dies_whole_counts_too(broker: Redis, accept: Callable[..., None], records: TaskRecords) -> None:
+def test_a_worker_that_dies_whole_counts_too(broker: Redis, accept: Callable[..., None], records: TaskStore) -> None:
     accept("a")
     for _ in range(3):
         life = Claims(broker, LIMITS, host="here")
@@ -548,17 +548,17 @@ def test_a_worker_that_dies_whole_counts_too(broker: Redis, accept: Callable[...
 
 
 def test_a_replayed_task_runs_again_under_its_own_id(
-    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis, broker: Redis
+    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis, broker: Redis
 ) -> None:
     accept("a", uri=URI)
     die(claims, 3)
     redis.delete(keys.task("a"))  # as when the record has expired
-    assert Quarantine(broker).replay("a")
+    assert DeadLetters(broker).replay("a")
     record = records.find("a")
     assert record is not None
     assert (record.status, record.position, record.callback_uri) == ("PENDING", 1, URI)
     assert redis.zcard(keys.UNDELIVERED) == 0  # the callback that told of the failure
-    assert Quarantine(broker).read() == []
+    assert DeadLetters(broker).read() == []
     die(claims, 2)
     assert ids(claims.take(free=1, most=1)) == ["a"]
     records.end("a", "SUCCESS", {}, lifetime=60)
@@ -568,13 +568,13 @@ def test_a_replayed_task_runs_again_under_its_own_id(
 
 @pytest.mark.parametrize("uri", [None, URI])
 def test_a_replayed_task_keeps_its_idempotency_key(
-    claims: Claims, records: TaskRecords, redis: Redis, broker: Redis, uri: str | None
+    claims: Claims, records: TaskStore, redis: Redis, broker: Redis, uri: str | None
 ) -> None:
     key = Idempotency(key="a-key", body="a-body")
     message = task_message("a", {})
     records.accept("a", message, callback_uri=uri, queue_limit=10, idempotency=key)
     die(claims, 3)
-    assert Quarantine(broker).replay("a")
+    assert DeadLetters(broker).replay("a")
     again = records.accept("b", task_message("b", {}), callback_uri=uri, queue_limit=10, idempotency=key)
     assert again == ("a", None)
     assert redis.ttl(keys.idempotency(key.key)) == -1
@@ -583,13 +583,13 @@ def test_a_replayed_task_keeps_its_idempotency_key(
 
 
 def test_a_discarded_task_is_kept_no_more_and_stays_failed(
-    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis, broker: Redis
+    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis, broker: Redis
 ) -> None:
     accept("a")
     die(claims, 3)
-    assert Quarantine(broker).discard("a")
-    assert not Quarantine(broker).discard("a")
-    assert not Quarantine(broker).replay("a")
+    assert DeadLetters(broker).discard("a")
+    assert not DeadLetters(broker).discard("a")
+    assert not DeadLetters(broker).replay("a")
     assert status(records, "a") == "FAILURE"
     assert not redis.exists(keys.QUARANTINE, keys.quarantined("a"))
 
@@ -602,7 +602,7 @@ def test_what_is_kept_aside_is_kept_for_a_month(
     assert 2_591_000 < int(redis.ttl(keys.quarantined("a"))) <= 2_592_000
     redis.delete(keys.quarantined("a"))
     redis.zincrby(keys.QUARANTINE, -2_592_001, "a")
-    assert Quarantine(broker).read() == []
+    assert DeadLetters(broker).read() == []
     for _ in range(3):
         claims.take(free=1, most=1)
         claims.give_back({"b": True})
@@ -610,11 +610,11 @@ def test_what_is_kept_aside_is_kept_for_a_month(
 
 
 def test_what_is_not_kept_is_not_replayed(
-    accept: Callable[..., None], records: TaskRecords, redis: Redis, broker: Redis
+    accept: Callable[..., None], records: TaskStore, redis: Redis, broker: Redis
 ) -> None:
     accept("a")
-    assert not Quarantine(broker).replay("a")
-    assert not Quarantine(broker).replay("never")
+    assert not DeadLetters(broker).replay("a")
+    assert not DeadLetters(broker).replay("never")
     assert redis.llen(keys.QUEUE) == 1
 
 
@@ -622,7 +622,7 @@ def test_what_is_not_kept_is_not_replayed(
 
 
 def test_claims_work_at_the_memory_limit(
-    claims: Claims, accept: Callable[..., None], records: TaskRecords, redis: Redis
+    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b", "c")
     redis.config_set("maxmemory", "1")

@@ -13,7 +13,7 @@ from celery import Celery
 from redis import Redis
 
 from app.serving.store import keys
-from app.serving.store.messages import SHOWN_ARGUMENTS, TASK_NAME, Item, input_of, plain_item, task_message
+from app.serving.store.messages import MAX_ARGS_REPR, TASK_NAME, QueuedTask, decode_input, parse, task_message
 
 MakeCelery = Callable[[Callable[..., Any]], Any]
 
@@ -87,16 +87,16 @@ def test_a_celery_that_knows_nothing_of_denzel_takes_and_runs_the_message(
 
 def test_arguments_are_shown_to_the_dashboard_up_to_a_length() -> None:
     headers = json.loads(task_message("an-id", {"long": "x" * 5000}))["headers"]
-    assert len(headers["argsrepr"]) == SHOWN_ARGUMENTS
+    assert len(headers["argsrepr"]) == MAX_ARGS_REPR
     assert headers["argsrepr"].startswith("[{'long': 'xxx")
     assert headers["argsrepr"].endswith("...")
 
 
 def test_a_task_of_ours_can_travel_with_others() -> None:
     text = task_message("a", {"of": "a"})
-    item = plain_item(text, 1000.5)
-    assert item == Item("a", json.loads(text)["body"], "[{'of': 'a'}]", 1000.5)
-    assert input_of(item) == {"of": "a"}
+    item = parse(text, 1000.5)
+    assert item == QueuedTask("a", json.loads(text)["body"], "[{'of': 'a'}]", 1000.5)
+    assert decode_input(item) == {"of": "a"}
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_a_task_of_ours_can_travel_with_others() -> None:
 def test_what_needs_celery_itself_travels_alone(part: str, changes: dict[str, str]) -> None:
     stored = json.loads(task_message("a", {}))
     stored[part].update(changes)
-    assert plain_item(json.dumps(stored), 0) is None
+    assert parse(json.dumps(stored), 0) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"headers": {}, "properties": {"delivery_tag": "a"}}'])
 def test_what_is_no_message_of_a_task_travels_alone(text: str) -> None:
-    assert plain_item(text, 0) is None
+    assert parse(text, 0) is None

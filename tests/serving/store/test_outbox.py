@@ -13,12 +13,12 @@ from redis import Redis, RedisError
 from support.waiting import until
 
 from app.serving.store import keys, outbox
-from app.serving.store.dead_letters import Quarantine
-from app.serving.store.outbox import Callback, Outbox, Outcome
-from app.serving.store.tasks import CallbackReport, TaskRecords
+from app.serving.store.dead_letters import DeadLetters
+from app.serving.store.outbox import AttemptResult, Callback, Outbox
+from app.serving.store.tasks import CallbackReport, TaskStore
 
-DELIVERED = Outcome(status=200, delivered=True)
-GIVEN_UP = Outcome(status=404, error="answered 404")
+DELIVERED = AttemptResult(status=200, delivered=True)
+GIVEN_UP = AttemptResult(status=404, error="answered 404")
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def box(broker: Redis) -> Outbox:
     return Outbox(broker, result_lifetime=60, callback_lifetime=600)
 
 
-def end(records: TaskRecords, task_id: str = "the-id", receiver: str = "receiver.example", **result: Any) -> None:
+def end(records: TaskStore, task_id: str = "the-id", receiver: str = "receiver.example", **result: Any) -> None:
     """A task that was accepted, and has ended."""
     uri = f"http://{receiver}/stash"
     records.accept(task_id, "message", callback_uri=uri, queue_limit=100_000)
@@ -42,8 +42,8 @@ def take_one(box: Outbox) -> Callback:
     return callback
 
 
-def again(retry_in: float, *, away: bool = True) -> Outcome:
-    return Outcome(error="Connection refused", retry_in=retry_in, away=away)
+def again(retry_in: float, *, away: bool = True) -> AttemptResult:
+    return AttemptResult(error="Connection refused", retry_in=retry_in, away=away)
 
 
 def ids(callbacks: list[Callback]) -> list[str]:
@@ -56,7 +56,7 @@ def traces(redis: Redis) -> list[str]:
     return sorted(key for key in redis.scan_iter() if key not in others and not key.startswith(keys.TASK))
 
 
-def test_a_callback_is_taken_with_all_that_is_sent(box: Outbox, records: TaskRecords) -> None:
+def test_a_callback_is_taken_with_all_that_is_sent(box: Outbox, records: TaskStore) -> None:
     end(records, a=1)
     callback = take_one(box)
     assert (callback.task_id, callback.webhook_id) == ("the-id", "the-id")
@@ -65,7 +65,7 @@ def test_a_callback_is_taken_with_all_that_is_sent(box: Outbox, records: TaskRec
     assert (callback.attempts, callback.since_first) == (0, 0)
 
 
-def test_what_is_taken_is_taken_once(box: Outbox, records: TaskRecords) -> None:
+def test_what_is_taken_is_taken_once(box: Outbox, records: TaskStore) -> None:
     for number in range(200):
         end(records, f"task-{number}", f"host-{number % 20}")
     taken: list[str] = []
@@ -82,7 +82,7 @@ def test_what_is_taken_is_taken_once(box: Outbox, records: TaskRecords) -> None:
     assert sorted(taken) == sorted(f"task-{number}" for number in range(200))
 
 
-def test_there_is_news_while_a_callback_waits(box: Outbox, records: TaskRecords) -> None:
+def test_there_is_news_while_a_callback_waits(box: Outbox, records: TaskStore) -> None:
     assert not box.wait(0.01)
     end(records, "a")
     end(records, "b")
@@ -90,12 +90,12 @@ def test_there_is_news_while_a_callback_waits(box: Outbox, records: TaskRecords)
     assert not box.wait(0.01)
 
 
-def test_a_delivered_callback_leaves_nothing_but_its_record(box: Outbox, records: TaskRecords, redis: Redis) -> None:
+def test_a_delivered_callback_leaves_nothing_but_its_record(box: Outbox, records: TaskStore, redis: Redis) -> None:
     end(records)
     callback = take_one(box)
     assert redis.ttl(keys.task("the-id")) == -1
     box.settle([(callback, DELIVERED)])
-    redis.delete(keys.BELL)
+    redis.delete(keys.WAKEUP)
     assert traces(redis) == []
     assert 0 < int(redis.ttl(keys.task("the-id"))) <= 60
     record = records.find("the-id")
@@ -103,7 +103,7 @@ def test_a_delivered_callback_leaves_nothing_but_its_record(box: Outbox, records
     assert record.callback == CallbackReport(state="DELIVERED", attempts=1)
 
 
-def test_a_failed_attempt_is_recorded_and_waits(box: Outbox, records: TaskRecords) -> None:
+def test_a_failed_attempt_is_recorded_and_waits(box: Outbox, records: TaskStore) -> None:
     end(records)
     box.settle([(take_one(box), again(3600))])
     callbacks, next_in = box.take(free=1, per_receiver=1)
@@ -115,7 +115,7 @@ def test_a_failed_attempt_is_recorded_and_waits(box: Outbox, records: TaskRecord
     assert record.callback == CallbackReport(state="PENDING", attempts=1, last_error="Connection refused")
 
 
-def test_a_failed_attempt_is_repeated_when_it_is_due(box: Outbox, records: TaskRecords) -> None:
+def test_a_failed_attempt_is_repeated_when_it_is_due(box: Outbox, records: TaskStore) -> None:
     end(records)
     box.settle([(take_one(box), again(0.2))])
     (callback,) = until(lambda: take(box), what="the second attempt")
@@ -124,7 +124,7 @@ def test_a_failed_attempt_is_repeated_when_it_is_due(box: Outbox, records: TaskR
     assert callback.webhook_id == "the-id"
 
 
-def test_a_callback_that_is_given_up_is_kept_for_its_time(box: Outbox, records: TaskRecords, redis: Redis) -> None:
+def test_a_callback_that_is_given_up_is_kept_for_its_time(box: Outbox, records: TaskStore, redis: Redis) -> None:
     end(records)
     box.settle([(take_one(box), GIVEN_UP)])
     assert take(box) == []
@@ -132,12 +132,12 @@ def test_a_callback_that_is_given_up_is_kept_for_its_time(box: Outbox, records: 
     (kept,) = box.undelivered()
     assert (kept.state, kept.attempts, kept.last_status, kept.last_error) == ("FAILED", 1, 404, "answered 404")
     assert kept.next_try is None
-    redis.delete(keys.BELL)
+    redis.delete(keys.WAKEUP)
     assert traces(redis) == [keys.UNDELIVERED]
 
 
 def test_a_result_is_kept_longer_than_a_short_callback_lifetime(
-    broker: Redis, records: TaskRecords, redis: Redis
+    broker: Redis, records: TaskStore, redis: Redis
 ) -> None:
     box = Outbox(broker, result_lifetime=600, callback_lifetime=60)
     end(records)
@@ -145,7 +145,7 @@ def test_a_result_is_kept_longer_than_a_short_callback_lifetime(
     assert 60 < int(redis.ttl(keys.task("the-id"))) <= 600
 
 
-def test_callbacks_whose_record_expired_are_forgotten(box: Outbox, records: TaskRecords, redis: Redis) -> None:
+def test_callbacks_whose_record_expired_are_forgotten(box: Outbox, records: TaskStore, redis: Redis) -> None:
     for task_id in "ab":
         end(records, task_id)
         box.settle([(take_one(box), GIVEN_UP)])
@@ -157,7 +157,7 @@ def test_callbacks_whose_record_expired_are_forgotten(box: Outbox, records: Task
     assert redis.exists(keys.UNDELIVERED) == 0
 
 
-def test_a_list_of_what_was_not_delivered_changes_nothing(box: Outbox, records: TaskRecords, redis: Redis) -> None:
+def test_a_list_of_what_was_not_delivered_changes_nothing(box: Outbox, records: TaskStore, redis: Redis) -> None:
     """What has no record at one moment may have one at the next, as one that is replayed."""
     for task_id in "ab":
         end(records, task_id)
@@ -168,7 +168,7 @@ def test_a_list_of_what_was_not_delivered_changes_nothing(box: Outbox, records: 
     assert [one.task_id for one in box.undelivered()] == ["a", "b"]
 
 
-def test_a_waiting_callback_without_a_record_is_passed_over(box: Outbox, records: TaskRecords, redis: Redis) -> None:
+def test_a_waiting_callback_without_a_record_is_passed_over(box: Outbox, records: TaskStore, redis: Redis) -> None:
     end(records, "gone")
     end(records, "there")
     redis.delete(keys.task("gone"))
@@ -176,7 +176,7 @@ def test_a_waiting_callback_without_a_record_is_passed_over(box: Outbox, records
     assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["there"]
 
 
-def test_no_receiver_gets_more_than_its_share(box: Outbox, records: TaskRecords) -> None:
+def test_no_receiver_gets_more_than_its_share(box: Outbox, records: TaskStore) -> None:
     for number in range(50):
         end(records, f"busy-{number}", "busy")
         end(records, f"calm-{number}", "calm")
@@ -185,48 +185,46 @@ def test_no_receiver_gets_more_than_its_share(box: Outbox, records: TaskRecords)
     assert {one.receiver for one in take(box, per_receiver=4, busy={"busy:80": 4})} == {"calm:80"}
 
 
-def end_large(records: TaskRecords, *sizes: int) -> None:
+def end_large(records: TaskStore, *sizes: int) -> None:
     """Tasks of receivers of their own, each with a result of so many MB."""
     for number, size in enumerate(sizes):
         end(records, f"large-{number}", f"host-{number}", a="x" * (size * 1024 * 1024))
 
 
-def test_large_results_are_taken_in_parts(box: Outbox, records: TaskRecords) -> None:
+def test_large_results_are_taken_in_parts(box: Outbox, records: TaskStore) -> None:
     end_large(records, *[3] * 8)
     assert ids(take(box)) == [f"large-{number}" for number in range(6)]
     assert ids(take(box)) == ["large-6", "large-7"]
 
 
-def test_a_large_crowd_for_one_receiver_is_taken_in_parts(box: Outbox, records: TaskRecords) -> None:
+def test_a_large_crowd_for_one_receiver_is_taken_in_parts(box: Outbox, records: TaskStore) -> None:
     for number in range(8):
         end(records, f"task-{number}", a="x" * 3 * 1024 * 1024)
     assert [len(take(box)), len(take(box))] == [6, 2]
 
 
-def test_a_result_of_any_size_is_taken(box: Outbox, records: TaskRecords) -> None:
+def test_a_result_of_any_size_is_taken(box: Outbox, records: TaskStore) -> None:
     end_large(records, 20, 20)
     assert ids(box.take(free=10, per_receiver=10, free_bytes=1)[0]) == ["large-0"]
     assert box.take(free=10, per_receiver=10, free_bytes=0) == ([], None)
     assert ids(take(box)) == ["large-1"]
 
 
-def test_no_more_is_taken_than_there_is_room_for(box: Outbox, records: TaskRecords) -> None:
+def test_no_more_is_taken_than_there_is_room_for(box: Outbox, records: TaskStore) -> None:
     for number in range(10):
         end(records, f"task-{number}", f"host-{number}")
     assert len(take(box, free=3)) == 3
     assert take(box, free=0) == []
 
 
-def test_ten_thousand_callbacks_for_one_receiver_hold_up_nobody(
-    box: Outbox, records: TaskRecords, redis: Redis
-) -> None:
+def test_ten_thousand_callbacks_for_one_receiver_hold_up_nobody(box: Outbox, records: TaskStore, redis: Redis) -> None:
     end(records, "first", "crowded")
     pipe = redis.pipeline(transaction=False)
     for number in range(10_000):
         pipe.hset(keys.task(f"crowd-{number}"), mapping=redis.hgetall(keys.task("first")))  # type: ignore[arg-type]
         pipe.zadd(keys.callbacks("crowded:80"), {f"crowd-{number}": 1})
     pipe.execute()
-    redis.zadd(keys.RECEIVERS, {"crowded:80": 1})
+    redis.zadd(keys.ENDPOINTS, {"crowded:80": 1})
     end(records, "late", "quiet")
     began = time.monotonic()
     taken = take(box)
@@ -234,7 +232,7 @@ def test_ten_thousand_callbacks_for_one_receiver_hold_up_nobody(
     assert Counter(callback.receiver for callback in taken) == {"crowded:80": 16, "quiet:80": 1}
 
 
-def test_fifty_receivers_that_hang_leave_places_to_the_next(box: Outbox, records: TaskRecords) -> None:
+def test_fifty_receivers_that_hang_leave_places_to_the_next(box: Outbox, records: TaskStore) -> None:
     """Each has more waiting than it may have in flight; the places are shared before they are all gone."""
     for receiver in range(50):
         for number in range(20):
@@ -253,7 +251,7 @@ def test_fifty_receivers_that_hang_leave_places_to_the_next(box: Outbox, records
     assert ids(take(box, free=512 - len(in_flight), busy=busy)) == ["late"]
 
 
-def test_a_receiver_that_is_down_is_tried_by_a_few_at_a_time(box: Outbox, records: TaskRecords) -> None:
+def test_a_receiver_that_is_down_is_tried_by_a_few_at_a_time(box: Outbox, records: TaskStore) -> None:
     for number in range(10):
         end(records, f"task-{number}")
     box.settle([(callback, again(0)) for callback in take(box)])
@@ -261,7 +259,7 @@ def test_a_receiver_that_is_down_is_tried_by_a_few_at_a_time(box: Outbox, record
     assert take(box, busy={"receiver.example:80": 4}) == []
 
 
-def test_when_a_receiver_is_back_everything_is_due_at_once(box: Outbox, records: TaskRecords, redis: Redis) -> None:
+def test_when_a_receiver_is_back_everything_is_due_at_once(box: Outbox, records: TaskStore, redis: Redis) -> None:
     for number in range(10):
         end(records, f"task-{number}")
         end(records, f"other-{number}", "other.example")
@@ -270,10 +268,10 @@ def test_when_a_receiver_is_back_everything_is_due_at_once(box: Outbox, records:
     end(records, "probe")
     box.settle([(take_one(box), DELIVERED)])
     assert sorted(ids(take(box))) == [f"task-{number}" for number in range(10)]
-    assert redis.smembers(keys.DOWN) == {"other.example:80"}
+    assert redis.smembers(keys.ENDPOINTS_DOWN) == {"other.example:80"}
 
 
-def test_a_receiver_that_asks_to_wait_is_not_pressed(box: Outbox, records: TaskRecords) -> None:
+def test_a_receiver_that_asks_to_wait_is_not_pressed(box: Outbox, records: TaskStore) -> None:
     """429, or Retry-After: the next success there does not bring this one forward."""
     end(records, "limited")
     box.settle([(take_one(box), again(3600, away=False))])
@@ -284,7 +282,7 @@ def test_a_receiver_that_asks_to_wait_is_not_pressed(box: Outbox, records: TaskR
     assert ids(take(box)) == ["away"]
 
 
-def test_a_callback_that_its_receiver_can_not_stand_keeps_to_its_schedule(box: Outbox, records: TaskRecords) -> None:
+def test_a_callback_that_its_receiver_can_not_stand_keeps_to_its_schedule(box: Outbox, records: TaskStore) -> None:
     """Others get through, this one fails every time: it must not be tried again after each of them."""
     end(records, "poison")
     tries = 0
@@ -300,7 +298,7 @@ def test_a_callback_that_its_receiver_can_not_stand_keeps_to_its_schedule(box: O
 
 
 def test_what_a_sender_that_died_had_goes_out_again(
-    box: Outbox, records: TaskRecords, monkeypatch: pytest.MonkeyPatch
+    box: Outbox, records: TaskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end(records)
     before = take_one(box)
@@ -311,7 +309,7 @@ def test_what_a_sender_that_died_had_goes_out_again(
     assert (after.webhook_id, after.attempts) == (before.webhook_id, 0)
 
 
-def test_what_a_living_sender_has_is_left_to_it(box: Outbox, records: TaskRecords, redis: Redis) -> None:
+def test_what_a_living_sender_has_is_left_to_it(box: Outbox, records: TaskStore, redis: Redis) -> None:
     end(records)
     callback = take_one(box)
     redis.zadd(keys.SENDING, {"the-id": 1})  # the end of a lease long ago
@@ -322,7 +320,7 @@ def test_what_a_living_sender_has_is_left_to_it(box: Outbox, records: TaskRecord
 
 
 def test_a_lease_from_before_the_clock_was_set_back_counts_no_more(
-    box: Outbox, records: TaskRecords, redis: Redis
+    box: Outbox, records: TaskStore, redis: Redis
 ) -> None:
     end(records, "early", "early.example")
     end(records, "slow", "slow.example")
@@ -333,7 +331,7 @@ def test_a_lease_from_before_the_clock_was_set_back_counts_no_more(
     assert float(redis.zscore(keys.SENDING, "early")) < now + 60  # type: ignore[arg-type]
 
 
-def test_an_attempt_that_is_said_twice_counts_once(box: Outbox, records: TaskRecords, redis: Redis) -> None:
+def test_an_attempt_that_is_said_twice_counts_once(box: Outbox, records: TaskStore, redis: Redis) -> None:
     """An answer of Redis was lost; or a sender was away for longer than its lease, and another has failed too."""
     end(records)
     for attempts in (1, 2):
@@ -349,7 +347,7 @@ def test_an_attempt_that_is_said_twice_counts_once(box: Outbox, records: TaskRec
     assert box.undelivered() == []
 
 
-def test_a_failure_that_is_said_late_does_not_end_the_next_attempt(box: Outbox, records: TaskRecords) -> None:
+def test_a_failure_that_is_said_late_does_not_end_the_next_attempt(box: Outbox, records: TaskStore) -> None:
     end(records)
     first = take_one(box)
     box.settle([(first, again(0))])
@@ -362,42 +360,40 @@ def test_a_failure_that_is_said_late_does_not_end_the_next_attempt(box: Outbox, 
     assert record.callback == CallbackReport(state="DELIVERED", attempts=2)
 
 
-def test_a_receiver_for_which_nothing_waits_is_forgotten(box: Outbox, records: TaskRecords, redis: Redis) -> None:
+def test_a_receiver_for_which_nothing_waits_is_forgotten(box: Outbox, records: TaskStore, redis: Redis) -> None:
     """Any name of a host may come in a request: none may stay in Redis when its callbacks are through."""
     for task_id in ("given up", "expired", "expired on its way", "replayed", "replayed on its way", "delivered"):
         end(records, task_id, f"{task_id.replace(' ', '-')}.example")
     box.settle([(callback, again(0)) for callback in take(box)])
-    assert redis.scard(keys.DOWN) == 6
-    quarantine = Quarantine(redis)
+    assert redis.scard(keys.ENDPOINTS_DOWN) == 6
+    quarantine = DeadLetters(redis)
     for task_id in ("replayed", "replayed on its way"):
         redis.hset(keys.quarantined(task_id), "message", "{}")
     quarantine.replay("replayed")
     redis.delete(keys.task("expired"))
     taken = {callback.task_id: callback for callback in take(box)}
     assert "expired" not in taken
-    assert redis.scard(keys.DOWN) == 4  # of what is being sent
+    assert redis.scard(keys.ENDPOINTS_DOWN) == 4  # of what is being sent
     quarantine.replay("replayed on its way")
     redis.delete(keys.task("expired on its way"))
     outcomes = {"delivered": DELIVERED, "given up": GIVEN_UP}
     box.settle([(callback, outcomes.get(task_id, again(0))) for task_id, callback in taken.items()])
-    assert redis.smembers(keys.DOWN) == set()
-    assert redis.exists(keys.RECEIVERS) == 0
+    assert redis.smembers(keys.ENDPOINTS_DOWN) == set()
+    assert redis.exists(keys.ENDPOINTS) == 0
 
 
 def test_a_receiver_stays_down_while_its_only_callback_is_being_sent(
-    box: Outbox, records: TaskRecords, redis: Redis
+    box: Outbox, records: TaskStore, redis: Redis
 ) -> None:
     end(records)
     for _ in range(outbox.LONE_FAILURES + 3):
         (callback,) = take(box)
         box.settle([(callback, again(0))])
-        assert redis.smembers(keys.DOWN) == {"receiver.example:80"}
+        assert redis.smembers(keys.ENDPOINTS_DOWN) == {"receiver.example:80"}
     assert redis.hget(keys.task("the-id"), "callback_alone") == "1"
 
 
-def test_a_lease_that_ran_out_after_the_delivery_repeats_nothing(
-    box: Outbox, records: TaskRecords, redis: Redis
-) -> None:
+def test_a_lease_that_ran_out_after_the_delivery_repeats_nothing(box: Outbox, records: TaskStore, redis: Redis) -> None:
     end(records)
     callback = take_one(box)
     redis.zadd(keys.SENDING, {"the-id": 1})
@@ -411,7 +407,7 @@ def test_a_lease_that_ran_out_after_the_delivery_repeats_nothing(
     assert record.callback == CallbackReport(state="DELIVERED", attempts=1)
 
 
-def test_what_is_given_back_is_due_and_was_no_attempt(box: Outbox, records: TaskRecords) -> None:
+def test_what_is_given_back_is_due_and_was_no_attempt(box: Outbox, records: TaskStore) -> None:
     end(records)
     box.release([take_one(box)])
     callback = take_one(box)
@@ -422,7 +418,7 @@ def test_what_is_given_back_is_due_and_was_no_attempt(box: Outbox, records: Task
     assert take_one(box).attempts == 1
 
 
-def test_giving_back_what_is_through_changes_nothing(box: Outbox, records: TaskRecords) -> None:
+def test_giving_back_what_is_through_changes_nothing(box: Outbox, records: TaskStore) -> None:
     end(records)
     callback = take_one(box)
     box.settle([(callback, DELIVERED)])
@@ -438,7 +434,7 @@ def make_anew(redis: Redis) -> None:
     redis.hset(keys.task("the-id"), mapping={"status": "PENDING", "replays": 1, **fields})
 
 
-def test_a_task_that_was_replayed_is_another_event(box: Outbox, records: TaskRecords, redis: Redis) -> None:
+def test_a_task_that_was_replayed_is_another_event(box: Outbox, records: TaskStore, redis: Redis) -> None:
     end(records, a=1)
     box.settle([(take_one(box), GIVEN_UP)])
     make_anew(redis)
@@ -448,9 +444,7 @@ def test_a_task_that_was_replayed_is_another_event(box: Outbox, records: TaskRec
     assert (callback.webhook_id, callback.result, callback.attempts) == ("the-id.1", '{"a": 2}', 0)
 
 
-def test_what_comes_of_the_event_before_a_replay_changes_nothing(
-    box: Outbox, records: TaskRecords, redis: Redis
-) -> None:
+def test_what_comes_of_the_event_before_a_replay_changes_nothing(box: Outbox, records: TaskStore, redis: Redis) -> None:
     end(records, a=1)
     before = take_one(box)
     make_anew(redis)
@@ -460,7 +454,7 @@ def test_what_comes_of_the_event_before_a_replay_changes_nothing(
 
 
 def test_a_callback_of_a_task_that_runs_again_waits_for_its_new_end(
-    box: Outbox, records: TaskRecords, redis: Redis
+    box: Outbox, records: TaskStore, redis: Redis
 ) -> None:
     end(records)
     redis.hdel(keys.task("the-id"), "result")
@@ -469,13 +463,13 @@ def test_a_callback_of_a_task_that_runs_again_waits_for_its_new_end(
     assert take_one(box).result == '{"a": 2}'
 
 
-def test_what_was_not_delivered_is_listed_by_age(box: Outbox, records: TaskRecords, redis: Redis) -> None:
+def test_what_was_not_delivered_is_listed_by_age(box: Outbox, records: TaskStore, redis: Redis) -> None:
     for task_id in ("failing", "waiting", "failed", "delivered", "fresh"):
         end(records, task_id, f"{task_id}.example")
     taken = {callback.task_id: callback for callback in take(box)}
     box.settle(
         [
-            (taken["failing"], Outcome(status=503, error="answered 503", retry_in=100)),
+            (taken["failing"], AttemptResult(status=503, error="answered 503", retry_in=100)),
             (taken["failed"], GIVEN_UP),
             (taken["delivered"], DELIVERED),
         ]
@@ -499,16 +493,16 @@ def test_what_was_not_delivered_is_listed_by_age(box: Outbox, records: TaskRecor
 
 
 def test_more_than_one_step_of_callbacks_is_listed(
-    box: Outbox, records: TaskRecords, monkeypatch: pytest.MonkeyPatch
+    box: Outbox, records: TaskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "LOOK_AT_MOST", 3)
+    monkeypatch.setattr(outbox, "MAX_SCANNED", 3)
     for number in range(10):
         end(records, f"task-{number}")
     assert [one.task_id for one in box.undelivered()] == [f"task-{number}" for number in range(10)]
 
 
 def test_a_callback_is_sent_again_with_a_schedule_that_begins_anew(
-    box: Outbox, records: TaskRecords, redis: Redis
+    box: Outbox, records: TaskStore, redis: Redis
 ) -> None:
     for task_id, outcome in {"delivered": DELIVERED, "failed": GIVEN_UP, "waiting": again(3600)}.items():
         end(records, task_id, f"{task_id}.example")
@@ -526,7 +520,7 @@ def test_a_callback_is_sent_again_with_a_schedule_that_begins_anew(
     assert box.undelivered() == []
 
 
-def test_a_callback_on_its_way_is_not_sent_twice_by_a_resend(box: Outbox, records: TaskRecords) -> None:
+def test_a_callback_on_its_way_is_not_sent_twice_by_a_resend(box: Outbox, records: TaskStore) -> None:
     end(records)
     callback = take_one(box)
     assert box.resend(["the-id"]) == (["the-id"], [])
@@ -535,7 +529,7 @@ def test_a_callback_on_its_way_is_not_sent_twice_by_a_resend(box: Outbox, record
     assert take(box) == []
 
 
-def test_what_has_no_callback_or_has_not_ended_can_not_be_sent(box: Outbox, records: TaskRecords) -> None:
+def test_what_has_no_callback_or_has_not_ended_can_not_be_sent(box: Outbox, records: TaskStore) -> None:
     records.accept("waiting", "message", callback_uri="http://receiver.example", queue_limit=10)
     records.accept("silent", "message", callback_uri=None, queue_limit=10)
     records.end("silent", "SUCCESS", {}, lifetime=60)
@@ -544,7 +538,7 @@ def test_what_has_no_callback_or_has_not_ended_can_not_be_sent(box: Outbox, reco
     assert take(box) == []
 
 
-def test_everything_that_was_given_up_is_sent_again(box: Outbox, records: TaskRecords) -> None:
+def test_everything_that_was_given_up_is_sent_again(box: Outbox, records: TaskStore) -> None:
     for task_id, outcome in {"a": GIVEN_UP, "b": GIVEN_UP, "c": again(3600)}.items():
         end(records, task_id, f"{task_id}.example")
         box.settle([(take_one(box), outcome)])

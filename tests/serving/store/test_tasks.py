@@ -15,20 +15,20 @@ from redis.connection import Connection
 from redis.exceptions import OutOfMemoryError
 from support.redis_server import counted_commands
 
-from app.serving.callback_uri import receiver_of
+from app.serving.callback_uri import endpoint_of
 from app.serving.settings import ResponseMode
 from app.serving.store import keys
-from app.serving.store.outbox import Outbox, Outcome
+from app.serving.store.outbox import AttemptResult, Outbox
 from app.serving.store.tasks import (
-    ENDED,
-    Acceptance,
+    TERMINAL_STATES,
     CallbackReport,
+    Enqueued,
     Idempotency,
     KeyReused,
     NewTask,
     QueueFull,
     TaskRecord,
-    TaskRecords,
+    TaskStore,
 )
 
 TASK = "11111111-1111-1111-1111-111111111111"
@@ -42,7 +42,7 @@ MemoryFull = Callable[[], AbstractContextManager[None]]
 
 
 def accept(
-    records: TaskRecords,
+    records: TaskStore,
     task_id: str = TASK,
     *,
     uri: str | None = None,
@@ -54,18 +54,18 @@ def accept(
     return records.accept(task_id, message, callback_uri=uri, queue_limit=limit, idempotency=idempotency)[0]
 
 
-def response(records: TaskRecords, task_id: str) -> ResponseMode | None:
+def response(records: TaskStore, task_id: str) -> ResponseMode | None:
     """How the deployment answers, told on accepting a task."""
     return records.accept(task_id, "message", callback_uri=None, queue_limit=10)[1]
 
 
 def callbacks(redis: Redis) -> list[str]:
     """The tasks whose callbacks wait for their receiver."""
-    waiting: Any = redis.zrange(keys.callbacks(receiver_of(URI)), 0, -1)
+    waiting: Any = redis.zrange(keys.callbacks(endpoint_of(URI)), 0, -1)
     return list(waiting)
 
 
-def test_an_accepted_task_is_on_record_and_on_the_queue(records: TaskRecords, redis: Redis) -> None:
+def test_an_accepted_task_is_on_record_and_on_the_queue(records: TaskStore, redis: Redis) -> None:
     accept(records, uri=URI)
     assert records.find(TASK) == TaskRecord(status="PENDING", position=1, callback_uri=URI, callback=EXPECTED)
     assert redis.lrange(keys.QUEUE, 0, -1) == [f"message of {TASK}"]
@@ -86,13 +86,13 @@ def contents(redis: Redis, key: str) -> Any:
     return read[str(redis.type(key))]()
 
 
-def test_tasks_leave_the_queue_in_the_order_they_came(records: TaskRecords, redis: Redis) -> None:
+def test_tasks_leave_the_queue_in_the_order_they_came(records: TaskStore, redis: Redis) -> None:
     for task_id in "abc":
         accept(records, task_id)
     assert [redis.rpop(keys.QUEUE) for _ in "abc"] == ["message of a", "message of b", "message of c"]
 
 
-def test_accepting_the_same_task_again_changes_nothing(records: TaskRecords, redis: Redis) -> None:
+def test_accepting_the_same_task_again_changes_nothing(records: TaskStore, redis: Redis) -> None:
     accept(records, uri=URI)
     before = everything(redis)
     assert accept(records, uri="http://other.example") == TASK
@@ -100,7 +100,7 @@ def test_accepting_the_same_task_again_changes_nothing(records: TaskRecords, red
     assert redis.llen(keys.QUEUE) == 1
 
 
-def test_a_full_queue_stores_nothing(records: TaskRecords, redis: Redis) -> None:
+def test_a_full_queue_stores_nothing(records: TaskStore, redis: Redis) -> None:
     for task_id in "ab":
         accept(records, task_id, limit=2)
     before = everything(redis)
@@ -110,13 +110,13 @@ def test_a_full_queue_stores_nothing(records: TaskRecords, redis: Redis) -> None
     assert records.find("c") is None
 
 
-def test_a_repeated_accept_of_a_task_in_a_queue_now_full_is_no_error(records: TaskRecords, redis: Redis) -> None:
+def test_a_repeated_accept_of_a_task_in_a_queue_now_full_is_no_error(records: TaskStore, redis: Redis) -> None:
     accept(records, "a", limit=1)
     accept(records, "a", limit=1)
     assert redis.llen(keys.QUEUE) == 1
 
 
-def test_the_bound_holds_when_many_accept_at_the_same_time(records: TaskRecords, redis: Redis) -> None:
+def test_the_bound_holds_when_many_accept_at_the_same_time(records: TaskStore, redis: Redis) -> None:
     full = []
 
     def accept_some(name: int) -> None:
@@ -135,7 +135,7 @@ def test_the_bound_holds_when_many_accept_at_the_same_time(records: TaskRecords,
     assert len(full) == 8 * 10 - 25
 
 
-def test_accepting_tells_how_the_deployment_answers_now(records: TaskRecords, redis: Redis) -> None:
+def test_accepting_tells_how_the_deployment_answers_now(records: TaskStore, redis: Redis) -> None:
     assert response(records, "a") is None
     redis.hset(keys.RESPONSE, mapping={"mode": "sync", "timeout": "2.5"})
     assert response(records, "b") == ResponseMode(synchronous=True, timeout=2.5)
@@ -145,7 +145,7 @@ def test_accepting_tells_how_the_deployment_answers_now(records: TaskRecords, re
     assert response(records, "c") is None
 
 
-def test_every_method_is_one_round_trip(records: TaskRecords, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_method_is_one_round_trip(records: TaskStore, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     life: dict[str, Callable[[], Any]] = {
         "accept": lambda: accept(records, uri=URI, idempotency=KEY),
         "find": lambda: records.find(TASK),
@@ -172,19 +172,19 @@ def test_every_method_is_one_round_trip(records: TaskRecords, redis: Redis, monk
 
 
 @pytest.mark.parametrize("result", [{"a123": "Iris-setosa"}, {}, {"naïve": [1.5, None, True, "☃\ud800"]}])
-def test_an_ended_task_has_its_result(records: TaskRecords, result: Any) -> None:
+def test_an_ended_task_has_its_result(records: TaskStore, result: Any) -> None:
     accept(records)
     records.end(TASK, "SUCCESS", result, lifetime=60)
     assert records.find(TASK) == TaskRecord(status="SUCCESS", result=result)
 
 
-def test_a_record_has_ended_in_three_states_only(records: TaskRecords) -> None:
+def test_a_record_has_ended_in_three_states_only(records: TaskStore) -> None:
     states = ["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
     assert [state for state in states if TaskRecord(status=state).ended] == ["SUCCESS", "FAILURE", "REVOKED"]
-    assert {"SUCCESS", "FAILURE", "REVOKED"} == ENDED
+    assert {"SUCCESS", "FAILURE", "REVOKED"} == TERMINAL_STATES
 
 
-def test_the_first_end_stands(records: TaskRecords, redis: Redis) -> None:
+def test_the_first_end_stands(records: TaskStore, redis: Redis) -> None:
     accept(records, uri=URI)
     records.end(TASK, "SUCCESS", {"a": 1}, lifetime=60)
     records.end(TASK, "FAILURE", {"args": ["too late"]}, lifetime=60)
@@ -192,7 +192,7 @@ def test_the_first_end_stands(records: TaskRecords, redis: Redis) -> None:
     assert callbacks(redis) == [TASK]
 
 
-def test_a_record_expires_only_after_its_end(records: TaskRecords, redis: Redis) -> None:
+def test_a_record_expires_only_after_its_end(records: TaskStore, redis: Redis) -> None:
     accept(records)
     assert redis.ttl(keys.task(TASK)) == -1
     assert redis.ttl(keys.task(TASK)) == -1
@@ -200,18 +200,18 @@ def test_a_record_expires_only_after_its_end(records: TaskRecords, redis: Redis)
     assert 0 < int(redis.ttl(keys.task(TASK))) <= 60
 
 
-def test_an_expired_record_is_not_found(records: TaskRecords, redis: Redis) -> None:
+def test_an_expired_record_is_not_found(records: TaskStore, redis: Redis) -> None:
     accept(records)
     records.end(TASK, "SUCCESS", {}, lifetime=60)
     redis.pexpire(keys.task(TASK), 0)
     assert records.find(TASK) is None
 
 
-def test_the_end_is_announced_and_its_callback_queued_in_the_same_step(records: TaskRecords, redis: Redis) -> None:
+def test_the_end_is_announced_and_its_callback_queued_in_the_same_step(records: TaskStore, redis: Redis) -> None:
     """Whoever hears of the end finds the result and the callback there already."""
     accept(records, uri=URI)
     with redis.pubsub() as channel:
-        channel.subscribe(keys.ENDED)
+        channel.subscribe(keys.COMPLETIONS)
         channel.get_message(timeout=5)
         with counted_commands(redis) as commands:
             records.end(TASK, "FAILURE", {"args": ["no"]}, lifetime=60)
@@ -222,20 +222,20 @@ def test_the_end_is_announced_and_its_callback_queued_in_the_same_step(records: 
     assert callbacks(redis) == [TASK]
 
 
-def test_a_task_without_a_callback_queues_none(records: TaskRecords, redis: Redis) -> None:
+def test_a_task_without_a_callback_queues_none(records: TaskStore, redis: Redis) -> None:
     accept(records)
     records.end(TASK, "SUCCESS", {}, lifetime=60)
     assert set(redis.scan_iter()) == {keys.task(TASK), keys.ACCEPTED, keys.QUEUE}
 
 
-def test_an_id_never_accepted_is_not_found(records: TaskRecords) -> None:
+def test_an_id_never_accepted_is_not_found(records: TaskStore) -> None:
     for task_id in ("never", "", "\ud7ff*", "a:b", "to:receiver.example:80"):
         assert records.find(task_id) is None
         assert records.cancel(task_id, lifetime=60) is None
 
 
 def test_every_method_raises_when_redis_is_away(away: Redis) -> None:
-    records = TaskRecords(away)
+    records = TaskStore(away)
     attempts: list[Callable[[], Any]] = [
         lambda: accept(records),
         lambda: records.end(TASK, "SUCCESS", {}, lifetime=60),
@@ -247,7 +247,7 @@ def test_every_method_raises_when_redis_is_away(away: Redis) -> None:
             attempt()
 
 
-def test_a_server_that_lost_its_scripts_gets_them_again(records: TaskRecords, redis: Redis) -> None:
+def test_a_server_that_lost_its_scripts_gets_them_again(records: TaskStore, redis: Redis) -> None:
     """As after a restart of Redis."""
     accept(records, "a")
     redis.script_flush()
@@ -262,16 +262,16 @@ def new_tasks(names: str, **of_each: Any) -> list[NewTask]:
     return [NewTask(task_id=name, message=f"message of {name}", **of_each) for name in names]
 
 
-def test_many_are_accepted_in_one_round_trip_in_their_order(records: TaskRecords, redis: Redis) -> None:
+def test_many_are_accepted_in_one_round_trip_in_their_order(records: TaskStore, redis: Redis) -> None:
     accept(records, "first")
     with counted_commands(redis) as commands:
         outcomes = records.accept_all(new_tasks("abc"), queue_limit=10)
     assert commands == ["evalsha"] * 3
-    assert outcomes == [Acceptance(task_id="a"), Acceptance(task_id="b"), Acceptance(task_id="c")]
+    assert outcomes == [Enqueued(task_id="a"), Enqueued(task_id="b"), Enqueued(task_id="c")]
     assert redis.lrange(keys.QUEUE, 0, 2) == ["message of c", "message of b", "message of a"]
 
 
-def test_of_many_each_has_its_own_outcome(records: TaskRecords) -> None:
+def test_of_many_each_has_its_own_outcome(records: TaskStore) -> None:
     accept(records, "old", idempotency=KEY)
     tasks = [
         *new_tasks("a"),
@@ -280,27 +280,27 @@ def test_of_many_each_has_its_own_outcome(records: TaskRecords) -> None:
         *new_tasks("de"),
     ]
     a, b, c, d, e = records.accept_all(tasks, queue_limit=3)
-    assert (a, b, d) == (Acceptance(task_id="a"), Acceptance(task_id="old"), Acceptance(task_id="d"))
+    assert (a, b, d) == (Enqueued(task_id="a"), Enqueued(task_id="old"), Enqueued(task_id="d"))
     assert (type(c), type(e)) == (KeyReused, QueueFull)
 
 
-def test_many_at_a_server_that_lost_its_scripts_are_accepted_once(records: TaskRecords, redis: Redis) -> None:
+def test_many_at_a_server_that_lost_its_scripts_are_accepted_once(records: TaskStore, redis: Redis) -> None:
     accept(records, "first")
     redis.script_flush()
-    assert records.accept_all(new_tasks("abc"), queue_limit=10) == [Acceptance(task_id=name) for name in "abc"]
+    assert records.accept_all(new_tasks("abc"), queue_limit=10) == [Enqueued(task_id=name) for name in "abc"]
     assert redis.llen(keys.QUEUE) == 4
 
 
-def test_many_beyond_the_memory_limit_are_each_refused(records: TaskRecords, memory_full: MemoryFull) -> None:
+def test_many_beyond_the_memory_limit_are_each_refused(records: TaskStore, memory_full: MemoryFull) -> None:
     accept(records, "old", idempotency=KEY)
     with memory_full():
         a, b = records.accept_all([*new_tasks("a"), *new_tasks("b", idempotency=KEY)], queue_limit=10)
     assert isinstance(a, OutOfMemoryError)
-    assert b == Acceptance(task_id="old")
+    assert b == Enqueued(task_id="old")
 
 
 def test_many_are_sent_once_more_when_the_connection_breaks(
-    records: TaskRecords, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    records: TaskStore, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answers are lost, and the tasks are not doubled."""
     accept(records, "first")
@@ -315,14 +315,14 @@ def test_many_are_sent_once_more_when_the_connection_breaks(
         return reply
 
     monkeypatch.setattr(Connection, "read_response", read_response)
-    assert records.accept_all(new_tasks("ab"), queue_limit=10) == [Acceptance(task_id="a"), Acceptance(task_id="b")]
+    assert records.accept_all(new_tasks("ab"), queue_limit=10) == [Enqueued(task_id="a"), Enqueued(task_id="b")]
     assert redis.llen(keys.QUEUE) == 3
 
 
 # The place in the queue
 
 
-def places(records: TaskRecords, task_ids: str) -> dict[str, int | None]:
+def places(records: TaskStore, task_ids: str) -> dict[str, int | None]:
     found = {task_id: records.find(task_id) for task_id in task_ids}
     return {task_id: record.position for task_id, record in found.items() if record}
 
@@ -333,14 +333,14 @@ def take(redis: Redis, task_id: str) -> None:
     redis.zrem(keys.WAITING, task_id)
     redis.hset(keys.UNACKED, task_id, "the message")
     redis.zadd(keys.UNACKED_INDEX, {task_id: 1})
-    redis.hset(keys.CLAIMANTS, task_id, "a worker")
+    redis.hset(keys.OWNERS, task_id, "a worker")
 
 
 def claims(redis: Redis) -> int:
-    return int(redis.hlen(keys.UNACKED)) + int(redis.zcard(keys.UNACKED_INDEX)) + int(redis.hlen(keys.CLAIMANTS))
+    return int(redis.hlen(keys.UNACKED)) + int(redis.zcard(keys.UNACKED_INDEX)) + int(redis.hlen(keys.OWNERS))
 
 
-def test_a_waiting_task_has_its_place_and_moves_up(records: TaskRecords, redis: Redis) -> None:
+def test_a_waiting_task_has_its_place_and_moves_up(records: TaskStore, redis: Redis) -> None:
     for task_id in "abc":
         accept(records, task_id)
     assert places(records, "abc") == {"a": 1, "b": 2, "c": 3}
@@ -352,7 +352,7 @@ def test_a_waiting_task_has_its_place_and_moves_up(records: TaskRecords, redis: 
     assert places(records, "abc") == {"a": None, "b": None, "c": None}
 
 
-def test_the_end_of_a_task_lets_go_of_its_message(records: TaskRecords, redis: Redis) -> None:
+def test_the_end_of_a_task_lets_go_of_its_message(records: TaskStore, redis: Redis) -> None:
     accept(records)
     take(redis, TASK)
     assert claims(redis) == 3
@@ -363,7 +363,7 @@ def test_the_end_of_a_task_lets_go_of_its_message(records: TaskRecords, redis: R
 # Cancelling
 
 
-def test_a_cancelled_task_has_ended(records: TaskRecords, redis: Redis) -> None:
+def test_a_cancelled_task_has_ended(records: TaskStore, redis: Redis) -> None:
     accept(records)
     assert records.cancel(TASK, lifetime=60) == "REVOKED"
     assert records.find(TASK) == TaskRecord(status="REVOKED", result={"args": ["cancelled"]})
@@ -371,7 +371,7 @@ def test_a_cancelled_task_has_ended(records: TaskRecords, redis: Redis) -> None:
 
 
 @pytest.mark.parametrize("status", ["STARTED", "RETRY"])
-def test_a_running_task_is_cancelled_and_let_go_of(records: TaskRecords, redis: Redis, status: str) -> None:
+def test_a_running_task_is_cancelled_and_let_go_of(records: TaskStore, redis: Redis, status: str) -> None:
     accept(records)
     take(redis, TASK)
     redis.hset(keys.task(TASK), "status", status)
@@ -382,7 +382,7 @@ def test_a_running_task_is_cancelled_and_let_go_of(records: TaskRecords, redis: 
 
 
 @pytest.mark.parametrize("status", ["SUCCESS", "FAILURE"])
-def test_an_ended_task_is_not_cancelled(records: TaskRecords, redis: Redis, status: str) -> None:
+def test_an_ended_task_is_not_cancelled(records: TaskStore, redis: Redis, status: str) -> None:
     accept(records, uri=URI)
     records.end(TASK, status, {"args": ["no"]}, lifetime=60)
     before = everything(redis)
@@ -390,7 +390,7 @@ def test_an_ended_task_is_not_cancelled(records: TaskRecords, redis: Redis, stat
     assert everything(redis) == before
 
 
-def test_a_task_is_cancelled_once(records: TaskRecords, redis: Redis) -> None:
+def test_a_task_is_cancelled_once(records: TaskStore, redis: Redis) -> None:
     accept(records, uri=URI)
     records.cancel(TASK, lifetime=60)
     before = everything(redis)
@@ -398,10 +398,10 @@ def test_a_task_is_cancelled_once(records: TaskRecords, redis: Redis) -> None:
     assert everything(redis) == before
 
 
-def test_a_cancelled_task_is_announced_and_calls_back(records: TaskRecords, redis: Redis) -> None:
+def test_a_cancelled_task_is_announced_and_calls_back(records: TaskStore, redis: Redis) -> None:
     accept(records, uri=URI)
     with redis.pubsub() as channel:
-        channel.subscribe(keys.ENDED)
+        channel.subscribe(keys.COMPLETIONS)
         channel.get_message(timeout=5)
         records.cancel(TASK, lifetime=60)
         announced = channel.get_message(timeout=5)
@@ -410,7 +410,7 @@ def test_a_cancelled_task_is_announced_and_calls_back(records: TaskRecords, redi
     assert callbacks(redis) == [TASK]
 
 
-def test_of_a_cancel_and_an_end_at_the_same_moment_one_stands(records: TaskRecords) -> None:
+def test_of_a_cancel_and_an_end_at_the_same_moment_one_stands(records: TaskStore) -> None:
     for number in range(50):
         task_id = f"task-{number}"
         accept(records, task_id, limit=100)
@@ -427,7 +427,7 @@ def test_of_a_cancel_and_an_end_at_the_same_moment_one_stands(records: TaskRecor
 # Idempotency-Key
 
 
-def test_the_same_key_and_body_is_the_same_task(records: TaskRecords, redis: Redis) -> None:
+def test_the_same_key_and_body_is_the_same_task(records: TaskStore, redis: Redis) -> None:
     accept(records, "a", idempotency=KEY)
     before = everything(redis)
     assert accept(records, "b", idempotency=KEY) == "a"
@@ -435,7 +435,7 @@ def test_the_same_key_and_body_is_the_same_task(records: TaskRecords, redis: Red
     assert records.find("b") is None
 
 
-def test_the_same_key_with_another_body_is_refused_and_stores_nothing(records: TaskRecords, redis: Redis) -> None:
+def test_the_same_key_with_another_body_is_refused_and_stores_nothing(records: TaskStore, redis: Redis) -> None:
     accept(records, "a", idempotency=KEY)
     before = everything(redis)
     with pytest.raises(KeyReused):
@@ -443,21 +443,21 @@ def test_the_same_key_with_another_body_is_refused_and_stores_nothing(records: T
     assert everything(redis) == before
 
 
-def test_another_key_and_no_key_are_other_tasks(records: TaskRecords, redis: Redis) -> None:
+def test_another_key_and_no_key_are_other_tasks(records: TaskStore, redis: Redis) -> None:
     accept(records, "a", idempotency=KEY)
     assert accept(records, "b", idempotency=Idempotency(key="another", body=KEY.body)) == "b"
     assert accept(records, "c") == "c"
     assert redis.llen(keys.QUEUE) == 3
 
 
-def test_a_repeated_key_works_while_the_queue_is_full(records: TaskRecords) -> None:
+def test_a_repeated_key_works_while_the_queue_is_full(records: TaskStore) -> None:
     accept(records, "a", limit=1, idempotency=KEY)
     assert accept(records, "b", limit=1, idempotency=KEY) == "a"
     with pytest.raises(KeyReused):
         accept(records, "b", limit=1, idempotency=OTHER_BODY)
 
 
-def test_a_repeated_key_tells_how_the_deployment_answers_now(records: TaskRecords, redis: Redis) -> None:
+def test_a_repeated_key_tells_how_the_deployment_answers_now(records: TaskStore, redis: Redis) -> None:
     redis.hset(keys.RESPONSE, mapping={"mode": "sync", "timeout": "2.5"})
     answers = [
         records.accept(task_id, "message", callback_uri=None, queue_limit=10, idempotency=KEY) for task_id in "ab"
@@ -465,7 +465,7 @@ def test_a_repeated_key_tells_how_the_deployment_answers_now(records: TaskRecord
     assert answers == [("a", ResponseMode(synchronous=True, timeout=2.5))] * 2
 
 
-def test_a_key_at_the_same_moment_makes_one_task(records: TaskRecords, redis: Redis) -> None:
+def test_a_key_at_the_same_moment_makes_one_task(records: TaskStore, redis: Redis) -> None:
     together = threading.Barrier(8)
     accepted = []
 
@@ -488,7 +488,7 @@ def expiries(redis: Redis) -> tuple[int, int]:
     return int(redis.ttl(keys.task(TASK))), int(redis.ttl(keys.idempotency(KEY.key)))
 
 
-def test_a_key_is_kept_as_long_as_its_record(records: TaskRecords, redis: Redis) -> None:
+def test_a_key_is_kept_as_long_as_its_record(records: TaskStore, redis: Redis) -> None:
     accept(records, idempotency=KEY)
     assert expiries(redis) == (-1, -1)
     records.end(TASK, "SUCCESS", {}, lifetime=60)
@@ -497,9 +497,11 @@ def test_a_key_is_kept_as_long_as_its_record(records: TaskRecords, redis: Redis)
     assert of_key == of_record
 
 
-@pytest.mark.parametrize(("outcome", "lifetime"), [(Outcome(delivered=True), 60), (Outcome(error="answered 410"), 600)])
+@pytest.mark.parametrize(
+    ("outcome", "lifetime"), [(AttemptResult(delivered=True), 60), (AttemptResult(error="answered 410"), 600)]
+)
 def test_a_key_is_kept_while_the_callback_of_its_task_is_not_through(
-    records: TaskRecords, broker: Redis, redis: Redis, outcome: Outcome, lifetime: int
+    records: TaskStore, broker: Redis, redis: Redis, outcome: AttemptResult, lifetime: int
 ) -> None:
     outbox = Outbox(broker, result_lifetime=60, callback_lifetime=600)
     accept(records, idempotency=KEY, uri=URI)
@@ -514,7 +516,7 @@ def test_a_key_is_kept_while_the_callback_of_its_task_is_not_through(
     assert expiries(redis) == (-1, -1)
 
 
-def test_a_key_whose_record_is_gone_makes_a_new_task(records: TaskRecords, redis: Redis) -> None:
+def test_a_key_whose_record_is_gone_makes_a_new_task(records: TaskStore, redis: Redis) -> None:
     accept(records, "old", idempotency=KEY)
     records.end("old", "SUCCESS", {}, lifetime=60)
     redis.delete(keys.task("old"))
@@ -527,7 +529,7 @@ def test_a_key_whose_record_is_gone_makes_a_new_task(records: TaskRecords, redis
 
 
 def test_beyond_the_memory_limit_nothing_is_accepted_and_all_that_was_goes_on(
-    records: TaskRecords, redis: Redis, memory_full: MemoryFull
+    records: TaskStore, redis: Redis, memory_full: MemoryFull
 ) -> None:
     for task_id in "abc":
         accept(records, task_id, uri=URI, idempotency=Idempotency(key=task_id, body="body"))
@@ -546,7 +548,7 @@ def test_beyond_the_memory_limit_nothing_is_accepted_and_all_that_was_goes_on(
 
 
 def test_a_server_beyond_its_memory_limit_that_lost_its_scripts_gets_them_again(
-    records: TaskRecords, redis: Redis, memory_full: MemoryFull
+    records: TaskStore, redis: Redis, memory_full: MemoryFull
 ) -> None:
     accept(records)
     redis.script_flush()

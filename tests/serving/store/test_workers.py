@@ -10,56 +10,56 @@ import pytest
 from redis import Redis, RedisError
 
 from app.serving.store import keys
-from app.serving.store.workers import REPORT_EVERY, REPORT_LIFETIME, WorkerReport, WorkerReports, WorkerState
+from app.serving.store.workers import HEARTBEAT_INTERVAL, REPORT_TTL, WorkerRegistry, WorkerReport, WorkerState
 
 NAME = "worker@iris"
 ERROR, UP = WorkerState.ERROR, WorkerState.UP
 
 
 @pytest.fixture
-def reports(broker: Redis) -> WorkerReports:
-    return WorkerReports(broker)
+def reports(broker: Redis) -> WorkerRegistry:
+    return WorkerRegistry(broker)
 
 
-def state(reports: WorkerReports) -> tuple[str, str]:
+def state(reports: WorkerRegistry) -> tuple[str, str]:
     """State and cause of the one worker there is."""
     (report,) = reports.read()
     return report.state.value, report.cause
 
 
-def test_nobody_has_reported(reports: WorkerReports) -> None:
+def test_nobody_has_reported(reports: WorkerRegistry) -> None:
     assert reports.read() == []
 
 
-def test_a_worker_whose_processes_load_is_loading(reports: WorkerReports) -> None:
+def test_a_worker_whose_processes_load_is_loading(reports: WorkerRegistry) -> None:
     reports.alive(NAME, up=[], loading=[11, 12])
     assert reports.read() == [WorkerReport(name=NAME, state=WorkerState.LOADING)]
 
 
-def test_a_worker_without_any_process_yet_is_loading(reports: WorkerReports) -> None:
+def test_a_worker_without_any_process_yet_is_loading(reports: WorkerRegistry) -> None:
     reports.alive(NAME, up=[], loading=[])
     assert state(reports) == ("LOADING", "")
 
 
-def test_one_process_with_the_model_makes_the_worker_up(reports: WorkerReports) -> None:
+def test_one_process_with_the_model_makes_the_worker_up(reports: WorkerRegistry) -> None:
     reports.alive(NAME, up=[11], loading=[12])
     assert state(reports) == ("UP", "")
 
 
-def test_a_failure_is_reported_with_its_cause(reports: WorkerReports) -> None:
+def test_a_failure_is_reported_with_its_cause(reports: WorkerRegistry) -> None:
     reports.alive(NAME, up=[], loading=[11, 12])
     reports.process(NAME, 11, ERROR, "FileNotFoundError: [Errno 2] no such file: './model.pkl'")
     assert state(reports) == ("ERROR", "FileNotFoundError: [Errno 2] no such file: './model.pkl'")
 
 
-def test_a_failure_stays_while_the_process_tries_again(reports: WorkerReports) -> None:
+def test_a_failure_stays_while_the_process_tries_again(reports: WorkerRegistry) -> None:
     reports.alive(NAME, up=[], loading=[11])
     reports.process(NAME, 11, ERROR, "ValueError: no")
     reports.alive(NAME, up=[], loading=[11])
     assert state(reports) == ("ERROR", "ValueError: no")
 
 
-def test_a_failure_is_forgotten_once_the_process_is_up(reports: WorkerReports) -> None:
+def test_a_failure_is_forgotten_once_the_process_is_up(reports: WorkerRegistry) -> None:
     reports.process(NAME, 11, ERROR, "ValueError: no")
     reports.alive(NAME, up=[11], loading=[])
     assert state(reports) == ("UP", "")
@@ -67,13 +67,13 @@ def test_a_failure_is_forgotten_once_the_process_is_up(reports: WorkerReports) -
     assert state(reports) == ("LOADING", "")
 
 
-def test_one_process_up_outweighs_another_that_failed(reports: WorkerReports) -> None:
+def test_one_process_up_outweighs_another_that_failed(reports: WorkerRegistry) -> None:
     reports.process(NAME, 11, ERROR, "ValueError: no")
     reports.alive(NAME, up=[12], loading=[11])
     assert state(reports) == ("UP", "")
 
 
-def test_a_process_says_itself_that_it_is_up(reports: WorkerReports) -> None:
+def test_a_process_says_itself_that_it_is_up(reports: WorkerRegistry) -> None:
     """It knows at once; its worker looks once a second."""
     reports.alive(NAME, up=[], loading=[11, 12])
     reports.process(NAME, 11, UP)
@@ -84,28 +84,28 @@ def test_a_process_says_itself_that_it_is_up(reports: WorkerReports) -> None:
     assert state(reports) == ("UP", "")
 
 
-def test_a_process_that_is_up_after_its_failure_says_so(reports: WorkerReports) -> None:
+def test_a_process_that_is_up_after_its_failure_says_so(reports: WorkerRegistry) -> None:
     reports.alive(NAME, up=[], loading=[11])
     reports.process(NAME, 11, ERROR, "ValueError: no")
     reports.process(NAME, 11, UP)
     assert state(reports) == ("UP", "")
 
 
-def test_a_process_that_said_it_is_up_and_died_is_up_no_more(reports: WorkerReports) -> None:
+def test_a_process_that_said_it_is_up_and_died_is_up_no_more(reports: WorkerRegistry) -> None:
     reports.alive(NAME, up=[], loading=[11])
     reports.process(NAME, 11, UP)
     reports.alive(NAME, up=[], loading=[12])
     assert state(reports) == ("LOADING", "")
 
 
-def test_the_failure_reported_before_the_first_renewal_counts(reports: WorkerReports) -> None:
+def test_the_failure_reported_before_the_first_renewal_counts(reports: WorkerRegistry) -> None:
     """A process may fail before its worker has looked for the first time."""
     reports.process(NAME, 11, ERROR, "ImportError: no module")
     reports.alive(NAME, up=[], loading=[11])
     assert state(reports) == ("ERROR", "ImportError: no module")
 
 
-def test_a_process_that_died_while_loading_is_an_error(reports: WorkerReports) -> None:
+def test_a_process_that_died_while_loading_is_an_error(reports: WorkerRegistry) -> None:
     reports.alive(NAME, up=[], loading=[11])
     reports.alive(NAME, up=[], loading=[12])
     assert state(reports) == ("ERROR", "a process died while loading the model")
@@ -122,7 +122,7 @@ def test_a_process_that_died_while_loading_is_an_error(reports: WorkerReports) -
     ],
 )
 def test_how_a_process_ended_while_loading_is_said_where_it_is_known(
-    reports: WorkerReports, code: int, words: str
+    reports: WorkerRegistry, code: int, words: str
 ) -> None:
     reports.alive(NAME, up=[], loading=[11, 12])
     reports.alive(NAME, up=[], loading=[12, 13], ended={11: code, 7: 1})
@@ -132,13 +132,13 @@ def test_how_a_process_ended_while_loading_is_said_where_it_is_known(
     assert reports.died(NAME)
 
 
-def test_an_exit_code_of_a_process_with_the_model_is_no_failure_to_load(reports: WorkerReports) -> None:
+def test_an_exit_code_of_a_process_with_the_model_is_no_failure_to_load(reports: WorkerRegistry) -> None:
     reports.alive(NAME, up=[11], loading=[])
     reports.alive(NAME, up=[], loading=[12], ended={11: -9})
     assert state(reports) == ("LOADING", "")
 
 
-def test_a_death_is_forgotten_once_a_process_is_up(reports: WorkerReports) -> None:
+def test_a_death_is_forgotten_once_a_process_is_up(reports: WorkerRegistry) -> None:
     reports.alive(NAME, up=[], loading=[11])
     reports.alive(NAME, up=[], loading=[12])
     reports.alive(NAME, up=[12], loading=[])
@@ -146,7 +146,7 @@ def test_a_death_is_forgotten_once_a_process_is_up(reports: WorkerReports) -> No
     assert state(reports) == ("LOADING", "")
 
 
-def test_a_process_with_the_model_that_died_is_no_failure_to_load(reports: WorkerReports) -> None:
+def test_a_process_with_the_model_that_died_is_no_failure_to_load(reports: WorkerRegistry) -> None:
     """As when a task kills its process: the next one loads the model."""
     reports.alive(NAME, up=[11, 12], loading=[])
     reports.alive(NAME, up=[12], loading=[13])
@@ -155,23 +155,23 @@ def test_a_process_with_the_model_that_died_is_no_failure_to_load(reports: Worke
     assert state(reports) == ("LOADING", "")
 
 
-def test_a_report_expires_when_it_is_not_renewed(reports: WorkerReports, redis: Redis) -> None:
+def test_a_report_expires_when_it_is_not_renewed(reports: WorkerRegistry, redis: Redis) -> None:
     reports.alive(NAME, up=[11], loading=[])
-    assert 0 < int(redis.ttl(keys.worker(NAME))) <= REPORT_LIFETIME
+    assert 0 < int(redis.ttl(keys.worker(NAME))) <= REPORT_TTL
     redis.delete(keys.worker(NAME))  # what the expiry does
     assert reports.read() == []
 
 
 def test_a_report_outlives_a_few_renewals_that_are_missed() -> None:
-    assert REPORT_LIFETIME >= 3 * REPORT_EVERY
+    assert REPORT_TTL >= 3 * HEARTBEAT_INTERVAL
 
 
-def test_a_failure_renews_the_report(reports: WorkerReports, redis: Redis) -> None:
+def test_a_failure_renews_the_report(reports: WorkerRegistry, redis: Redis) -> None:
     reports.process(NAME, 11, ERROR, "ValueError: no")
-    assert 0 < int(redis.ttl(keys.worker(NAME))) <= REPORT_LIFETIME
+    assert 0 < int(redis.ttl(keys.worker(NAME))) <= REPORT_TTL
 
 
-def test_a_worker_that_stops_is_forgotten_with_its_failures(reports: WorkerReports, redis: Redis) -> None:
+def test_a_worker_that_stops_is_forgotten_with_its_failures(reports: WorkerRegistry, redis: Redis) -> None:
     reports.alive(NAME, up=[], loading=[11])
     reports.process(NAME, 11, ERROR, "ValueError: no")
     reports.forget(NAME)
@@ -179,7 +179,7 @@ def test_a_worker_that_stops_is_forgotten_with_its_failures(reports: WorkerRepor
     assert redis.keys() == []
 
 
-def test_workers_are_read_by_name(reports: WorkerReports) -> None:
+def test_workers_are_read_by_name(reports: WorkerRegistry) -> None:
     reports.alive("worker@b", up=[11], loading=[])
     reports.alive("worker@a", up=[], loading=[11])
     assert [(report.name, report.state.value) for report in reports.read()] == [
@@ -189,14 +189,14 @@ def test_workers_are_read_by_name(reports: WorkerReports) -> None:
 
 
 @pytest.mark.parametrize("cause", ["", "UP", "ERROR", "a: b, 50 % of {this}", "naïve ☃", "x" * 5000])
-def test_a_cause_is_kept_word_for_word(reports: WorkerReports, cause: str) -> None:
+def test_a_cause_is_kept_word_for_word(reports: WorkerRegistry, cause: str) -> None:
     reports.process(NAME, 11, ERROR, cause)
     reports.alive(NAME, up=[], loading=[11])
     assert state(reports) == ("ERROR", cause)
 
 
 def test_workers_report_also_when_redis_is_at_its_memory_limit(
-    reports: WorkerReports, memory_full: Callable[[], AbstractContextManager[None]]
+    reports: WorkerRegistry, memory_full: Callable[[], AbstractContextManager[None]]
 ) -> None:
     with memory_full():
         reports.alive(NAME, up=[], loading=[11])
@@ -206,7 +206,7 @@ def test_workers_report_also_when_redis_is_at_its_memory_limit(
 
 
 def test_every_method_raises_when_redis_is_away(away: Redis) -> None:
-    reports = WorkerReports(away)
+    reports = WorkerRegistry(away)
     attempts: list[Callable[[], Any]] = [
         lambda: reports.alive(NAME, up=[], loading=[]),
         lambda: reports.process(NAME, 1, ERROR, "no"),
@@ -224,7 +224,7 @@ def test_every_method_raises_when_redis_is_away(away: Redis) -> None:
 # The main process loads the model itself (MODEL_SHARING=fork), and whoever dies cannot say so
 
 
-def begin(reports: WorkerReports, pid: int) -> None:
+def begin(reports: WorkerRegistry, pid: int) -> None:
     """A new life of the worker: its entrypoint has forgotten what the last one said."""
     reports.forget(NAME)
     reports.begins_to_load(NAME, pid)
@@ -233,14 +233,14 @@ def begin(reports: WorkerReports, pid: int) -> None:
 DIED = ("ERROR", "a process died while loading the model")
 
 
-def test_the_first_life_is_loading(reports: WorkerReports) -> None:
+def test_the_first_life_is_loading(reports: WorkerRegistry) -> None:
     begin(reports, 11)
     reports.still_loads(NAME)
     assert state(reports) == ("LOADING", "")
 
 
 def test_a_life_that_ended_while_it_loaded_the_model_is_an_error_of_the_next_ones_until_one_is_up(
-    reports: WorkerReports, redis: Redis
+    reports: WorkerRegistry, redis: Redis
 ) -> None:
     begin(reports, 11)
     for pid in (12, 13):
@@ -256,7 +256,7 @@ def test_a_life_that_ended_while_it_loaded_the_model_is_an_error_of_the_next_one
     assert state(reports) == ("LOADING", "")
 
 
-def test_nobody_sees_a_later_life_as_loading_only(reports: WorkerReports, redis: Redis) -> None:
+def test_nobody_sees_a_later_life_as_loading_only(reports: WorkerRegistry, redis: Redis) -> None:
     begin(reports, 11)
     with redis.monitor() as monitor:
         begin(reports, 12)
@@ -273,21 +273,21 @@ def test_nobody_sees_a_later_life_as_loading_only(reports: WorkerReports, redis:
     assert said.count("MULTI") == said.count("EXEC") == 1
 
 
-def test_what_load_model_raises_says_more_than_that_an_earlier_life_ended(reports: WorkerReports) -> None:
+def test_what_load_model_raises_says_more_than_that_an_earlier_life_ended(reports: WorkerRegistry) -> None:
     begin(reports, 11)
     begin(reports, 12)
     reports.process(NAME, 12, ERROR, "ValueError: no")
     assert state(reports) == ("ERROR", "ValueError: no")
 
 
-def test_a_worker_that_was_told_to_stop_while_it_loaded_did_not_die_of_that(reports: WorkerReports) -> None:
+def test_a_worker_that_was_told_to_stop_while_it_loaded_did_not_die_of_that(reports: WorkerRegistry) -> None:
     begin(reports, 11)
     reports.gives_up_loading(NAME)
     begin(reports, 12)
     assert state(reports) == ("LOADING", "")
 
 
-def test_a_death_after_the_last_was_forgotten_is_noted_again(reports: WorkerReports, redis: Redis) -> None:
+def test_a_death_after_the_last_was_forgotten_is_noted_again(reports: WorkerRegistry, redis: Redis) -> None:
     """As `denzel start` forgets it while the worker loads."""
     begin(reports, 11)
     redis.delete(keys.loads(NAME))
@@ -300,11 +300,11 @@ def test_a_death_after_the_last_was_forgotten_is_noted_again(reports: WorkerRepo
 
 
 @pytest.fixture
-def two(broker: Redis) -> tuple[WorkerReports, WorkerReports]:
-    return WorkerReports(broker, host="a"), WorkerReports(broker, host="b")
+def two(broker: Redis) -> tuple[WorkerRegistry, WorkerRegistry]:
+    return WorkerRegistry(broker, host="a"), WorkerRegistry(broker, host="b")
 
 
-def test_hosts_do_not_disturb_each_others_reports(two: tuple[WorkerReports, WorkerReports]) -> None:
+def test_hosts_do_not_disturb_each_others_reports(two: tuple[WorkerRegistry, WorkerRegistry]) -> None:
     one, other = two
     one.alive("worker@iris", up=(), loading=(7,))
     other.alive("worker@iris", up=(7,), loading=())
@@ -316,7 +316,7 @@ def test_hosts_do_not_disturb_each_others_reports(two: tuple[WorkerReports, Work
     assert [report.state for report in other.read()] == [WorkerState.UP]
 
 
-def test_a_host_that_stops_takes_back_its_own_words_alone(two: tuple[WorkerReports, WorkerReports]) -> None:
+def test_a_host_that_stops_takes_back_its_own_words_alone(two: tuple[WorkerRegistry, WorkerRegistry]) -> None:
     one, other = two
     one.alive("worker@iris", up=(7,), loading=())
     other.alive("worker@iris", up=(), loading=(7,))
@@ -326,7 +326,7 @@ def test_a_host_that_stops_takes_back_its_own_words_alone(two: tuple[WorkerRepor
     assert one.read() == []
 
 
-def test_what_a_host_said_that_is_gone_is_dropped(two: tuple[WorkerReports, WorkerReports], redis: Redis) -> None:
+def test_what_a_host_said_that_is_gone_is_dropped(two: tuple[WorkerRegistry, WorkerRegistry], redis: Redis) -> None:
     one, other = two
     one.alive("worker@iris", up=(7,), loading=())
     redis.hincrbyfloat(keys.worker("worker@iris"), "seen:a", -21)
@@ -335,7 +335,7 @@ def test_what_a_host_said_that_is_gone_is_dropped(two: tuple[WorkerReports, Work
 
 
 def test_a_host_that_died_while_loading_is_no_reason_for_another_to_say_so(
-    two: tuple[WorkerReports, WorkerReports], redis: Redis
+    two: tuple[WorkerRegistry, WorkerRegistry], redis: Redis
 ) -> None:
     one, other = two
     begin(one, 7)

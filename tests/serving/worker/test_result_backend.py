@@ -13,7 +13,7 @@ from redis import Redis
 
 from app.serving.json_values import NotJson, json_values
 from app.serving.store import keys
-from app.serving.store.tasks import CallbackReport, TaskRecord, TaskRecords
+from app.serving.store.tasks import CallbackReport, TaskRecord, TaskStore
 
 MakeCelery = Callable[[Callable[..., Any]], Any]
 
@@ -22,7 +22,7 @@ UNSENT = CallbackReport(state="PENDING")
 
 
 @pytest.fixture
-def run(make_celery: MakeCelery, records: TaskRecords, redis: Redis) -> Callable[..., TaskRecord]:
+def run(make_celery: MakeCelery, records: TaskStore, redis: Redis) -> Callable[..., TaskRecord]:
     """Accepts a task, runs this function as Celery's tracer does in a worker, and returns the record."""
     from celery.app.trace import build_tracer
 
@@ -120,7 +120,7 @@ def test_a_task_that_has_ended_runs_again_in_vain(run: Callable[..., TaskRecord]
     assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["the-id"]
 
 
-def test_a_process_that_died_ends_its_task(make_celery: MakeCelery, records: TaskRecords) -> None:
+def test_a_process_that_died_ends_its_task(make_celery: MakeCelery, records: TaskStore) -> None:
     """What Celery's main process stores when a predicting process is gone."""
     from billiard.exceptions import WorkerLostError
 
@@ -130,7 +130,7 @@ def test_a_process_that_died_ends_its_task(make_celery: MakeCelery, records: Tas
     assert records.find("the-id") == TaskRecord(status="FAILURE", result={"args": ["signal 9 (SIGKILL)"]})
 
 
-def test_a_task_that_took_too_long_says_how_long_it_may(make_celery: MakeCelery, records: TaskRecords) -> None:
+def test_a_task_that_took_too_long_says_how_long_it_may(make_celery: MakeCelery, records: TaskStore) -> None:
     from billiard.exceptions import TimeLimitExceeded
 
     records.accept("the-id", "message", callback_uri=None, queue_limit=10)
@@ -139,7 +139,7 @@ def test_a_task_that_took_too_long_says_how_long_it_may(make_celery: MakeCelery,
 
 
 def test_the_end_of_a_task_that_celery_sent_ends_its_claim(
-    make_celery: MakeCelery, records: TaskRecords, redis: Redis
+    make_celery: MakeCelery, records: TaskStore, redis: Redis
 ) -> None:
     """Its message has a tag that Kombu made."""
     from celery.app.task import Context
@@ -151,7 +151,7 @@ def test_the_end_of_a_task_that_celery_sent_ends_its_claim(
     assert redis.hlen(keys.UNACKED) == 0
 
 
-def test_a_revoked_task_has_ended(make_celery: MakeCelery, records: TaskRecords) -> None:
+def test_a_revoked_task_has_ended(make_celery: MakeCelery, records: TaskStore) -> None:
     records.accept("the-id", "message", callback_uri=None, queue_limit=10)
     make_celery(lambda json_data: {}).backend.mark_as_revoked("the-id", "terminated")
     record = records.find("the-id")
@@ -164,7 +164,7 @@ def test_an_ended_record_expires_after_the_lifetime_that_is_set(run: Callable[..
     assert 86_000 < int(redis.ttl(keys.task("the-id"))) <= 86_400
 
 
-def test_celery_reads_the_record_back(make_celery: MakeCelery, records: TaskRecords) -> None:
+def test_celery_reads_the_record_back(make_celery: MakeCelery, records: TaskStore) -> None:
     task = make_celery(lambda json_data: {})
     assert task.AsyncResult("never").state == states.PENDING
     records.accept("the-id", "message", callback_uri=None, queue_limit=10)
@@ -175,7 +175,7 @@ def test_celery_reads_the_record_back(make_celery: MakeCelery, records: TaskReco
 
 @pytest.mark.filterwarnings("ignore::celery.exceptions.DuplicateTaskNameWarning")  # app.tasks has the same name
 @pytest.mark.usefixtures("_logging_as_it_was")
-def test_a_real_worker_runs_what_the_api_accepts(make_celery: MakeCelery, records: TaskRecords, redis: Redis) -> None:
+def test_a_real_worker_runs_what_the_api_accepts(make_celery: MakeCelery, records: TaskStore, redis: Redis) -> None:
     from support.waiting import until
 
     from app.serving.store.messages import task_message
@@ -191,14 +191,14 @@ def test_a_real_worker_runs_what_the_api_accepts(make_celery: MakeCelery, record
     assert redis.hlen(keys.UNACKED) == 0
 
 
-def record(records: TaskRecords, task_id: str) -> TaskRecord:
+def record(records: TaskStore, task_id: str) -> TaskRecord:
     found = records.find(task_id)
     assert found is not None
     return found
 
 
 def test_a_result_waits_for_redis_to_come_back(
-    make_celery: MakeCelery, records: TaskRecords, monkeypatch: pytest.MonkeyPatch
+    make_celery: MakeCelery, records: TaskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connections of the backend break once more than they try again themselves."""
     from redis import ConnectionError as Away

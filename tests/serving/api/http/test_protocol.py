@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from app.serving.api.http import protocol as server
 from app.serving.api.http import transport
 from app.serving.api.http.protocol import Protocol, error_answer
-from app.serving.api.http.transport import Joined
+from app.serving.api.http.transport import CoalescingTransport
 
 Connect = Callable[[], socket.socket]
 
@@ -69,7 +69,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
     """Makes connections to a server with this protocol."""
-    monkeypatch.setattr(server, "SILENCE", 0.3)
+    monkeypatch.setattr(server, "READ_TIMEOUT", 0.3)
     config = Config(echo, lifespan="off", ws="none", log_config=None)
     config.load()
 
@@ -139,7 +139,7 @@ def test_what_is_written_in_one_turn_of_the_loop_is_sent_in_one_go() -> None:
     wire = Wire()
 
     async def write() -> None:
-        joined = Joined(wire, asyncio.get_running_loop())  # type: ignore[arg-type]
+        joined = CoalescingTransport(wire, asyncio.get_running_loop())  # type: ignore[arg-type]
         for parts in ((b"head ", b"body"), (b"more",)):
             for part in parts:
                 joined.write(part)
@@ -154,7 +154,7 @@ def test_what_was_written_is_sent_before_the_end_of_a_connection() -> None:
     wire = Wire()
 
     async def write() -> None:
-        joined = Joined(wire, asyncio.get_running_loop())  # type: ignore[arg-type]
+        joined = CoalescingTransport(wire, asyncio.get_running_loop())  # type: ignore[arg-type]
         joined.write(b"the last")
         assert not joined.is_closing()
         joined.close()
@@ -172,7 +172,7 @@ def test_what_was_written_to_a_client_that_has_gone_is_dropped() -> None:
     async def write() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, failure: failures.append(failure))
-        joined = Joined(wire, loop)  # type: ignore[arg-type]
+        joined = CoalescingTransport(wire, loop)  # type: ignore[arg-type]
         joined.write(b"too late")
         wire.close()
         await asyncio.sleep(0)
@@ -227,7 +227,7 @@ def test_a_client_that_falls_silent_is_hung_up_on(connect: Connect, sent: bytes)
 
 
 def test_a_client_that_waits_for_a_slow_answer_is_not(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "SILENCE", 0.05)
+    monkeypatch.setattr(server, "READ_TIMEOUT", 0.05)
     connection = connect()
     connection.sendall(POST % (6, b"slowly"))
     assert last_byte(connection) == b"6"
@@ -401,7 +401,7 @@ def test_a_client_that_was_answered_and_falls_silent_hears_no_second_answer(
 def test_a_client_that_sends_much_more_is_cut_off(
     connect: Connect, request_bytes: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "MOST_BYTES", 1024 * 1024)
+    monkeypatch.setattr(transport, "MAX_LINGER_BYTES", 1024 * 1024)
     connection = connect()
     with pytest.raises(ConnectionError):
         connection.sendall(request_bytes % (2**40, b"x" * 4 * MUCH))
@@ -411,8 +411,8 @@ def test_a_client_that_sends_much_more_is_cut_off(
 def test_a_client_that_sends_for_long_is_cut_off(
     connect: Connect, request_bytes: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "LONGEST", 0.5)
-    monkeypatch.setattr(server, "SILENCE", 3600)
+    monkeypatch.setattr(transport, "LINGER_TIMEOUT", 0.5)
+    monkeypatch.setattr(server, "READ_TIMEOUT", 3600)
     connection = connect()
     connection.sendall(request_bytes % (2**40, b"x"))
     until(lambda: is_cut(connection), what="the server to hang up")

@@ -18,19 +18,19 @@ from celery.worker import state
 from redis import Redis, RedisError
 
 from app.serving.store import keys
-from app.serving.store.claims import Claims, GivenUp, Limits
-from app.serving.store.messages import Item, task_message
-from app.serving.store.tasks import TaskRecord, TaskRecords
-from app.serving.worker.batching.dispatcher import LONGEST_IN_FRONT, LOOK_EVERY, ParcelLimits, Parcels
+from app.serving.store.claims import ClaimLimits, Claims, DeadLettered
+from app.serving.store.messages import QueuedTask, task_message
+from app.serving.store.tasks import TaskRecord, TaskStore
+from app.serving.worker.batching.dispatcher import HEAD_OF_LINE_LIMIT, SUPERVISION_INTERVAL, BatchSettings, Dispatcher
 from app.serving.worker.batching.events import WRITE_EVERY, WRITTEN_AT_ONCE
-from app.serving.worker.batching.poller import REST, STAY_AT_MOST, Stay, Visit
-from app.serving.worker.batching.runner import Ended, Further, Outcome
-from app.serving.worker.batching.scoreboard import ALL, Board
-from app.serving.worker.batching.sizing import MOST_IN_TURN
-from app.serving.worker.batching.window import STAYING_LOOK
+from app.serving.worker.batching.poller import POLL_TIMEOUT, SESSION_LIMIT, PollGrant, PollSession
+from app.serving.worker.batching.runner import BatchResult, PolledTask, TaskResult
+from app.serving.worker.batching.scoreboard import ALL, Scoreboard
+from app.serving.worker.batching.sizing import MAX_IN_TURN
+from app.serving.worker.batching.window import WINDOW_CHECK_INTERVAL
 from app.serving.worker.transport import QoS
 
-LIMITS = ParcelLimits(batch_size=4, batch_wait=0.002, time_limit=7.0, deliveries=3, lifetime=60)
+LIMITS = BatchSettings(batch_size=4, batch_wait=0.002, time_limit=7.0, deliveries=3, lifetime=60)
 
 
 class Job:
@@ -39,8 +39,8 @@ class Job:
     def __init__(self, number: int, arguments: Any, options: dict[str, Any], pool: Pool) -> None:
         self._job = number
         self.slot: int = arguments[0]
-        self.items: list[Item] = arguments[1]
-        self.stay: Stay | None = arguments[2]
+        self.items: list[QueuedTask] = arguments[1]
+        self.stay: PollGrant | None = arguments[2]
         self.options = options
         self._pool = pool
 
@@ -56,9 +56,9 @@ class Job:
 
     def done(self, *tasks: str, runtime: float = 0.0001, waiting: int = 0, batches: bool = False) -> None:
         del self._pool._cache[self._job]
-        ended = [Ended(task_id, "SUCCESS", runtime, "{}") for task_id in tasks or self.tasks]
+        ended = [TaskResult(task_id, "SUCCESS", runtime, "{}") for task_id in tasks or self.tasks]
         seconds = runtime if batches else runtime * len(ended)
-        self.options["callback"](Outcome(ended, waiting, batches, seconds))
+        self.options["callback"](BatchResult(ended, waiting, batches, seconds))
 
     def die(self, error: Exception | None = None) -> None:
         del self._pool._cache[self._job]
@@ -121,14 +121,14 @@ class Clock:
 class Deployment:
     """One worker with so many ready processes, and the queue."""
 
-    def __init__(self, redis: Redis, *, processes: int = 2, limits: ParcelLimits = LIMITS) -> None:
-        self.records = TaskRecords(redis)
+    def __init__(self, redis: Redis, *, processes: int = 2, limits: BatchSettings = LIMITS) -> None:
+        self.records = TaskStore(redis)
         self.redis = redis
         self.worker = Worker()
         self.clock = Clock()
-        self.board = Board(self.clock)
-        self.claims = Claims(redis, Limits(deliveries=limits.deliveries, lifetime=60))
-        self.parcels = Parcels(self.claims, self.records, self.board, limits, lambda: None, clock=self.clock)  # type: ignore[arg-type,return-value]
+        self.board = Scoreboard(self.clock)
+        self.claims = Claims(redis, ClaimLimits(deliveries=limits.deliveries, lifetime=60))
+        self.parcels = Dispatcher(self.claims, self.records, self.board, limits, lambda: None, clock=self.clock)  # type: ignore[arg-type,return-value]
         self.parcels.start(self.worker, lambda: processes)
 
     def accept(self, *tasks: str) -> None:
@@ -150,7 +150,7 @@ class Deployment:
         self.take()
         self.last.done(runtime=runtime, batches=batches)
 
-    def stay(self, *tasks: str) -> Visit:
+    def stay(self, *tasks: str) -> PollSession:
         """A process that has done its parcel and stays at the queue; these tasks it has taken there, and runs now."""
         self.learn(runtime=0.0001, batches=True)
         self.accept("handed")
@@ -159,7 +159,7 @@ class Deployment:
         assert stay is not None
         self.last.accept(77)
         self.accept(*tasks)
-        visit = Visit(self.claims, self.board, self.last.slot, stay, clock=self.clock)
+        visit = PollSession(self.claims, self.board, self.last.slot, stay, clock=self.clock)
         assert [item.task_id for item in visit.next(waiting=len(tasks))] == list(tasks)
         self.records.end("handed", "SUCCESS", {}, lifetime=60)
         self.board.enter(self.last.slot, ALL)
@@ -219,7 +219,7 @@ def test_a_parcel_has_a_limit(broker: Redis) -> None:
     deployment = Deployment(broker, processes=1)
     deployment.learn(runtime=0.0)
     deployment.accept(*[f"task-{number}" for number in range(100)])
-    assert [len(job) for job in deployment.take()] == [MOST_IN_TURN]
+    assert [len(job) for job in deployment.take()] == [MAX_IN_TURN]
 
 
 def test_slow_tasks_travel_alone(deployment: Deployment) -> None:
@@ -253,7 +253,7 @@ def test_a_free_process_leaves_slow_tasks_of_batches_to_one_at_work(broker: Redi
 
 
 def test_where_one_delivery_is_all_there_is_every_task_is_alone(broker: Redis) -> None:
-    limits = ParcelLimits(batch_size=4, batch_wait=0, time_limit=None, deliveries=1, lifetime=60)
+    limits = BatchSettings(batch_size=4, batch_wait=0, time_limit=None, deliveries=1, lifetime=60)
     deployment = Deployment(broker, limits=limits)
     deployment.learn(runtime=0.0001, batches=True)
     deployment.accept(*"abc")
@@ -381,7 +381,7 @@ def test_the_dashboard_is_told_that_a_task_was_given_up(deployment: Deployment) 
 
 
 def test_the_dashboard_is_told_that_another_workers_task_was_given_up(deployment: Deployment) -> None:
-    deployment.parcels.given_up(GivenUp("a", "it died"))
+    deployment.parcels.given_up(DeadLettered("a", "it died"))
     ((event, fields),) = deployment.worker.events
     assert (event, fields["uuid"], fields["exception"]) == ("task-failed", "a", "it died")
 
@@ -478,7 +478,10 @@ def test_a_task_that_takes_too_long_fails_and_the_others_go_back(deployment: Dep
     deployment.learn(runtime=0.0005)
     deployment.accept("a", "b", "c")
     deployment.take()
-    assert deployment.last.options["timeout"] == 7.0 + LONGEST_IN_FRONT + LOOK_EVERY + STAY_AT_MOST + REST
+    assert (
+        deployment.last.options["timeout"]
+        == 7.0 + HEAD_OF_LINE_LIMIT + SUPERVISION_INTERVAL + SESSION_LIMIT + POLL_TIMEOUT
+    )
     deployment.board.enter(deployment.last.slot, 1)
     deployment.last.die(TimeLimitExceeded(8.0))
     assert deployment.record("b").result == {"args": ["the task took longer than TASK_TIME_LIMIT, 7 s"]}
@@ -557,7 +560,7 @@ def test_what_waits_behind_a_long_task_goes_back_to_the_queue(deployment: Deploy
     deployment.board.enter(deployment.last.slot, 0)
     deployment.parcels.look()
     assert deployment.waiting() == []
-    deployment.clock.now += LONGEST_IN_FRONT + 0.1
+    deployment.clock.now += HEAD_OF_LINE_LIMIT + 0.1
     deployment.parcels.look()
     assert deployment.waiting() == ["b", "c"]
     assert [deployment.record(task).position for task in ("b", "c")] == [1, 2]
@@ -674,7 +677,7 @@ def test_a_process_may_stay_at_the_queue_while_tasks_are_quick(deployment: Deplo
     deployment.last.done(runtime=0.0001)
     deployment.accept("quick")
     deployment.take()
-    assert deployment.last.stay == Stay(number=1, most=50)
+    assert deployment.last.stay == PollGrant(number=1, most=50)
     assert deployment.board.may_stay(deployment.last.slot)
 
 
@@ -719,16 +722,16 @@ def test_what_comes_is_left_to_a_process_at_the_queue(deployment: Deployment) ->
     deployment.parcels.take()
     assert (deployment.parcels.room(), deployment.waiting()) == (0, ["b"])
     # It is looked at again, and one timer is enough for that.
-    assert deployment.worker.called_after == [STAYING_LOOK]
-    deployment.clock.now += STAYING_LOOK
-    assert (deployment.parcels.room(), deployment.worker.called_after) == (0, [STAYING_LOOK] * 2)
+    assert deployment.worker.called_after == [WINDOW_CHECK_INTERVAL]
+    deployment.clock.now += WINDOW_CHECK_INTERVAL
+    assert (deployment.parcels.room(), deployment.worker.called_after) == (0, [WINDOW_CHECK_INTERVAL] * 2)
 
 
 def test_what_comes_is_not_left_to_a_process_that_hangs_at_the_queue(deployment: Deployment) -> None:
     visit = deployment.stay("a")
     visit.next(waiting=0)
     deployment.accept("b")
-    deployment.clock.now += 2 * REST
+    deployment.clock.now += 2 * POLL_TIMEOUT
     assert deployment.parcels.room() == 1
     deployment.parcels.take()
     assert deployment.last.tasks == ["b"]
@@ -756,11 +759,11 @@ def test_the_log_the_dashboard_and_celery_are_told_what_a_process_did_at_the_que
     deployment.stay("a", "b")
     deployment.records.cancel("b", lifetime=60)
     job = deployment.last
-    further = [Further(Ended("a", "SUCCESS", 0.001, "{}"), "[1]", 1000.5, 1000.75)]
+    further = [PolledTask(TaskResult("a", "SUCCESS", 0.001, "{}"), "[1]", 1000.5, 1000.75)]
     del deployment.worker.pool._cache[job._job]
-    cancelled = [Item("gone", "", "[2]", 1000.25)]
+    cancelled = [QueuedTask("gone", "", "[2]", 1000.25)]
     total = state.total_count["app.tasks.invoke_predict"]
-    outcome = Outcome([Ended("handed", "SUCCESS", 0.001, "{}")], 0, True, 0.002, further, ["b"], cancelled, 2)
+    outcome = BatchResult([TaskResult("handed", "SUCCESS", 0.001, "{}")], 0, True, 0.002, further, ["b"], cancelled, 2)
     deployment.worker.events.clear()
     job.options["callback"](outcome)
     assert state.total_count["app.tasks.invoke_predict"] == total + 1
@@ -781,9 +784,11 @@ def test_the_log_the_dashboard_and_celery_are_told_what_a_process_did_at_the_que
 def test_of_what_a_process_did_at_the_queue_some_is_told_at_a_time(deployment: Deployment) -> None:
     deployment.stay("a")
     del deployment.worker.pool._cache[deployment.last._job]
-    tasks = [Further(Ended(f"task-{n}", "SUCCESS", 0.001, "{}"), "[1]", 0.0, 0.0) for n in range(WRITTEN_AT_ONCE + 1)]
+    tasks = [
+        PolledTask(TaskResult(f"task-{n}", "SUCCESS", 0.001, "{}"), "[1]", 0.0, 0.0) for n in range(WRITTEN_AT_ONCE + 1)
+    ]
     deployment.worker.events.clear()
-    deployment.last.options["callback"](Outcome([], 0, True, 0.002, tasks))
+    deployment.last.options["callback"](BatchResult([], 0, True, 0.002, tasks))
     assert deployment.worker.events == []
     deployment.worker.called_after.clear()
     for _ in range(3):
@@ -800,7 +805,7 @@ def test_of_what_a_process_did_at_the_queue_some_is_told_at_a_time(deployment: D
 def test_what_a_process_has_left_goes_back(deployment: Deployment) -> None:
     deployment.stay("a", "b")
     del deployment.worker.pool._cache[deployment.last._job]
-    deployment.last.options["callback"](Outcome([], 0, True, 0.002, [], ["a", "b"]))
+    deployment.last.options["callback"](BatchResult([], 0, True, 0.002, [], ["a", "b"]))
     assert deployment.waiting() == ["a", "b"]
     assert deployment.take() == [["a", "b"]]
 
@@ -848,7 +853,7 @@ def test_what_a_process_has_taken_goes_back_later_when_redis_can_not_be_asked(
     assert deployment.waiting() == []
     # As if ten seconds had passed.
     deployment.redis.zincrby(keys.UNACKED_INDEX, -11, "a")
-    deployment.redis.set(keys.SWEPT, float(deployment.redis.time()[0]))  # type: ignore[arg-type]
+    deployment.redis.set(keys.LAST_RECLAIM, float(deployment.redis.time()[0]))  # type: ignore[arg-type]
     deployment.claims.renew(deployment.parcels.known(), deployment.parcels.visit)
     assert deployment.waiting() == ["a"]
 
@@ -877,7 +882,7 @@ def test_a_long_task_at_the_queue_is_known_as_if_it_had_been_handed_over(deploym
     deployment.stay("long", "b", "c")
     deployment.board.enter(deployment.last.slot, 0)
     deployment.worker.events.clear()
-    deployment.clock.now += LONGEST_IN_FRONT + 0.1
+    deployment.clock.now += HEAD_OF_LINE_LIMIT + 0.1
     deployment.parcels.look()
     assert [(event, fields["uuid"]) for event, fields in deployment.worker.events] == [
         ("task-started", task) for task in ("long", "b", "c")
@@ -888,8 +893,8 @@ def test_a_long_task_at_the_queue_is_known_as_if_it_had_been_handed_over(deploym
     # The process says that it has left them; they are others' now.
     job = next(job for job in deployment.worker.pool.jobs if job.tasks == ["handed"])
     del deployment.worker.pool._cache[job._job]
-    further = [Further(Ended("long", "SUCCESS", 1.2, "{}"), "[]", 0.0, 0.0)]
-    job.options["callback"](Outcome([], 0, True, 1.2, further, ["b", "c"]))
+    further = [PolledTask(TaskResult("long", "SUCCESS", 1.2, "{}"), "[]", 0.0, 0.0)]
+    job.options["callback"](BatchResult([], 0, True, 1.2, further, ["b", "c"]))
     assert deployment.waiting() == []
     assert {request.id for request in state.active_requests} == {"b", "c"}
 
@@ -912,9 +917,9 @@ def test_a_task_at_the_queue_that_has_ended_is_not_told_to_run_and_keeps_its_arg
     deployment.clock.now += 0.6
     deployment.parcels.look()
     assert [(event, fields["uuid"]) for event, fields in deployment.worker.events] == [("task-started", "long")]
-    further = [Further(Ended("quick", "SUCCESS", 0.001, "{}"), "[1]", 1000.5, 1000.75)]
+    further = [PolledTask(TaskResult("quick", "SUCCESS", 0.001, "{}"), "[1]", 1000.5, 1000.75)]
     del deployment.worker.pool._cache[deployment.last._job]
-    deployment.last.options["callback"](Outcome([], 0, True, 0.002, further, ["long"], [], 2))
+    deployment.last.options["callback"](BatchResult([], 0, True, 0.002, further, ["long"], [], 2))
     deployment.parcels.tell()
     assert [fields["args"] for event, fields in deployment.worker.events if event == "task-succeeded"] == ["[1]"]
     assert not state.active_requests

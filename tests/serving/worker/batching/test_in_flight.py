@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from app.serving.store.messages import TASK_NAME, Item
-from app.serving.worker.batching.in_flight import Parcel, Request
+from app.serving.store.messages import TASK_NAME, QueuedTask
+from app.serving.worker.batching.in_flight import Batch, TaskView
 
 
 def test_celery_is_shown_a_task_and_can_end_it() -> None:
     ended: list[str] = []
-    parcel = Parcel(3, None, ended.append)
-    parcel.items = [Item("a", "", "[1]", 900.0), Item("b", "", "[2]", 901.0)]
-    request = Request(parcel.items[1], parcel, ended.append)
+    parcel = Batch(3, None, ended.append)
+    parcel.items = [QueuedTask("a", "", "[1]", 900.0), QueuedTask("b", "", "[2]", 901.0)]
+    request = TaskView(parcel.items[1], parcel, ended.append)
     assert request.info()["worker_pid"] is None
     parcel.pid = 77
     shown = request.info()

@@ -11,14 +11,14 @@ import pytest
 from redis import Redis
 
 from app.serving.store import keys
-from app.serving.store.claims import Claims, Limits
-from app.serving.store.messages import Item, task_message
-from app.serving.store.tasks import TaskRecords
-from app.serving.worker.batching.poller import STAY_AT_MOST, Stay, Visit
-from app.serving.worker.batching.scoreboard import Board
+from app.serving.store.claims import ClaimLimits, Claims
+from app.serving.store.messages import QueuedTask, task_message
+from app.serving.store.tasks import TaskStore
+from app.serving.worker.batching.poller import SESSION_LIMIT, PollGrant, PollSession
+from app.serving.worker.batching.scoreboard import Scoreboard
 
 SLOT = 3
-LIMITS = Limits(deliveries=3, lifetime=60)
+LIMITS = ClaimLimits(deliveries=3, lifetime=60)
 
 
 class Clock:
@@ -29,7 +29,7 @@ class Clock:
 
 
 @pytest.fixture
-def accept(records: TaskRecords) -> Callable[..., None]:
+def accept(records: TaskStore) -> Callable[..., None]:
     def accept_all(*task_ids: str) -> None:
         for task_id in task_ids:
             records.accept(task_id, task_message(task_id, {"of": task_id}), callback_uri=None, queue_limit=1000)
@@ -48,18 +48,18 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def board(clock: Clock) -> Board:
-    board = Board(clock)
+def board(clock: Clock) -> Scoreboard:
+    board = Scoreboard(clock)
     board.begin(SLOT, 1, stays=True)
     return board
 
 
 @pytest.fixture
-def visit(claims: Claims, board: Board, clock: Clock) -> Visit:
-    return Visit(claims, board, SLOT, Stay(number=7, most=2), clock=clock)
+def visit(claims: Claims, board: Scoreboard, clock: Clock) -> PollSession:
+    return PollSession(claims, board, SLOT, PollGrant(number=7, most=2), clock=clock)
 
 
-def ids(items: list[Item]) -> list[str]:
+def ids(items: list[QueuedTask]) -> list[str]:
     return [item.task_id for item in items]
 
 
@@ -74,7 +74,7 @@ def meanwhile(act: Callable[[], object], *, after: float) -> Iterator[None]:
 
 
 def test_what_waits_is_taken_round_by_round(
-    visit: Visit, accept: Callable[..., None], claims: Claims, board: Board
+    visit: PollSession, accept: Callable[..., None], claims: Claims, board: Scoreboard
 ) -> None:
     accept("a", "b", "c")
     assert ids(visit.next(waiting=3)) == ["a", "b"]
@@ -87,28 +87,28 @@ def test_what_waits_is_taken_round_by_round(
 
 
 def test_what_comes_soon_is_waited_for(
-    visit: Visit, accept: Callable[..., None], board: Board, monkeypatch: pytest.MonkeyPatch
+    visit: PollSession, accept: Callable[..., None], board: Scoreboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.serving.worker.batching.poller.REST", 1.5)
+    monkeypatch.setattr("app.serving.worker.batching.poller.POLL_TIMEOUT", 1.5)
     with meanwhile(lambda: accept("a"), after=0.05):
         assert ids(visit.next(waiting=0)) == ["a"]
     assert board.began(SLOT) == (1000.0, False)
 
 
-def test_when_nothing_comes_the_process_goes_back(visit: Visit, board: Board) -> None:
+def test_when_nothing_comes_the_process_goes_back(visit: PollSession, board: Scoreboard) -> None:
     assert visit.next(waiting=0) == []
     assert board.began(SLOT) == (1000.0, True)
 
 
-def test_a_process_goes_back_from_time_to_time(visit: Visit, accept: Callable[..., None], clock: Clock) -> None:
+def test_a_process_goes_back_from_time_to_time(visit: PollSession, accept: Callable[..., None], clock: Clock) -> None:
     accept("a", "b", "c")
     assert ids(visit.next(waiting=3)) == ["a", "b"]
-    clock.now += STAY_AT_MOST + 0.01
+    clock.now += SESSION_LIMIT + 0.01
     assert visit.next(waiting=1) == []
 
 
 def test_a_process_that_is_called_back_takes_nothing_more(
-    visit: Visit, accept: Callable[..., None], board: Board, broker: Redis
+    visit: PollSession, accept: Callable[..., None], board: Scoreboard, broker: Redis
 ) -> None:
     accept("a")
     board.call_back(SLOT)
@@ -118,7 +118,7 @@ def test_a_process_that_is_called_back_takes_nothing_more(
 
 
 def test_a_task_that_must_be_alone_is_left_on_the_queue(
-    visit: Visit, accept: Callable[..., None], claims: Claims, broker: Redis
+    visit: PollSession, accept: Callable[..., None], claims: Claims, broker: Redis
 ) -> None:
     accept("suspect")
     claims.take(free=1, most=1)
@@ -129,7 +129,9 @@ def test_a_task_that_must_be_alone_is_left_on_the_queue(
     assert not visit.left
 
 
-def test_what_is_for_no_parcel_is_given_back(visit: Visit, records: TaskRecords, accept: Callable[..., None]) -> None:
+def test_what_is_for_no_parcel_is_given_back(
+    visit: PollSession, records: TaskStore, accept: Callable[..., None]
+) -> None:
     accept("a")
     message = json.loads(task_message("later", {}))
     message["headers"]["eta"] = "2100-01-01T00:00:00"
@@ -140,14 +142,16 @@ def test_what_is_for_no_parcel_is_given_back(visit: Visit, records: TaskRecords,
     assert visit.next(waiting=1) == []
 
 
-def test_cancelled_tasks_are_told_and_not_run(visit: Visit, records: TaskRecords, accept: Callable[..., None]) -> None:
+def test_cancelled_tasks_are_told_and_not_run(
+    visit: PollSession, records: TaskStore, accept: Callable[..., None]
+) -> None:
     accept("a", "b")
     records.cancel("a", lifetime=60)
     assert ids(visit.next(waiting=2)) == ["b"]
     assert ids(visit.cancelled) == ["a"]
 
 
-def test_a_redis_that_is_away_sends_the_process_back(away: Redis, board: Board, clock: Clock) -> None:
-    visit = Visit(Claims(away, LIMITS), board, SLOT, Stay(number=1, most=2), clock=clock)
+def test_a_redis_that_is_away_sends_the_process_back(away: Redis, board: Scoreboard, clock: Clock) -> None:
+    visit = PollSession(Claims(away, LIMITS), board, SLOT, PollGrant(number=1, most=2), clock=clock)
     assert visit.next(waiting=0) == []
     assert visit.next(waiting=1) == []

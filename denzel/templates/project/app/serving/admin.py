@@ -18,16 +18,16 @@ from redis import Redis, RedisError
 from app.serving.callback_uri import without_password
 from app.serving.settings import SettingError, Settings
 from app.serving.store.connection import connect
-from app.serving.store.dead_letters import Quarantine
+from app.serving.store.dead_letters import DeadLetters
 from app.serving.store.outbox import Outbox
-from app.serving.store.tasks import TaskRecords
+from app.serving.store.tasks import TaskStore
 
 #: Exit codes, as sysexits.h has them.
 FAILED = 1
 BAD_USAGE = 64
 
 #: Tasks that are listed, at most.
-LISTED = 1000
+MAX_LISTED = 1000
 
 
 class BadUsage(Exception):
@@ -75,20 +75,20 @@ def resend_failed(deployment: Deployment, arguments: Sequence[str]) -> Any:
 def tasks(deployment: Deployment, arguments: Sequence[str]) -> Any:
     """The tasks that have not ended: those that run, then those that wait."""
     _no_arguments(arguments)
-    return [dataclasses.asdict(task) for task in TaskRecords(deployment.redis).unfinished(most=LISTED)]
+    return [dataclasses.asdict(task) for task in TaskStore(deployment.redis).unfinished(most=MAX_LISTED)]
 
 
 def quarantined(deployment: Deployment, arguments: Sequence[str]) -> Any:
     """The tasks that killed their process too often, the oldest first."""
     _no_arguments(arguments)
-    return [dataclasses.asdict(task) for task in Quarantine(deployment.redis).read()]
+    return [dataclasses.asdict(task) for task in DeadLetters(deployment.redis).read()]
 
 
 def replay(deployment: Deployment, arguments: Sequence[str]) -> Any:
     """Run these tasks again that were quarantined."""
     if not arguments:
         raise BadUsage("replay needs the id of a task")
-    quarantine = Quarantine(deployment.redis)
+    quarantine = DeadLetters(deployment.redis)
     replayed = [task_id for task_id in dict.fromkeys(arguments) if quarantine.replay(task_id)]
     return {"replayed": replayed, "unknown": [task_id for task_id in arguments if task_id not in replayed]}
 
@@ -97,7 +97,7 @@ def discard(deployment: Deployment, arguments: Sequence[str]) -> Any:
     """Forget these tasks that were quarantined."""
     if not arguments:
         raise BadUsage("discard needs the id of a task")
-    quarantine = Quarantine(deployment.redis)
+    quarantine = DeadLetters(deployment.redis)
     discarded = [task_id for task_id in dict.fromkeys(arguments) if quarantine.discard(task_id)]
     return {"discarded": discarded, "unknown": [task_id for task_id in arguments if task_id not in discarded]}
 

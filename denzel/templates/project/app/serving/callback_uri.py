@@ -24,7 +24,7 @@ def check_uri(uri: Any) -> str:
     return uri
 
 
-def receiver_of(uri: str) -> str:
+def endpoint_of(uri: str) -> str:
     """Who answers at `uri`, as host:port: what is said of one callback there counts for the others."""
     return f"{urlsplit(uri).hostname}:{port_of(uri)}"
 

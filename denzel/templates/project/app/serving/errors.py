@@ -12,15 +12,15 @@ def failure(error: BaseException) -> dict[str, Any]:
     if not isinstance(error, Exception):
         # A pipeline that wanted to end its process: of what it says, the name matters.
         return {"args": [f"{type(error).__name__}: {error}"]}
-    return named_failure(type(error).__name__, error.args)
+    return failure_result(type(error).__name__, error.args)
 
 
-def named_failure(name: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
+def failure_result(name: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
     """The same for an exception that is known by its name and arguments alone."""
     return {"args": [_argument(argument) for argument in arguments] or [name]}
 
 
-def out_of_time(limit: float) -> dict[str, Any]:
+def time_limit_result(limit: float) -> dict[str, Any]:
     """That a task ran for longer than `limit` seconds."""
     return {"args": [f"the task took longer than TASK_TIME_LIMIT, {limit:g} s"]}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from app.serving.store.tasks import Idempotency
 
-LONGEST_KEY = 255
+MAX_KEY = 255
 
 
 def read_idempotency(header: str | None, client: str, json_data: Any) -> Idempotency | None:
@@ -21,8 +21,8 @@ def read_idempotency(header: str | None, client: str, json_data: Any) -> Idempot
     key = header.strip()
     if not key:
         raise ValueError("Idempotency-Key is empty")
-    if len(key) > LONGEST_KEY:
-        raise ValueError(f"Idempotency-Key has {len(key)} characters; it may have {LONGEST_KEY} at most")
+    if len(key) > MAX_KEY:
+        raise ValueError(f"Idempotency-Key has {len(key)} characters; it may have {MAX_KEY} at most")
     if not (key.isascii() and key.isprintable()):
         raise ValueError("Idempotency-Key may have printable ASCII characters only")
     return Idempotency(key=_digest([client, key]), body=_digest(json_data))

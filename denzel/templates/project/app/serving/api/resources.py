@@ -17,22 +17,22 @@ from app.serving.api.body import parse_json, read_body
 from app.serving.api.idempotency import read_idempotency
 from app.serving.api.prefer import read_preferences
 from app.serving.callback_uri import check_uri
-from app.serving.callbacks.egress import Policy
+from app.serving.callbacks.egress import EgressPolicy
 from app.serving.errors import message
 from app.serving.json_values import NotJson, TooDeep, json_values
 from app.serving.queue.client import (
-    LONGEST_WAIT,
+    MAX_WAIT,
     REVOKED,
     SUCCESS,
-    Accepted,
     BrokerAway,
     KeyReused,
     MemoryFull,
     Overloaded,
     QueueFull,
-    Submission,
+    SubmitResult,
     TaskQueue,
     TaskRecord,
+    TaskRequest,
     WorkerState,
 )
 from app.serving.queue.waiting import Preferences
@@ -68,7 +68,7 @@ class Predict:
         self._queue = queue
         self._verify_input = verify_input
         self._body_limit = settings.body_limit
-        self._receivers = Policy.of(settings)
+        self._receivers = EgressPolicy.of(settings)
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Accept a task; answer with its id, or wait for its result where that is asked for."""
@@ -100,13 +100,13 @@ class Predict:
                 title="Own callback", description="This is a callback of this project; it makes no task here."
             )
 
-    def _prepare(self, body: bytes, key: str | None, client: str) -> Submission:
+    def _prepare(self, body: bytes, key: str | None, client: str) -> TaskRequest:
         """What is the user's, and what takes long with a long body; in a thread."""
         json_data = parse_json(body)
         # verify_input may change the body.
         callback_uri = _callback_uri(json_data, self._receivers)
         idempotency = _idempotency(key, client, json_data)
-        return Submission(verified=self._verify(json_data), callback_uri=callback_uri, idempotency=idempotency)
+        return TaskRequest(verified=self._verify(json_data), callback_uri=callback_uri, idempotency=idempotency)
 
     def _verify(self, json_data: Any) -> Any:
         try:
@@ -123,7 +123,7 @@ class Predict:
             log.error("verify_input must return JSON values: %s", error)
             raise falcon.HTTPInternalServerError(title="Pipeline error", description=str(error)) from error
 
-    async def _accept(self, prepare: Callable[[], Submission], preferences: Preferences) -> Accepted:
+    async def _accept(self, prepare: Callable[[], TaskRequest], preferences: Preferences) -> SubmitResult:
         try:
             return await self._queue.submit(prepare, preferences)
         except Overloaded:
@@ -221,7 +221,7 @@ class PipelineUnusable(falcon.HTTPInternalServerError):
         super().__init__(title="Pipeline error", description=f"pipeline.py cannot be imported: {cause}")
 
 
-def _callback_uri(json_data: Any, receivers: Policy) -> str | None:
+def _callback_uri(json_data: Any, receivers: EgressPolicy) -> str | None:
     if not isinstance(json_data, dict) or json_data.get("callback_uri") is None:
         return None
     try:
@@ -247,7 +247,7 @@ def _bad_input(description: str) -> falcon.HTTPBadRequest:
 
 def _granted(resp: falcon.asgi.Response, wait: int) -> int:
     """The seconds that a request may wait of those it asks for; the answer says so."""
-    granted = min(wait, LONGEST_WAIT)
+    granted = min(wait, MAX_WAIT)
     resp.set_header("Preference-Applied", f"wait={granted}")
     return granted
 

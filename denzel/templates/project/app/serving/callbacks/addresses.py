@@ -22,7 +22,7 @@ LOCALHOST = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 _EMBEDDING = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Network("::/96"))
 
 
-class Refused(ValueError):
+class EgressDenied(ValueError):
     """A callback is not sent there, whatever happens; the message says which address, and why."""
 
 
@@ -37,12 +37,12 @@ def look_up(host: str) -> list[str]:
     return list(dict.fromkeys(str(info[4][0]) for info in found))
 
 
-def literal(host: str) -> tuple[Address, ...]:
+def parse_literal(host: str) -> tuple[Address, ...]:
     """The address that a host is when it is no name, however it is spelled: 127.1, 2130706433, 0177.0.0.1, ::1."""
     if host == "localhost" or host.endswith(".localhost"):
         return LOCALHOST
     try:
-        return (plain(host),)
+        return (canonical(host),)
     except ValueError:
         pass
     try:
@@ -51,9 +51,9 @@ def literal(host: str) -> tuple[Address, ...]:
         return ()
 
 
-def forms(address: Address | str) -> list[Address]:
+def embedded_addresses(address: Address | str) -> list[Address]:
     """An address, and those that packets to it may reach: IPv4 addresses within IPv6 ones."""
-    address = plain(address)
+    address = canonical(address)
     if isinstance(address, IPv4Address):
         return [address]
     found: list[Address] = [address]
@@ -66,7 +66,7 @@ def forms(address: Address | str) -> list[Address]:
     return found
 
 
-def closed_kind(address: Address) -> str:
+def blocked_reason(address: Address) -> str:
     """What makes an address one that callbacks are not sent to; empty when nothing does."""
     if address.is_loopback:
         return "a loopback address"
@@ -118,7 +118,7 @@ def _gateway(route: list[str]) -> IPv4Address | None:
     return IPv4Address(gateway.to_bytes(4, sys.byteorder))
 
 
-def plain(address: Address | str) -> Address:
+def canonical(address: Address | str) -> Address:
     """An address without its zone; an IPv4 one that is written as ::ffff:1.2.3.4 is IPv4."""
     if isinstance(address, str):
         address = ip_address(address.strip("[]").partition("%")[0])

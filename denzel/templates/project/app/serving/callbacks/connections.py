@@ -20,21 +20,21 @@ import certifi
 
 from app.serving.callback_uri import port_of
 from app.serving.callbacks.deadlines import Deadlines
-from app.serving.callbacks.egress import Policy
+from app.serving.callbacks.egress import EgressPolicy
 
 #: Bytes of an answer that are read, and seconds that this may take, so that its connection can be used once more.
-ANSWER_LIMIT = 64 * 1024
-ANSWER_TIMEOUT = 1.0
+RESPONSE_LIMIT = 64 * 1024
+RESPONSE_TIMEOUT = 1.0
 
 #: Seconds for which a connection is kept that nobody uses.
-KEEP_FOR = 15.0
+KEEP_ALIVE = 15.0
 
 #: What stays as it is in the target of a request; what a URI may not hold is escaped.
 _SAFE = "!#$%&'()*+,/:;=?@[]~"
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What a receiver answered: its status, and its header `Retry-After`."""
 
     status: int
@@ -64,20 +64,20 @@ class _Connection(HTTPConnection):
         self.sock = self._dial(self._server)
 
 
-class Connections:
+class ConnectionPool:
     """Sends POSTs to receivers that the policy permits. It may be used by any number of threads.
 
     Nothing is read from the environment: neither proxies nor credentials. Redirects are not followed.
     """
 
-    def __init__(self, policy: Policy, *, timeout: float) -> None:
+    def __init__(self, policy: EgressPolicy, *, timeout: float) -> None:
         self._policy = policy
         self._timeout = timeout
         self._deadlines = Deadlines()
         self._lock = threading.Lock()
         self._idle: defaultdict[_Server, list[tuple[_Connection, float]]] = defaultdict(list)
 
-    def post(self, uri: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    def post(self, uri: str, body: bytes, headers: Mapping[str, str]) -> Response:
         """One POST, over after three times the time-out, and after one of silence.
 
         Raises addresses.Refused when nothing may be sent there, and OSError or http.client.HTTPException when there is
@@ -98,7 +98,7 @@ class Connections:
                 if is_new:
                     raise
 
-    def close_idle(self, unused_for: float = KEEP_FOR) -> None:
+    def close_idle(self, unused_for: float = KEEP_ALIVE) -> None:
         """Close the connections that nobody has used for so many seconds."""
         until = time.monotonic() - unused_for
         with self._lock:
@@ -112,7 +112,7 @@ class Connections:
 
     def _exchange(
         self, server: _Server, connection: _Connection, target: str, body: bytes, headers: Mapping[str, str]
-    ) -> Answer:
+    ) -> Response:
         try:
             if connection.sock is None:
                 connection.connect()
@@ -124,8 +124,8 @@ class Connections:
                 answer = connection.getresponse()
                 # Headers that were cut off look like headers that ended.
                 watch.check()
-                said = Answer(answer.status, answer.headers.get("Retry-After"))
-                watch.shorten(ANSWER_TIMEOUT)
+                said = Response(answer.status, answer.headers.get("Retry-After"))
+                watch.shorten(RESPONSE_TIMEOUT)
                 reusable = _read(answer) and connection.sock is not None
         except BaseException:
             connection.close()
@@ -139,7 +139,7 @@ class Connections:
         return said
 
     def _take_idle(self, server: _Server) -> _Connection | None:
-        until = time.monotonic() - KEEP_FOR
+        until = time.monotonic() - KEEP_ALIVE
         while True:
             with self._lock:
                 kept = self._idle.get(server)
@@ -187,7 +187,7 @@ class Connections:
 def _read(answer: HTTPResponse) -> bool:
     """Read an answer up to the limit: whether it ended there. It counts as it is, also when it breaks off."""
     try:
-        answer.read(ANSWER_LIMIT)
+        answer.read(RESPONSE_LIMIT)
         return answer.isclosed() or not answer.read(1)
     except (OSError, HTTPException, ValueError):
         return False

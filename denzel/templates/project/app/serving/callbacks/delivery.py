@@ -7,10 +7,10 @@ import time
 from http.client import HTTPException
 
 from app.serving.callbacks import retry
-from app.serving.callbacks.addresses import Refused
-from app.serving.callbacks.connections import Connections
+from app.serving.callbacks.addresses import EgressDenied
+from app.serving.callbacks.connections import ConnectionPool
 from app.serving.callbacks.signature import webhook_headers
-from app.serving.store.outbox import Callback, Outcome
+from app.serving.store.outbox import AttemptResult, Callback
 from app.serving.store.tasks import SUCCESS
 
 log = logging.getLogger(__name__)
@@ -28,29 +28,29 @@ def body(callback: Callback) -> bytes:
     return said.encode()
 
 
-class Attempts:
+class Delivery:
     """Posts callbacks, and says how that ended."""
 
-    def __init__(self, connections: Connections, *, key: bytes, timeout: float, retry_for: float) -> None:
+    def __init__(self, connections: ConnectionPool, *, key: bytes, timeout: float, retry_for: float) -> None:
         self._connections = connections
         self._key = key
         self._timeout = timeout
         self._retry_for = retry_for
 
-    def send(self, callback: Callback) -> Outcome:
+    def send(self, callback: Callback) -> AttemptResult:
         """One attempt. It comes to an end whatever happens, so nothing is raised here."""
         began = time.monotonic()
         try:
             return self._post(callback, began)
-        except Refused as refused:
-            return Outcome(error=str(refused))
+        except EgressDenied as refused:
+            return AttemptResult(error=str(refused))
         except (OSError, HTTPException) as error:
             return self._again(callback, began, error=self._describe(error), away=True)
         except Exception as error:
             log.exception("callback of task %s could not be sent", callback.task_id)
             return self._again(callback, began, error=f"denzel's own error: {self._describe(error)}", away=False)
 
-    def _post(self, callback: Callback, began: float) -> Outcome:
+    def _post(self, callback: Callback, began: float) -> AttemptResult:
         content = body(callback)
         headers = {
             "Content-Type": "application/json",
@@ -59,10 +59,10 @@ class Attempts:
         }
         answer = self._connections.post(callback.uri, content, headers)
         if retry.is_delivered(answer.status):
-            return Outcome(status=answer.status, delivered=True)
+            return AttemptResult(status=answer.status, delivered=True)
         said = f"answered {answer.status}"
-        if not retry.is_passing(answer.status):
-            return Outcome(status=answer.status, error=said)
+        if not retry.is_transient(answer.status):
+            return AttemptResult(status=answer.status, error=said)
         wait = retry.read_retry_after(answer.retry_after, now=time.time())
         # A receiver that says when to come again, or how often, is not away.
         away = answer.status >= 500 and wait is None
@@ -77,14 +77,14 @@ class Attempts:
         away: bool,
         status: int | None = None,
         retry_after: float | None = None,
-    ) -> Outcome:
+    ) -> AttemptResult:
         wait = retry.wait_before(
             callback.attempts + 2,
             since_first=callback.since_first + time.monotonic() - began,
             retry_for=self._retry_for,
             retry_after=retry_after,
         )
-        return Outcome(status=status, error=error, retry_in=wait, away=away)
+        return AttemptResult(status=status, error=error, retry_in=wait, away=away)
 
     def _describe(self, error: BaseException) -> str:
         """An error in one line of text that every log and every screen can show."""

@@ -15,16 +15,16 @@ from app.serving.callback_uri import port_of
 from app.serving.callbacks.addresses import (
     ROUTES,
     Address,
-    Refused,
+    EgressDenied,
     Resolve,
-    closed_kind,
-    forms,
+    blocked_reason,
+    canonical,
+    embedded_addresses,
     gateways,
     host_name,
     is_of_this_machine,
-    literal,
     look_up,
-    plain,
+    parse_literal,
 )
 from app.serving.settings import SettingError, Settings
 
@@ -36,14 +36,14 @@ OWN_ADDRESSES_FOR = 10.0
 
 
 @dataclass(frozen=True)
-class Receivers:
+class HostList:
     """Receivers that a setting names: host names, *.domains, addresses and networks."""
 
     names: frozenset[str]
     networks: tuple[Any, ...]
 
     @classmethod
-    def read(cls, key: str, words: Iterable[str]) -> Receivers:
+    def read(cls, key: str, words: Iterable[str]) -> HostList:
         """Those that the setting `key` lists; raises SettingError for a word that looks like a network and is none."""
         names, networks = set(), []
         for word in words:
@@ -75,7 +75,8 @@ class OwnServices:
         self._resolve = resolve
         self._words = [(host_name(host), int(port) if port else None) for host, port in map(_partition, words)]
         self._literal = {
-            name: gateways(routes) if name == GATEWAY else literal(name) for name in {name for name, _ in self._words}
+            name: gateways(routes) if name == GATEWAY else parse_literal(name)
+            for name in {name for name, _ in self._words}
         }
         self._resolved: dict[str, tuple[Address, ...]] = {}
         self._resolved_at = float("-inf")
@@ -119,13 +120,13 @@ class OwnServices:
 
     def _look_up(self, name: str) -> tuple[Address, ...]:
         try:
-            return tuple(form for found in self._resolve(name) for form in forms(found))
+            return tuple(form for found in self._resolve(name) for form in embedded_addresses(found))
         except OSError:
             # A look-up may fail while the service is there: what was known of it stays closed.
             return self._resolved.get(name, ())
 
 
-class Policy:
+class EgressPolicy:
     """Which receivers callbacks may go to. The first that applies: own services never; CALLBACK_DENY closes;
     CALLBACK_ALLOW opens; loopback, link-local and the like are closed; all others are open, private networks too.
     """
@@ -140,14 +141,14 @@ class Policy:
         resolve: Resolve = look_up,
         routes: Path = ROUTES,
     ) -> None:
-        self._allow = Receivers.read("CALLBACK_ALLOW", allow)
-        self._deny = Receivers.read("CALLBACK_DENY", deny)
+        self._allow = HostList.read("CALLBACK_ALLOW", allow)
+        self._deny = HostList.read("CALLBACK_DENY", deny)
         self._own = OwnServices(own_services, resolve, routes)
         self._loopback = loopback
         self._resolve = resolve
 
     @classmethod
-    def of(cls, settings: Settings) -> Policy:
+    def of(cls, settings: Settings) -> EgressPolicy:
         """The policy of a deployment; raises SettingError."""
         return cls(
             allow=settings.callback_allow,
@@ -163,9 +164,9 @@ class Policy:
         host, port = host_name(urlsplit(uri).hostname or ""), port_of(uri)
         try:
             self._check_name(host, port)
-            self._permitted(host, port, map(str, literal(host)), resolve=False)
-        except Refused as refused:
-            raise Refused(f"callback_uri must not lead to {refused}") from None
+            self._permitted(host, port, map(str, parse_literal(host)), resolve=False)
+        except EgressDenied as refused:
+            raise EgressDenied(f"callback_uri must not lead to {refused}") from None
 
     def addresses(self, host: str, port: int) -> list[str]:
         """The addresses at which a callback to this host may be sent, looked up now; raises Refused when there is none,
@@ -174,20 +175,20 @@ class Policy:
         host = host_name(host)
         try:
             self._check_name(host, port)
-            found = [str(address) for address in literal(host)] or self._resolve(host)
+            found = [str(address) for address in parse_literal(host)] or self._resolve(host)
             return self._permitted(host, port, found, resolve=True)
-        except Refused as refused:
-            raise Refused(f"callbacks are not sent to {refused}") from None
+        except EgressDenied as refused:
+            raise EgressDenied(f"callbacks are not sent to {refused}") from None
 
     def _permitted(self, host: str, port: int, found: Iterable[str], *, resolve: bool) -> list[str]:
         permitted, refusals = [], []
         for text in found:
             # The address to connect to is written anew: IPv4 within IPv6 as IPv4, and without a zone.
-            address = plain(text)
+            address = canonical(text)
             try:
                 self._check_address(host, port, address, resolve=resolve)
                 permitted.append(str(address))
-            except Refused as refused:
+            except EgressDenied as refused:
                 refusals.append(refused)
         if refusals and not permitted:
             raise refusals[0]
@@ -195,22 +196,22 @@ class Policy:
 
     def _check_name(self, host: str, port: int) -> None:
         if self._own.has_name(host, port):
-            raise Refused(f"{host}:{port}, a service of this project")
+            raise EgressDenied(f"{host}:{port}, a service of this project")
         if self._deny.has_name(host):
-            raise Refused(f"{host}, which CALLBACK_DENY names")
+            raise EgressDenied(f"{host}, which CALLBACK_DENY names")
 
     def _check_address(self, host: str, port: int, address: Address, *, resolve: bool) -> None:
         named = f"{host}, which is {address}, " if host != str(address) else f"{host}, "
-        for form in forms(address):
+        for form in embedded_addresses(address):
             if self._own.has_address(form, port, resolve=resolve):
-                raise Refused(f"{named}port {port}, a service of this project")
+                raise EgressDenied(f"{named}port {port}, a service of this project")
             if self._deny.has_address(form):
-                raise Refused(f"{named}which CALLBACK_DENY names")
+                raise EgressDenied(f"{named}which CALLBACK_DENY names")
             if self._allow.has_name(host) or self._allow.has_address(form):
                 continue
-            kind = closed_kind(form)
+            kind = blocked_reason(form)
             if kind and not (kind == "a loopback address" and self._loopback):
-                raise Refused(f"{named}{kind} (CALLBACK_ALLOW opens it)")
+                raise EgressDenied(f"{named}{kind} (CALLBACK_ALLOW opens it)")
 
 
 def _partition(word: str) -> tuple[str, str]:

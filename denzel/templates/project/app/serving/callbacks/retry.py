@@ -12,11 +12,11 @@ from email.utils import parsedate_to_datetime
 #: away. Each is drawn within a fifth of that, so that callbacks that failed together do not come back together.
 FIRST_WAIT = 5.0
 STEADY_WAIT = 30.0
-LONGEST_WAIT = 3600.0
+MAX_WAIT = 3600.0
 JITTER = 0.2
 
 #: Answers that may be another one next time, beside all of 500 and more.
-PASSING = frozenset({408, 425, 429})
+TRANSIENT_STATUSES = frozenset({408, 425, 429})
 
 
 def is_delivered(status: int) -> bool:
@@ -24,9 +24,9 @@ def is_delivered(status: int) -> bool:
     return 200 <= status < 300
 
 
-def is_passing(status: int) -> bool:
+def is_transient(status: int) -> bool:
     """Whether a receiver that answers with this status may take the callback later. A redirect is not followed."""
-    return status in PASSING or status >= 500
+    return status in TRANSIENT_STATUSES or status >= 500
 
 
 def read_retry_after(text: str | None, *, now: float) -> float | None:
@@ -65,5 +65,5 @@ def wait_before(
     if left <= 0 or (retry_after or 0) > left:
         return None
     doubled = FIRST_WAIT * 2.0 ** min(attempt - 2, 30)
-    wait = min(doubled, max(STEADY_WAIT, since_first / 4), LONGEST_WAIT) * draw(1 - JITTER, 1 + JITTER)
+    wait = min(doubled, max(STEADY_WAIT, since_first / 4), MAX_WAIT) * draw(1 - JITTER, 1 + JITTER)
     return max(min(wait, left), retry_after or 0)

@@ -12,21 +12,21 @@ from queue import SimpleQueue
 from redis import RedisError
 
 from app.serving.callback_uri import without_password
-from app.serving.store.outbox import Callback, Outbox, Outcome
+from app.serving.store.outbox import AttemptResult, Callback, Outbox
 
 log = logging.getLogger(__name__)
 
 #: Callbacks sent at the same time, at most: in all, and to one receiver.
 IN_FLIGHT = 512
-PER_RECEIVER = 16
+PER_ENDPOINT = 16
 
 #: Bytes of their results. The last one taken may pass it: a result of any size is sent.
 BYTES_IN_FLIGHT = 64 * 1024 * 1024
 
 #: Seconds between two looks at whether there is something to do, when nobody says so; and seconds between two steps
 #: while there is much of it, so that one step can settle and take many.
-POLL = 1.0
-GATHER = 0.004
+POLL_INTERVAL = 1.0
+BATCH_INTERVAL = 0.004
 
 #: How many callbacks that were delivered one line of the log names.
 CALLBACKS_A_LINE = 16
@@ -35,7 +35,7 @@ CALLBACKS_A_LINE = 16
 RENEW_EVERY = 5.0
 
 #: Seconds that what is on its way gets when the sender stops. The worker waits a second longer.
-STOP_GRACE = 3.0
+SHUTDOWN_GRACE = 3.0
 
 
 class CallbackSender:
@@ -44,7 +44,7 @@ class CallbackSender:
     def __init__(
         self,
         outbox: Outbox,
-        send: Callable[[Callback], Outcome],
+        send: Callable[[Callback], AttemptResult],
         *,
         rest: Callable[[], None],
         beat: Callable[[], None] = lambda: None,
@@ -56,8 +56,8 @@ class CallbackSender:
         self._beat = beat
         self._in_flight: set[Callback] = set()
         self._work: SimpleQueue[Callback] = SimpleQueue()
-        self._done: SimpleQueue[tuple[Callback, Outcome]] = SimpleQueue()
-        self._unsettled: list[tuple[Callback, Outcome]] = []
+        self._done: SimpleQueue[tuple[Callback, AttemptResult]] = SimpleQueue()
+        self._unsettled: list[tuple[Callback, AttemptResult]] = []
         self._threads = 0
         self._news = threading.Event()
         self._idle = threading.Event()
@@ -79,7 +79,7 @@ class CallbackSender:
                 log.warning("cannot read callbacks, trying again: %s", error)
                 # What is in flight comes first when Redis is back: its lease may be running out.
                 self._renewed_at = float("-inf")
-                self._stopping.wait(POLL)
+                self._stopping.wait(POLL_INTERVAL)
                 continue
             self._rest_until_news(wait)
         self._finish()
@@ -92,7 +92,7 @@ class CallbackSender:
 
     def _rest_until_news(self, wait: float) -> None:
         if not wait:
-            self._stopping.wait(GATHER)
+            self._stopping.wait(BATCH_INTERVAL)
             return
         self._idle.set()
         self._news.wait(wait)
@@ -103,16 +103,16 @@ class CallbackSender:
         """Wakes the other thread when a callback was added, unless it looks anyway."""
         while not self._stopping.is_set():
             try:
-                if self._idle.wait(POLL) and self._outbox.wait(POLL):
+                if self._idle.wait(POLL_INTERVAL) and self._outbox.wait(POLL_INTERVAL):
                     self._news.set()
             except RedisError:
-                self._stopping.wait(POLL)
+                self._stopping.wait(POLL_INTERVAL)
 
     def _take(self) -> float:
         """Begin to send what is due; returns the seconds until there may be more."""
         taken, next_in = self._outbox.take(
             free=IN_FLIGHT - len(self._in_flight),
-            per_receiver=PER_RECEIVER,
+            per_receiver=PER_ENDPOINT,
             free_bytes=BYTES_IN_FLIGHT - sum(len(callback.result) for callback in self._in_flight),
             busy=Counter(callback.receiver for callback in self._in_flight),
         )
@@ -124,7 +124,7 @@ class CallbackSender:
             self._work.put(callback)
         if taken:
             return 0
-        return POLL if next_in is None else min(next_in, POLL)
+        return POLL_INTERVAL if next_in is None else min(next_in, POLL_INTERVAL)
 
     def _work_on(self) -> None:
         while True:
@@ -151,11 +151,11 @@ class CallbackSender:
 
     def _finish(self) -> None:
         """Wait for what is on its way, and give back what is not through."""
-        ends = time.monotonic() + STOP_GRACE
+        ends = time.monotonic() + SHUTDOWN_GRACE
         try:
             self._settle()
             while self._in_flight and time.monotonic() < ends:
-                self._news.wait(max(0.0, min(POLL, ends - time.monotonic())))
+                self._news.wait(max(0.0, min(POLL_INTERVAL, ends - time.monotonic())))
                 self._news.clear()
                 self._settle()
             self._outbox.release(self._in_flight)
@@ -163,7 +163,7 @@ class CallbackSender:
             log.warning("cannot give callbacks back; they are sent again: %s", error)
 
 
-def _report(settled: Sequence[tuple[Callback, Outcome]]) -> None:
+def _report(settled: Sequence[tuple[Callback, AttemptResult]]) -> None:
     delivered = [
         f"{callback.task_id} to {without_password(callback.uri)}" for callback, outcome in settled if outcome.delivered
     ]
@@ -174,7 +174,7 @@ def _report(settled: Sequence[tuple[Callback, Outcome]]) -> None:
             _report_failure(callback, outcome)
 
 
-def _report_failure(callback: Callback, outcome: Outcome) -> None:
+def _report_failure(callback: Callback, outcome: AttemptResult) -> None:
     which, where = f"callback of task {callback.task_id}", without_password(callback.uri)
     if outcome.retry_in is not None:
         log.warning("%s not delivered to %s: %s; next try in %d s", which, where, outcome.error, outcome.retry_in)

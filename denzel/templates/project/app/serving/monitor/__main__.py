@@ -19,7 +19,7 @@ from flower.options import default_options
 from flower.urls import settings as flower_settings
 from tornado.ioloop import IOLoop
 
-from app.serving.monitor.lazy_events import UnreadEvents
+from app.serving.monitor.lazy_events import LazyEvents
 from app.serving.settings import Settings
 from app.serving.store import event_json, keys
 
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
     event_json.register_reader()
     celery_app = Celery("denzel", set_as_current=False)
     celery_app.add_defaults(configuration(Settings.from_environment(os.environ)))
-    events = UnreadEvents(
+    events = LazyEvents(
         celery_app,
         IOLoop.current(),
         max_tasks_in_memory=default_options.max_tasks,

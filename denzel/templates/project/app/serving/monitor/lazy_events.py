@@ -17,10 +17,10 @@ from flower.events import Events, EventsState
 FINAL = frozenset({"task-succeeded", "task-failed"})
 
 #: How many are counted together when there are too many.
-COUNTED_AT_ONCE = 1000
+MAX_COUNTED_AT_ONCE = 1000
 
 
-class UnreadEvents(Events):  # type: ignore[misc]
+class LazyEvents(Events):  # type: ignore[misc]
     """Flower's events. They are heard in a thread of their own, and read in Flower's event loop."""
 
     def __init__(self, *arguments: Any, max_tasks_in_memory: int, **options: Any) -> None:
@@ -51,9 +51,9 @@ class UnreadEvents(Events):  # type: ignore[misc]
             self.io_loop.add_callback(self._state.event, event)
             return
         self._unread.append(event)
-        if len(self._unread) >= self._most + COUNTED_AT_ONCE:
+        if len(self._unread) >= self._most + MAX_COUNTED_AT_ONCE:
             # Flower keeps that many tasks, so these would be gone before anybody saw them.
-            oldest = [self._unread.popleft() for _ in range(COUNTED_AT_ONCE)]
+            oldest = [self._unread.popleft() for _ in range(MAX_COUNTED_AT_ONCE)]
             self.io_loop.add_callback(partial(self._count, oldest))
 
     def _count(self, events: Iterable[dict[str, Any]]) -> None:

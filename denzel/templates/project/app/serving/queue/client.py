@@ -12,9 +12,9 @@ from typing import Any
 from redis import Redis, RedisError
 from redis.exceptions import OutOfMemoryError
 
-from app.serving.queue.completions import Completions, End
-from app.serving.queue.executor import Threads
-from app.serving.queue.fail_fast import Patience
+from app.serving.queue.completions import CompletionWatcher, Waiter
+from app.serving.queue.executor import BatchingExecutor
+from app.serving.queue.fail_fast import FailFast
 from app.serving.queue.waiting import NONE, Preferences, seconds_to_wait
 from app.serving.settings import Settings
 from app.serving.store.connection import connect_loop
@@ -22,26 +22,26 @@ from app.serving.store.messages import task_message
 from app.serving.store.tasks import (
     REVOKED,
     SUCCESS,
-    Acceptance,
+    Enqueued,
     Idempotency,
     KeyReused,
     NewTask,
     QueueFull,
     TaskRecord,
-    TaskRecords,
+    TaskStore,
 )
-from app.serving.store.workers import WorkerReport, WorkerReports, WorkerState
+from app.serving.store.workers import WorkerRegistry, WorkerReport, WorkerState
 
 __all__ = [
     "REVOKED",
     "SUCCESS",
-    "Accepted",
+    "SubmitResult",
     "BrokerAway",
     "KeyReused",
     "MemoryFull",
     "Overloaded",
     "QueueFull",
-    "Submission",
+    "TaskRequest",
     "TaskQueue",
     "TaskRecord",
     "WorkerState",
@@ -56,16 +56,16 @@ BrokerAway = RedisError
 MemoryFull = OutOfMemoryError
 
 #: The longest a request may wait, in seconds, whatever it asks for; and how many may wait at once in one process.
-LONGEST_WAIT = 300
-MOST_WAITS = 1000
+MAX_WAIT = 300
+MAX_WAITS = 1000
 
 #: How many tasks may wait in one process until they are checked and stored: Redis may hang, and verify_input be slow.
-MOST_SUBMISSIONS = 2000
+MAX_SUBMISSIONS = 2000
 
 #: Threads that look up, cancel, and ask for the workers: `verify_input` cannot hold these. And how many requests may
 #: wait for one of them in one process.
 LOOKUP_THREADS = 4
-MOST_LOOKUPS = 2000
+MAX_LOOKUPS = 2000
 
 
 class Overloaded(Exception):
@@ -73,7 +73,7 @@ class Overloaded(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Submission:
+class TaskRequest:
     """What a task is made of: what verify_input returned (JSON values), where its callback goes, its key."""
 
     verified: Any
@@ -82,7 +82,7 @@ class Submission:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accepted:
+class SubmitResult:
     """A task that is on the queue. If its end was to be waited for, `waited` says so; `record` is then the task as it
     was at the end of the wait, or None when that is not known.
     """
@@ -97,48 +97,48 @@ class TaskQueue:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._settings = settings
-        self._records = TaskRecords(redis)
-        self._workers = WorkerReports(redis)
-        self._completions = Completions(connect_loop(redis))
-        self._intake = Threads(settings.api_threads, "intake", self._store)
-        self._lookups = Threads(LOOKUP_THREADS, "lookup")
-        self._patience = Patience()
+        self._records = TaskStore(redis)
+        self._workers = WorkerRegistry(redis)
+        self._completions = CompletionWatcher(connect_loop(redis))
+        self._intake = BatchingExecutor(settings.api_threads, "intake", self._store)
+        self._lookups = BatchingExecutor(LOOKUP_THREADS, "lookup")
+        self._patience = FailFast()
         self._waits = 0
 
-    async def submit(self, prepare: Callable[[], Submission], prefer: Preferences = NONE) -> Accepted:
+    async def submit(self, prepare: Callable[[], TaskRequest], prefer: Preferences = NONE) -> SubmitResult:
         """Store the task that `prepare` makes, in a thread; it is on the queue when this returns. Then wait for its end
         where the request prefers that, or the deployment does.
 
         With a key and body that were accepted before, it is that task. Raises what `prepare` raises, Overloaded,
         QueueFull, MemoryFull and KeyReused.
         """
-        if self._intake.waiting >= MOST_SUBMISSIONS:
+        if self._intake.waiting >= MAX_SUBMISSIONS:
             raise Overloaded
         task_id = str(uuid.uuid4())
         # Before the task can end. How the deployment answers is known only when the task is accepted.
         end = self._completions.expect(task_id) if prefer.wait is not None or not prefer.respond_async else None
         try:
             since = time.monotonic()
-            acceptance: Acceptance = await self._intake.run(lambda: self._prepare(since, task_id, prepare, prefer))
+            acceptance: Enqueued = await self._intake.run(lambda: self._prepare(since, task_id, prepare, prefer))
             seconds = seconds_to_wait(prefer, acceptance.response or self._settings.response)
             if seconds is None or end is None:
-                return Accepted(task_id=acceptance.task_id)
+                return SubmitResult(task_id=acceptance.task_id)
             if acceptance.task_id != task_id:
                 record = await self._try_to_wait(acceptance.task_id, seconds, None)
             else:
                 record = await self._try_to_wait(task_id, seconds, end)
-            return Accepted(task_id=acceptance.task_id, waited=True, record=record)
+            return SubmitResult(task_id=acceptance.task_id, waited=True, record=record)
         finally:
             if end is not None:
                 self._completions.forget(task_id, end)
 
     def _prepare(
-        self, since: float, task_id: str, prepare: Callable[[], Submission], prefer: Preferences
+        self, since: float, task_id: str, prepare: Callable[[], TaskRequest], prefer: Preferences
     ) -> tuple[float, NewTask]:
         self._patience.check(since)
         return since, _new_task(task_id, prepare(), prefer)
 
-    def _store(self, prepared: list[tuple[float, NewTask]]) -> list[Acceptance | Exception]:
+    def _store(self, prepared: list[tuple[float, NewTask]]) -> list[Enqueued | Exception]:
         self._patience.check(max(since for since, _ in prepared))
         return self._patience.ask(
             lambda: self._records.accept_all(
@@ -150,7 +150,7 @@ class TaskQueue:
 
     async def _look(self, ask: Callable[[], Any]) -> Any:
         """What is asked of Redis, in a thread."""
-        if self._lookups.waiting >= MOST_LOOKUPS:
+        if self._lookups.waiting >= MAX_LOOKUPS:
             raise BrokerAway("too many requests wait for Redis")
         since = time.monotonic()
 
@@ -183,7 +183,7 @@ class TaskQueue:
         reports: list[WorkerReport] = await self._look(self._workers.read)
         return reports
 
-    async def _try_to_wait(self, task_id: str, timeout: float, end: End | None) -> TaskRecord | None:
+    async def _try_to_wait(self, task_id: str, timeout: float, end: Waiter | None) -> TaskRecord | None:
         """The task is accepted: to say that the broker is away would have it sent again."""
         try:
             return await self._wait(task_id, timeout, end)
@@ -191,11 +191,11 @@ class TaskQueue:
             log.warning("task %s is accepted, but cannot be waited for: %s", task_id, error)
             return None
 
-    async def _wait(self, task_id: str, timeout: float, end: End | None) -> TaskRecord | None:
+    async def _wait(self, task_id: str, timeout: float, end: Waiter | None) -> TaskRecord | None:
         """Without an `end`, the task may have ended already."""
-        if self._waits >= MOST_WAITS:
+        if self._waits >= MAX_WAITS:
             return await self.find(task_id)
-        deadline = time.monotonic() + min(timeout, LONGEST_WAIT)
+        deadline = time.monotonic() + min(timeout, MAX_WAIT)
         self._waits += 1
         try:
             while True:
@@ -214,7 +214,7 @@ class TaskQueue:
                 self._completions.forget(task_id, end)
 
 
-def _new_task(task_id: str, submission: Submission, prefer: Preferences) -> NewTask:
+def _new_task(task_id: str, submission: TaskRequest, prefer: Preferences) -> NewTask:
     return NewTask(
         task_id=task_id,
         message=task_message(task_id, submission.verified),

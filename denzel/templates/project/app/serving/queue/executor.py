@@ -15,16 +15,16 @@ from collections.abc import Callable
 from typing import Any
 
 #: Seconds after which the loop gives waiting work another thread; and seconds from which a piece of work is a slow one.
-PATIENCE = 0.002
+STALL_INTERVAL = 0.002
 SLOW = 0.001
 
 #: How many results are finished together at most, so that the first of them does not wait long.
-MOST_AT_ONCE = 64
+MAX_BATCH = 64
 
 Finish = Callable[[list[Any]], list[Any]]
 
 
-class Threads:
+class BatchingExecutor:
     """Up to `most` threads, which are started when they are needed. To be used from one event loop."""
 
     def __init__(self, most: int, name: str, finish: Finish | None = None) -> None:
@@ -75,7 +75,7 @@ class Threads:
         if not self._watched:
             self._watched = True
             assert self._loop is not None
-            self._loop.call_later(PATIENCE, self._look, self._progress)
+            self._loop.call_later(STALL_INTERVAL, self._look, self._progress)
 
     def _wake_one(self) -> None:
         if self._awake == self._most:
@@ -96,14 +96,14 @@ class Threads:
             if self._progress == progress and self._is_left():
                 self._wake_one()
         assert self._loop is not None
-        self._loop.call_later(PATIENCE, self._look, self._progress)
+        self._loop.call_later(STALL_INTERVAL, self._look, self._progress)
 
     def _is_left(self) -> bool:
         """Whether there is anything that one more thread could do now."""
         return (bool(self._work) and self._may_run()) or (bool(self._prepared) and not self._finishing.locked())
 
     def _may_run(self) -> bool:
-        return len(self._prepared) < MOST_AT_ONCE
+        return len(self._prepared) < MAX_BATCH
 
     def _live(self) -> None:
         while True:
@@ -150,7 +150,7 @@ class Threads:
         if self._finish is None or not self._prepared or not self._finishing.acquire(blocking=False):
             return False
         try:
-            batch = [self._prepared.popleft() for _ in range(min(len(self._prepared), MOST_AT_ONCE))]
+            batch = [self._prepared.popleft() for _ in range(min(len(self._prepared), MAX_BATCH))]
             try:
                 outcomes = self._finish([value for value, _ in batch])
                 answers = list(zip(outcomes, batch, strict=True))

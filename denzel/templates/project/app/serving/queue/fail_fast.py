@@ -11,7 +11,7 @@ from redis.exceptions import TimeoutError as SilentBroker
 from app.serving.store.connection import Answer
 
 
-class Patience:
+class FailFast:
     """How long requests wait for a Redis that neither answers nor refuses: each for one time-out and no other's.
 
     Those that wait behind one that met the silence are told of it at once; asking for each would take minutes.

@@ -17,17 +17,17 @@ from queue import Empty, SimpleQueue
 
 from redis import RedisError
 
-from app.serving.callbacks.connections import Connections
-from app.serving.callbacks.delivery import Attempts
-from app.serving.callbacks.egress import Policy
+from app.serving.callbacks.connections import ConnectionPool
+from app.serving.callbacks.delivery import Delivery
+from app.serving.callbacks.egress import EgressPolicy
 from app.serving.callbacks.sender import CallbackSender
 from app.serving.callbacks.signature import read_secret
 from app.serving.settings import SettingError, Settings
-from app.serving.sidecar.heartbeat import Heart
+from app.serving.sidecar.heartbeat import HeartbeatWriter
 from app.serving.sidecar.watchdog import Watchdog
 from app.serving.store.connection import connect
 from app.serving.store.outbox import Outbox
-from app.serving.store.workers import REPORT_EVERY, WorkerReports
+from app.serving.store.workers import HEARTBEAT_INTERVAL, WorkerRegistry
 
 #: Seconds between two looks at whether the worker is still there.
 LOOK_EVERY = 1.0
@@ -35,19 +35,19 @@ LOOK_EVERY = 1.0
 
 def check(settings: Settings) -> None:
     """Raise SettingError where the process beside a worker could not start: then the worker should not either."""
-    Policy.of(settings)
+    EgressPolicy.of(settings)
     read_secret(settings.callback_secret)
 
 
-def make_sender(settings: Settings, heart: Heart) -> CallbackSender:
+def make_sender(settings: Settings, heart: HeartbeatWriter) -> CallbackSender:
     """The sender of a deployment; raises SettingError."""
-    connections = Connections(Policy.of(settings), timeout=settings.callback_timeout)
+    connections = ConnectionPool(EgressPolicy.of(settings), timeout=settings.callback_timeout)
     outbox = Outbox(
         connect(settings.redis_url),
         result_lifetime=settings.result_lifetime,
         callback_lifetime=settings.callback_lifetime,
     )
-    attempts = Attempts(
+    attempts = Delivery(
         connections,
         key=read_secret(settings.callback_secret),
         timeout=settings.callback_timeout,
@@ -74,8 +74,8 @@ def look_after(worker: int, settings: Settings) -> None:
 
 def keep_report(settings: Settings) -> None:
     """Keep the worker's report until the input ends: while it loads the model itself, its threads may not get to it."""
-    reports = WorkerReports(connect(settings.redis_url))
-    while not select.select([sys.stdin], [], [], REPORT_EVERY)[0]:
+    reports = WorkerRegistry(connect(settings.redis_url))
+    while not select.select([sys.stdin], [], [], HEARTBEAT_INTERVAL)[0]:
         with suppress(RedisError):
             reports.keep(f"worker@{settings.project_name}")
 
@@ -87,7 +87,7 @@ def main(worker: int) -> None:
     try:
         settings = Settings.from_environment(os.environ)
         # The worker listens to the output, and starts this process again when it hangs.
-        sender = make_sender(settings, Heart(sys.stdout.fileno()))
+        sender = make_sender(settings, HeartbeatWriter(sys.stdout.fileno()))
     except SettingError as error:
         sys.exit(str(error))
     told_to_stop: SimpleQueue[None] = SimpleQueue()

@@ -19,7 +19,7 @@ LOOK_EVERY = 4.0
 _PIPE = 1 << 16
 
 
-class Heart:
+class HeartbeatWriter:
     """Beats into `output`. Nobody needs to listen, and no beat waits for that."""
 
     def __init__(self, output: int) -> None:
@@ -33,7 +33,7 @@ class Heart:
             os.write(self._output, b".")
 
 
-class Heartbeat:
+class HeartbeatMonitor:
     """What is heard at the other end, `source`. Beats that are missed count while `has_no_excuse` says so."""
 
     def __init__(

@@ -61,7 +61,7 @@ class Watchdog:
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.llen(keys.QUEUE)
             pipe.get(keys.taken(self._host))
-            pipe.hvals(keys.CLAIMANTS)
+            pipe.hvals(keys.OWNERS)
             pipe.hgetall(keys.worker(self._name))
             waiting, taken, claimants, report = pipe.execute()
         held = sum(claimant.startswith(f"{self._host}/") for claimant in claimants)

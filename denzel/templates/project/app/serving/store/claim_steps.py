@@ -139,7 +139,7 @@ if #ids > 0 then
     in_bulk('ZREM', WAITING, ids)
     in_bulk('HSET', UNACKED, messages)
     in_bulk('ZADD', UNACKED_INDEX, times)
-    in_bulk('HSET', CLAIMANTS, owners)
+    in_bulk('HSET', OWNERS, owners)
     redis.call('INCRBY', count_key, #ids)
     redis.call('EXPIRE', count_key, 86400)
 end
@@ -202,14 +202,14 @@ local function look_at(tag, claimant)
     end
 end
 
-local claims = redis.call('HGETALL', CLAIMANTS)
+local claims = redis.call('HGETALL', OWNERS)
 if #claims > 0 then
-    local looked = tonumber(redis.call('GET', SWEPT) or 0)
+    local looked = tonumber(redis.call('GET', LAST_RECLAIM) or 0)
     -- Also when the clock was set back.
     if time - looked > timeout / 2 or time < looked then
         begin_anew()
     end
-    redis.call('SET', SWEPT, time)
+    redis.call('SET', LAST_RECLAIM, time)
 end
 for i = 1, #claims, 2 do
     look_at(claims[i], claims[i + 1])
@@ -230,7 +230,7 @@ GIVE_BACK_SOME = """
 local owner, most_deliveries, lifetime = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 -- The last of them is put to the head of the queue first, so that they keep their order.
 for i = #ARGV - 1, 4, -2 do
-    if redis.call('HGET', CLAIMANTS, ARGV[i]) == owner then
+    if redis.call('HGET', OWNERS, ARGV[i]) == owner then
         give_back(ARGV[i], ARGV[i + 1] == 'died', most_deliveries, lifetime)
     end
 end
@@ -239,7 +239,7 @@ return given_up
 """
 
 GIVE_ALL_BACK = """
-local claims = redis.call('HGETALL', CLAIMANTS)
+local claims = redis.call('HGETALL', OWNERS)
 for i = 1, #claims, 2 do
     if claims[i + 1] == ARGV[1] then
         give_back(claims[i], false, tonumber(ARGV[2]), ARGV[3])
@@ -249,7 +249,7 @@ announce_ends()
 """
 
 RELEASE = """
-if redis.call('HGET', CLAIMANTS, ARGV[2]) == ARGV[1] then
+if redis.call('HGET', OWNERS, ARGV[2]) == ARGV[1] then
     release_claims({ARGV[2]})
 end
 """

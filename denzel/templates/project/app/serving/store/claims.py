@@ -18,11 +18,11 @@ from redis import Redis
 from redis.exceptions import NoScriptError
 
 from app.serving.store import claim_steps, keys, scripts
-from app.serving.store.messages import Item, plain_item
+from app.serving.store.messages import QueuedTask, parse
 from app.serving.store.record_steps import END
 
 #: Seconds after which a claim that is not renewed is a dead worker's; and seconds between two renewals.
-CLAIM_TIMEOUT = 20.0
+LEASE = 20.0
 RENEW_EVERY = 2.0
 
 # Seconds that a claim may be unknown to its own worker: between the answer of Redis and Celery's note of it.
@@ -30,7 +30,7 @@ _UNKNOWN_FOR = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class ClaimLimits:
     """When a task that kills its worker is given up: after so many deliveries; its record is kept so many seconds."""
 
     deliveries: int
@@ -53,10 +53,10 @@ class Taken(NamedTuple):
     """What taking has brought: messages; and tasks that were cancelled while they waited, whose turn it was."""
 
     claimed: list[Claimed]
-    cancelled: list[Item]
+    cancelled: list[QueuedTask]
 
 
-class GivenUp(NamedTuple):
+class DeadLettered(NamedTuple):
     """A task that was ended as FAILURE because it killed its process too often, and what its result says of that."""
 
     task_id: str
@@ -69,7 +69,7 @@ class Renewed(NamedTuple):
     """
 
     cancelled: list[str]
-    given_up: list[GivenUp]
+    given_up: list[DeadLettered]
 
 
 class Claims:
@@ -77,9 +77,7 @@ class Claims:
     redis.RedisError when Redis is away.
     """
 
-    def __init__(
-        self, redis: Redis, limits: Limits, *, host: str | None = None, timeout: float = CLAIM_TIMEOUT
-    ) -> None:
+    def __init__(self, redis: Redis, limits: ClaimLimits, *, host: str | None = None, timeout: float = LEASE) -> None:
         """Two lives of a worker on the same `host` are told apart: what the earlier one had is given back at once."""
         host = host or socket.gethostname()
         self._count_key = keys.taken(host)
@@ -130,14 +128,14 @@ class Claims:
     ) -> list[str | int]:
         return [self.owner, self._count_key, free, most, sharing, visit, number]
 
-    def noted(self, visit: int) -> tuple[int, list[Item]]:
+    def noted(self, visit: int) -> tuple[int, list[QueuedTask]]:
         """The round of this visit that was noted last, and its tasks; 0 and none when there is none.
 
         Of one that has ended, the id alone is known. None is there that is not for a parcel.
         """
         number, told = self._read_note(keys=[self._note], args=[visit])
         items = [
-            plain_item(message, float(since)) if message else Item(task_id, "", "", float(since))
+            parse(message, float(since)) if message else QueuedTask(task_id, "", "", float(since))
             for task_id, message, since in told
         ]
         return number, [item for item in items if item is not None]
@@ -154,7 +152,7 @@ class Claims:
         )
         return Renewed(cancelled, _given_up(given_up))
 
-    def give_back(self, tags: Mapping[str, bool]) -> list[GivenUp]:
+    def give_back(self, tags: Mapping[str, bool]) -> list[DeadLettered]:
         """Put messages to the head of the queue in their order; or end the task of one when a process died of it, which
         its value says, for the last time. Returns those.
         """
@@ -174,9 +172,9 @@ def _read_taken(reply: Any) -> Taken:
     taken, cancelled = reply
     return Taken(
         [Claimed(message=text, tag=tag, deliveries=often, since=float(since)) for text, tag, often, since in taken],
-        [item for message, since in cancelled if (item := plain_item(message, float(since)))],
+        [item for message, since in cancelled if (item := parse(message, float(since)))],
     )
 
 
-def _given_up(told: list[str]) -> list[GivenUp]:
-    return [GivenUp(task_id, reason) for task_id, reason in zip(told[::2], told[1::2], strict=True)]
+def _given_up(told: list[str]) -> list[DeadLettered]:
+    return [DeadLettered(task_id, reason) for task_id, reason in zip(told[::2], told[1::2], strict=True)]

@@ -37,7 +37,7 @@ return true
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quarantined:
+class DeadLetter:
     """One of them: how often it was delivered, and when its process last died, in seconds since 1970."""
 
     task_id: str
@@ -46,14 +46,14 @@ class Quarantined:
     reason: str
 
 
-class Quarantine:
+class DeadLetters:
     """Those in one Redis. Every method raises redis.RedisError when Redis is away."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._replay = scripts.register(redis, _REPLAY, FORGET, LIFETIME)
 
-    def read(self) -> list[Quarantined]:
+    def read(self) -> list[DeadLetter]:
         """All of them, the oldest first."""
         entries: list[tuple[str, float]] = self._redis.zrange(keys.QUARANTINE, 0, -1, withscores=True)  # type: ignore[assignment]
         with self._redis.pipeline(transaction=False) as pipe:
@@ -61,7 +61,7 @@ class Quarantine:
                 pipe.hmget(keys.quarantined(task_id), ["deliveries", "reason"])
             kept = pipe.execute()
         return [
-            Quarantined(task_id=task_id, deliveries=int(deliveries), since=since, reason=reason)
+            DeadLetter(task_id=task_id, deliveries=int(deliveries), since=since, reason=reason)
             for (task_id, since), (deliveries, reason) in zip(entries, kept, strict=True)
             if reason
         ]

@@ -10,10 +10,10 @@ UNACKED = "unacked"
 UNACKED_INDEX = "unacked_index"
 
 #: The hash of which worker holds which of these.
-CLAIMANTS = "denzel:claimants"
+OWNERS = "denzel:claimants"
 
 #: When expired claims were last looked for.
-SWEPT = "denzel:swept"
+LAST_RECLAIM = "denzel:swept"
 
 #: How many tasks were ever accepted; and the ids of those that wait, in the order in which they were.
 ACCEPTED = "denzel:accepted"
@@ -24,8 +24,8 @@ QUARANTINE = "denzel:quarantine"
 
 #: The receivers (host:port) that callbacks wait for, by the time when the first of these is due; and those that failed
 #: when last tried.
-RECEIVERS = "denzel:receivers"
-DOWN = "denzel:receivers:down"
+ENDPOINTS = "denzel:receivers"
+ENDPOINTS_DOWN = "denzel:receivers:down"
 
 #: Every callback that has not been delivered, given up or not, by the time when its task ended; and those of them that
 #: are being sent, by the time until which their sender has them.
@@ -33,10 +33,10 @@ UNDELIVERED = "denzel:undelivered"
 SENDING = "denzel:callbacks:sending"
 
 #: A list that holds something while there is news for the sender of callbacks.
-BELL = "denzel:callbacks:bell"
+WAKEUP = "denzel:callbacks:bell"
 
 #: The channel on which the id of each task is announced when it ends.
-ENDED = "denzel:ended"
+COMPLETIONS = "denzel:ended"
 
 #: A hash with `mode` and `timeout`, while `denzel response` has changed how a running api answers.
 RESPONSE = "denzel:response"

@@ -20,7 +20,7 @@ from app.serving.store import keys
 TASK_NAME = "app.tasks.invoke_predict"
 
 #: The dashboard shows arguments up to this many characters.
-SHOWN_ARGUMENTS = 1024
+MAX_ARGS_REPR = 1024
 
 _ORIGIN_HOST = socket.gethostname()
 
@@ -69,7 +69,7 @@ _MIDDLE, _END = _REST.split("BODY")
 _AFTER_ARGUMENTS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
-class Item(NamedTuple):
+class QueuedTask(NamedTuple):
     """A task that can travel with others, as its message has it: its id, the body (base64), its arguments as the
     dashboard shows them; and since when it had waited when it was taken, in seconds since 1970.
     """
@@ -93,19 +93,19 @@ def task_message(task_id: str, verified: Any) -> str:
     return f"{_HEAD.replace('TASK ID', task_id)}{shown}{_MIDDLE.replace('ORIGIN', _origin())}{body}{_END}"
 
 
-def plain_item(message: str, since: float) -> Item | None:
+def parse(message: str, since: float) -> QueuedTask | None:
     """What a message says; None for what needs Celery itself: a time to run at, another client's message."""
     try:
         stored = orjson.loads(message)
         headers, tag = stored["headers"], stored["properties"]["delivery_tag"]
         needs_celery = headers["task"] != TASK_NAME or tag != headers["id"] or headers["eta"] or headers["expires"]
-        item = Item(headers["id"], stored["body"], headers["argsrepr"], since)
+        item = QueuedTask(headers["id"], stored["body"], headers["argsrepr"], since)
     except (ValueError, KeyError, TypeError):
         return None
     return None if needs_celery else item
 
 
-def input_of(item: Item) -> Any:
+def decode_input(item: QueuedTask) -> Any:
     """What verify_input returned."""
     (json_data,), _, _ = json.loads(base64.b64decode(item.body))
     return json_data
@@ -126,4 +126,4 @@ def _origin() -> str:
 
 def _shown(arguments: list[Any]) -> str:
     text = repr(arguments)
-    return text if len(text) <= SHOWN_ARGUMENTS else text[: SHOWN_ARGUMENTS - 3] + "..."
+    return text if len(text) <= MAX_ARGS_REPR else text[: MAX_ARGS_REPR - 3] + "..."

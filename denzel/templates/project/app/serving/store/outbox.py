@@ -15,11 +15,11 @@ from app.serving.store import keys, outbox_steps, scripts
 LEASE = 15
 
 #: Callbacks taken, or looked at, in one step: Redis does nothing else meanwhile.
-TAKE_AT_MOST = 64
-LOOK_AT_MOST = 1000
+MAX_TAKEN = 64
+MAX_SCANNED = 1000
 
 #: Bytes of results that are taken in one step; the last may pass it, so that one of any size is taken.
-TAKE_BYTES = 16 * 1024 * 1024
+MAX_TAKEN_BYTES = 16 * 1024 * 1024
 
 #: How often the failure of one callback may count for its receiver, when others get through there. After that it is
 #: the callback that the receiver cannot stand.
@@ -50,7 +50,7 @@ class Callback:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class AttemptResult:
     """How one attempt ended: delivered, or with an error. Then it is tried again `retry_in` so many seconds; never for
     None. `away`: the error says that the receiver is away, so that its next success brings this callback forward.
     """
@@ -63,7 +63,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Undelivered:
+class UndeliveredCallback:
     """A callback that its receiver does not have: PENDING, or FAILED for good. `next_try` is in seconds since 1970."""
 
     task_id: str
@@ -96,10 +96,10 @@ class Outbox:
 
     def wait(self, timeout: float) -> bool:
         """Whether there is news: a callback was added. Returns after `timeout` seconds at most."""
-        return self._redis.blpop([keys.BELL], timeout=timeout) is not None
+        return self._redis.blpop([keys.WAKEUP], timeout=timeout) is not None
 
     def take(
-        self, *, free: int, per_receiver: int, free_bytes: int = TAKE_BYTES, busy: Mapping[str, int] | None = None
+        self, *, free: int, per_receiver: int, free_bytes: int = MAX_TAKEN_BYTES, busy: Mapping[str, int] | None = None
     ) -> tuple[list[Callback], float | None]:
         """Callbacks that are due, `free` at most, for this sender to send; and the seconds until the next is due.
 
@@ -109,7 +109,7 @@ class Outbox:
         """
         next_in, taken = self._take(
             args=[
-                *(free, per_receiver, LEASE, TAKE_AT_MOST, min(free_bytes, TAKE_BYTES)),
+                *(free, per_receiver, LEASE, MAX_TAKEN, min(free_bytes, MAX_TAKEN_BYTES)),
                 json.dumps(dict(busy or {})),
             ],
         )
@@ -134,7 +134,7 @@ class Outbox:
         if task_ids:
             self._renew(args=[LEASE, *task_ids])
 
-    def settle(self, outcomes: Sequence[tuple[Callback, Outcome]]) -> None:
+    def settle(self, outcomes: Sequence[tuple[Callback, AttemptResult]]) -> None:
         """Record how attempts ended: delivered, to be tried again, or given up."""
         if outcomes:
             said = json.dumps([_said(callback, outcome) for callback, outcome in outcomes])
@@ -146,18 +146,18 @@ class Outbox:
         if task_ids:
             self._release(args=task_ids)
 
-    def undelivered(self) -> list[Undelivered]:
+    def undelivered(self) -> list[UndeliveredCallback]:
         """The callbacks that wait and those that were given up, in the order in which their tasks ended."""
-        found: list[Undelivered] = []
-        for start in range(0, self._redis.zcard(keys.UNDELIVERED), LOOK_AT_MOST):
+        found: list[UndeliveredCallback] = []
+        for start in range(0, self._redis.zcard(keys.UNDELIVERED), MAX_SCANNED):
             for task_id, uri, state, attempts, status, error, due in self._list(
-                args=[start, start + LOOK_AT_MOST - 1],
+                args=[start, start + MAX_SCANNED - 1],
             ):
                 if not state:
                     # Its record is gone, or it runs again.
                     continue
                 found.append(
-                    Undelivered(
+                    UndeliveredCallback(
                         task_id=task_id,
                         uri=uri,
                         state=state,
@@ -175,8 +175,8 @@ class Outbox:
         Returns the ids that are sent, and those that are unknown: without a record, without a callback, not ended.
         """
         unknown: set[str] = set()
-        for start in range(0, len(task_ids), LOOK_AT_MOST):
-            unknown.update(self._resend(args=list(task_ids[start : start + LOOK_AT_MOST])))
+        for start in range(0, len(task_ids), MAX_SCANNED):
+            unknown.update(self._resend(args=list(task_ids[start : start + MAX_SCANNED])))
         return (
             [task_id for task_id in task_ids if task_id not in unknown],
             [task_id for task_id in task_ids if task_id in unknown],
@@ -188,10 +188,10 @@ class Outbox:
 
     def prune(self, cursor: int = 0) -> int:
         """Forget callbacks that were given up and whose record has expired, some at a time; returns the next cursor."""
-        return int(self._prune(args=[cursor, LOOK_AT_MOST]))
+        return int(self._prune(args=[cursor, MAX_SCANNED]))
 
 
-def _said(callback: Callback, outcome: Outcome) -> dict[str, Any]:
+def _said(callback: Callback, outcome: AttemptResult) -> dict[str, Any]:
     """An outcome as the script reads it: what is None is left out."""
     said = {
         "task_id": callback.task_id,

@@ -32,9 +32,9 @@ local function put_on_list(task_id, receiver, due)
 end
 
 local function call_for(receiver, due)
-    redis.call('ZADD', RECEIVERS, 'LT', due, receiver)
-    if redis.call('EXISTS', BELL) == 0 then
-        redis.call('LPUSH', BELL, '1')
+    redis.call('ZADD', ENDPOINTS, 'LT', due, receiver)
+    if redis.call('EXISTS', WAKEUP) == 0 then
+        redis.call('LPUSH', WAKEUP, '1')
     end
 end
 """
@@ -46,11 +46,11 @@ LISTS = """
 local function refresh(receiver, is_sent)
     local first = redis.call('ZRANGE', CALLBACKS .. receiver, 0, 0, 'WITHSCORES')
     if first[2] then
-        redis.call('ZADD', RECEIVERS, first[2], receiver)
+        redis.call('ZADD', ENDPOINTS, first[2], receiver)
     else
-        redis.call('ZREM', RECEIVERS, receiver)
+        redis.call('ZREM', ENDPOINTS, receiver)
         if not is_sent then
-            redis.call('SREM', DOWN, receiver)
+            redis.call('SREM', ENDPOINTS_DOWN, receiver)
         end
     end
 end
@@ -126,12 +126,12 @@ local function take(task_id, receiver)
     return 1
 end
 
-for _, receiver in ipairs(redis.call('ZRANGEBYSCORE', RECEIVERS, '-inf', at)) do
+for _, receiver in ipairs(redis.call('ZRANGEBYSCORE', ENDPOINTS, '-inf', at)) do
     if free <= 0 or free_bytes <= 0 or #taken >= at_most then
         break
     end
     local room = math.min(per_receiver, math.max(1, math.floor(free / per_receiver)))
-    if redis.call('SISMEMBER', DOWN, receiver) == 1 then
+    if redis.call('SISMEMBER', ENDPOINTS_DOWN, receiver) == 1 then
         room = math.min(room, ROOM_WHEN_DOWN)
     end
     room = math.min(room - (busy[receiver] or 0), free, at_most - #taken)
@@ -153,7 +153,7 @@ for _, receiver in ipairs(redis.call('ZRANGEBYSCORE', RECEIVERS, '-inf', at)) do
     end
 end
 
-local later = redis.call('ZRANGEBYSCORE', RECEIVERS, '(' .. string.format('%.6f', at), '+inf', 'WITHSCORES',
+local later = redis.call('ZRANGEBYSCORE', ENDPOINTS, '(' .. string.format('%.6f', at), '+inf', 'WITHSCORES',
     'LIMIT', 0, 1)
 return {later[2] and string.format('%.6f', later[2] - at) or '', taken}
 """
@@ -184,7 +184,7 @@ end
 
 -- Whether this failure says that the receiver is away, and not that it cannot stand this callback.
 local function receiver_is_away(task, receiver)
-    if redis.call('SISMEMBER', DOWN, receiver) == 1 then
+    if redis.call('SISMEMBER', ENDPOINTS_DOWN, receiver) == 1 then
         return true
     end
     return redis.call('HINCRBY', task, 'callback_alone', 1) <= lone_failures
@@ -231,7 +231,7 @@ local function settle(outcome)
         end
         expire(task, record[4], result_lifetime)
         note_arrival(task_id, receiver)
-        if redis.call('SREM', DOWN, receiver) == 1 then
+        if redis.call('SREM', ENDPOINTS_DOWN, receiver) == 1 then
             hurry(receiver)
         end
         return
@@ -240,7 +240,7 @@ local function settle(outcome)
         'callback_error', outcome.error)
     if outcome.retry_in then
         if outcome.away and receiver_is_away(task, receiver) then
-            redis.call('SADD', DOWN, receiver)
+            redis.call('SADD', ENDPOINTS_DOWN, receiver)
             redis.call('HSET', task, 'callback_away', 1)
         else
             redis.call('HDEL', task, 'callback_away')

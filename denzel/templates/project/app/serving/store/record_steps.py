@@ -15,14 +15,14 @@ local ends = {}
 
 local function announce_ends()
     if #ends > 0 then
-        redis.call('PUBLISH', ENDED, cjson.encode(ends))
+        redis.call('PUBLISH', COMPLETIONS, cjson.encode(ends))
     end
 end
 
 local function release_claims(tags)
     in_bulk('HDEL', UNACKED, tags)
     in_bulk('ZREM', UNACKED_INDEX, tags)
-    in_bulk('HDEL', CLAIMANTS, tags)
+    in_bulk('HDEL', OWNERS, tags)
 end
 
 local function end_task(task_id, status, result, time, lifetime, receivers)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from app.serving.callback_uri import receiver_of
+from app.serving.callback_uri import endpoint_of
 from app.serving.settings import ResponseMode
 from app.serving.store import keys, record_steps, scripts
 
@@ -18,7 +18,7 @@ PENDING = "PENDING"
 SUCCESS = "SUCCESS"
 FAILURE = "FAILURE"
 REVOKED = "REVOKED"
-ENDED = frozenset({SUCCESS, FAILURE, REVOKED})
+TERMINAL_STATES = frozenset({SUCCESS, FAILURE, REVOKED})
 
 
 class QueueFull(Exception):
@@ -54,10 +54,10 @@ class TaskRecord:
 
     @property
     def ended(self) -> bool:
-        return self.status in ENDED
+        return self.status in TERMINAL_STATES
 
 
-class TaskEnd(NamedTuple):
+class Completion(NamedTuple):
     """How a task ended: its status, its result as JSON, and the delivery tag of its message.
 
     The tag is the task's id, unless another Celery client sent it.
@@ -101,7 +101,7 @@ class NewTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Acceptance:
+class Enqueued:
     """The id of the task, which is an earlier one's when that came with the same key and body; and how the deployment
     answers now, when `denzel response` has changed it since the api started.
     """
@@ -110,7 +110,7 @@ class Acceptance:
     response: ResponseMode | None = None
 
 
-class TaskRecords:
+class TaskStore:
     """The records in one Redis. Every method is one round trip, and raises redis.RedisError when Redis is away."""
 
     def __init__(self, redis: Redis) -> None:
@@ -140,7 +140,7 @@ class TaskRecords:
 
     def accept_all(
         self, tasks: Sequence[NewTask], *, queue_limit: int, synchronous: bool = False
-    ) -> list[Acceptance | Exception]:
+    ) -> list[Enqueued | Exception]:
         """Record each task and put its message on the queue, in one step each; all of them in one round trip.
 
         The outcome of each: its acceptance, or QueueFull, KeyReused, or what Redis raises for this task.
@@ -165,9 +165,9 @@ class TaskRecords:
 
     def end(self, task_id: str, status: str, result: Any, *, lifetime: int, tag: str | None = None) -> None:
         """The same as `end_all` for one task, whose result is JSON values."""
-        self.end_all([TaskEnd(task_id, tag or task_id, status, json.dumps(result))], lifetime=lifetime)
+        self.end_all([Completion(task_id, tag or task_id, status, json.dumps(result))], lifetime=lifetime)
 
-    def end_all(self, ends: Iterable[TaskEnd], *, lifetime: int) -> int:
+    def end_all(self, ends: Iterable[Completion], *, lifetime: int) -> int:
         """Store each result for `lifetime` seconds, announce it, schedule its callback if it has one, and let go of the
         claim on its message. Returns how many tasks wait.
         """
@@ -203,7 +203,7 @@ class TaskRecords:
     def unfinished(self, *, most: int) -> list[UnfinishedTask]:
         """The tasks that have not ended, `most` at most: what workers have, then what waits, in order."""
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.hgetall(keys.CLAIMANTS)
+            pipe.hgetall(keys.OWNERS)
             pipe.zrange(keys.WAITING, 0, most - 1)
             claimants, waiting = pipe.execute()
         tasks = [*claimants, *waiting][:most]
@@ -228,13 +228,13 @@ class TaskRecords:
 def _accept_arguments(task: NewTask, queue_limit: int, synchronous: bool) -> list[str | int]:
     uri, idempotency = task.callback_uri, task.idempotency
     return [
-        *(task.task_id, task.message, uri or "", receiver_of(uri) if uri else "", queue_limit),
+        *(task.task_id, task.message, uri or "", endpoint_of(uri) if uri else "", queue_limit),
         *((keys.idempotency(idempotency.key), idempotency.body) if idempotency else ("", "")),
         *(task.prefer, "sync" if synchronous else "async"),
     ]
 
 
-def _acceptance(reply: Any) -> Acceptance | Exception:
+def _acceptance(reply: Any) -> Enqueued | Exception:
     if isinstance(reply, Exception):
         return reply
     outcome, *accepted = reply
@@ -244,7 +244,7 @@ def _acceptance(reply: Any) -> Acceptance | Exception:
         return KeyReused()
     task_id, mode, timeout = accepted
     changed = None if mode is None else ResponseMode(synchronous=mode == "sync", timeout=float(timeout))
-    return Acceptance(task_id=task_id, response=changed)
+    return Enqueued(task_id=task_id, response=changed)
 
 
 def _callback(fields: dict[str, str]) -> CallbackReport | None:

@@ -14,8 +14,8 @@ from redis import Redis
 from app.serving.store import keys, scripts
 
 #: Seconds between two reports of a worker, and seconds after which one that is silent counts as gone.
-REPORT_EVERY = 5.0
-REPORT_LIFETIME = 20
+HEARTBEAT_INTERVAL = 5.0
+REPORT_TTL = 20
 
 #: The cause when nobody knows more.
 DIED = "a process died while loading the model"
@@ -141,7 +141,7 @@ class WorkerReport:
     cause: str = ""
 
 
-class WorkerReports:
+class WorkerRegistry:
     """The reports in one Redis. Every method raises redis.RedisError when Redis is away."""
 
     def __init__(self, redis: Redis, *, host: str | None = None) -> None:
@@ -166,7 +166,7 @@ class WorkerReports:
     def process(self, name: str, pid: int, state: WorkerState, cause: str = "") -> None:
         """Report at once that a process of the worker `name` is UP, or could not load the model and why."""
         self._process(
-            keys=[keys.worker(name), keys.loads(name)], args=[REPORT_LIFETIME, self._host, pid, state.value, cause]
+            keys=[keys.worker(name), keys.loads(name)], args=[REPORT_TTL, self._host, pid, state.value, cause]
         )
 
     def begins_to_load(self, name: str, pid: int) -> None:
@@ -194,7 +194,7 @@ class WorkerReports:
 
     def keep(self, name: str) -> None:
         """Let the report of the worker `name` stand as it is, when there is one."""
-        self._keep(keys=[keys.worker(name)], args=[REPORT_LIFETIME, self._host])
+        self._keep(keys=[keys.worker(name)], args=[REPORT_TTL, self._host])
 
     def died(self, name: str) -> bool:
         """Whether a process of the worker `name` died while loading the model, and none has loaded it since."""
@@ -225,7 +225,7 @@ class WorkerReports:
         self._alive(
             keys=[keys.worker(name), keys.WORKERS],
             args=[
-                *(REPORT_LIFETIME, name, self._host),
+                *(REPORT_TTL, name, self._host),
                 *(json.dumps(sorted(up)), json.dumps(sorted(loading)), json.dumps(causes)),
             ],
             client=client,

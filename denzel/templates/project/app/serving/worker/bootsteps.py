@@ -15,18 +15,18 @@ from celery.worker.request import Request as CeleryRequest
 from redis import RedisError
 
 from app.serving.settings import Settings
-from app.serving.store.claims import RENEW_EVERY, GivenUp
+from app.serving.store.claims import RENEW_EVERY, DeadLettered
 from app.serving.store.connection import connect
-from app.serving.store.workers import REPORT_EVERY, WorkerReports
+from app.serving.store.workers import HEARTBEAT_INTERVAL, WorkerRegistry
 from app.serving.worker import log_file
-from app.serving.worker.batching.events import TELL_EVERY
+from app.serving.worker.batching.events import FLUSH_INTERVAL
 from app.serving.worker.pool import CHECK_INTERVAL, loading_processes, maintain_pool, pool_processes, ready_processes
 from app.serving.worker.transport import Channel
 
 log = logging.getLogger(__name__)
 
 
-class Report(bootsteps.StartStopStep):  # type: ignore[misc]
+class Registration(bootsteps.StartStopStep):  # type: ignore[misc]
     """Reports which processes of the worker have the model, at each change and every REPORT_EVERY seconds."""
 
     requires = ("celery.worker.components:Timer", "celery.worker.components:Pool")
@@ -34,7 +34,7 @@ class Report(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         settings: Settings = worker.app.conf.denzel_settings
-        self._reports = WorkerReports(connect(settings.redis_url))
+        self._reports = WorkerRegistry(connect(settings.redis_url))
         self._reported: tuple[set[int], set[int]] | None = None
         self._reported_at = 0.0
         self._seen: dict[int, Any] = {}
@@ -48,7 +48,7 @@ class Report(bootsteps.StartStopStep):  # type: ignore[misc]
     def _report(self, worker: Any) -> None:
         processes = ready_processes(worker), loading_processes(worker)
         now = time.monotonic()
-        if processes == self._reported and now - self._reported_at < REPORT_EVERY:
+        if processes == self._reported and now - self._reported_at < HEARTBEAT_INTERVAL:
             return
         up, loading = processes
         ended = {pid: process.exitcode for pid, process in self._seen.items() if pid not in up | loading}
@@ -63,7 +63,7 @@ class Report(bootsteps.StartStopStep):  # type: ignore[misc]
         self._reported, self._reported_at = processes, now
 
 
-class Taking(bootsteps.StartStopStep):  # type: ignore[misc]
+class Consumer(bootsteps.StartStopStep):  # type: ignore[misc]
     """Lets the worker take tasks for the processes that are ready, and renews its claims on them while it lives.
 
     Renewing has a thread of its own: the main one may be busy reconnecting while tasks run on.
@@ -75,7 +75,7 @@ class Taking(bootsteps.StartStopStep):  # type: ignore[misc]
         super().__init__(worker, **options)
         self._parcels = Channel.intake
         self._cancelled: SimpleQueue[str] = SimpleQueue()
-        self._given_up: SimpleQueue[GivenUp] = SimpleQueue()
+        self._given_up: SimpleQueue[DeadLettered] = SimpleQueue()
 
     def start(self, worker: Any) -> None:
         self._parcels.start(worker, lambda: len(ready_processes(worker)))
@@ -86,7 +86,7 @@ class Taking(bootsteps.StartStopStep):  # type: ignore[misc]
         # Every 5 seconds, left alone: so late it would say of a process that its task died with it.
         worker.timer.call_repeatedly(CHECK_INTERVAL, maintain_pool, (worker,))
         worker.timer.call_repeatedly(CHECK_INTERVAL, self._parcels.look)
-        worker.timer.call_repeatedly(TELL_EVERY, self._parcels.tell)
+        worker.timer.call_repeatedly(FLUSH_INTERVAL, self._parcels.tell)
 
     def stop(self, worker: Any) -> None:
         # Running tasks are claimed until they have ended; the pool is stopped later than this.
@@ -131,4 +131,4 @@ class LogRotation(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         path = Path(worker.app.conf.denzel_settings.worker_log)
-        worker.timer.call_repeatedly(REPORT_EVERY, log_file.rotate, (path,))
+        worker.timer.call_repeatedly(HEARTBEAT_INTERVAL, log_file.rotate, (path,))

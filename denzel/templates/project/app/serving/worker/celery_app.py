@@ -14,23 +14,23 @@ from celery.utils.log import get_multiprocessing_logger
 
 from app.serving.settings import Settings
 from app.serving.store import keys
-from app.serving.store.claims import Claims, Limits
+from app.serving.store.claims import ClaimLimits, Claims
 from app.serving.store.connection import connect
-from app.serving.store.messages import TASK_NAME, Item
-from app.serving.store.tasks import TaskRecords
-from app.serving.store.workers import WorkerReports
+from app.serving.store.messages import TASK_NAME, QueuedTask
+from app.serving.store.tasks import TaskStore
+from app.serving.store.workers import WorkerRegistry
 from app.serving.worker import log_file
-from app.serving.worker.batching.dispatcher import ParcelLimits, Parcels
-from app.serving.worker.batching.poller import Stay
-from app.serving.worker.batching.result_writer import Telling
-from app.serving.worker.batching.runner import Outcome, ParcelRunner
-from app.serving.worker.batching.scoreboard import Board
-from app.serving.worker.bootsteps import LogRotation, Report, Taking
+from app.serving.worker.batching.dispatcher import BatchSettings, Dispatcher
+from app.serving.worker.batching.poller import PollGrant
+from app.serving.worker.batching.result_writer import ResultWriter
+from app.serving.worker.batching.runner import BatchResult, BatchRunner
+from app.serving.worker.batching.scoreboard import Scoreboard
+from app.serving.worker.bootsteps import Consumer, LogRotation, Registration
 from app.serving.worker.model.predictor import Predictor
 from app.serving.worker.pool_process import end_in_time, end_with_worker, load_model
-from app.serving.worker.preload import BeforeFork
-from app.serving.worker.shutdown import StopInTime, give_all_back, say_goodbye
-from app.serving.worker.sidecar import Sidecar
+from app.serving.worker.preload import Preload
+from app.serving.worker.shutdown import StopInTime, deregister, requeue_all
+from app.serving.worker.sidecar import SidecarSupervisor
 from app.serving.worker.transport import Channel
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ MODEL_LOADING_TIMEOUT = 10 * 365 * 24 * 3600.0
 
 #: Seconds until a process that died is believed to have said nothing more: its last result may be on its way. A process
 #: that ends waits as long for the worker to have read that.
-LAST_WORDS = 1.0
+EXIT_GRACE = 1.0
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         # One whose process died goes back to the queue, or ends, as store/claims.py counts.
         "task_reject_on_worker_lost": True,
         "task_time_limit": settings.task_time_limit,
-        "worker_lost_wait": LAST_WORDS,
+        "worker_lost_wait": EXIT_GRACE,
         "worker_prefetch_multiplier": 1,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_proc_alive_timeout": MODEL_LOADING_TIMEOUT,
@@ -74,10 +74,10 @@ def configuration(settings: Settings) -> dict[str, Any]:
 
 celery_app = Celery("denzel", set_as_current=False)
 celery_app.add_defaults(lambda: configuration(Settings.from_environment(os.environ)))
-celery_app.steps["worker"].update({BeforeFork, Report, Taking, StopInTime, LogRotation, Sidecar})
+celery_app.steps["worker"].update({Preload, Registration, Consumer, StopInTime, LogRotation, SidecarSupervisor})
 
-predictor = BeforeFork.predictor = Predictor()
-board = Board()
+predictor = Preload.predictor = Predictor()
+board = Scoreboard()
 
 
 @celery_app.task(name=TASK_NAME)
@@ -93,16 +93,16 @@ def invoke_predict(json_data: Any) -> dict[str, Any]:
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
-def run_parcel(slot: int, items: list[Item], stay: Stay | None) -> Outcome:
+def run_batch(slot: int, items: list[QueuedTask], stay: PollGrant | None) -> BatchResult:
     """What a pool process does with a parcel."""
     return _runner().run(slot, items, stay)
 
 
 @cache
-def _runner() -> ParcelRunner:
+def _runner() -> BatchRunner:
     settings: Settings = celery_app.conf.denzel_settings
-    telling = Telling(TaskRecords(connect(settings.redis_url)), lifetime=settings.result_lifetime)
-    return ParcelRunner(predictor, telling, Channel.intake.claims, board)
+    telling = ResultWriter(TaskStore(connect(settings.redis_url)), lifetime=settings.result_lifetime)
+    return BatchRunner(predictor, telling, Channel.intake.claims, board)
 
 
 @signals.celeryd_init.connect
@@ -110,31 +110,31 @@ def take_by_claims(conf: Any, **_: Any) -> None:
     """Let the worker, and nobody else who uses this application, take tasks as store/claims.py does."""
     settings: Settings = conf.denzel_settings
     redis = connect(settings.redis_url)
-    claims = Claims(redis, Limits(deliveries=settings.task_max_deliveries, lifetime=settings.result_lifetime))
-    limits = ParcelLimits(
+    claims = Claims(redis, ClaimLimits(deliveries=settings.task_max_deliveries, lifetime=settings.result_lifetime))
+    limits = BatchSettings(
         batch_size=settings.batch_size,
         batch_wait=settings.batch_wait,
         time_limit=settings.task_time_limit,
         deliveries=settings.task_max_deliveries,
         lifetime=settings.result_lifetime,
     )
-    Channel.intake = Parcels(claims, TaskRecords(redis), board, limits, run_parcel)
+    Channel.intake = Dispatcher(claims, TaskStore(redis), board, limits, run_batch)
     conf.broker_transport = "app.serving.worker.transport:Transport"
 
 
 @signals.worker_process_init.connect
 def start_process(sender: str, **_: Any) -> None:
     """Ready a pool process for its first task."""
-    end_in_time(LAST_WORDS)
+    end_in_time(EXIT_GRACE)
     end_with_worker()
-    load_model(predictor, WorkerReports(connect(celery_app.conf.denzel_settings.redis_url)), sender)
+    load_model(predictor, WorkerRegistry(connect(celery_app.conf.denzel_settings.redis_url)), sender)
 
 
 @signals.worker_shutdown.connect
 def end(sender: Any, **_: Any) -> None:
     """The last act of a worker that stops: what it still has goes back to the queue."""
-    give_all_back()
-    say_goodbye(sender)
+    requeue_all()
+    deregister(sender)
 
 
 @signals.after_setup_logger.connect

@@ -10,7 +10,7 @@ import time
 from billiard import pool as billiard_pool
 from redis import RedisError
 
-from app.serving.store.workers import WorkerReports, WorkerState
+from app.serving.store.workers import WorkerRegistry, WorkerState
 from app.serving.worker.model.predictor import Predictor
 from app.serving.worker.pool import CHECK_INTERVAL
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 PAUSE_AFTER_DEATH = 5.0
 
 
-def load_model(predictor: Predictor, reports: WorkerReports, worker: str) -> None:
+def load_model(predictor: Predictor, reports: WorkerRegistry, worker: str) -> None:
     """Load the model before this process takes its first task, unless it came with the fork; report the state."""
 
     def report(state: WorkerState, cause: str = "") -> None:
@@ -36,7 +36,7 @@ def load_model(predictor: Predictor, reports: WorkerReports, worker: str) -> Non
     report(WorkerState.UP)
 
 
-def _died_before(reports: WorkerReports, worker: str) -> bool:
+def _died_before(reports: WorkerRegistry, worker: str) -> bool:
     try:
         return reports.died(worker)
     except RedisError:

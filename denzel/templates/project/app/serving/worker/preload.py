@@ -19,16 +19,16 @@ from redis import RedisError
 from app.serving.settings import Settings
 from app.serving.store.claims import RENEW_EVERY
 from app.serving.store.connection import connect
-from app.serving.store.workers import WorkerReports, WorkerState
+from app.serving.store.workers import WorkerRegistry, WorkerState
 from app.serving.worker.model.openmp import one_thread
 from app.serving.worker.model.predictor import Predictor
-from app.serving.worker.shutdown import give_all_back, say_goodbye
+from app.serving.worker.shutdown import deregister, requeue_all
 from app.serving.worker.transport import Channel
 
 log = logging.getLogger(__name__)
 
 
-class BeforeFork(bootsteps.Step):  # type: ignore[misc]
+class Preload(bootsteps.Step):  # type: ignore[misc]
     """Readies the main process for its first fork: what it has by then is shared with every process that predicts."""
 
     requires = ("celery.worker.components:Timer",)
@@ -49,20 +49,20 @@ class BeforeFork(bootsteps.Step):  # type: ignore[misc]
         settings: Settings = self._worker.app.conf.denzel_settings
         # What an earlier life has said, and could not take back while Redis was away, must not speak for this one.
         try:
-            WorkerReports(connect(settings.redis_url)).forget(self._worker.hostname)
+            WorkerRegistry(connect(settings.redis_url)).forget(self._worker.hostname)
         except RedisError as error:
             log.warning("the worker could not report: %s", error)
         if settings.shares_model:
-            load_shared(self._worker, self.predictor)
+            preload_model(self._worker, self.predictor)
         # What the collector marks it writes to, and a page that is written to is shared no more.
         gc.collect()
         gc.freeze()
 
 
-def load_shared(worker: Any, predictor: Predictor) -> None:
+def preload_model(worker: Any, predictor: Predictor) -> None:
     """Load the model in this process, however long that takes. SIGTERM ends the worker meanwhile."""
     settings: Settings = worker.app.conf.denzel_settings
-    reports = WorkerReports(connect(settings.redis_url))
+    reports = WorkerRegistry(connect(settings.redis_url))
     pid = os.getpid()
 
     def say(report: Callable[[], None]) -> None:
@@ -84,8 +84,8 @@ def load_shared(worker: Any, predictor: Predictor) -> None:
 
     def stop() -> None:
         stops.set()
-        give_all_back()
-        say_goodbye(worker)
+        requeue_all()
+        deregister(worker)
         say(lambda: reports.gives_up_loading(worker.hostname))
         os._exit(0)
 

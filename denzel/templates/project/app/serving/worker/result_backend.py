@@ -10,10 +10,10 @@ from celery.exceptions import TimeLimitExceeded
 from celery.utils.serialization import UnpickleableExceptionWrapper
 from redis import RedisError
 
-from app.serving.errors import failure, named_failure, out_of_time
+from app.serving.errors import failure, failure_result, time_limit_result
 from app.serving.settings import Settings
 from app.serving.store.connection import connect
-from app.serving.store.tasks import ENDED, TaskRecords
+from app.serving.store.tasks import TERMINAL_STATES, TaskStore
 
 
 class RecordBackend(BaseBackend):  # type: ignore[misc]
@@ -22,14 +22,14 @@ class RecordBackend(BaseBackend):  # type: ignore[misc]
     def __init__(self, app: Any, **options: Any) -> None:
         super().__init__(app, **options)
         settings: Settings = app.conf.denzel_settings
-        self._records = TaskRecords(connect(settings.redis_url))
+        self._records = TaskStore(connect(settings.redis_url))
         self._lifetime = settings.result_lifetime
 
     def _store_result(
         self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **_: Any
     ) -> None:
         # That it has started, the step that took it from the queue has noted.
-        if state in ENDED:
+        if state in TERMINAL_STATES:
             answer = _answer(result, state)
             self._records.end(task_id, state, answer, lifetime=self._lifetime, tag=_delivery_tag(request))
 
@@ -59,9 +59,9 @@ def _answer(result: Any, state: str) -> Any:
     if state == states.SUCCESS:
         return result
     if isinstance(result, TimeLimitExceeded):
-        return out_of_time(result.args[0])
+        return time_limit_result(result.args[0])
     if not isinstance(result, BaseException):
         return {"args": [str(result)]}
     if isinstance(result, UnpickleableExceptionWrapper):
-        return named_failure(result.exc_cls_name, result.exc_args)
+        return failure_result(result.exc_cls_name, result.exc_args)
     return failure(result)

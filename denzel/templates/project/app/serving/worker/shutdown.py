@@ -17,14 +17,14 @@ from redis import RedisError
 
 from app.serving.settings import Settings
 from app.serving.store.connection import connect
-from app.serving.store.workers import WorkerReports
+from app.serving.store.workers import WorkerRegistry
 from app.serving.worker.pool import CHECK_INTERVAL, loading_processes, ready_processes
 from app.serving.worker.transport import Channel
 
 log = logging.getLogger(__name__)
 
 #: Seconds before the end of STOP_TIMEOUT at which running tasks go back to the queue at the latest.
-HAND_BACK = 5
+REQUEUE_MARGIN = 5
 
 
 class StopInTime(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -38,7 +38,7 @@ class StopInTime(bootsteps.StartStopStep):  # type: ignore[misc]
 
         def stop(signum: int, frame: FrameType | None) -> None:
             worker.sidecar.look_away()
-            for end in (end_loading, hand_back):
+            for end in (end_loading, requeue_on_deadline):
                 threading.Thread(target=end, args=(worker,), daemon=True).start()
             stop_worker(signum, frame)
 
@@ -53,18 +53,18 @@ def end_loading(worker: Any) -> None:
         time.sleep(CHECK_INTERVAL)
 
 
-def hand_back(worker: Any) -> None:
+def requeue_on_deadline(worker: Any) -> None:
     """When the time to stop is nearly over, put running tasks back to the queue, and end."""
     settings: Settings = worker.app.conf.denzel_settings
-    time.sleep(settings.stop_timeout - HAND_BACK)
+    time.sleep(settings.stop_timeout - REQUEUE_MARGIN)
     log.warning("STOP_TIMEOUT is nearly over; %d running tasks go back to the queue", len(state.active_requests))
-    give_all_back()
+    requeue_all()
     _kill(ready_processes(worker))
-    say_goodbye(worker)
+    deregister(worker)
     os._exit(0)
 
 
-def give_all_back() -> None:
+def requeue_all() -> None:
     """Put whatever this worker has taken back to the queue. Where Redis is away, its next life does so."""
     try:
         Channel.intake.claims.give_all_back()
@@ -72,14 +72,14 @@ def give_all_back() -> None:
         log.warning("running tasks could not be given back: %s", error)
 
 
-def say_goodbye(worker: Any) -> None:
+def deregister(worker: Any) -> None:
     """End the process beside the worker, then take back what the worker has reported, which its threads renew until the
     end. Where Redis is away, the report expires.
     """
     worker.sidecar.end()
     settings: Settings = worker.app.conf.denzel_settings
     with suppress(RedisError):
-        WorkerReports(connect(settings.redis_url)).forget(worker.hostname)
+        WorkerRegistry(connect(settings.redis_url)).forget(worker.hostname)
 
 
 def _kill(pids: set[int]) -> None:

@@ -15,9 +15,9 @@ from redis import RedisError
 
 from app.serving.settings import Settings
 from app.serving.sidecar.__main__ import check
-from app.serving.sidecar.heartbeat import Heartbeat
+from app.serving.sidecar.heartbeat import HeartbeatMonitor
 from app.serving.store.connection import connect
-from app.serving.store.workers import REPORT_EVERY
+from app.serving.store.workers import HEARTBEAT_INTERVAL
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ CALLBACKS_GRACE = 4
 KILL_GRACE = 1.0
 
 
-class Sidecar(bootsteps.StartStopStep):  # type: ignore[misc]
+class SidecarSupervisor(bootsteps.StartStopStep):  # type: ignore[misc]
     """`worker.sidecar`: keeps the process running that sends callbacks and looks after this one, also at a stop."""
 
     requires = ("celery.worker.components:Timer",)
@@ -41,13 +41,13 @@ class Sidecar(bootsteps.StartStopStep):  # type: ignore[misc]
         worker.sidecar = self
         self._redis = connect(settings.redis_url)
         self._process: subprocess.Popen[bytes] | None = None
-        self._heartbeat: Heartbeat | None = None
+        self._heartbeat: HeartbeatMonitor | None = None
         self._is_loading = False
         self._is_over = False
 
     def start(self, worker: Any) -> None:
         self.keep_running()
-        worker.timer.call_repeatedly(REPORT_EVERY, self.keep_running)
+        worker.timer.call_repeatedly(HEARTBEAT_INTERVAL, self.keep_running)
 
     def loading(self, is_loading: bool) -> None:
         """Whether the worker itself loads the model: it may be unable to report, and the process beside does so."""
@@ -91,7 +91,7 @@ class Sidecar(bootsteps.StartStopStep):  # type: ignore[misc]
         command = [sys.executable, "-m", "app.serving.sidecar", str(os.getpid())]
         self._process = subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
-        self._heartbeat = Heartbeat(self._process.stdout, self._redis_answers)
+        self._heartbeat = HeartbeatMonitor(self._process.stdout, self._redis_answers)
 
     def _redis_answers(self) -> bool:
         """Without Redis there is nothing to send; and the sidecar may wait long to be told where it is."""

@@ -17,7 +17,7 @@ from kombu.utils.json import loads
 from redis.exceptions import OutOfMemoryError
 
 from app.serving.store import keys
-from app.serving.worker.batching.dispatcher import Parcels
+from app.serving.worker.batching.dispatcher import Dispatcher
 
 #: A key that never exists: waiting for it is waiting.
 _NOTHING = "denzel:nothing"
@@ -57,7 +57,7 @@ class Channel(stock.Channel):  # type: ignore[misc]
     QoS = QoS
 
     #: Set by whoever runs a worker. It is no transport option: the dashboard asks for these, and wants them in JSON.
-    intake: ClassVar[Parcels]
+    intake: ClassVar[Dispatcher]
 
     _memory_is_full = False
 

@@ -9,17 +9,17 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.serving.api.http.transport import Joined, Leftovers
+from app.serving.api.http.transport import CoalescingTransport, LingeringClose
 from app.serving.api.problems import problem
 
 #: Seconds that a client may be silent in the middle of a request.
-SILENCE = 20
+READ_TIMEOUT = 20
 
 #: Bytes that an address may have, one header, and all of them while they are incomplete; and how many headers.
-LONGEST_URL = 4094
-LONGEST_HEADER = 8190
-LONGEST_HEAD = 32 * 1024
-MOST_HEADERS = 100
+MAX_URL = 4094
+MAX_HEADER = 8190
+MAX_HEADER_BYTES = 32 * 1024
+MAX_HEADERS = 100
 
 
 def error_answer(status: int, description: str) -> bytes:
@@ -35,11 +35,11 @@ def error_answer(status: int, description: str) -> bytes:
     return head.encode("latin1") + body
 
 
-class Refused(Exception):
+class BoundExceeded(Exception):
     """What a client sends breaks a bound; raised through the parser, which then stops."""
 
 
-def before_the_body(app: Any) -> Any:
+def answer_before_body(app: Any) -> Any:
     """An application that is told of the request before its body; Falcon asks for that first, whatever it answers."""
 
     async def serve(scope: Any, receive: Any, send: Any) -> None:
@@ -57,14 +57,14 @@ class Protocol(HttpToolsProtocol):
     """uvicorn's HTTP, which by itself takes headers of any length, waits for ever, and answers errors in plain text."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._connection = Joined(transport, self.loop, self._close)
+        self._connection = CoalescingTransport(transport, self.loop, self._close)
         super().connection_made(self._connection)  # type: ignore[arg-type]
         self._in_head = self._in_request = False
         self._head_length = 0
         self._refusal: tuple[int, str] | None = None
-        self._leftovers: Leftovers | None = None
+        self._leftovers: LingeringClose | None = None
         self._heard = self.loop.time()
-        self._silence: asyncio.TimerHandle | None = self.loop.call_later(SILENCE, self._listen_for_silence)
+        self._silence: asyncio.TimerHandle | None = self.loop.call_later(READ_TIMEOUT, self._listen_for_silence)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._silence is not None:
@@ -82,8 +82,8 @@ class Protocol(HttpToolsProtocol):
             self._head_length += len(data)
         self._unset_keepalive_if_required()
         self._feed(data)
-        if self._in_head and self._head_length > LONGEST_HEAD and not self.transport.is_closing():
-            self._refusal = (431, f"The headers may have {LONGEST_HEAD} bytes at most.")
+        if self._in_head and self._head_length > MAX_HEADER_BYTES and not self.transport.is_closing():
+            self._refusal = (431, f"The headers may have {MAX_HEADER_BYTES} bytes at most.")
             self.send_400_response("")
 
     def _feed(self, data: bytes) -> None:
@@ -118,12 +118,12 @@ class Protocol(HttpToolsProtocol):
 
     def _listen_for_silence(self) -> None:
         silent = self.loop.time() - self._heard
-        if silent < SILENCE:
-            self._silence = self.loop.call_later(SILENCE - silent, self._listen_for_silence)
+        if silent < READ_TIMEOUT:
+            self._silence = self.loop.call_later(READ_TIMEOUT - silent, self._listen_for_silence)
             return
         self._silence = None
         if self._in_request:
-            self.send_400_response(f"The request did not go on for {SILENCE} seconds.")
+            self.send_400_response(f"The request did not go on for {READ_TIMEOUT} seconds.")
             self._connection.cut()
         elif self.cycle is None:
             self.transport.close()
@@ -135,19 +135,19 @@ class Protocol(HttpToolsProtocol):
         self._in_head = self._in_request = True
         self._head_length = 0
         if self._silence is None:
-            self._silence = self.loop.call_later(SILENCE, self._listen_for_silence)
+            self._silence = self.loop.call_later(READ_TIMEOUT, self._listen_for_silence)
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
-        if len(self.url) > LONGEST_URL:
-            self._refuse(414, f"The address may have {LONGEST_URL} bytes at most.")
+        if len(self.url) > MAX_URL:
+            self._refuse(414, f"The address may have {MAX_URL} bytes at most.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
-        if len(name) + len(value) > LONGEST_HEADER:
-            self._refuse(431, f"A header may have {LONGEST_HEADER} bytes at most.")
-        if len(self.headers) > MOST_HEADERS:
-            self._refuse(431, f"A request may have {MOST_HEADERS} headers at most.")
+        if len(name) + len(value) > MAX_HEADER:
+            self._refuse(431, f"A header may have {MAX_HEADER} bytes at most.")
+        if len(self.headers) > MAX_HEADERS:
+            self._refuse(431, f"A request may have {MAX_HEADERS} headers at most.")
         if self.headers[-1][0] == b"transfer-encoding" and value.lower() != b"chunked":
             self._refuse(501, "Of transfer codings, only chunked is known.")
 
@@ -161,7 +161,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         # Who asks whether to send a body is answered by what needs none, such as its length.
-        super()._start_asgi_task(cycle, before_the_body(app) if cycle.waiting_for_100_continue else app)
+        super()._start_asgi_task(cycle, answer_before_body(app) if cycle.waiting_for_100_continue else app)
 
     def on_body(self, body: bytes) -> None:
         if not self._is_upgrade():
@@ -189,7 +189,7 @@ class Protocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, description: str) -> None:
         self._refusal = (status, description)
-        raise Refused(description)
+        raise BoundExceeded(description)
 
     def send_400_response(self, msg: str) -> None:
         """Answer in JSON, unless an answer has begun, and hang up."""
@@ -220,7 +220,7 @@ class Protocol(HttpToolsProtocol):
 
     def _drop_leftovers(self) -> None:
         if self._leftovers is None:
-            self._leftovers = Leftovers(self.loop, self._connection.cut)
+            self._leftovers = LingeringClose(self.loop, self._connection.cut)
 
     def _end_leftovers(self) -> None:
         if self._leftovers is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Joined:
+class CoalescingTransport:
     """A connection that sends what is written in one turn of the event loop in one go: an answer's head and its body.
 
     `close` says how it is closed: with `end`, after which the client may still send, or with `cut`. The rest is the
@@ -59,19 +59,19 @@ class Joined:
 
 
 #: Bytes that are dropped at most, and seconds for which they are.
-MOST_BYTES = 100 * 1024 * 1024
+MAX_LINGER_BYTES = 100 * 1024 * 1024
 
 
-LONGEST = 30
+LINGER_TIMEOUT = 30
 
 
-class Leftovers:
+class LingeringClose:
     """Counts what comes on one connection from now on, and calls `cut` at either bound."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, cut: Callable[[], None]) -> None:
         self._cut = cut
-        self._left = MOST_BYTES
-        self._timer = loop.call_later(LONGEST, cut)
+        self._left = MAX_LINGER_BYTES
+        self._timer = loop.call_later(LINGER_TIMEOUT, cut)
 
     def drop(self, data: bytes) -> None:
         """Note that this came."""

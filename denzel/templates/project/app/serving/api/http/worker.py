@@ -14,11 +14,11 @@ from uvicorn_worker import UvicornWorker
 from app.serving.api.http.protocol import Protocol
 
 #: Seconds between two signs of life to gunicorn, which ends a worker that gives none for its `--timeout`.
-HEARTBEAT = 5
+NOTIFY_INTERVAL = 5
 
 
 #: Seconds that one thread may compute while others want to; Python's own 5 ms would be felt in every answer.
-SWITCH = 0.0005
+SWITCH_INTERVAL = 0.0005
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]
@@ -32,7 +32,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         "access_log": False,
         "proxy_headers": False,
         "server_header": False,
-        "timeout_notify": HEARTBEAT,
+        "timeout_notify": NOTIFY_INTERVAL,
     }
 
     def init_process(self) -> None:
@@ -40,7 +40,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         # Threads that compute, verify_input among them, keep the event loop waiting no longer than this.
-        sys.setswitchinterval(SWITCH)
+        sys.setswitchinterval(SWITCH_INTERVAL)
         super().init_process()
 
     async def _serve(self) -> None:

@@ -21,32 +21,32 @@ from billiard.einfo import ExceptionInfo
 from billiard.exceptions import TimeLimitExceeded
 from celery.worker import state
 
-from app.serving.errors import out_of_time
-from app.serving.store.claims import Claims, GivenUp
-from app.serving.store.messages import TASK_NAME, Item, plain_item
-from app.serving.store.tasks import FAILURE, TaskEnd, TaskRecords
+from app.serving.errors import time_limit_result
+from app.serving.store.claims import Claims, DeadLettered
+from app.serving.store.messages import TASK_NAME, QueuedTask, parse
+from app.serving.store.tasks import FAILURE, Completion, TaskStore
 from app.serving.worker.batching.events import TaskEvents
-from app.serving.worker.batching.in_flight import Parcel, UnderWay
-from app.serving.worker.batching.poller import REST, STAY_AT_MOST, Stay
-from app.serving.worker.batching.runner import Ended, Outcome
-from app.serving.worker.batching.scoreboard import ALL, NOT_BEGUN, Board
-from app.serving.worker.batching.settlements import Unsaid
-from app.serving.worker.batching.sizing import ParcelSizes
-from app.serving.worker.batching.window import Gathering
+from app.serving.worker.batching.in_flight import Batch, InFlight
+from app.serving.worker.batching.poller import POLL_TIMEOUT, SESSION_LIMIT, PollGrant
+from app.serving.worker.batching.runner import BatchResult, TaskResult
+from app.serving.worker.batching.scoreboard import ALL, NOT_STARTED, Scoreboard
+from app.serving.worker.batching.settlements import PendingSettlements
+from app.serving.worker.batching.sizing import AdaptiveBatchSize
+from app.serving.worker.batching.window import BatchWindow
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two calls of `look`.
-LOOK_EVERY = 1.0
+SUPERVISION_INTERVAL = 1.0
 
 #: Seconds that a task may keep those behind it in its parcel, until they go back to the queue; and seconds for which it
 #: runs until the dashboard is told that it does.
-LONGEST_IN_FRONT = 1.0
+HEAD_OF_LINE_LIMIT = 1.0
 LONG = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParcelLimits:
+class BatchSettings:
     """The most tasks for predict_batch and the seconds that they may gather; the seconds that one task may take; after
     how many deliveries it is given up, and for how many seconds a result is kept.
     """
@@ -58,16 +58,16 @@ class ParcelLimits:
     lifetime: int
 
 
-class Parcels:
+class Dispatcher:
     """What one worker has taken, and takes. All of it runs in the worker's event loop."""
 
     def __init__(
         self,
         claims: Claims,
-        records: TaskRecords,
-        board: Board,
-        limits: ParcelLimits,
-        run: Callable[..., Outcome],
+        records: TaskStore,
+        board: Scoreboard,
+        limits: BatchSettings,
+        run: Callable[..., BatchResult],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -79,10 +79,10 @@ class Parcels:
         self._clock = clock
         self._worker: Any = None
         self._ready: Callable[[], int] = lambda: 0
-        self._parcels = UnderWay(claims, board)
-        self._sizes = ParcelSizes(batch_size=limits.batch_size, deliveries=limits.deliveries)
-        self._gathering = Gathering(board, limits.batch_wait, clock)
-        self._unsaid = Unsaid(claims, records, lifetime=limits.lifetime)
+        self._parcels = InFlight(claims, board)
+        self._sizes = AdaptiveBatchSize(batch_size=limits.batch_size, deliveries=limits.deliveries)
+        self._gathering = BatchWindow(board, limits.batch_wait, clock)
+        self._unsaid = PendingSettlements(claims, records, lifetime=limits.lifetime)
         self._visits = 0
 
     def start(self, worker: Any, ready: Callable[[], int]) -> None:
@@ -115,7 +115,7 @@ class Parcels:
         sharing = self._ready() if self._sizes.are_shared else 0
         taken = self.claims.take(free=free, most=self._sizes.most(), sharing=sharing)
         for claimed in taken.claimed:
-            item = plain_item(claimed.message, claimed.since)
+            item = parse(claimed.message, claimed.since)
             if item is None or item.task_id in state.revoked:
                 others.append(claimed.message)
             elif claimed.deliveries > 1:
@@ -152,7 +152,7 @@ class Parcels:
             log.info("task %s was cancelled; ending the process that runs it", task_id)
             parcel.ended_for = task_id
             self._worker.pool.terminate_job(parcel.pid, SIGKILL)
-        elif NOT_BEGUN < place < own:
+        elif NOT_STARTED < place < own:
             self._events.revoked(parcel.open[task_id], terminated=False)
             self._cut(parcel)
 
@@ -174,11 +174,11 @@ class Parcels:
                 for item in parcel.items:
                     if item.task_id in parcel.open and not item.has_ended:
                         self._events.running(parcel.open[item.task_id])
-            if now - began > LONGEST_IN_FRONT and parcel.pid is not None:
+            if now - began > HEAD_OF_LINE_LIMIT and parcel.pid is not None:
                 self._cut(parcel)
         self._say()
 
-    def given_up(self, task: GivenUp) -> None:
+    def given_up(self, task: DeadLettered) -> None:
         """A task that is in no parcel was ended, because it killed its process too often: another worker's, or one that
         went Celery's own way.
         """
@@ -191,7 +191,7 @@ class Parcels:
     def _free(self) -> int:
         return self._ready() - len(self._parcels) - len(state.reserved_requests)
 
-    def _stay(self) -> Stay | None:
+    def _stay(self) -> PollGrant | None:
         """The leave for a process to stay at the queue. One at a time has it: two would share out what is not worth it.
 
         What Celery itself was told to revoke, those processes do not know; it remembers that for three hours.
@@ -199,9 +199,9 @@ class Parcels:
         if self._parcels.staying is not None or not self._sizes.are_quick or state.revoked or not self._ready():
             return None
         self._visits += 1
-        return Stay(self._visits, self._sizes.most())
+        return PollGrant(self._visits, self._sizes.most())
 
-    def _send(self, items: list[Item], stay: Stay | None = None) -> None:
+    def _send(self, items: list[QueuedTask], stay: PollGrant | None = None) -> None:
         parcel = self._parcels.begin(items, stay, self.end_task)
         try:
             parcel.job = self._worker.pool.apply_async(
@@ -218,14 +218,14 @@ class Parcels:
                 # The pool is being stopped.
                 self._close(parcel)
 
-    def _timeout(self, items: list[Item], stay: Stay | None) -> float | None:
+    def _timeout(self, items: list[QueuedTask], stay: PollGrant | None) -> float | None:
         """When the pool ends the process: the last task that it begins must have had its time by then."""
         if self._limits.time_limit is None:
             return None
-        in_front = LONGEST_IN_FRONT + LOOK_EVERY if len(items) > 1 or stay else 0
-        return self._limits.time_limit + in_front + (STAY_AT_MOST + REST if stay else 0)
+        in_front = HEAD_OF_LINE_LIMIT + SUPERVISION_INTERVAL if len(items) > 1 or stay else 0
+        return self._limits.time_limit + in_front + (SESSION_LIMIT + POLL_TIMEOUT if stay else 0)
 
-    def _done(self, parcel: Parcel, outcome: Outcome) -> None:
+    def _done(self, parcel: Batch, outcome: BatchResult) -> None:
         """A process says how the tasks of a parcel ended; those of which it says nothing did not run."""
         try:
             for ended in outcome.ended:
@@ -243,12 +243,12 @@ class Parcels:
             self._close(parcel)
         self._gathering.end(there_is_enough=outcome.waiting >= self._sizes.most())
 
-    def _lost(self, parcel: Parcel, error: ExceptionInfo) -> None:
+    def _lost(self, parcel: Batch, error: ExceptionInfo) -> None:
         """A process died with a parcel, by its own doing, of a time limit, or because a task was cancelled."""
         self._parcels.learn(parcel)
         place = self._parcels.place(parcel)
         # It may be any of those that run together, or that came along when the process died before it began.
-        suspects = parcel.items if place in (ALL, NOT_BEGUN) else parcel.items[place : place + 1]
+        suspects = parcel.items if place in (ALL, NOT_STARTED) else parcel.items[place : place + 1]
         running = {item.task_id for item in suspects}
         self._gathering.end()
         try:
@@ -260,35 +260,35 @@ class Parcels:
         finally:
             self._close(parcel, died=set() if parcel.ended_for else running)
 
-    def _end_out_of_time(self, parcel: Parcel, task_id: str) -> None:
+    def _end_out_of_time(self, parcel: Batch, task_id: str) -> None:
         request = parcel.open.get(task_id)
         if request is None or self._limits.time_limit is None:
             return
         log.error("task %s[%s] took longer than TASK_TIME_LIMIT", TASK_NAME, task_id)
-        result = json.dumps(out_of_time(self._limits.time_limit))
-        self._unsaid.end(TaskEnd(task_id=task_id, tag=task_id, status=FAILURE, result=result))
-        self._tell_end(parcel, Ended(task_id, FAILURE, self._limits.time_limit, result))
+        result = json.dumps(time_limit_result(self._limits.time_limit))
+        self._unsaid.end(Completion(task_id=task_id, tag=task_id, status=FAILURE, result=result))
+        self._tell_end(parcel, TaskResult(task_id, FAILURE, self._limits.time_limit, result))
 
-    def _tell_end(self, parcel: Parcel, ended: Ended) -> None:
+    def _tell_end(self, parcel: Batch, ended: TaskResult) -> None:
         request = parcel.close(ended.task_id)
         if request is not None:
             self._events.ended(ended, request)
 
-    def _cut(self, parcel: Parcel) -> None:
+    def _cut(self, parcel: Batch) -> None:
         """What waits in a parcel behind the task that runs goes back to the queue."""
-        if self._parcels.place(parcel) not in (ALL, NOT_BEGUN):
+        if self._parcels.place(parcel) not in (ALL, NOT_STARTED):
             for item in parcel.items[self._board.cut(parcel.slot) :]:
                 self._give_back(parcel, item.task_id)
             self._say()
 
-    def _close(self, parcel: Parcel, *, died: Iterable[str] = ()) -> None:
+    def _close(self, parcel: Batch, *, died: Iterable[str] = ()) -> None:
         """The parcel is through; what is open goes back to the queue."""
         self._parcels.end(parcel)
         for task_id in list(parcel.open):
             self._give_back(parcel, task_id, died=task_id in died)
         self._say()
 
-    def _give_back(self, parcel: Parcel, task_id: str, *, died: bool = False) -> None:
+    def _give_back(self, parcel: Batch, task_id: str, *, died: bool = False) -> None:
         request = parcel.close(task_id)
         if request is not None:
             self._unsaid.give_back(task_id, request, died=died)

@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from app.serving.store import event_json
-from app.serving.store.claims import GivenUp
-from app.serving.store.messages import TASK_NAME, Item
+from app.serving.store.claims import DeadLettered
+from app.serving.store.messages import TASK_NAME, QueuedTask
 from app.serving.store.tasks import SUCCESS
-from app.serving.worker.batching.runner import Ended, Further
+from app.serving.worker.batching.runner import PolledTask, TaskResult
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two messages to the dashboard, and the most events of one.
-TELL_EVERY = 0.5
-MOST_AT_ONCE = 2000
+FLUSH_INTERVAL = 0.5
+MAX_EVENTS_PER_FLUSH = 2000
 
 #: Of what a process did by itself, so many events are written at once, and seconds until the next so many are:
 #: meanwhile it, and others, may want to be handed tasks.
@@ -52,13 +52,13 @@ class TaskEvents:
     def __init__(self, worker: Any, clock: Callable[[], float] = time.monotonic) -> None:
         self._worker = worker
         self._clock = clock
-        self._further: deque[Further] = deque()
+        self._further: deque[PolledTask] = deque()
         self._writes_at = 0.0
         #: What the log is to say.
         self._ended: list[str] = []
         event_json.register_writer()
 
-    def ended(self, task: Ended, request: Described) -> None:
+    def ended(self, task: TaskResult, request: Described) -> None:
         """A task has ended. Where it was in a batch, the time that it took is the batch's."""
         self._ended.append(f"{task.task_id} {task.status} in {task.runtime:.3f} s")
         fields = {"result": task.shown} if task.status == SUCCESS else {"exception": task.shown, "traceback": ""}
@@ -71,7 +71,7 @@ class TaskEvents:
             **fields,
         )
 
-    def further(self, tasks: Iterable[Further]) -> None:
+    def further(self, tasks: Iterable[PolledTask]) -> None:
         """Tasks that a process took from the queue itself have ended."""
         self._further.extend(tasks)
 
@@ -79,7 +79,7 @@ class TaskEvents:
         """A task is running for longer than a moment."""
         self._send("task-started", uuid=request.id, **_description(request))
 
-    def given_up(self, task: GivenUp, request: Described | None = None) -> None:
+    def given_up(self, task: DeadLettered, request: Described | None = None) -> None:
         """A task was ended, because it killed its process too often."""
         described = _description(request) if request is not None else {"name": TASK_NAME}
         self._send("task-failed", uuid=task.task_id, **described, exception=task.reason, traceback="")
@@ -88,7 +88,7 @@ class TaskEvents:
         """A task was cancelled, and the process that ran it `terminated` or not."""
         self._send("task-revoked", uuid=request.id, **_description(request), terminated=terminated)
 
-    def cancelled(self, item: Item) -> None:
+    def cancelled(self, item: QueuedTask) -> None:
         """A task was cancelled while it waited, and its turn came."""
         self._send("task-revoked", uuid=item.task_id, **_shown(item.shown_arguments, item.since), terminated=False)
 
@@ -102,7 +102,7 @@ class TaskEvents:
         if dispatcher is not None:
             # A new one after each time that Redis was away; as Celery makes it, it sends as soon as it can.
             dispatcher.on_send_buffered = None
-            dispatcher.buffer_limit = MOST_AT_ONCE
+            dispatcher.buffer_limit = MAX_EVENTS_PER_FLUSH
             dispatcher.serializer = event_json.NAME
             dispatcher.flush()
 

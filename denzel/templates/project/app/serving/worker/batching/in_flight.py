@@ -12,19 +12,19 @@ from celery.worker import state
 from redis import RedisError
 
 from app.serving.store.claims import Claims
-from app.serving.store.messages import TASK_NAME, Item
-from app.serving.worker.batching.poller import Stay
-from app.serving.worker.batching.scoreboard import NOT_BEGUN, SLOTS, Board
+from app.serving.store.messages import TASK_NAME, QueuedTask
+from app.serving.worker.batching.poller import PollGrant
+from app.serving.worker.batching.scoreboard import NOT_STARTED, SLOTS, Scoreboard
 
 log = logging.getLogger(__name__)
 
 
-class Request:
+class TaskView:
     """One task of a parcel, as Celery's state and its `inspect` and `control` commands know the tasks of a worker."""
 
     name = TASK_NAME
 
-    def __init__(self, item: Item, parcel: Parcel, end: Callable[[str], None]) -> None:
+    def __init__(self, item: QueuedTask, parcel: Batch, end: Callable[[str], None]) -> None:
         self.id = item.task_id
         self.shown_arguments = item.shown_arguments
         self.since = item.since
@@ -50,17 +50,17 @@ class Request:
         self._end(self.id)
 
 
-class Parcel:
+class Batch:
     """Some tasks on their way to a pool process, or in it. `open` are those of which no end is known yet."""
 
-    def __init__(self, slot: int, stay: Stay | None, end_task: Callable[[str], None]) -> None:
+    def __init__(self, slot: int, stay: PollGrant | None, end_task: Callable[[str], None]) -> None:
         self.slot = slot
         #: Set where the process may stay at the queue, and take the next tasks itself.
         self.stay = stay
         #: Which of its rounds `items` are; the first one's were handed over.
         self.round = 0
-        self.items: list[Item] = []
-        self.open: dict[str, Request] = {}
+        self.items: list[QueuedTask] = []
+        self.open: dict[str, TaskView] = {}
         #: The ids of all that were ever open.
         self.seen: set[str] = set()
         self.pid: int | None = None
@@ -71,17 +71,17 @@ class Parcel:
         self.told: int | None = None
         self._end_task = end_task
 
-    def hold(self, items: list[Item]) -> None:
+    def hold(self, items: list[QueuedTask]) -> None:
         """These are what its process has now."""
         self.items = items
         for item in items:
             if item.task_id not in self.open:
-                request = Request(item, self, self._end_task)
+                request = TaskView(item, self, self._end_task)
                 self.open[request.id] = request
                 self.seen.add(request.id)
                 state.task_accepted(request)
 
-    def close(self, task_id: str) -> Request | None:
+    def close(self, task_id: str) -> TaskView | None:
         """The task has ended, or goes back to the queue. None where it was not open."""
         request = self.open.pop(task_id, None)
         if request is not None:
@@ -100,25 +100,25 @@ class Parcel:
         return next(place for place, item in enumerate(self.items) if item.task_id == task_id)
 
 
-class UnderWay:
+class InFlight:
     """The parcels of one worker that are on their way, and what is in each."""
 
-    def __init__(self, claims: Claims, board: Board) -> None:
+    def __init__(self, claims: Claims, board: Scoreboard) -> None:
         self._claims = claims
         self._board = board
-        self._parcels: set[Parcel] = set()
+        self._parcels: set[Batch] = set()
         # In turn, so that one is not taken again soon: a process that the pool has given up may still write there.
         self._slots = deque(range(SLOTS))
 
     def __len__(self) -> int:
         return len(self._parcels)
 
-    def __iter__(self) -> Iterator[Parcel]:
+    def __iter__(self) -> Iterator[Batch]:
         # Another thread may ask for them while they change.
         return iter(list(self._parcels))
 
     @property
-    def staying(self) -> Parcel | None:
+    def staying(self) -> Batch | None:
         """The parcel whose process stays at the queue; one at a time does."""
         return next((parcel for parcel in self if parcel.stay is not None), None)
 
@@ -126,15 +126,15 @@ class UnderWay:
         """The ids of the tasks in all of them."""
         return [item.task_id for parcel in self for item in parcel.items]
 
-    def begin(self, items: list[Item], stay: Stay | None, end_task: Callable[[str], None]) -> Parcel:
+    def begin(self, items: list[QueuedTask], stay: PollGrant | None, end_task: Callable[[str], None]) -> Batch:
         """A new parcel of these tasks; `end_task` is what Celery calls to end one of them."""
-        parcel = Parcel(self._slots.popleft(), stay, end_task)
+        parcel = Batch(self._slots.popleft(), stay, end_task)
         self._board.begin(parcel.slot, len(items), stays=stay is not None)
         self._parcels.add(parcel)
         parcel.hold(items)
         return parcel
 
-    def end(self, parcel: Parcel) -> None:
+    def end(self, parcel: Batch) -> None:
         """It is through."""
         if parcel in self._parcels:
             # The pool drops a job when a connection breaks, and its process knows nothing of that.
@@ -142,13 +142,13 @@ class UnderWay:
             self._parcels.remove(parcel)
             self._slots.append(parcel.slot)
 
-    def place(self, parcel: Parcel) -> int:
+    def place(self, parcel: Batch) -> int:
         """At which of the items of a parcel its process is; NOT_BEGUN also when it has others by now."""
         # In this order: a process that goes on in between says NOT_BEGUN before it says the next round.
         place = self._board.place(parcel.slot)
-        return place if self._board.round(parcel.slot) == parcel.round else NOT_BEGUN
+        return place if self._board.round(parcel.slot) == parcel.round else NOT_STARTED
 
-    def learn(self, parcel: Parcel) -> None:
+    def learn(self, parcel: Batch) -> None:
         """What the process of a parcel has taken itself is known from now on as if it had been handed over."""
         if parcel.stay is None:
             return
@@ -163,7 +163,7 @@ class UnderWay:
             parcel.round = number
             parcel.hold(items)
 
-    def find(self, task_id: str) -> Parcel | None:
+    def find(self, task_id: str) -> Batch | None:
         """The parcel whose process has this task, or will come to it."""
         for parcel in self:
             if task_id not in parcel.open:

@@ -14,41 +14,47 @@ from typing import NamedTuple
 from redis import RedisError
 
 from app.serving.store.claims import Claims
-from app.serving.store.messages import Item, plain_item
-from app.serving.worker.batching.scoreboard import Board
+from app.serving.store.messages import QueuedTask, parse
+from app.serving.worker.batching.scoreboard import Scoreboard
 
 #: Seconds that a process waits at the queue for something to come; and after which, counted from the beginning of its
 #: parcel, it tells the main process what it has done, although there is more to do.
-REST = 0.05
-STAY_AT_MOST = 0.25
+POLL_TIMEOUT = 0.05
+SESSION_LIMIT = 0.25
 
 
-class Stay(NamedTuple):
+class PollGrant(NamedTuple):
     """The leave to stay at the queue: its number, by which it is known in Redis, and the most tasks to take at once."""
 
     number: int
     most: int
 
 
-class Visit:
+class PollSession:
     """One stay at the queue; it begins with the parcel that was handed over."""
 
     def __init__(
-        self, claims: Claims, board: Board, slot: int, stay: Stay, *, clock: Callable[[], float] = time.monotonic
+        self,
+        claims: Claims,
+        board: Scoreboard,
+        slot: int,
+        stay: PollGrant,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._claims = claims
         self._board = board
         self._slot = slot
         self._stay = stay
         self._clock = clock
-        self._until = clock() + STAY_AT_MOST
+        self._until = clock() + SESSION_LIMIT
         self._round = 0
         #: The ids of tasks that were taken, and are not for a parcel: to be given back.
         self.left: list[str] = []
         #: Cancelled tasks, whose turn came.
-        self.cancelled: list[Item] = []
+        self.cancelled: list[QueuedTask] = []
 
-    def next(self, *, waiting: int) -> list[Item]:
+    def next(self, *, waiting: int) -> list[QueuedTask]:
         """What is to run now, while so many are known to be waiting. Nothing when it is time to go back."""
         if self.left or self._clock() > self._until or not self._board.may_stay(self._slot):
             return []
@@ -56,14 +62,14 @@ class Visit:
             self._board.rest(self._slot)
         try:
             taken = self._claims.take_staying(
-                self._stay.number, self._round + 1, most=self._stay.most, wait=0 if waiting else REST
+                self._stay.number, self._round + 1, most=self._stay.most, wait=0 if waiting else POLL_TIMEOUT
             )
         except RedisError:
             # The main process sees to that. What was taken, and not heard of, it gives back.
             return []
         items = []
         for claimed in taken.claimed:
-            item = plain_item(claimed.message, claimed.since)
+            item = parse(claimed.message, claimed.since)
             if item is not None:
                 items.append(item)
             else:

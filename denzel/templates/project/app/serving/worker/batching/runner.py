@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from app.serving.errors import ends_process, failure
 from app.serving.store.claims import Claims
-from app.serving.store.messages import TASK_NAME, Item, input_of
-from app.serving.store.tasks import FAILURE, SUCCESS, TaskEnd
-from app.serving.worker.batching.poller import Stay, Visit
-from app.serving.worker.batching.result_writer import Telling
-from app.serving.worker.batching.scoreboard import ALL, Board
+from app.serving.store.messages import TASK_NAME, QueuedTask, decode_input
+from app.serving.store.tasks import FAILURE, SUCCESS, Completion
+from app.serving.worker.batching.poller import PollGrant, PollSession
+from app.serving.worker.batching.result_writer import ResultWriter
+from app.serving.worker.batching.scoreboard import ALL, Scoreboard
 from app.serving.worker.model.predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 SHOWN_RESULT = 1024
 
 
-class Ended(NamedTuple):
+class TaskResult(NamedTuple):
     """One task that has ended: its id and status, the seconds it took, and its result for the dashboard."""
 
     task_id: str
@@ -32,10 +32,10 @@ class Ended(NamedTuple):
     shown: str
 
 
-class Further(NamedTuple):
+class PolledTask(NamedTuple):
     """A task that a process took from the queue itself, and how it ended. Times are seconds since 1970."""
 
-    ended: Ended
+    ended: TaskResult
     shown_arguments: str
     since: float
     time_start: float
@@ -46,55 +46,55 @@ class Further(NamedTuple):
         return self.ended.task_id
 
 
-class Outcome(NamedTuple):
+class BatchResult(NamedTuple):
     """What a pool process says of a parcel: the tasks that ended, how many wait, whether it predicts batches.
 
     Where it stayed at the queue then: what it did `further`; the ids of tasks that it took and has `left`; and those
     that were `cancelled` while they waited. And for how many seconds it was at work, over all `rounds`.
     """
 
-    ended: list[Ended]
+    ended: list[TaskResult]
     waiting: int
     predicts_batches: bool
     seconds: float
-    further: Sequence[Further] = ()
+    further: Sequence[PolledTask] = ()
     left: Sequence[str] = ()
-    cancelled: Sequence[Item] = ()
+    cancelled: Sequence[QueuedTask] = ()
     rounds: int = 1
 
 
-class Round(NamedTuple):
+class RunResult(NamedTuple):
     """Tasks that were run one after the other or together: how they ended, and how many wait."""
 
-    items: list[Item]
-    ended: list[Ended]
+    items: list[QueuedTask]
+    ended: list[TaskResult]
     waiting: int
     seconds: float
     time_start: float
 
 
-class ParcelRunner:
+class BatchRunner:
     """Runs parcels in one pool process."""
 
-    def __init__(self, predictor: Predictor, telling: Telling, claims: Claims, board: Board) -> None:
+    def __init__(self, predictor: Predictor, telling: ResultWriter, claims: Claims, board: Scoreboard) -> None:
         """The claims are those of the worker."""
         self._predictor = predictor
         self._telling = telling
         self._claims = claims
         self._board = board
 
-    def run(self, slot: int, items: list[Item], stay: Stay | None = None) -> Outcome:
+    def run(self, slot: int, items: list[QueuedTask], stay: PollGrant | None = None) -> BatchResult:
         """Run the tasks, and store how each ended. What the board cuts off does not run.
 
         With leave to stay, take and run then what the queue has next, for a while.
         """
-        visit = Visit(self._claims, self._board, slot, stay) if stay is not None else None
+        visit = PollSession(self._claims, self._board, slot, stay) if stay is not None else None
         first = self._run(slot, items)
-        outcome = Outcome(first.ended, first.waiting, self._predictor.predicts_batches, first.seconds)
+        outcome = BatchResult(first.ended, first.waiting, self._predictor.predicts_batches, first.seconds)
         return outcome if visit is None else self._stay(slot, visit, outcome)
 
-    def _stay(self, slot: int, visit: Visit, outcome: Outcome) -> Outcome:
-        rounds: list[Round] = []
+    def _stay(self, slot: int, visit: PollSession, outcome: BatchResult) -> BatchResult:
+        rounds: list[RunResult] = []
         waiting = outcome.waiting
         while items := visit.next(waiting=waiting):
             rounds.append(self._run(slot, items))
@@ -109,21 +109,21 @@ class ParcelRunner:
             rounds=1 + len(rounds),
         )
 
-    def _run(self, slot: int, items: list[Item]) -> Round:
+    def _run(self, slot: int, items: list[QueuedTask]) -> RunResult:
         batch = self._predictor.predicts_batches
         time_start = time.time()
-        ended: list[Ended] = []
+        ended: list[TaskResult] = []
         seconds = 0.0
         for item, result, runtime in self._together(slot, items) if batch else self._in_turn(slot, items):
             end = _end(item, result)
             if isinstance(result, BaseException):
                 log.error("task %s[%s] failed", TASK_NAME, item.task_id, exc_info=result)
-            ended.append(Ended(item.task_id, end.status, runtime, end.result[:SHOWN_RESULT]))
+            ended.append(TaskResult(item.task_id, end.status, runtime, end.result[:SHOWN_RESULT]))
             seconds = runtime if batch else seconds + runtime
             self._telling.add(end, more=not batch and len(ended) < len(items))
-        return Round(items, ended, self._telling.tell(), seconds, time_start)
+        return RunResult(items, ended, self._telling.tell(), seconds, time_start)
 
-    def _in_turn(self, slot: int, items: list[Item]) -> Iterator[tuple[Item, Any, float]]:
+    def _in_turn(self, slot: int, items: list[QueuedTask]) -> Iterator[tuple[QueuedTask, Any, float]]:
         for place, item in enumerate(items):
             if not self._board.enter(slot, place):
                 return
@@ -132,32 +132,32 @@ class ParcelRunner:
             yield item, result, time.perf_counter() - started
         self._board.enter(slot, len(items))
 
-    def _together(self, slot: int, items: list[Item]) -> Iterator[tuple[Item, Any, float]]:
+    def _together(self, slot: int, items: list[QueuedTask]) -> Iterator[tuple[QueuedTask, Any, float]]:
         self._board.enter(slot, ALL)
         started = time.perf_counter()
-        results = self._predictor.predict_batch([input_of(item) for item in items])
+        results = self._predictor.predict_batch([decode_input(item) for item in items])
         self._board.enter(slot, len(items))
         runtime = time.perf_counter() - started
         for item, result in zip(items, results, strict=True):
             yield item, result, runtime
 
-    def _predict(self, item: Item) -> Any:
+    def _predict(self, item: QueuedTask) -> Any:
         try:
-            return self._predictor.predict(input_of(item))
+            return self._predictor.predict(decode_input(item))
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             if ends_process(error):
                 raise
             return error
 
 
-def _further(each: Round) -> Iterator[Further]:
+def _further(each: RunResult) -> Iterator[PolledTask]:
     for item, ended in zip(each.items, each.ended, strict=False):
-        yield Further(ended, item.shown_arguments, item.since, each.time_start)
+        yield PolledTask(ended, item.shown_arguments, item.since, each.time_start)
 
 
-def _end(item: Item, result: Any) -> TaskEnd:
+def _end(item: QueuedTask, result: Any) -> Completion:
     failed = isinstance(result, BaseException)
-    return TaskEnd(
+    return Completion(
         task_id=item.task_id,
         tag=item.task_id,
         status=FAILURE if failed else SUCCESS,

@@ -11,14 +11,14 @@ SLOTS = 4096
 
 #: The place of a parcel whose tasks all run at once, and of one that no process has begun.
 ALL = -1
-NOT_BEGUN = -2
+NOT_STARTED = -2
 
 _CELL = 8
 _FIELDS = 5
 _PLACE, _END, _STAYS, _ROUND, _BEGAN = range(_FIELDS)
 
 
-class Board:
+class Scoreboard:
     """A slot for each parcel: at which of its tasks the process is, and before which of them it is to stop; whether it
     may stay at the queue then, which of the rounds of tasks that it takes there it runs, and since when.
 
@@ -81,7 +81,7 @@ class Board:
         return abs(began) / 1e9, began < 0
 
     def _begin(self, slot: int, end: int, number: int) -> None:
-        self._set(slot, _PLACE, NOT_BEGUN)
+        self._set(slot, _PLACE, NOT_STARTED)
         self._set(slot, _END, end)
         self._set(slot, _ROUND, number)
         self._set(slot, _BEGAN, self._now())

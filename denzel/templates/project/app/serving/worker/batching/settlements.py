@@ -6,37 +6,37 @@ import logging
 
 from redis import RedisError
 
-from app.serving.store.claims import Claims, GivenUp
-from app.serving.store.tasks import TaskEnd, TaskRecords
-from app.serving.worker.batching.in_flight import Request
+from app.serving.store.claims import Claims, DeadLettered
+from app.serving.store.tasks import Completion, TaskStore
+from app.serving.worker.batching.in_flight import TaskView
 
 log = logging.getLogger(__name__)
 
 
-class Unsaid:
+class PendingSettlements:
     """Tasks that go back to the queue, with the request of each that Celery knew; and ends of tasks."""
 
-    def __init__(self, claims: Claims, records: TaskRecords, *, lifetime: int) -> None:
+    def __init__(self, claims: Claims, records: TaskStore, *, lifetime: int) -> None:
         self._claims = claims
         self._records = records
         self._lifetime = lifetime
-        self._to_give_back: dict[str, tuple[Request | None, bool]] = {}
-        self._to_end: list[TaskEnd] = []
+        self._to_give_back: dict[str, tuple[TaskView | None, bool]] = {}
+        self._to_end: list[Completion] = []
 
     @property
     def going_back(self) -> list[str]:
         """The ids of tasks that have not gone back yet."""
         return list(self._to_give_back)
 
-    def give_back(self, task_id: str, request: Request | None = None, *, died: bool = False) -> None:
+    def give_back(self, task_id: str, request: TaskView | None = None, *, died: bool = False) -> None:
         """A task goes back to the queue; a process may have died of it."""
         self._to_give_back[task_id] = request, died
 
-    def end(self, end: TaskEnd) -> None:
+    def end(self, end: Completion) -> None:
         """A task has ended."""
         self._to_end.append(end)
 
-    def say(self) -> list[tuple[GivenUp, Request | None]]:
+    def say(self) -> list[tuple[DeadLettered, TaskView | None]]:
         """Say it all; what cannot be said now is kept. Returns the tasks that were given up instead of going back."""
         try:
             if self._to_end:

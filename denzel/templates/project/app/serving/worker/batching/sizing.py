@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TypeVar
 
-from app.serving.worker.batching.runner import Outcome
+from app.serving.worker.batching.runner import BatchResult
 
 Task = TypeVar("Task")
 
@@ -17,7 +17,7 @@ WORTH_A_JOB = 0.005
 SLOW = 0.01
 
 #: The most tasks of a parcel, without predict_batch.
-MOST_IN_TURN = 64
+MAX_IN_TURN = 64
 
 # How much the latest parcel counts in what a task is expected to take, and the most seconds that it may say: so that
 # one slow task among quick ones is soon forgotten.
@@ -25,7 +25,7 @@ _NEWS = 0.2
 _LONGEST = 10 * WORTH_A_JOB
 
 
-class ParcelSizes:
+class AdaptiveBatchSize:
     """Learns from the parcels of one worker how large the next ones shall be."""
 
     def __init__(self, *, batch_size: int, deliveries: int) -> None:
@@ -45,7 +45,7 @@ class ParcelSizes:
             return self._batch_size
         if self._task_takes is None:
             return 1
-        return min(max(int(WORTH_A_JOB / max(self._task_takes, 1e-6)), 1), MOST_IN_TURN)
+        return min(max(int(WORTH_A_JOB / max(self._task_takes, 1e-6)), 1), MAX_IN_TURN)
 
     @property
     def are_shared(self) -> bool:
@@ -69,7 +69,7 @@ class ParcelSizes:
         ends = [place * size + min(place, larger) for place in range(parts + 1)]
         return [tasks[begin:end] for begin, end in pairwise(ends)]
 
-    def learn(self, outcome: Outcome) -> None:
+    def learn(self, outcome: BatchResult) -> None:
         """What kind of pipeline this is, and how long it takes for a task."""
         self._predicts_batches = outcome.predicts_batches
         tasks = len(outcome.ended) + len(outcome.further)

@@ -6,21 +6,21 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from app.serving.worker.batching.in_flight import UnderWay
-from app.serving.worker.batching.poller import REST
-from app.serving.worker.batching.scoreboard import Board
+from app.serving.worker.batching.in_flight import InFlight
+from app.serving.worker.batching.poller import POLL_TIMEOUT
+from app.serving.worker.batching.scoreboard import Scoreboard
 
 #: Seconds between two looks at whether a process that stays at the queue is held up.
-STAYING_LOOK = 0.005
+WINDOW_CHECK_INTERVAL = 0.005
 
 
-class Gathering:
+class BatchWindow:
     """While a process is at work, and so could soon take more at once, what comes gathers for `wait` seconds at most.
 
     What comes while a process is at the queue is that one's.
     """
 
-    def __init__(self, board: Board, wait: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, board: Scoreboard, wait: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._board = board
         self._wait = wait
         self._clock = clock
@@ -36,12 +36,12 @@ class Gathering:
         """What waits may be taken; what gathers next gathers anew, unless enough has."""
         self._until = self._clock() if there_is_enough else None
 
-    def goes_on(self, parcels: UnderWay) -> bool:
+    def goes_on(self, parcels: InFlight) -> bool:
         """Whether nothing is to be taken while these are on their way."""
         gathers = self._until is not None and len(parcels) > 0 and self._clock() < self._until
         return gathers or self._is_left_to_one_that_stays(parcels)
 
-    def begins(self, parcels: UnderWay) -> bool:
+    def begins(self, parcels: InFlight) -> bool:
         """The same, now that something waits: it begins to gather, unless it has."""
         if self._is_left_to_one_that_stays(parcels):
             return True
@@ -53,7 +53,7 @@ class Gathering:
             self._timer.call_after(self._wait, lambda: None)
         return self._clock() < self._until
 
-    def _is_left_to_one_that_stays(self, parcels: UnderWay) -> bool:
+    def _is_left_to_one_that_stays(self, parcels: InFlight) -> bool:
         """Whether a process at the queue takes what comes, or will as soon as it is through with what it has."""
         parcel = parcels.staying
         if parcel is None:
@@ -61,10 +61,10 @@ class Gathering:
         since, rests = self._board.began(parcel.slot)
         now = self._clock()
         # One that rests for longer hangs, or is on its way here.
-        if now >= since + (2 * REST if rests else self._wait):
+        if now >= since + (2 * POLL_TIMEOUT if rests else self._wait):
             return False
         if now >= self._looks_at:
             # Celery may have dropped all its timers meanwhile, so this is no matter of one that was set.
-            self._looks_at = now + STAYING_LOOK
-            self._timer.call_after(STAYING_LOOK, lambda: None)
+            self._looks_at = now + WINDOW_CHECK_INTERVAL
+            self._timer.call_after(WINDOW_CHECK_INTERVAL, lambda: None)
         return True
