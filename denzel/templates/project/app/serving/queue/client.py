@@ -35,15 +35,15 @@ from app.serving.store.workers import WorkerRegistry, WorkerReport, WorkerState
 __all__ = [
     "REVOKED",
     "SUCCESS",
-    "SubmitResult",
     "BrokerAway",
     "KeyReused",
     "MemoryFull",
     "Overloaded",
     "QueueFull",
-    "TaskRequest",
+    "SubmitResult",
     "TaskQueue",
     "TaskRecord",
+    "TaskRequest",
     "WorkerState",
 ]
 
