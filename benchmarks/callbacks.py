@@ -80,11 +80,11 @@ def main(count: int) -> None:
                 except RedisError:
                     time.sleep(0.05)
             records = TaskStore(redis)
-            outbox = Outbox(redis, result_lifetime=3600, callback_lifetime=3600)
+            outbox = Outbox(redis, result_ttl=3600, callback_ttl=3600)
 
             def end(name: str) -> None:
-                records.accept(name, "message", callback_uri=uri, queue_limit=10**9)
-                records.end(name, "SUCCESS", {"a123": "Iris-setosa"}, lifetime=3600)
+                records.enqueue(name, "message", callback_uri=uri, queue_limit=10**9)
+                records.complete(name, "SUCCESS", {"a123": "Iris-setosa"}, ttl=3600)
                 redis.delete(keys.QUEUE)
 
             for number in range(count):

@@ -45,7 +45,7 @@ def steps(redis: Any) -> dict[str, Callable[[int], float]]:
     from app.serving.store.tasks import Completion, NewTask, TaskStore
 
     records = TaskStore(redis)
-    claims = Claims(redis, ClaimLimits(deliveries=3, lifetime=60))
+    claims = Claims(redis, ClaimLimits(deliveries=3, ttl=60))
     model, rows = fitted()
     body = (ROOT / "examples" / "iris" / "request.json").read_bytes()
     request = json.loads(body)
@@ -59,18 +59,18 @@ def steps(redis: Any) -> dict[str, Callable[[int], float]]:
         return [NewTask(task_id=one, message=task_message(one, request), callback_uri=None) for one in ids]
 
     def accept(tasks: list[NewTask]) -> None:
-        records.accept_all(tasks, queue_limit=1_000_000)
+        records.enqueue_many(tasks, queue_limit=1_000_000)
 
     def end(tasks: list[NewTask]) -> None:
         text = json.dumps(result)
-        records.end_all([Completion(one.task_id, one.task_id, "SUCCESS", text) for one in tasks], lifetime=60)
+        records.complete_many([Completion(one.task_id, one.task_id, "SUCCESS", text) for one in tasks], ttl=60)
 
     def through(timed: str, count: int) -> float:
         """The seconds of one step, while the tasks go the whole way."""
         tasks = new_tasks(count)
         took = {
             "accept": seconds(lambda: accept(tasks)),
-            "take": seconds(lambda: claims.take(free=1, most=count)),
+            "take": seconds(lambda: claims.take(free=1, limit=count)),
             "end": seconds(lambda: end(tasks)),
         }
         return took[timed]

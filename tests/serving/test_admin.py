@@ -29,13 +29,13 @@ def _undelivered(broker: Redis, deployment: Deployment) -> None:
     """One callback that waits, and one that was given up."""
     records = TaskStore(broker)
     outcomes = {
-        "waiting": AttemptResult(error="Connection refused", retry_in=3600, away=True),
+        "waiting": AttemptResult(error="Connection refused", retry_in=3600, endpoint_down=True),
         "failed": AttemptResult(status=410, error="answered 410"),
     }
     for task_id, outcome in outcomes.items():
-        records.accept(task_id, "message", callback_uri=f"http://{task_id}.example/", queue_limit=10)
-        records.end(task_id, "SUCCESS", {}, lifetime=60)
-        taken, _ = deployment.outbox.take(free=1, per_receiver=1)
+        records.enqueue(task_id, "message", callback_uri=f"http://{task_id}.example/", queue_limit=10)
+        records.complete(task_id, "SUCCESS", {}, ttl=60)
+        taken, _ = deployment.outbox.take(free=1, per_endpoint=1)
         deployment.outbox.settle([(taken[0], outcome)])
 
 
@@ -64,8 +64,8 @@ def test_callbacks_that_were_not_delivered_are_listed(deployment: Deployment) ->
 
 def test_a_password_in_the_uri_is_not_shown(broker: Redis, deployment: Deployment) -> None:
     records = TaskStore(broker)
-    records.accept("the-id", "message", callback_uri="https://user:secret@a.example:90/b?c#d", queue_limit=10)
-    records.end("the-id", "SUCCESS", {}, lifetime=60)
+    records.enqueue("the-id", "message", callback_uri="https://user:secret@a.example:90/b?c#d", queue_limit=10)
+    records.complete("the-id", "SUCCESS", {}, ttl=60)
     assert [callback["uri"] for callback in run(["callbacks"], deployment)] == ["https://a.example:90/b?c#d"]
 
 
@@ -82,7 +82,7 @@ def test_all_that_failed_are_sent_again(deployment: Deployment) -> None:
 
 
 def due(outbox: Outbox) -> list[Any]:
-    return outbox.take(free=10, per_receiver=10)[0]
+    return outbox.take(free=10, per_endpoint=10)[0]
 
 
 def test_with_nothing_to_tell_the_answers_are_empty(deployment: Deployment) -> None:

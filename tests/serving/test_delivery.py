@@ -273,7 +273,7 @@ def stories(deploy: Callable[[], Deployment]) -> Stories:
 
 
 def test_a_worker_consumes_again_after_redis_was_away_for_a_minute(stories: Stories) -> None:
-    away = stories.away
+    away = stories.endpoint_down
     until(lambda: time.monotonic() - stories.begun > MINUTE, within=MINUTE + 10, what="the minute to be over")
     away.start("redis")
     back = time.monotonic()
@@ -311,8 +311,8 @@ def test_a_receiver_that_was_away_for_two_minutes_gets_every_callback_once_it_is
     until(lambda: time.monotonic() - stories.begun > 2 * MINUTE, within=2 * MINUTE, what="two minutes to be over")
     with receiving(stories.port) as receiver:
         until(lambda: len(receiver.received) == len(stories.callbacks), within=MINUTE, what="every callback")
-        reports = [kept(stories.away, task) for task in stories.callbacks]
-        until(lambda: not stories.away.redis.exists(keys.UNDELIVERED), what="the deliveries on record")
+        reports = [kept(stories.endpoint_down, task) for task in stories.callbacks]
+        until(lambda: not stories.endpoint_down.redis.exists(keys.UNDELIVERED), what="the deliveries on record")
     assert sorted(headers["webhook-id"] for _, headers, _ in receiver.received) == sorted(stories.callbacks)
     assert all(report["callback"]["attempts"] > 1 for report in reports)
 

@@ -79,7 +79,7 @@ class Queue:
         record = await self.find(task_id)
         if record is None:
             return None
-        return record.status if record.ended else "REVOKED"
+        return record.status if record.is_finished else "REVOKED"
 
     async def workers(self) -> list[WorkerReport]:
         return self.reports
@@ -911,7 +911,7 @@ def test_an_accepted_task_is_found_and_ends(open_queue: OpenQueue, broker: Redis
     callback = {"state": "PENDING", "attempts": 0, "last_error": None}
     waiting = {"status": "PENDING", "result": None, "position": 1, "callback": callback}
     assert client.simulate_get(status).json == waiting
-    TaskStore(broker).end(task_id, "SUCCESS", {"a123": "Iris-setosa"}, lifetime=60)
+    TaskStore(broker).complete(task_id, "SUCCESS", {"a123": "Iris-setosa"}, ttl=60)
     ended = {"status": "SUCCESS", "result": {"a123": "Iris-setosa"}, "callback": callback}
     assert client.simulate_get(status).json == ended
     assert redis.zrange(keys.callbacks(endpoint_of("http://receiver.example")), 0, -1) == [task_id]
@@ -925,7 +925,7 @@ def test_a_synchronous_request_is_answered_when_its_task_ends(open_queue: OpenQu
     message = until(lambda: broker.lindex(keys.QUEUE, 0), what="the task on the queue")
     task_id = json.loads(str(message))["headers"]["id"]
     assert answers == []
-    TaskStore(broker).end(task_id, "SUCCESS", {"a123": "Iris-setosa"}, lifetime=60)
+    TaskStore(broker).complete(task_id, "SUCCESS", {"a123": "Iris-setosa"}, ttl=60)
     asking.join(30)
     assert [(answer.status_code, answer.json) for answer in answers] == [(200, {"a123": "Iris-setosa"})]
 
@@ -1002,7 +1002,7 @@ def test_a_repeated_request_has_the_id_and_the_result_of_the_first(
     assert (again.status_code, again.json, again.headers["location"]) == (200, first.json, first.headers["location"])
     assert problem(post(client, b'{"a": 1}', key="a-key"))[:2] == (422, "Idempotency-Key used before")
     assert problem(post(client, b'{"a": 1}', key="another-key"))[0] == 503
-    TaskStore(broker).end(first.json["data"]["task_id"], "SUCCESS", {"a123": "Iris-setosa"}, lifetime=60)
+    TaskStore(broker).complete(first.json["data"]["task_id"], "SUCCESS", {"a123": "Iris-setosa"}, ttl=60)
     waited = post(client, b'{"b":2,"a":1}', key="a-key", Prefer="wait=30")
     assert (waited.status_code, waited.json) == (200, {"a123": "Iris-setosa"})
     assert redis.llen(keys.QUEUE) == 1
@@ -1054,7 +1054,7 @@ def test_at_the_memory_limit_requests_are_refused_and_what_was_accepted_goes_on(
         assert positions == list(range(1, len(accepted) + 1))
         assert client.simulate_delete(accepted[0]).json == {"status": "REVOKED"}
         for location in accepted[1:]:
-            records.end(location.rpartition("/")[2], "SUCCESS", {"a": 1}, lifetime=60)
+            records.complete(location.rpartition("/")[2], "SUCCESS", {"a": 1}, ttl=60)
         for location in accepted[1:]:
             assert client.simulate_get(location).json == {"status": "SUCCESS", "result": {"a": 1}}
         while redis.rpop(keys.QUEUE):  # as a worker takes them

@@ -47,7 +47,7 @@ DAY = 86_400.0
 
 def callback(**values: Any) -> Callback:
     return Callback(
-        **{"task_id": "the-id", "receiver": "a:80", "uri": "http://a/", "status": "SUCCESS", "result": "{}", **values}
+        **{"task_id": "the-id", "endpoint": "a:80", "uri": "http://a/", "status": "SUCCESS", "result": "{}", **values}
     )
 
 
@@ -63,7 +63,7 @@ def test_the_body_of_a_failure_names_the_task(status: str) -> None:
 
 @pytest.fixture
 def box(broker: Redis) -> Outbox:
-    return Outbox(broker, result_lifetime=60, callback_lifetime=600)
+    return Outbox(broker, result_ttl=60, callback_ttl=600)
 
 
 @pytest.fixture
@@ -102,9 +102,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def end(records: TaskStore, uri: str | None, *, task_id: str = "the-id", status: str = "SUCCESS") -> None:
     """A task that was accepted and has ended."""
-    records.accept(task_id, "message", callback_uri=uri, queue_limit=100_000)
+    records.enqueue(task_id, "message", callback_uri=uri, queue_limit=100_000)
     result = {"a123": "naïve ☃"} if status == "SUCCESS" else {"args": ["no"]}
-    records.end(task_id, status, result, lifetime=60)
+    records.complete(task_id, status, result, ttl=60)
 
 
 def report(records: TaskStore, task_id: str = "the-id") -> CallbackReport:
@@ -278,8 +278,8 @@ def test_results_on_their_way_have_a_bounded_size_together(
         return AttemptResult(status=200, delivered=True)
 
     for number in range(12):
-        records.accept(f"task-{number}", "", callback_uri=f"http://host-{number}.example/", queue_limit=100)
-        records.end(f"task-{number}", "SUCCESS", {"a": "x" * 3_000_000}, lifetime=60)
+        records.enqueue(f"task-{number}", "", callback_uri=f"http://host-{number}.example/", queue_limit=100)
+        records.complete(f"task-{number}", "SUCCESS", {"a": "x" * 3_000_000}, ttl=60)
     sender = CallbackSender(box, send, rest=lambda: None)
     thread = threading.Thread(target=sender.run)
     thread.start()
@@ -363,7 +363,7 @@ def test_a_receiver_that_says_a_date_is_heard(scripted: Scripted) -> None:
     connections.close_idle(0)
     assert outcome.retry_in is not None
     assert outcome.retry_in > 1e8
-    assert not outcome.away
+    assert not outcome.endpoint_down
 
 
 @pytest.mark.usefixtures("quick")
@@ -656,9 +656,9 @@ def test_the_sender_goes_on_when_redis_is_full(
 ) -> None:
     receiver = scripted(503)
     sending()
-    records.accept("the-id", "message", callback_uri=receiver.uri, queue_limit=10)
+    records.enqueue("the-id", "message", callback_uri=receiver.uri, queue_limit=10)
     with memory_full():
-        records.end("the-id", "SUCCESS", {}, lifetime=60)
+        records.complete("the-id", "SUCCESS", {}, ttl=60)
         until(lambda: report(records).attempts, what="the first attempt")
     assert receiver.ids == ["the-id"]
 
@@ -687,7 +687,7 @@ def test_redis_killed_under_load_loses_no_callback(tmp_path: Path, scripted: Scr
     try:
         with connect(f"redis://127.0.0.1:{port}/0") as client:
             until(lambda: succeeds(client.ping), what="the server to answer")
-            records, box = TaskStore(client), Outbox(client, result_lifetime=60, callback_lifetime=60)
+            records, box = TaskStore(client), Outbox(client, result_ttl=60, callback_ttl=60)
             for number in range(500):
                 end(records, receiver.uri, task_id=f"task-{number}")
             start_process(REDIS_URL=f"redis://127.0.0.1:{port}/0")
@@ -709,10 +709,10 @@ class Outage:
 
     def __init__(self, box: Outbox) -> None:
         self._box = box
-        self.away = False
+        self.endpoint_down = False
 
     def __getattr__(self, name: str) -> Any:
-        if self.away:
+        if self.endpoint_down:
             from redis import ConnectionError as Away
 
             raise Away("gone")
@@ -745,12 +745,12 @@ def test_what_ended_while_redis_was_away_is_recorded_and_not_sent_again(
         end(records, "http://a.example/", task_id="one")
         end(records, "http://a.example/", task_id="two")
         until(lambda: len(sent) == 2, what="both to be on their way")
-        outage.away = True
+        outage.endpoint_down = True
         released.set()
         until(lambda: len(returned) == 2, what="both to end")
         until(lambda: "cannot read callbacks" in caplog.text, what="the sender to notice")
         redis.zadd(keys.SENDING, {"one": 1, "two": 1})  # their leases have run out
-        outage.away = False
+        outage.endpoint_down = False
         until(lambda: not box.undelivered(), what="the record")
     finally:
         sender.stop()
@@ -796,9 +796,9 @@ def test_the_heart_beats_while_receivers_are_slow_and_while_redis_is_away_but_no
         for number in range(sender_module.PER_ENDPOINT + 1):
             end(records, "http://a.example/", task_id=f"task-{number}")
         assert goes_on()
-        outage.away = True
+        outage.endpoint_down = True
         assert goes_on()
-        outage.away = False
+        outage.endpoint_down = False
         outage.released.clear()
         until(lambda: time.monotonic() - beats[-1] > 0.5, within=5, what="the heart to be silent")
     finally:
@@ -939,6 +939,6 @@ def test_a_mistake_of_our_own_is_an_error_that_is_tried_again(caplog: pytest.Log
             raise ZeroDivisionError("oh")
 
     outcome = Delivery(Broken(), key=b"", timeout=1, retry_for=DAY).send(callback())  # type: ignore[arg-type]
-    assert (outcome.error, outcome.away) == ("denzel's own error: oh", False)
+    assert (outcome.error, outcome.endpoint_down) == ("denzel's own error: oh", False)
     assert outcome.retry_in is not None
     assert "callback of task the-id could not be sent" in caplog.text

@@ -181,7 +181,7 @@ def test_a_request_that_waits_has_the_result_with_the_announcement(
     asking = Asking(queue)
     task_id = waiting_task(redis)
     with counted_commands(redis) as commands:
-        records.end(task_id, "SUCCESS", {"a": 1}, lifetime=60)
+        records.complete(task_id, "SUCCESS", {"a": 1}, ttl=60)
         assert parsed(asking.join().record) == TaskRecord(status="SUCCESS", result={"a": 1})
     assert "hgetall" not in commands
 
@@ -189,7 +189,7 @@ def test_a_request_that_waits_has_the_result_with_the_announcement(
 @pytest.mark.parametrize("length", [65_000, 70_000, 1_000_000])
 def test_a_long_result_is_looked_up(queue: TaskQueue, records: TaskStore, redis: Redis, length: int) -> None:
     asking = Asking(queue)
-    records.end(waiting_task(redis), "SUCCESS", {"a": "x" * length}, lifetime=60)
+    records.complete(waiting_task(redis), "SUCCESS", {"a": "x" * length}, ttl=60)
     assert parsed(asking.join().record) == TaskRecord(status="SUCCESS", result={"a": "x" * length})
 
 
@@ -211,7 +211,7 @@ def test_a_repeated_key_waits_for_the_first_task(queue: TaskQueue, records: Task
     first = accept(queue, idempotency=key)
     asking = Asking(queue, idempotency=key)
     until(lambda: waiting(queue), what="the request to wait")
-    records.end(first.task_id, "SUCCESS", {"a": 1}, lifetime=60)
+    records.complete(first.task_id, "SUCCESS", {"a": 1}, ttl=60)
     again = asking.join()
     assert (again.task_id, parsed(again.record)) == (first.task_id, TaskRecord(status="SUCCESS", result={"a": 1}))
 
@@ -404,7 +404,7 @@ def test_a_wait_returns_the_result_when_the_task_ends(
     waits.start(task_id)
     until(lambda: listeners(broker), what="the listener")
     assert waits.answers == []
-    records.end(task_id, "SUCCESS", {"a": 1}, lifetime=60)
+    records.complete(task_id, "SUCCESS", {"a": 1}, ttl=60)
     assert waits.join() == [TaskRecord(status="SUCCESS", result={"a": 1})]
 
 
@@ -412,13 +412,13 @@ def test_a_failure_ends_a_wait_too(queue: TaskQueue, records: TaskStore, broker:
     task_id = submit(queue)
     waits.start(task_id)
     until(lambda: listeners(broker), what="the listener")
-    records.end(task_id, "FAILURE", {"args": ["no"]}, lifetime=60)
+    records.complete(task_id, "FAILURE", {"args": ["no"]}, ttl=60)
     assert waits.join() == [TaskRecord(status="FAILURE", result={"args": ["no"]})]
 
 
 def test_a_result_that_is_there_already_needs_no_wait(queue: TaskQueue, records: TaskStore) -> None:
     task_id = submit(queue)
-    records.end(task_id, "SUCCESS", {"a": 1}, lifetime=60)
+    records.complete(task_id, "SUCCESS", {"a": 1}, ttl=60)
     started = time.monotonic()
     assert wait(queue, task_id, 30) == TaskRecord(status="SUCCESS", result={"a": 1})
     assert time.monotonic() - started < 5
@@ -448,11 +448,11 @@ def test_the_end_of_another_task_wakes_nobody_for_good(
     one, other = submit(queue), submit(queue)
     waits.start(one)
     until(lambda: listeners(broker), what="the listener")
-    records.end(other, "SUCCESS", {"of": "other"}, lifetime=60)
+    records.complete(other, "SUCCESS", {"of": "other"}, ttl=60)
     for unknown in ('[["never-accepted"]]', "never-accepted", "[1]", '[["a", "b", "c", "d"]]', "{}"):
         broker.publish(keys.COMPLETIONS, unknown)
     assert waits.answers == []
-    records.end(one, "SUCCESS", {"of": "one"}, lifetime=60)
+    records.complete(one, "SUCCESS", {"of": "one"}, ttl=60)
     assert waits.join() == [TaskRecord(status="SUCCESS", result={"of": "one"})]
 
 
@@ -464,7 +464,7 @@ def test_many_wait_on_one_connection(queue: TaskQueue, records: TaskStore, broke
     until(lambda: listeners(broker), what="the listener")
     assert len(listeners(broker)) == 1
     for task_id in task_ids:
-        records.end(task_id, "SUCCESS", {"of": task_id}, lifetime=60)
+        records.complete(task_id, "SUCCESS", {"of": task_id}, ttl=60)
     answers = waits.join()
     assert sorted(str(answer.result["of"]) for answer in answers if answer) == sorted([*task_ids, task_ids[0]])
 
@@ -480,7 +480,7 @@ def test_more_waits_than_may_be_return_at_once(
     started = time.monotonic()
     assert wait(queue, task_id, 30) == TaskRecord(status="PENDING", position=1)
     assert time.monotonic() - started < 5
-    records.end(task_id, "SUCCESS", {}, lifetime=60)
+    records.complete(task_id, "SUCCESS", {}, ttl=60)
     assert len(waits.join()) == 2
     later = submit(queue)
     assert wait(queue, later, 0.1) == TaskRecord(status="PENDING", position=1)  # there is room again
@@ -506,7 +506,7 @@ def test_a_killed_connection_is_made_again_and_the_wait_goes_on(
     broker.client_kill_filter(_id=listener["id"])
     until(lambda: [client for client in listeners(broker) if client["id"] != listener["id"]], what="a new listener")
     assert waits.answers == []
-    records.end(task_id, "SUCCESS", {"a": 1}, lifetime=60)
+    records.complete(task_id, "SUCCESS", {"a": 1}, ttl=60)
     assert waits.join() == [TaskRecord(status="SUCCESS", result={"a": 1})]
 
 
@@ -533,7 +533,7 @@ def test_a_connection_that_breaks_again_and_again_loses_no_wait(
     for task_id in task_ids:
         until(lambda: listeners(broker), what="the listener")
         broker.client_kill_filter(_type="pubsub")
-        records.end(task_id, "SUCCESS", {"of": task_id}, lifetime=60)
+        records.complete(task_id, "SUCCESS", {"of": task_id}, ttl=60)
     assert sorted(str(answer.result["of"]) for answer in waits.join() if answer) == sorted(task_ids)
 
 
@@ -564,7 +564,7 @@ def test_a_redis_that_went_away_without_a_word_is_noticed(
     broker.client_pause(1000)
     until(lambda: "no answer to a ping" in caplog.text, what="the warning")
     until(lambda: listeners(broker) and listeners(broker)[0]["id"] != listener["id"], what="a new listener")
-    records.end(task_id, "SUCCESS", {"a": 1}, lifetime=60)
+    records.complete(task_id, "SUCCESS", {"a": 1}, ttl=60)
     assert [answer.result for answer in waits.join() if answer] == [{"a": 1}]
 
 

@@ -40,14 +40,14 @@ def dog(broker: Redis, clock: Clock) -> Watchdog:
 
 @pytest.fixture
 def claims(broker: Redis) -> Claims:
-    return Claims(broker, ClaimLimits(deliveries=3, lifetime=60), host="here")
+    return Claims(broker, ClaimLimits(deliveries=3, ttl=60), host="here")
 
 
 @pytest.fixture
 def accept(broker: Redis) -> Callable[..., None]:
     def accept_all(*task_ids: str) -> None:
         for task_id in task_ids:
-            TaskStore(broker).accept(task_id, task_message(task_id, 1), callback_uri=None, queue_limit=100)
+            TaskStore(broker).enqueue(task_id, task_message(task_id, 1), callback_uri=None, queue_limit=100)
 
     return accept_all
 
@@ -55,7 +55,7 @@ def accept(broker: Redis) -> Callable[..., None]:
 @pytest.fixture
 def up(broker: Redis) -> Callable[[int], None]:
     """The worker reports that so many of its processes have the model."""
-    return lambda count: WorkerRegistry(broker, host="here").alive(WORKER, up=range(100, 100 + count), loading=())
+    return lambda count: WorkerRegistry(broker, host="here").heartbeat(WORKER, up=range(100, 100 + count), loading=())
 
 
 def hangs_after(dog: Watchdog, clock: Clock, seconds: float, meanwhile: Callable[[], Any] = lambda: None) -> bool:
@@ -92,7 +92,7 @@ def test_a_worker_that_is_busy_does_not_hang(
 ) -> None:
     up(2)
     accept("a", "b", "c")
-    claims.take(free=2, most=1)
+    claims.take(free=2, limit=1)
     assert not hangs_after(dog, clock, 3600)
 
 
@@ -100,10 +100,10 @@ def test_a_worker_that_loads_its_model_does_not_hang(
     dog: Watchdog, clock: Clock, accept: Callable[..., None], broker: Redis
 ) -> None:
     reports = WorkerRegistry(broker, host="here")
-    reports.alive(WORKER, up=(), loading=(1, 2))
-    reports.process(WORKER, 1, WorkerState.ERROR, "no such file")
+    reports.heartbeat(WORKER, up=(), loading=(1, 2))
+    reports.report_process(WORKER, 1, WorkerState.ERROR, "no such file")
     # The same worker on another host is up, and has nothing to do with it.
-    WorkerRegistry(broker, host="elsewhere").alive(WORKER, up=(1, 2), loading=())
+    WorkerRegistry(broker, host="elsewhere").heartbeat(WORKER, up=(1, 2), loading=())
     accept("a")
     assert not hangs_after(dog, clock, 3600)
 
@@ -115,16 +115,16 @@ def test_a_worker_that_takes_now_and_then_does_not_hang(
     accept("waits", *(f"task-{number}" for number in range(10)))
     for _ in range(10):
         assert not hangs_after(dog, clock, 50)
-        claims.take(free=1, most=1)
+        claims.take(free=1, limit=1)
 
 
 def test_what_workers_elsewhere_take_does_not_count(
     dog: Watchdog, clock: Clock, broker: Redis, accept: Callable[..., None], up: Callable[[int], None]
 ) -> None:
     up(1)
-    others = Claims(broker, ClaimLimits(deliveries=3, lifetime=60), host="elsewhere")
+    others = Claims(broker, ClaimLimits(deliveries=3, ttl=60), host="elsewhere")
     accept(*(f"task-{number}" for number in range(30)))
-    assert hangs_after(dog, clock, 65, meanwhile=lambda: others.take(free=1, most=1))
+    assert hangs_after(dog, clock, 65, meanwhile=lambda: others.take(free=1, limit=1))
 
 
 def test_a_redis_that_is_away_is_no_hang(away: Redis) -> None:

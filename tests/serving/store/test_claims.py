@@ -18,14 +18,14 @@ from app.serving.store.messages import task_message
 from app.serving.store.tasks import Completion, Idempotency, TaskStore
 
 URI = "http://receiver.example/stash"
-LIMITS = ClaimLimits(deliveries=3, lifetime=60)
+LIMITS = ClaimLimits(deliveries=3, ttl=60)
 
 
 @pytest.fixture
 def accept(records: TaskStore) -> Callable[..., None]:
     def accept_all(*task_ids: str, uri: str | None = None) -> None:
         for task_id in task_ids:
-            records.accept(task_id, task_message(task_id, {"of": task_id}), callback_uri=uri, queue_limit=10_000)
+            records.enqueue(task_id, task_message(task_id, {"of": task_id}), callback_uri=uri, queue_limit=10_000)
 
     return accept_all
 
@@ -71,15 +71,15 @@ def nothing_is_claimed(redis: Redis) -> bool:
 
 def test_messages_are_taken_in_the_order_they_came(claims: Claims, accept: Callable[..., None]) -> None:
     accept("a", "b", "c")
-    assert ids(claims.take(free=2, most=1)) == ["a", "b"]
-    assert ids(claims.take(free=2, most=1)) == ["c"]
-    assert claims.take(free=2, most=1).claimed == []
+    assert ids(claims.take(free=2, limit=1)) == ["a", "b"]
+    assert ids(claims.take(free=2, limit=1)) == ["c"]
+    assert claims.take(free=2, limit=1).claimed == []
 
 
 def test_a_taken_message_is_kept_as_kombu_keeps_it(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
     """So that a stock Celery worker could take over."""
     accept("a")
-    (claimed,) = claims.take(free=1, most=1).claimed
+    (claimed,) = claims.take(free=1, limit=1).claimed
     assert claimed.deliveries == 1
     assert json.loads(redis.hget(keys.UNACKED, "a")) == [json.loads(claimed.message), "", keys.QUEUE]
     assert redis.zrange(keys.UNACKED_INDEX, 0, -1) == ["a"]
@@ -89,33 +89,33 @@ def test_each_process_gets_several_tasks_and_those_delivered_before_are_alone(
     claims: Claims, accept: Callable[..., None]
 ) -> None:
     accept("again", "a", "b", "c", "d", "e")
-    claims.take(free=1, most=1)
-    claims.give_back({"again": True})
-    taken = claims.take(free=3, most=2)
+    claims.take(free=1, limit=1)
+    claims.requeue({"again": True})
+    taken = claims.take(free=3, limit=2)
     assert ids(taken) == ["again", "a", "b", "c", "d"]
     assert [claimed.deliveries for claimed in taken.claimed] == [2, 1, 1, 1, 1]
 
 
 def test_a_task_that_needs_a_process_of_its_own_waits_for_one(claims: Claims, accept: Callable[..., None]) -> None:
     accept("a", "again", "b")
-    claims.take(free=2, most=1)
-    claims.give_back({"a": False, "again": True})
-    assert ids(claims.take(free=1, most=8)) == ["a"]
-    assert ids(claims.take(free=1, most=8)) == ["again"]
-    assert ids(claims.take(free=1, most=8)) == ["b"]
+    claims.take(free=2, limit=1)
+    claims.requeue({"a": False, "again": True})
+    assert ids(claims.take(free=1, limit=8)) == ["a"]
+    assert ids(claims.take(free=1, limit=8)) == ["again"]
+    assert ids(claims.take(free=1, limit=8)) == ["b"]
 
 
 def test_those_given_back_together_keep_their_order(claims: Claims, accept: Callable[..., None]) -> None:
     accept("a", "b", "c", "d")
-    claims.take(free=1, most=3)
-    claims.give_back({"a": False, "b": False, "c": False})
-    assert ids(claims.take(free=1, most=8)) == ["a", "b", "c", "d"]
+    claims.take(free=1, limit=3)
+    claims.requeue({"a": False, "b": False, "c": False})
+    assert ids(claims.take(free=1, limit=8)) == ["a", "b", "c", "d"]
 
 
 def test_a_taken_task_waits_no_more(claims: Claims, accept: Callable[..., None], records: TaskStore) -> None:
     accept("a", "b")
     assert [records.find(each).position for each in ("a", "b")] == [1, 2]  # type: ignore[union-attr]
-    claims.take(free=1, most=1)
+    claims.take(free=1, limit=1)
     assert [records.find(each).position for each in ("a", "b")] == [None, 1]  # type: ignore[union-attr]
 
 
@@ -125,7 +125,7 @@ def test_no_message_is_taken_twice_by_workers_at_the_same_time(broker: Redis, ac
 
     def take() -> None:
         mine = Claims(broker, LIMITS)
-        while (messages := mine.take(free=3, most=1)).claimed:
+        while (messages := mine.take(free=3, limit=1)).claimed:
             taken.extend(ids(messages))
 
     threads = [threading.Thread(target=take) for _ in range(8)]
@@ -140,8 +140,8 @@ def test_a_cancelled_task_is_not_taken(
     claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b")
-    assert records.cancel("a", lifetime=60) == "REVOKED"
-    assert ids(claims.take(free=2, most=1)) == ["b"]
+    assert records.cancel("a", ttl=60) == "REVOKED"
+    assert ids(claims.take(free=2, limit=1)) == ["b"]
     assert redis.llen(keys.QUEUE) == 0
 
 
@@ -149,19 +149,19 @@ def test_a_cancelled_task_whose_record_has_expired_is_not_taken(
     claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a")
-    records.cancel("a", lifetime=60)
+    records.cancel("a", ttl=60)
     redis.delete(keys.task("a"))
-    assert claims.take(free=1, most=1).claimed == []
+    assert claims.take(free=1, limit=1).claimed == []
 
 
 def test_a_message_that_a_celery_client_sent_is_taken(claims: Claims, redis: Redis) -> None:
     message = json.loads(task_message("theirs", 1))
     message["properties"]["delivery_tag"] = "a-tag"
     redis.lpush(keys.QUEUE, json.dumps(message))
-    assert ids(claims.take(free=1, most=1)) == ["theirs"]
+    assert ids(claims.take(free=1, limit=1)) == ["theirs"]
     assert redis.hget(keys.OWNERS, "a-tag") == claims.owner
-    claims.give_back({"a-tag": True})
-    assert ids(claims.take(free=1, most=1)) == ["theirs"]
+    claims.requeue({"a-tag": True})
+    assert ids(claims.take(free=1, limit=1)) == ["theirs"]
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"id": 3}'])
@@ -170,7 +170,7 @@ def test_what_is_no_message_is_kept_aside(
 ) -> None:
     redis.lpush(keys.QUEUE, text)
     accept("a")
-    assert ids(claims.take(free=2, most=1)) == ["a"]
+    assert ids(claims.take(free=2, limit=1)) == ["a"]
     (kept,) = DeadLetters(broker).read()
     assert kept.reason == "not a message that Celery could have sent"
     assert redis.hget(keys.quarantined(kept.task_id), "message") == text
@@ -182,8 +182,8 @@ def test_what_is_no_message_is_kept_aside(
 def test_ids_in_a_request_are_not_taken_for_the_tasks_own(claims: Claims, records: TaskStore, redis: Redis) -> None:
     """The arguments stand in the message twice: in base64, and as text for the dashboard."""
     hostile = {"id": "x", '"id": "x"': '"delivery_tag": "x", "id": "x"'}
-    records.accept("a", task_message("a", hostile), callback_uri=None, queue_limit=10)
-    claims.take(free=1, most=1)
+    records.enqueue("a", task_message("a", hostile), callback_uri=None, queue_limit=10)
+    claims.take(free=1, limit=1)
     assert redis.hgetall(keys.OWNERS) == {"a": claims.owner}
 
 
@@ -194,16 +194,16 @@ def test_what_a_process_takes_at_the_queue_is_noted_with_its_messages(
     claims: Claims, accept: Callable[..., None], records: TaskStore
 ) -> None:
     accept("a", "b", "c")
-    assert ids(claims.take_staying(5, 1, most=2)) == ["a", "b"]
-    records.end("a", "SUCCESS", {}, lifetime=60)
-    number, items = claims.noted(5)
+    assert ids(claims.poll(5, 1, limit=2)) == ["a", "b"]
+    records.complete("a", "SUCCESS", {}, ttl=60)
+    number, items = claims.session_tasks(5)
     assert (number, [item.task_id for item in items], [bool(item.body) for item in items]) == (
         1,
         ["a", "b"],
         [False, True],
     )
     assert items[1].since == pytest.approx(time.time(), abs=5)
-    assert claims.noted(4) == claims.noted(6) == (0, [])
+    assert claims.session_tasks(4) == claims.session_tasks(6) == (0, [])
 
 
 def test_what_is_not_for_a_parcel_is_in_no_note(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
@@ -211,8 +211,8 @@ def test_what_is_not_for_a_parcel_is_in_no_note(claims: Claims, accept: Callable
     message["headers"]["eta"] = "2100-01-01T00:00:00"
     accept("later", "a")
     redis.lset(keys.QUEUE, -1, json.dumps(message))
-    assert ids(claims.take_staying(1, 1, most=2)) == ["later", "a"]
-    number, items = claims.noted(1)
+    assert ids(claims.poll(1, 1, limit=2)) == ["later", "a"]
+    number, items = claims.session_tasks(1)
     assert (number, [item.task_id for item in items]) == (1, ["a"])
 
 
@@ -220,12 +220,12 @@ def test_the_claims_of_a_process_at_the_queue_are_renewed_while_it_is_there(
     claims: Claims, accept: Callable[..., None], redis: Redis, records: TaskStore
 ) -> None:
     accept("a")
-    claims.take_staying(5, 1, most=2)
+    claims.poll(5, 1, limit=2)
     age(redis, "a")
-    claims.renew({}, visit=5)
+    claims.renew({}, session_id=5)
     assert status(records, "a") == "STARTED"
     age(redis, "a")
-    claims.renew({}, visit=6)
+    claims.renew({}, session_id=6)
     assert status(records, "a") == "PENDING"
 
 
@@ -233,17 +233,17 @@ def test_renewing_tells_which_tasks_of_a_process_at_the_queue_were_cancelled(
     claims: Claims, accept: Callable[..., None], records: TaskStore
 ) -> None:
     accept("a", "b")
-    claims.take_staying(5, 1, most=2)
-    records.cancel("a", lifetime=60)
-    assert claims.renew({}, visit=5).cancelled == ["a"]
+    claims.poll(5, 1, limit=2)
+    records.cancel("a", ttl=60)
+    assert claims.renew({}, session_id=5).cancelled == ["a"]
 
 
 def test_a_process_at_the_queue_waits_for_what_comes(claims: Claims, accept: Callable[..., None]) -> None:
-    assert ids(claims.take_staying(1, 1, most=2, wait=0.01)) == []
+    assert ids(claims.poll(1, 1, limit=2, wait=0.01)) == []
     timer = threading.Timer(0.05, accept, args=["a"])
     timer.start()
     try:
-        assert ids(claims.take_staying(1, 1, most=2, wait=1.5)) == ["a"]
+        assert ids(claims.poll(1, 1, limit=2, wait=1.5)) == ["a"]
     finally:
         timer.join()
 
@@ -253,19 +253,19 @@ def test_a_process_at_the_queue_does_not_mind_that_redis_has_forgotten_the_scrip
 ) -> None:
     accept("a", "b")
     redis.script_flush()
-    assert ids(claims.take_staying(1, 1, most=1, wait=1)) == ["a"]
+    assert ids(claims.poll(1, 1, limit=1, wait=1)) == ["a"]
     redis.script_flush()
-    assert ids(claims.take_staying(1, 2, most=1)) == ["b"]
+    assert ids(claims.poll(1, 2, limit=1)) == ["b"]
 
 
 def test_a_cancelled_task_is_told_when_its_turn_comes(
     claims: Claims, accept: Callable[..., None], records: TaskStore
 ) -> None:
     accept("a", "b")
-    records.cancel("a", lifetime=60)
-    taken = claims.take(free=1, most=8)
+    records.cancel("a", ttl=60)
+    taken = claims.take(free=1, limit=8)
     assert (ids(taken), [item.task_id for item in taken.cancelled]) == (["b"], ["a"])
-    assert taken.cancelled[0].shown_arguments == "[{'of': 'a'}]"
+    assert taken.cancelled[0].args_repr == "[{'of': 'a'}]"
 
 
 # Renewing
@@ -275,7 +275,7 @@ def test_a_claim_that_is_renewed_stays_however_long_its_task_runs(
     claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
 ) -> None:
     accept("a")
-    claims.take(free=1, most=1)
+    claims.take(free=1, limit=1)
     for _ in range(10):
         age(redis, "a", seconds=LEASE - 1)
         claims.renew(known("a"))
@@ -288,13 +288,13 @@ def test_a_claim_that_nobody_renews_goes_back_to_the_head_of_the_queue(
     claims: Claims, others: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b")
-    claims.take(free=1, most=1)
+    claims.take(free=1, limit=1)
     assert status(records, "a") == "STARTED"
     age(redis, "a")
     others.renew({})
     assert status(records, "a") == "PENDING"
     assert [records.find(each).position for each in ("a", "b")] == [1, 2]  # type: ignore[union-attr]
-    assert ids(others.take(free=2, most=1)) == ["a", "b"]
+    assert ids(others.take(free=2, limit=1)) == ["a", "b"]
 
 
 def test_after_redis_was_away_everybody_may_renew_first(
@@ -302,7 +302,7 @@ def test_after_redis_was_away_everybody_may_renew_first(
 ) -> None:
     """Nobody could renew meanwhile: an old claim does not mean a dead worker then."""
     accept("a")
-    claims.take(free=1, most=1)
+    claims.take(free=1, limit=1)
     redis.zincrby(keys.UNACKED_INDEX, -1000, "a")
     redis.set(keys.LAST_RECLAIM, float(redis.time()[0]) - 1000)
     others.renew({})
@@ -316,7 +316,7 @@ def test_a_clock_that_is_set_back_does_not_keep_a_dead_workers_claim(
     claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
 ) -> None:
     accept("a")
-    claims.take(free=1, most=1)
+    claims.take(free=1, limit=1)
     redis.zincrby(keys.UNACKED_INDEX, 3600, "a")
     redis.set(keys.LAST_RECLAIM, float(redis.time()[0]) + 3600)
     others.renew({})
@@ -329,8 +329,8 @@ def test_what_an_earlier_life_of_a_worker_had_goes_back_at_once(
     broker: Redis, claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
 ) -> None:
     accept("a", "b")
-    claims.take(free=1, most=1)
-    others.take(free=1, most=1)
+    claims.take(free=1, limit=1)
+    others.take(free=1, limit=1)
     Claims(broker, LIMITS, host="here").renew({})
     assert redis.hgetall(keys.OWNERS) == {"b": others.owner}
     assert redis.llen(keys.QUEUE) == 1
@@ -340,7 +340,7 @@ def test_a_worker_is_not_taken_for_one_whose_name_begins_like_its_own(
     broker: Redis, others: Claims, accept: Callable[..., None], redis: Redis
 ) -> None:
     accept("a")
-    others.take(free=1, most=1)
+    others.take(free=1, limit=1)
     Claims(broker, LIMITS, host="else").renew({})
     assert redis.hget(keys.OWNERS, "a") == others.owner
 
@@ -350,7 +350,7 @@ def test_what_a_worker_has_and_does_not_know_of_goes_back_after_a_while(
 ) -> None:
     """The answer that told it was lost, or it was dropped with a connection."""
     accept("a")
-    claims.take(free=1, most=1)
+    claims.take(free=1, limit=1)
     claims.renew({})
     assert redis.llen(keys.QUEUE) == 0
     age(redis, "a", seconds=11)
@@ -363,9 +363,9 @@ def test_renewing_tells_which_tasks_were_cancelled(
     claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b", "c")
-    claims.take(free=3, most=1)
-    records.cancel("a", lifetime=60)
-    records.end("b", "SUCCESS", {}, lifetime=60)
+    claims.take(free=3, limit=1)
+    records.cancel("a", ttl=60)
+    records.complete("b", "SUCCESS", {}, ttl=60)
     assert claims.renew(known("a", "b", "c")).cancelled == ["a"]
     assert redis.hkeys(keys.OWNERS) == ["c"]
 
@@ -375,15 +375,15 @@ def test_whoever_ends_a_task_that_killed_its_processes_is_told(
 ) -> None:
     accept("a", "b")
     for _ in range(LIMITS.deliveries - 1):
-        claims.take(free=2, most=1)
-        assert claims.give_back({"a": True, "b": False}) == []
-    claims.take(free=2, most=1)
+        claims.take(free=2, limit=1)
+        assert claims.requeue({"a": True, "b": False}) == []
+    claims.take(free=2, limit=1)
     reason = f"the worker died while running this task, {LIMITS.deliveries} times"
-    assert claims.give_back({"a": True, "b": False}) == [DeadLettered("a", reason)]
+    assert claims.requeue({"a": True, "b": False}) == [DeadLettered("a", reason)]
     given_up = []
     for _ in range(LIMITS.deliveries):
-        Claims(broker, LIMITS, host="here").take(free=1, most=1)
-        given_up += Claims(broker, LIMITS, host="here").renew({}).given_up
+        Claims(broker, LIMITS, host="here").take(free=1, limit=1)
+        given_up += Claims(broker, LIMITS, host="here").renew({}).dead_lettered
     assert given_up == [DeadLettered("b", reason)]
 
 
@@ -392,7 +392,7 @@ def test_a_claimed_message_tells_since_when_it_waited(
 ) -> None:
     accept("a")
     accepted = float(redis.hget(keys.task("a"), "since") or 0)
-    (claimed,) = claims.take(free=1, most=1).claimed
+    (claimed,) = claims.take(free=1, limit=1).claimed
     assert claimed.since == pytest.approx(accepted, abs=1e-3)
     assert abs(claimed.since - time.time()) < 60
 
@@ -402,21 +402,21 @@ def test_thousands_of_tasks_are_taken_and_ended_in_few_steps(
 ) -> None:
     names = [f"task-{number}" for number in range(2500)]
     accept(*names)
-    taken = [len(claims.take(free=1, most=10_000).claimed) for _ in range(3)]
+    taken = [len(claims.take(free=1, limit=10_000).claimed) for _ in range(3)]
     assert sum(taken) == 2500
     assert max(taken) > 1000
     assert redis.hlen(keys.OWNERS) == redis.hlen(keys.UNACKED) == redis.zcard(keys.UNACKED_INDEX) == 2500
     assert redis.zcard(keys.WAITING) == 0
-    records.end_all([Completion(name, name, "SUCCESS", "{}") for name in names], lifetime=60)
+    records.complete_many([Completion(name, name, "SUCCESS", "{}") for name in names], ttl=60)
     assert redis.exists(keys.OWNERS, keys.UNACKED, keys.UNACKED_INDEX, keys.WAITING) == 0
     assert {redis.hget(keys.task(name), "status") for name in names} == {"SUCCESS"}
 
 
 def test_no_process_gets_more_than_its_part_of_what_is_shared(claims: Claims, accept: Callable[..., None]) -> None:
     accept("a", "b", "c", "d", "e")
-    assert len(claims.take(free=1, most=32, sharing=2).claimed) == 3
-    assert len(claims.take(free=1, most=32, sharing=2).claimed) == 1
-    assert len(claims.take(free=1, most=32, sharing=2).claimed) == 1
+    assert len(claims.take(free=1, limit=32, sharers=2).claimed) == 3
+    assert len(claims.take(free=1, limit=32, sharers=2).claimed) == 1
+    assert len(claims.take(free=1, limit=32, sharers=2).claimed) == 1
 
 
 def test_where_nothing_is_claimed_renewing_writes_nothing(claims: Claims, redis: Redis) -> None:
@@ -432,10 +432,10 @@ def test_the_end_of_a_task_is_the_end_of_its_claim(
     claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a")
-    claims.take(free=1, most=1)
-    records.end("a", "SUCCESS", {}, lifetime=60)
+    claims.take(free=1, limit=1)
+    records.complete("a", "SUCCESS", {}, ttl=60)
     assert nothing_is_claimed(redis)
-    claims.give_back({"a": True})
+    claims.requeue({"a": True})
     assert (redis.llen(keys.QUEUE), status(records, "a")) == (0, "SUCCESS")
 
 
@@ -444,12 +444,12 @@ def test_a_claim_of_a_task_that_has_ended_meanwhile_is_dropped(
 ) -> None:
     """Two had it, after all: one of them is through."""
     accept("a")
-    claims.take(free=1, most=1)
+    claims.take(free=1, limit=1)
     age(redis, "a")
     others.renew({})
-    others.take(free=1, most=1)
-    records.end("a", "SUCCESS", {"by": "the first"}, lifetime=60)
-    claims.give_back({"a": True})
+    others.take(free=1, limit=1)
+    records.complete("a", "SUCCESS", {"by": "the first"}, ttl=60)
+    claims.requeue({"a": True})
     others.renew(known("a"))
     assert nothing_is_claimed(redis)
     assert redis.llen(keys.QUEUE) == 0
@@ -459,12 +459,12 @@ def test_what_has_gone_to_another_worker_is_no_longer_ones_own_to_give_back(
     claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
 ) -> None:
     accept("a")
-    claims.take(free=1, most=1)
+    claims.take(free=1, limit=1)
     age(redis, "a")
     others.renew({})
-    others.take(free=1, most=1)
-    claims.give_back({"a": True})
-    claims.release("a")
+    others.take(free=1, limit=1)
+    claims.requeue({"a": True})
+    claims.ack("a")
     assert redis.hget(keys.OWNERS, "a") == others.owner
     assert redis.llen(keys.QUEUE) == 0
     assert redis.hget(keys.task("a"), "deliveries") == "2"
@@ -473,11 +473,11 @@ def test_what_has_gone_to_another_worker_is_no_longer_ones_own_to_give_back(
 def test_a_death_that_is_told_twice_counts_once(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
     """The connection broke between the step and its answer."""
     accept("a")
-    claims.take(free=1, most=1)
-    claims.give_back({"a": True})
-    claims.give_back({"a": True})
+    claims.take(free=1, limit=1)
+    claims.requeue({"a": True})
+    claims.requeue({"a": True})
     assert redis.llen(keys.QUEUE) == 1
-    claims.take(free=1, most=1)
+    claims.take(free=1, limit=1)
     assert redis.hget(keys.task("a"), "deliveries") == "2"
 
 
@@ -485,19 +485,19 @@ def test_stopping_gives_everything_back_and_counts_no_delivery(
     claims: Claims, others: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b", "c", "d")
-    claims.take(free=2, most=1)
-    others.take(free=1, most=1)
-    claims.give_all_back()
+    claims.take(free=2, limit=1)
+    others.take(free=1, limit=1)
+    claims.requeue_all()
     assert redis.hkeys(keys.OWNERS) == ["c"]
-    assert sorted(ids(others.take(free=3, most=1))) == ["a", "b", "d"]
+    assert sorted(ids(others.take(free=3, limit=1))) == ["a", "b", "d"]
     assert redis.hget(keys.task("a"), "deliveries") == "1"
 
 
 def test_a_released_message_is_gone(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
     accept("a")
-    claims.take(free=1, most=1)
-    claims.release("a")
-    claims.release("a")
+    claims.take(free=1, limit=1)
+    claims.ack("a")
+    claims.ack("a")
     assert nothing_is_claimed(redis)
 
 
@@ -506,8 +506,8 @@ def test_a_released_message_is_gone(claims: Claims, accept: Callable[..., None],
 
 def die(claims: Claims, times: int) -> None:
     for _ in range(times):
-        assert claims.take(free=1, most=1).claimed
-        claims.give_back({"a": True})
+        assert claims.take(free=1, limit=1).claimed
+        claims.requeue({"a": True})
 
 
 def test_a_task_that_kills_its_process_too_often_fails_and_is_kept_aside(
@@ -522,7 +522,7 @@ def test_a_task_that_kills_its_process_too_often_fails_and_is_kept_aside(
     assert record.status == "FAILURE"
     assert record.result == {"args": ["the worker died while running this task, 3 times"]}
     assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["a"]
-    assert claims.take(free=1, most=1).claimed == []
+    assert claims.take(free=1, limit=1).claimed == []
     assert nothing_is_claimed(redis)
     (kept,) = DeadLetters(broker).read()
     assert (kept.task_id, kept.deliveries) == ("a", 3)
@@ -531,7 +531,7 @@ def test_a_task_that_kills_its_process_too_often_fails_and_is_kept_aside(
 
 def test_one_delivery_may_be_the_limit(broker: Redis, accept: Callable[..., None], records: TaskStore) -> None:
     accept("a")
-    die(Claims(broker, ClaimLimits(deliveries=1, lifetime=60)), 1)
+    die(Claims(broker, ClaimLimits(deliveries=1, ttl=60)), 1)
     record = records.find("a")
     assert record is not None
     assert record.result == {"args": ["the worker died while running this task, once"]}
@@ -542,7 +542,7 @@ def test_a_worker_that_dies_whole_counts_too(broker: Redis, accept: Callable[...
     for _ in range(3):
         life = Claims(broker, LIMITS, host="here")
         life.renew({})
-        life.take(free=1, most=1)
+        life.take(free=1, limit=1)
     Claims(broker, LIMITS, host="here").renew({})
     assert status(records, "a") == "FAILURE"
 
@@ -560,8 +560,8 @@ def test_a_replayed_task_runs_again_under_its_own_id(
     assert redis.zcard(keys.UNDELIVERED) == 0  # the callback that told of the failure
     assert DeadLetters(broker).read() == []
     die(claims, 2)
-    assert ids(claims.take(free=1, most=1)) == ["a"]
-    records.end("a", "SUCCESS", {}, lifetime=60)
+    assert ids(claims.take(free=1, limit=1)) == ["a"]
+    records.complete("a", "SUCCESS", {}, ttl=60)
     assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["a"]
     assert redis.hget(keys.task("a"), "replays") == "1"
 
@@ -572,13 +572,13 @@ def test_a_replayed_task_keeps_its_idempotency_key(
 ) -> None:
     key = Idempotency(key="a-key", body="a-body")
     message = task_message("a", {})
-    records.accept("a", message, callback_uri=uri, queue_limit=10, idempotency=key)
+    records.enqueue("a", message, callback_uri=uri, queue_limit=10, idempotency=key)
     die(claims, 3)
     assert DeadLetters(broker).replay("a")
-    again = records.accept("b", task_message("b", {}), callback_uri=uri, queue_limit=10, idempotency=key)
+    again = records.enqueue("b", task_message("b", {}), callback_uri=uri, queue_limit=10, idempotency=key)
     assert again == ("a", None)
     assert redis.ttl(keys.idempotency(key.key)) == -1
-    records.cancel("a", lifetime=60)
+    records.cancel("a", ttl=60)
     assert redis.ttl(keys.idempotency(key.key)) == redis.ttl(keys.task("a"))
 
 
@@ -604,8 +604,8 @@ def test_what_is_kept_aside_is_kept_for_a_month(
     redis.zincrby(keys.QUARANTINE, -2_592_001, "a")
     assert DeadLetters(broker).read() == []
     for _ in range(3):
-        claims.take(free=1, most=1)
-        claims.give_back({"b": True})
+        claims.take(free=1, limit=1)
+        claims.requeue({"b": True})
     assert redis.zrange(keys.QUARANTINE, 0, -1) == ["b"]
 
 
@@ -627,12 +627,12 @@ def test_claims_work_at_the_memory_limit(
     accept("a", "b", "c")
     redis.config_set("maxmemory", "1")
     try:
-        assert ids(claims.take_staying(1, 1, most=2, wait=10)) == ["a", "b"]
+        assert ids(claims.poll(1, 1, limit=2, wait=10)) == ["a", "b"]
         claims.renew(known("a", "b"))
-        records.end("a", "SUCCESS", {"large": "x" * 10_000}, lifetime=60)
-        claims.give_back({"b": True})
-        assert ids(claims.take(free=2, most=1)) == ["b", "c"]
-        claims.give_all_back()
+        records.complete("a", "SUCCESS", {"large": "x" * 10_000}, ttl=60)
+        claims.requeue({"b": True})
+        assert ids(claims.take(free=2, limit=1)) == ["b", "c"]
+        claims.requeue_all()
         with pytest.raises(RedisError):
             accept("d")
     finally:
@@ -643,11 +643,11 @@ def test_claims_work_at_the_memory_limit(
 @pytest.mark.parametrize(
     "call",
     [
-        lambda claims: claims.take(free=1, most=1),
+        lambda claims: claims.take(free=1, limit=1),
         lambda claims: claims.renew({}),
-        lambda claims: claims.give_back({"a": True}),
-        lambda claims: claims.give_all_back(),
-        lambda claims: claims.release("a"),
+        lambda claims: claims.requeue({"a": True}),
+        lambda claims: claims.requeue_all(),
+        lambda claims: claims.ack("a"),
     ],
 )
 def test_a_redis_that_is_away_is_said(away: Redis, call: Callable[[Claims], Any]) -> None:

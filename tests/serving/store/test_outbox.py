@@ -23,18 +23,18 @@ GIVEN_UP = AttemptResult(status=404, error="answered 404")
 
 @pytest.fixture
 def box(broker: Redis) -> Outbox:
-    return Outbox(broker, result_lifetime=60, callback_lifetime=600)
+    return Outbox(broker, result_ttl=60, callback_ttl=600)
 
 
 def end(records: TaskStore, task_id: str = "the-id", receiver: str = "receiver.example", **result: Any) -> None:
     """A task that was accepted, and has ended."""
     uri = f"http://{receiver}/stash"
-    records.accept(task_id, "message", callback_uri=uri, queue_limit=100_000)
-    records.end(task_id, "SUCCESS", result, lifetime=60)
+    records.enqueue(task_id, "message", callback_uri=uri, queue_limit=100_000)
+    records.complete(task_id, "SUCCESS", result, ttl=60)
 
 
-def take(box: Outbox, *, free: int = 512, per_receiver: int = 16, busy: dict[str, int] | None = None) -> list[Callback]:
-    return box.take(free=free, per_receiver=per_receiver, busy=busy)[0]
+def take(box: Outbox, *, free: int = 512, per_endpoint: int = 16, busy: dict[str, int] | None = None) -> list[Callback]:
+    return box.take(free=free, per_endpoint=per_endpoint, busy=busy)[0]
 
 
 def take_one(box: Outbox) -> Callback:
@@ -43,7 +43,7 @@ def take_one(box: Outbox) -> Callback:
 
 
 def again(retry_in: float, *, away: bool = True) -> AttemptResult:
-    return AttemptResult(error="Connection refused", retry_in=retry_in, away=away)
+    return AttemptResult(error="Connection refused", retry_in=retry_in, endpoint_down=away)
 
 
 def ids(callbacks: list[Callback]) -> list[str]:
@@ -60,7 +60,7 @@ def test_a_callback_is_taken_with_all_that_is_sent(box: Outbox, records: TaskSto
     end(records, a=1)
     callback = take_one(box)
     assert (callback.task_id, callback.webhook_id) == ("the-id", "the-id")
-    assert (callback.uri, callback.receiver) == ("http://receiver.example/stash", "receiver.example:80")
+    assert (callback.uri, callback.endpoint) == ("http://receiver.example/stash", "receiver.example:80")
     assert (callback.status, callback.result) == ("SUCCESS", '{"a": 1}')
     assert (callback.attempts, callback.since_first) == (0, 0)
 
@@ -106,7 +106,7 @@ def test_a_delivered_callback_leaves_nothing_but_its_record(box: Outbox, records
 def test_a_failed_attempt_is_recorded_and_waits(box: Outbox, records: TaskStore) -> None:
     end(records)
     box.settle([(take_one(box), again(3600))])
-    callbacks, next_in = box.take(free=1, per_receiver=1)
+    callbacks, next_in = box.take(free=1, per_endpoint=1)
     assert callbacks == []
     assert next_in is not None
     assert 3000 < next_in <= 3600
@@ -139,7 +139,7 @@ def test_a_callback_that_is_given_up_is_kept_for_its_time(box: Outbox, records: 
 def test_a_result_is_kept_longer_than_a_short_callback_lifetime(
     broker: Redis, records: TaskStore, redis: Redis
 ) -> None:
-    box = Outbox(broker, result_lifetime=600, callback_lifetime=60)
+    box = Outbox(broker, result_ttl=600, callback_ttl=60)
     end(records)
     box.settle([(take_one(box), GIVEN_UP)])
     assert 60 < int(redis.ttl(keys.task("the-id"))) <= 600
@@ -180,9 +180,9 @@ def test_no_receiver_gets_more_than_its_share(box: Outbox, records: TaskStore) -
     for number in range(50):
         end(records, f"busy-{number}", "busy")
         end(records, f"calm-{number}", "calm")
-    taken = Counter(callback.receiver for callback in take(box, per_receiver=4, busy={"busy:80": 3}))
+    taken = Counter(callback.endpoint for callback in take(box, per_endpoint=4, busy={"busy:80": 3}))
     assert taken == {"busy:80": 1, "calm:80": 4}
-    assert {one.receiver for one in take(box, per_receiver=4, busy={"busy:80": 4})} == {"calm:80"}
+    assert {one.endpoint for one in take(box, per_endpoint=4, busy={"busy:80": 4})} == {"calm:80"}
 
 
 def end_large(records: TaskStore, *sizes: int) -> None:
@@ -205,8 +205,8 @@ def test_a_large_crowd_for_one_receiver_is_taken_in_parts(box: Outbox, records: 
 
 def test_a_result_of_any_size_is_taken(box: Outbox, records: TaskStore) -> None:
     end_large(records, 20, 20)
-    assert ids(box.take(free=10, per_receiver=10, free_bytes=1)[0]) == ["large-0"]
-    assert box.take(free=10, per_receiver=10, free_bytes=0) == ([], None)
+    assert ids(box.take(free=10, per_endpoint=10, free_bytes=1)[0]) == ["large-0"]
+    assert box.take(free=10, per_endpoint=10, free_bytes=0) == ([], None)
     assert ids(take(box)) == ["large-1"]
 
 
@@ -229,7 +229,7 @@ def test_ten_thousand_callbacks_for_one_receiver_hold_up_nobody(box: Outbox, rec
     began = time.monotonic()
     taken = take(box)
     assert time.monotonic() - began < 1
-    assert Counter(callback.receiver for callback in taken) == {"crowded:80": 16, "quiet:80": 1}
+    assert Counter(callback.endpoint for callback in taken) == {"crowded:80": 16, "quiet:80": 1}
 
 
 def test_fifty_receivers_that_hang_leave_places_to_the_next(box: Outbox, records: TaskStore) -> None:
@@ -239,7 +239,7 @@ def test_fifty_receivers_that_hang_leave_places_to_the_next(box: Outbox, records
             end(records, f"hanging-{receiver}-{number}", f"hanging-{receiver}")
     in_flight: list[Callback] = []
     while True:
-        busy = Counter(callback.receiver for callback in in_flight)
+        busy = Counter(callback.endpoint for callback in in_flight)
         taken = take(box, free=512 - len(in_flight), busy=busy)
         if not taken:
             break
@@ -247,7 +247,7 @@ def test_fifty_receivers_that_hang_leave_places_to_the_next(box: Outbox, records
     assert len(in_flight) < 512
     assert {busy[f"hanging-{receiver}:80"] > 0 for receiver in range(50)} == {True}
     end(records, "late", "quiet")
-    busy = Counter(callback.receiver for callback in in_flight)
+    busy = Counter(callback.endpoint for callback in in_flight)
     assert ids(take(box, free=512 - len(in_flight), busy=busy)) == ["late"]
 
 
@@ -439,7 +439,7 @@ def test_a_task_that_was_replayed_is_another_event(box: Outbox, records: TaskSto
     box.settle([(take_one(box), GIVEN_UP)])
     make_anew(redis)
     assert take(box) == []
-    records.end("the-id", "SUCCESS", {"a": 2}, lifetime=60)
+    records.complete("the-id", "SUCCESS", {"a": 2}, ttl=60)
     callback = take_one(box)
     assert (callback.webhook_id, callback.result, callback.attempts) == ("the-id.1", '{"a": 2}', 0)
 
@@ -448,7 +448,7 @@ def test_what_comes_of_the_event_before_a_replay_changes_nothing(box: Outbox, re
     end(records, a=1)
     before = take_one(box)
     make_anew(redis)
-    records.end("the-id", "SUCCESS", {"a": 2}, lifetime=60)
+    records.complete("the-id", "SUCCESS", {"a": 2}, ttl=60)
     box.settle([(before, DELIVERED)])
     assert take_one(box).webhook_id == "the-id.1"
 
@@ -459,7 +459,7 @@ def test_a_callback_of_a_task_that_runs_again_waits_for_its_new_end(
     end(records)
     redis.hdel(keys.task("the-id"), "result")
     assert take(box) == []
-    records.end("the-id", "SUCCESS", {"a": 2}, lifetime=60)
+    records.complete("the-id", "SUCCESS", {"a": 2}, ttl=60)
     assert take_one(box).result == '{"a": 2}'
 
 
@@ -530,9 +530,9 @@ def test_a_callback_on_its_way_is_not_sent_twice_by_a_resend(box: Outbox, record
 
 
 def test_what_has_no_callback_or_has_not_ended_can_not_be_sent(box: Outbox, records: TaskStore) -> None:
-    records.accept("waiting", "message", callback_uri="http://receiver.example", queue_limit=10)
-    records.accept("silent", "message", callback_uri=None, queue_limit=10)
-    records.end("silent", "SUCCESS", {}, lifetime=60)
+    records.enqueue("waiting", "message", callback_uri="http://receiver.example", queue_limit=10)
+    records.enqueue("silent", "message", callback_uri=None, queue_limit=10)
+    records.complete("silent", "SUCCESS", {}, ttl=60)
     assert box.resend(["waiting", "silent"]) == ([], ["waiting", "silent"])
     assert box.resend([]) == ([], [])
     assert take(box) == []
@@ -548,8 +548,8 @@ def test_everything_that_was_given_up_is_sent_again(box: Outbox, records: TaskSt
 
 
 def test_every_method_raises_when_redis_is_away(away: Redis) -> None:
-    box = Outbox(away, result_lifetime=60, callback_lifetime=60)
-    callback = Callback(task_id="a", receiver="b:80", uri="http://b", status="SUCCESS", result="{}")
+    box = Outbox(away, result_ttl=60, callback_ttl=60)
+    callback = Callback(task_id="a", endpoint="b:80", uri="http://b", status="SUCCESS", result="{}")
     attempts: list[Callable[[], Any]] = [
         lambda: box.wait(0.01),
         lambda: take(box),

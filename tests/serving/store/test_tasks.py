@@ -51,12 +51,12 @@ def accept(
 ) -> str:
     """The id of the task that was accepted."""
     message = f"message of {task_id}"
-    return records.accept(task_id, message, callback_uri=uri, queue_limit=limit, idempotency=idempotency)[0]
+    return records.enqueue(task_id, message, callback_uri=uri, queue_limit=limit, idempotency=idempotency)[0]
 
 
 def response(records: TaskStore, task_id: str) -> ResponseMode | None:
     """How the deployment answers, told on accepting a task."""
-    return records.accept(task_id, "message", callback_uri=None, queue_limit=10)[1]
+    return records.enqueue(task_id, "message", callback_uri=None, queue_limit=10)[1]
 
 
 def callbacks(redis: Redis) -> list[str]:
@@ -149,8 +149,8 @@ def test_every_method_is_one_round_trip(records: TaskStore, redis: Redis, monkey
     life: dict[str, Callable[[], Any]] = {
         "accept": lambda: accept(records, uri=URI, idempotency=KEY),
         "find": lambda: records.find(TASK),
-        "end": lambda: records.end(TASK, "SUCCESS", {"a": 1}, lifetime=60),
-        "cancel": lambda: records.cancel(TASK, lifetime=60),
+        "end": lambda: records.complete(TASK, "SUCCESS", {"a": 1}, ttl=60),
+        "cancel": lambda: records.cancel(TASK, ttl=60),
     }
     for step in life.values():  # the server now has the scripts and the connection is made
         step()
@@ -174,20 +174,20 @@ def test_every_method_is_one_round_trip(records: TaskStore, redis: Redis, monkey
 @pytest.mark.parametrize("result", [{"a123": "Iris-setosa"}, {}, {"naïve": [1.5, None, True, "☃\ud800"]}])
 def test_an_ended_task_has_its_result(records: TaskStore, result: Any) -> None:
     accept(records)
-    records.end(TASK, "SUCCESS", result, lifetime=60)
+    records.complete(TASK, "SUCCESS", result, ttl=60)
     assert records.find(TASK) == TaskRecord(status="SUCCESS", result=result)
 
 
 def test_a_record_has_ended_in_three_states_only(records: TaskStore) -> None:
     states = ["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
-    assert [state for state in states if TaskRecord(status=state).ended] == ["SUCCESS", "FAILURE", "REVOKED"]
+    assert [state for state in states if TaskRecord(status=state).is_finished] == ["SUCCESS", "FAILURE", "REVOKED"]
     assert {"SUCCESS", "FAILURE", "REVOKED"} == TERMINAL_STATES
 
 
 def test_the_first_end_stands(records: TaskStore, redis: Redis) -> None:
     accept(records, uri=URI)
-    records.end(TASK, "SUCCESS", {"a": 1}, lifetime=60)
-    records.end(TASK, "FAILURE", {"args": ["too late"]}, lifetime=60)
+    records.complete(TASK, "SUCCESS", {"a": 1}, ttl=60)
+    records.complete(TASK, "FAILURE", {"args": ["too late"]}, ttl=60)
     assert records.find(TASK) == TaskRecord(status="SUCCESS", result={"a": 1}, callback_uri=URI, callback=EXPECTED)
     assert callbacks(redis) == [TASK]
 
@@ -196,13 +196,13 @@ def test_a_record_expires_only_after_its_end(records: TaskStore, redis: Redis) -
     accept(records)
     assert redis.ttl(keys.task(TASK)) == -1
     assert redis.ttl(keys.task(TASK)) == -1
-    records.end(TASK, "SUCCESS", {}, lifetime=60)
+    records.complete(TASK, "SUCCESS", {}, ttl=60)
     assert 0 < int(redis.ttl(keys.task(TASK))) <= 60
 
 
 def test_an_expired_record_is_not_found(records: TaskStore, redis: Redis) -> None:
     accept(records)
-    records.end(TASK, "SUCCESS", {}, lifetime=60)
+    records.complete(TASK, "SUCCESS", {}, ttl=60)
     redis.pexpire(keys.task(TASK), 0)
     assert records.find(TASK) is None
 
@@ -214,7 +214,7 @@ def test_the_end_is_announced_and_its_callback_queued_in_the_same_step(records: 
         channel.subscribe(keys.COMPLETIONS)
         channel.get_message(timeout=5)
         with counted_commands(redis) as commands:
-            records.end(TASK, "FAILURE", {"args": ["no"]}, lifetime=60)
+            records.complete(TASK, "FAILURE", {"args": ["no"]}, ttl=60)
         announced = channel.get_message(timeout=5)
     assert commands == ["evalsha"]
     assert announced is not None
@@ -224,23 +224,23 @@ def test_the_end_is_announced_and_its_callback_queued_in_the_same_step(records: 
 
 def test_a_task_without_a_callback_queues_none(records: TaskStore, redis: Redis) -> None:
     accept(records)
-    records.end(TASK, "SUCCESS", {}, lifetime=60)
+    records.complete(TASK, "SUCCESS", {}, ttl=60)
     assert set(redis.scan_iter()) == {keys.task(TASK), keys.ACCEPTED, keys.QUEUE}
 
 
 def test_an_id_never_accepted_is_not_found(records: TaskStore) -> None:
     for task_id in ("never", "", "\ud7ff*", "a:b", "to:receiver.example:80"):
         assert records.find(task_id) is None
-        assert records.cancel(task_id, lifetime=60) is None
+        assert records.cancel(task_id, ttl=60) is None
 
 
 def test_every_method_raises_when_redis_is_away(away: Redis) -> None:
     records = TaskStore(away)
     attempts: list[Callable[[], Any]] = [
         lambda: accept(records),
-        lambda: records.end(TASK, "SUCCESS", {}, lifetime=60),
+        lambda: records.complete(TASK, "SUCCESS", {}, ttl=60),
         lambda: records.find(TASK),
-        lambda: records.cancel(TASK, lifetime=60),
+        lambda: records.cancel(TASK, ttl=60),
     ]
     for attempt in attempts:
         with pytest.raises(RedisError):
@@ -265,7 +265,7 @@ def new_tasks(names: str, **of_each: Any) -> list[NewTask]:
 def test_many_are_accepted_in_one_round_trip_in_their_order(records: TaskStore, redis: Redis) -> None:
     accept(records, "first")
     with counted_commands(redis) as commands:
-        outcomes = records.accept_all(new_tasks("abc"), queue_limit=10)
+        outcomes = records.enqueue_many(new_tasks("abc"), queue_limit=10)
     assert commands == ["evalsha"] * 3
     assert outcomes == [Enqueued(task_id="a"), Enqueued(task_id="b"), Enqueued(task_id="c")]
     assert redis.lrange(keys.QUEUE, 0, 2) == ["message of c", "message of b", "message of a"]
@@ -279,7 +279,7 @@ def test_of_many_each_has_its_own_outcome(records: TaskStore) -> None:
         *new_tasks("c", idempotency=OTHER_BODY),
         *new_tasks("de"),
     ]
-    a, b, c, d, e = records.accept_all(tasks, queue_limit=3)
+    a, b, c, d, e = records.enqueue_many(tasks, queue_limit=3)
     assert (a, b, d) == (Enqueued(task_id="a"), Enqueued(task_id="old"), Enqueued(task_id="d"))
     assert (type(c), type(e)) == (KeyReused, QueueFull)
 
@@ -287,14 +287,14 @@ def test_of_many_each_has_its_own_outcome(records: TaskStore) -> None:
 def test_many_at_a_server_that_lost_its_scripts_are_accepted_once(records: TaskStore, redis: Redis) -> None:
     accept(records, "first")
     redis.script_flush()
-    assert records.accept_all(new_tasks("abc"), queue_limit=10) == [Enqueued(task_id=name) for name in "abc"]
+    assert records.enqueue_many(new_tasks("abc"), queue_limit=10) == [Enqueued(task_id=name) for name in "abc"]
     assert redis.llen(keys.QUEUE) == 4
 
 
 def test_many_beyond_the_memory_limit_are_each_refused(records: TaskStore, memory_full: MemoryFull) -> None:
     accept(records, "old", idempotency=KEY)
     with memory_full():
-        a, b = records.accept_all([*new_tasks("a"), *new_tasks("b", idempotency=KEY)], queue_limit=10)
+        a, b = records.enqueue_many([*new_tasks("a"), *new_tasks("b", idempotency=KEY)], queue_limit=10)
     assert isinstance(a, OutOfMemoryError)
     assert b == Enqueued(task_id="old")
 
@@ -315,7 +315,7 @@ def test_many_are_sent_once_more_when_the_connection_breaks(
         return reply
 
     monkeypatch.setattr(Connection, "read_response", read_response)
-    assert records.accept_all(new_tasks("ab"), queue_limit=10) == [Enqueued(task_id="a"), Enqueued(task_id="b")]
+    assert records.enqueue_many(new_tasks("ab"), queue_limit=10) == [Enqueued(task_id="a"), Enqueued(task_id="b")]
     assert redis.llen(keys.QUEUE) == 3
 
 
@@ -346,9 +346,9 @@ def test_a_waiting_task_has_its_place_and_moves_up(records: TaskStore, redis: Re
     assert places(records, "abc") == {"a": 1, "b": 2, "c": 3}
     take(redis, "a")
     assert places(records, "abc") == {"a": None, "b": 1, "c": 2}
-    records.cancel("b", lifetime=60)
+    records.cancel("b", ttl=60)
     assert places(records, "abc") == {"a": None, "b": None, "c": 1}
-    records.end("c", "SUCCESS", {}, lifetime=60)
+    records.complete("c", "SUCCESS", {}, ttl=60)
     assert places(records, "abc") == {"a": None, "b": None, "c": None}
 
 
@@ -356,7 +356,7 @@ def test_the_end_of_a_task_lets_go_of_its_message(records: TaskStore, redis: Red
     accept(records)
     take(redis, TASK)
     assert claims(redis) == 3
-    records.end(TASK, "SUCCESS", {}, lifetime=60)
+    records.complete(TASK, "SUCCESS", {}, ttl=60)
     assert claims(redis) == 0
 
 
@@ -365,7 +365,7 @@ def test_the_end_of_a_task_lets_go_of_its_message(records: TaskStore, redis: Red
 
 def test_a_cancelled_task_has_ended(records: TaskStore, redis: Redis) -> None:
     accept(records)
-    assert records.cancel(TASK, lifetime=60) == "REVOKED"
+    assert records.cancel(TASK, ttl=60) == "REVOKED"
     assert records.find(TASK) == TaskRecord(status="REVOKED", result={"args": ["cancelled"]})
     assert 0 < int(redis.ttl(keys.task(TASK))) <= 60
 
@@ -375,26 +375,26 @@ def test_a_running_task_is_cancelled_and_let_go_of(records: TaskStore, redis: Re
     accept(records)
     take(redis, TASK)
     redis.hset(keys.task(TASK), "status", status)
-    assert records.cancel(TASK, lifetime=60) == "REVOKED"
+    assert records.cancel(TASK, ttl=60) == "REVOKED"
     assert claims(redis) == 0
-    records.end(TASK, "SUCCESS", {"a": 1}, lifetime=60)
+    records.complete(TASK, "SUCCESS", {"a": 1}, ttl=60)
     assert records.find(TASK) == TaskRecord(status="REVOKED", result={"args": ["cancelled"]})
 
 
 @pytest.mark.parametrize("status", ["SUCCESS", "FAILURE"])
 def test_an_ended_task_is_not_cancelled(records: TaskStore, redis: Redis, status: str) -> None:
     accept(records, uri=URI)
-    records.end(TASK, status, {"args": ["no"]}, lifetime=60)
+    records.complete(TASK, status, {"args": ["no"]}, ttl=60)
     before = everything(redis)
-    assert records.cancel(TASK, lifetime=600) == status
+    assert records.cancel(TASK, ttl=600) == status
     assert everything(redis) == before
 
 
 def test_a_task_is_cancelled_once(records: TaskStore, redis: Redis) -> None:
     accept(records, uri=URI)
-    records.cancel(TASK, lifetime=60)
+    records.cancel(TASK, ttl=60)
     before = everything(redis)
-    assert records.cancel(TASK, lifetime=600) == "REVOKED"
+    assert records.cancel(TASK, ttl=600) == "REVOKED"
     assert everything(redis) == before
 
 
@@ -403,7 +403,7 @@ def test_a_cancelled_task_is_announced_and_calls_back(records: TaskStore, redis:
     with redis.pubsub() as channel:
         channel.subscribe(keys.COMPLETIONS)
         channel.get_message(timeout=5)
-        records.cancel(TASK, lifetime=60)
+        records.cancel(TASK, ttl=60)
         announced = channel.get_message(timeout=5)
     assert announced is not None
     assert json.loads(announced["data"]) == [[TASK]]
@@ -415,9 +415,9 @@ def test_of_a_cancel_and_an_end_at_the_same_moment_one_stands(records: TaskStore
         task_id = f"task-{number}"
         accept(records, task_id, limit=100)
         told: list[str | None] = []
-        cancelling = threading.Thread(target=lambda: told.append(records.cancel(task_id, lifetime=60)))  # noqa: B023
+        cancelling = threading.Thread(target=lambda: told.append(records.cancel(task_id, ttl=60)))  # noqa: B023
         cancelling.start()
-        records.end(task_id, "SUCCESS", {}, lifetime=60)
+        records.complete(task_id, "SUCCESS", {}, ttl=60)
         cancelling.join()
         found = records.find(task_id)
         assert found is not None
@@ -460,7 +460,7 @@ def test_a_repeated_key_works_while_the_queue_is_full(records: TaskStore) -> Non
 def test_a_repeated_key_tells_how_the_deployment_answers_now(records: TaskStore, redis: Redis) -> None:
     redis.hset(keys.RESPONSE, mapping={"mode": "sync", "timeout": "2.5"})
     answers = [
-        records.accept(task_id, "message", callback_uri=None, queue_limit=10, idempotency=KEY) for task_id in "ab"
+        records.enqueue(task_id, "message", callback_uri=None, queue_limit=10, idempotency=KEY) for task_id in "ab"
     ]
     assert answers == [("a", ResponseMode(synchronous=True, timeout=2.5))] * 2
 
@@ -491,7 +491,7 @@ def expiries(redis: Redis) -> tuple[int, int]:
 def test_a_key_is_kept_as_long_as_its_record(records: TaskStore, redis: Redis) -> None:
     accept(records, idempotency=KEY)
     assert expiries(redis) == (-1, -1)
-    records.end(TASK, "SUCCESS", {}, lifetime=60)
+    records.complete(TASK, "SUCCESS", {}, ttl=60)
     of_record, of_key = expiries(redis)
     assert 0 < of_record <= 60
     assert of_key == of_record
@@ -503,11 +503,11 @@ def test_a_key_is_kept_as_long_as_its_record(records: TaskStore, redis: Redis) -
 def test_a_key_is_kept_while_the_callback_of_its_task_is_not_through(
     records: TaskStore, broker: Redis, redis: Redis, outcome: AttemptResult, lifetime: int
 ) -> None:
-    outbox = Outbox(broker, result_lifetime=60, callback_lifetime=600)
+    outbox = Outbox(broker, result_ttl=60, callback_ttl=600)
     accept(records, idempotency=KEY, uri=URI)
-    records.end(TASK, "SUCCESS", {}, lifetime=60)
+    records.complete(TASK, "SUCCESS", {}, ttl=60)
     assert expiries(redis) == (-1, -1)
-    (callback,), _ = outbox.take(free=1, per_receiver=1)
+    (callback,), _ = outbox.take(free=1, per_endpoint=1)
     outbox.settle([(callback, outcome)])
     of_record, of_key = expiries(redis)
     assert lifetime - 10 < of_record <= lifetime
@@ -518,7 +518,7 @@ def test_a_key_is_kept_while_the_callback_of_its_task_is_not_through(
 
 def test_a_key_whose_record_is_gone_makes_a_new_task(records: TaskStore, redis: Redis) -> None:
     accept(records, "old", idempotency=KEY)
-    records.end("old", "SUCCESS", {}, lifetime=60)
+    records.complete("old", "SUCCESS", {}, ttl=60)
     redis.delete(keys.task("old"))
     assert accept(records, idempotency=OTHER_BODY) == TASK
     assert expiries(redis) == (-1, -1)
@@ -540,8 +540,8 @@ def test_beyond_the_memory_limit_nothing_is_accepted_and_all_that_was_goes_on(
                 accept(records, "d", idempotency=idempotency)
         assert everything(redis) == before
         assert accept(records, "d", idempotency=Idempotency(key="a", body="body")) == "a"
-        records.end("a", "SUCCESS", {"a": 1}, lifetime=60)
-        assert records.cancel("b", lifetime=60) == "REVOKED"
+        records.complete("a", "SUCCESS", {"a": 1}, ttl=60)
+        assert records.cancel("b", ttl=60) == "REVOKED"
         assert [record.status for record in map(records.find, "abc") if record] == ["SUCCESS", "REVOKED", "PENDING"]
         assert set(callbacks(redis)) == {"a", "b"}
     assert accept(records, "d") == "d"
@@ -553,5 +553,5 @@ def test_a_server_beyond_its_memory_limit_that_lost_its_scripts_gets_them_again(
     accept(records)
     redis.script_flush()
     with memory_full():
-        records.end(TASK, "SUCCESS", {"a": 1}, lifetime=60)
+        records.complete(TASK, "SUCCESS", {"a": 1}, ttl=60)
     assert records.find(TASK) == TaskRecord(status="SUCCESS", result={"a": 1})

@@ -32,82 +32,82 @@ def test_nobody_has_reported(reports: WorkerRegistry) -> None:
 
 
 def test_a_worker_whose_processes_load_is_loading(reports: WorkerRegistry) -> None:
-    reports.alive(NAME, up=[], loading=[11, 12])
+    reports.heartbeat(NAME, up=[], loading=[11, 12])
     assert reports.read() == [WorkerReport(name=NAME, state=WorkerState.LOADING)]
 
 
 def test_a_worker_without_any_process_yet_is_loading(reports: WorkerRegistry) -> None:
-    reports.alive(NAME, up=[], loading=[])
+    reports.heartbeat(NAME, up=[], loading=[])
     assert state(reports) == ("LOADING", "")
 
 
 def test_one_process_with_the_model_makes_the_worker_up(reports: WorkerRegistry) -> None:
-    reports.alive(NAME, up=[11], loading=[12])
+    reports.heartbeat(NAME, up=[11], loading=[12])
     assert state(reports) == ("UP", "")
 
 
 def test_a_failure_is_reported_with_its_cause(reports: WorkerRegistry) -> None:
-    reports.alive(NAME, up=[], loading=[11, 12])
-    reports.process(NAME, 11, ERROR, "FileNotFoundError: [Errno 2] no such file: './model.pkl'")
+    reports.heartbeat(NAME, up=[], loading=[11, 12])
+    reports.report_process(NAME, 11, ERROR, "FileNotFoundError: [Errno 2] no such file: './model.pkl'")
     assert state(reports) == ("ERROR", "FileNotFoundError: [Errno 2] no such file: './model.pkl'")
 
 
 def test_a_failure_stays_while_the_process_tries_again(reports: WorkerRegistry) -> None:
-    reports.alive(NAME, up=[], loading=[11])
-    reports.process(NAME, 11, ERROR, "ValueError: no")
-    reports.alive(NAME, up=[], loading=[11])
+    reports.heartbeat(NAME, up=[], loading=[11])
+    reports.report_process(NAME, 11, ERROR, "ValueError: no")
+    reports.heartbeat(NAME, up=[], loading=[11])
     assert state(reports) == ("ERROR", "ValueError: no")
 
 
 def test_a_failure_is_forgotten_once_the_process_is_up(reports: WorkerRegistry) -> None:
-    reports.process(NAME, 11, ERROR, "ValueError: no")
-    reports.alive(NAME, up=[11], loading=[])
+    reports.report_process(NAME, 11, ERROR, "ValueError: no")
+    reports.heartbeat(NAME, up=[11], loading=[])
     assert state(reports) == ("UP", "")
-    reports.alive(NAME, up=[], loading=[12])
+    reports.heartbeat(NAME, up=[], loading=[12])
     assert state(reports) == ("LOADING", "")
 
 
 def test_one_process_up_outweighs_another_that_failed(reports: WorkerRegistry) -> None:
-    reports.process(NAME, 11, ERROR, "ValueError: no")
-    reports.alive(NAME, up=[12], loading=[11])
+    reports.report_process(NAME, 11, ERROR, "ValueError: no")
+    reports.heartbeat(NAME, up=[12], loading=[11])
     assert state(reports) == ("UP", "")
 
 
 def test_a_process_says_itself_that_it_is_up(reports: WorkerRegistry) -> None:
     """It knows at once; its worker looks once a second."""
-    reports.alive(NAME, up=[], loading=[11, 12])
-    reports.process(NAME, 11, UP)
+    reports.heartbeat(NAME, up=[], loading=[11, 12])
+    reports.report_process(NAME, 11, UP)
     assert state(reports) == ("UP", "")
-    reports.alive(NAME, up=[], loading=[11, 12])
+    reports.heartbeat(NAME, up=[], loading=[11, 12])
     assert state(reports) == ("UP", "")
-    reports.alive(NAME, up=[11, 12], loading=[])
+    reports.heartbeat(NAME, up=[11, 12], loading=[])
     assert state(reports) == ("UP", "")
 
 
 def test_a_process_that_is_up_after_its_failure_says_so(reports: WorkerRegistry) -> None:
-    reports.alive(NAME, up=[], loading=[11])
-    reports.process(NAME, 11, ERROR, "ValueError: no")
-    reports.process(NAME, 11, UP)
+    reports.heartbeat(NAME, up=[], loading=[11])
+    reports.report_process(NAME, 11, ERROR, "ValueError: no")
+    reports.report_process(NAME, 11, UP)
     assert state(reports) == ("UP", "")
 
 
 def test_a_process_that_said_it_is_up_and_died_is_up_no_more(reports: WorkerRegistry) -> None:
-    reports.alive(NAME, up=[], loading=[11])
-    reports.process(NAME, 11, UP)
-    reports.alive(NAME, up=[], loading=[12])
+    reports.heartbeat(NAME, up=[], loading=[11])
+    reports.report_process(NAME, 11, UP)
+    reports.heartbeat(NAME, up=[], loading=[12])
     assert state(reports) == ("LOADING", "")
 
 
 def test_the_failure_reported_before_the_first_renewal_counts(reports: WorkerRegistry) -> None:
     """A process may fail before its worker has looked for the first time."""
-    reports.process(NAME, 11, ERROR, "ImportError: no module")
-    reports.alive(NAME, up=[], loading=[11])
+    reports.report_process(NAME, 11, ERROR, "ImportError: no module")
+    reports.heartbeat(NAME, up=[], loading=[11])
     assert state(reports) == ("ERROR", "ImportError: no module")
 
 
 def test_a_process_that_died_while_loading_is_an_error(reports: WorkerRegistry) -> None:
-    reports.alive(NAME, up=[], loading=[11])
-    reports.alive(NAME, up=[], loading=[12])
+    reports.heartbeat(NAME, up=[], loading=[11])
+    reports.heartbeat(NAME, up=[], loading=[12])
     assert state(reports) == ("ERROR", "a process died while loading the model")
 
 
@@ -124,39 +124,39 @@ def test_a_process_that_died_while_loading_is_an_error(reports: WorkerRegistry) 
 def test_how_a_process_ended_while_loading_is_said_where_it_is_known(
     reports: WorkerRegistry, code: int, words: str
 ) -> None:
-    reports.alive(NAME, up=[], loading=[11, 12])
-    reports.alive(NAME, up=[], loading=[12, 13], ended={11: code, 7: 1})
+    reports.heartbeat(NAME, up=[], loading=[11, 12])
+    reports.heartbeat(NAME, up=[], loading=[12, 13], ended={11: code, 7: 1})
     assert state(reports) == ("ERROR", f"load_model ended its process with {words}")
-    reports.alive(NAME, up=[], loading=[12, 13])
+    reports.heartbeat(NAME, up=[], loading=[12, 13])
     assert state(reports) == ("ERROR", f"load_model ended its process with {words}")
     assert reports.died(NAME)
 
 
 def test_an_exit_code_of_a_process_with_the_model_is_no_failure_to_load(reports: WorkerRegistry) -> None:
-    reports.alive(NAME, up=[11], loading=[])
-    reports.alive(NAME, up=[], loading=[12], ended={11: -9})
+    reports.heartbeat(NAME, up=[11], loading=[])
+    reports.heartbeat(NAME, up=[], loading=[12], ended={11: -9})
     assert state(reports) == ("LOADING", "")
 
 
 def test_a_death_is_forgotten_once_a_process_is_up(reports: WorkerRegistry) -> None:
-    reports.alive(NAME, up=[], loading=[11])
-    reports.alive(NAME, up=[], loading=[12])
-    reports.alive(NAME, up=[12], loading=[])
-    reports.alive(NAME, up=[], loading=[13])
+    reports.heartbeat(NAME, up=[], loading=[11])
+    reports.heartbeat(NAME, up=[], loading=[12])
+    reports.heartbeat(NAME, up=[12], loading=[])
+    reports.heartbeat(NAME, up=[], loading=[13])
     assert state(reports) == ("LOADING", "")
 
 
 def test_a_process_with_the_model_that_died_is_no_failure_to_load(reports: WorkerRegistry) -> None:
     """As when a task kills its process: the next one loads the model."""
-    reports.alive(NAME, up=[11, 12], loading=[])
-    reports.alive(NAME, up=[12], loading=[13])
+    reports.heartbeat(NAME, up=[11, 12], loading=[])
+    reports.heartbeat(NAME, up=[12], loading=[13])
     assert state(reports) == ("UP", "")
-    reports.alive(NAME, up=[], loading=[13])
+    reports.heartbeat(NAME, up=[], loading=[13])
     assert state(reports) == ("LOADING", "")
 
 
 def test_a_report_expires_when_it_is_not_renewed(reports: WorkerRegistry, redis: Redis) -> None:
-    reports.alive(NAME, up=[11], loading=[])
+    reports.heartbeat(NAME, up=[11], loading=[])
     assert 0 < int(redis.ttl(keys.worker(NAME))) <= REPORT_TTL
     redis.delete(keys.worker(NAME))  # what the expiry does
     assert reports.read() == []
@@ -167,21 +167,21 @@ def test_a_report_outlives_a_few_renewals_that_are_missed() -> None:
 
 
 def test_a_failure_renews_the_report(reports: WorkerRegistry, redis: Redis) -> None:
-    reports.process(NAME, 11, ERROR, "ValueError: no")
+    reports.report_process(NAME, 11, ERROR, "ValueError: no")
     assert 0 < int(redis.ttl(keys.worker(NAME))) <= REPORT_TTL
 
 
 def test_a_worker_that_stops_is_forgotten_with_its_failures(reports: WorkerRegistry, redis: Redis) -> None:
-    reports.alive(NAME, up=[], loading=[11])
-    reports.process(NAME, 11, ERROR, "ValueError: no")
-    reports.forget(NAME)
+    reports.heartbeat(NAME, up=[], loading=[11])
+    reports.report_process(NAME, 11, ERROR, "ValueError: no")
+    reports.deregister(NAME)
     assert reports.read() == []
     assert redis.keys() == []
 
 
 def test_workers_are_read_by_name(reports: WorkerRegistry) -> None:
-    reports.alive("worker@b", up=[11], loading=[])
-    reports.alive("worker@a", up=[], loading=[11])
+    reports.heartbeat("worker@b", up=[11], loading=[])
+    reports.heartbeat("worker@a", up=[], loading=[11])
     assert [(report.name, report.state.value) for report in reports.read()] == [
         ("worker@a", "LOADING"),
         ("worker@b", "UP"),
@@ -190,8 +190,8 @@ def test_workers_are_read_by_name(reports: WorkerRegistry) -> None:
 
 @pytest.mark.parametrize("cause", ["", "UP", "ERROR", "a: b, 50 % of {this}", "naïve ☃", "x" * 5000])
 def test_a_cause_is_kept_word_for_word(reports: WorkerRegistry, cause: str) -> None:
-    reports.process(NAME, 11, ERROR, cause)
-    reports.alive(NAME, up=[], loading=[11])
+    reports.report_process(NAME, 11, ERROR, cause)
+    reports.heartbeat(NAME, up=[], loading=[11])
     assert state(reports) == ("ERROR", cause)
 
 
@@ -199,21 +199,21 @@ def test_workers_report_also_when_redis_is_at_its_memory_limit(
     reports: WorkerRegistry, memory_full: Callable[[], AbstractContextManager[None]]
 ) -> None:
     with memory_full():
-        reports.alive(NAME, up=[], loading=[11])
+        reports.heartbeat(NAME, up=[], loading=[11])
         assert state(reports) == ("LOADING", "")
-        reports.process(NAME, 11, UP)
+        reports.report_process(NAME, 11, UP)
         assert state(reports) == ("UP", "")
 
 
 def test_every_method_raises_when_redis_is_away(away: Redis) -> None:
     reports = WorkerRegistry(away)
     attempts: list[Callable[[], Any]] = [
-        lambda: reports.alive(NAME, up=[], loading=[]),
-        lambda: reports.process(NAME, 1, ERROR, "no"),
-        lambda: reports.forget(NAME),
-        lambda: reports.begins_to_load(NAME, 1),
-        lambda: reports.still_loads(NAME),
-        lambda: reports.gives_up_loading(NAME),
+        lambda: reports.heartbeat(NAME, up=[], loading=[]),
+        lambda: reports.report_process(NAME, 1, ERROR, "no"),
+        lambda: reports.deregister(NAME),
+        lambda: reports.begin_preload(NAME, 1),
+        lambda: reports.renew_preload(NAME),
+        lambda: reports.end_preload(NAME),
         reports.read,
     ]
     for attempt in attempts:
@@ -226,8 +226,8 @@ def test_every_method_raises_when_redis_is_away(away: Redis) -> None:
 
 def begin(reports: WorkerRegistry, pid: int) -> None:
     """A new life of the worker: its entrypoint has forgotten what the last one said."""
-    reports.forget(NAME)
-    reports.begins_to_load(NAME, pid)
+    reports.deregister(NAME)
+    reports.begin_preload(NAME, pid)
 
 
 DIED = ("ERROR", "a process died while loading the model")
@@ -235,7 +235,7 @@ DIED = ("ERROR", "a process died while loading the model")
 
 def test_the_first_life_is_loading(reports: WorkerRegistry) -> None:
     begin(reports, 11)
-    reports.still_loads(NAME)
+    reports.renew_preload(NAME)
     assert state(reports) == ("LOADING", "")
 
 
@@ -246,10 +246,10 @@ def test_a_life_that_ended_while_it_loaded_the_model_is_an_error_of_the_next_one
     for pid in (12, 13):
         begin(reports, pid)
         assert state(reports) == DIED
-        reports.still_loads(NAME)
+        reports.renew_preload(NAME)
         assert state(reports) == DIED
-    reports.ended(NAME, 13)
-    reports.process(NAME, 14, UP)
+    reports.remove_process(NAME, 13)
+    reports.report_process(NAME, 14, UP)
     assert state(reports) == ("UP", "")
     assert not redis.exists(keys.loads(NAME))
     begin(reports, 15)
@@ -276,13 +276,13 @@ def test_nobody_sees_a_later_life_as_loading_only(reports: WorkerRegistry, redis
 def test_what_load_model_raises_says_more_than_that_an_earlier_life_ended(reports: WorkerRegistry) -> None:
     begin(reports, 11)
     begin(reports, 12)
-    reports.process(NAME, 12, ERROR, "ValueError: no")
+    reports.report_process(NAME, 12, ERROR, "ValueError: no")
     assert state(reports) == ("ERROR", "ValueError: no")
 
 
 def test_a_worker_that_was_told_to_stop_while_it_loaded_did_not_die_of_that(reports: WorkerRegistry) -> None:
     begin(reports, 11)
-    reports.gives_up_loading(NAME)
+    reports.end_preload(NAME)
     begin(reports, 12)
     assert state(reports) == ("LOADING", "")
 
@@ -291,7 +291,7 @@ def test_a_death_after_the_last_was_forgotten_is_noted_again(reports: WorkerRegi
     """As `denzel start` forgets it while the worker loads."""
     begin(reports, 11)
     redis.delete(keys.loads(NAME))
-    reports.still_loads(NAME)
+    reports.renew_preload(NAME)
     begin(reports, 12)
     assert state(reports) == DIED
 
@@ -306,31 +306,31 @@ def two(broker: Redis) -> tuple[WorkerRegistry, WorkerRegistry]:
 
 def test_hosts_do_not_disturb_each_others_reports(two: tuple[WorkerRegistry, WorkerRegistry]) -> None:
     one, other = two
-    one.alive("worker@iris", up=(), loading=(7,))
-    other.alive("worker@iris", up=(7,), loading=())
-    other.alive("worker@iris", up=(), loading=(8,))
+    one.heartbeat("worker@iris", up=(), loading=(7,))
+    other.heartbeat("worker@iris", up=(7,), loading=())
+    other.heartbeat("worker@iris", up=(), loading=(8,))
     assert not one.died("worker@iris")
     assert not other.died("worker@iris")
     assert [report.state for report in one.read()] == [WorkerState.LOADING]
-    one.alive("worker@iris", up=(7,), loading=())
+    one.heartbeat("worker@iris", up=(7,), loading=())
     assert [report.state for report in other.read()] == [WorkerState.UP]
 
 
 def test_a_host_that_stops_takes_back_its_own_words_alone(two: tuple[WorkerRegistry, WorkerRegistry]) -> None:
     one, other = two
-    one.alive("worker@iris", up=(7,), loading=())
-    other.alive("worker@iris", up=(), loading=(7,))
-    one.forget("worker@iris")
+    one.heartbeat("worker@iris", up=(7,), loading=())
+    other.heartbeat("worker@iris", up=(), loading=(7,))
+    one.deregister("worker@iris")
     assert [report.state for report in one.read()] == [WorkerState.LOADING]
-    other.forget("worker@iris")
+    other.deregister("worker@iris")
     assert one.read() == []
 
 
 def test_what_a_host_said_that_is_gone_is_dropped(two: tuple[WorkerRegistry, WorkerRegistry], redis: Redis) -> None:
     one, other = two
-    one.alive("worker@iris", up=(7,), loading=())
+    one.heartbeat("worker@iris", up=(7,), loading=())
     redis.hincrbyfloat(keys.worker("worker@iris"), "seen:a", -21)
-    other.alive("worker@iris", up=(), loading=(8,))
+    other.heartbeat("worker@iris", up=(), loading=(8,))
     assert [report.state for report in other.read()] == [WorkerState.LOADING]
 
 
@@ -343,5 +343,5 @@ def test_a_host_that_died_while_loading_is_no_reason_for_another_to_say_so(
     assert state(one) == ("LOADING", "")
     begin(other, 8)
     assert state(one) == DIED
-    one.process(NAME, 7, UP)
+    one.report_process(NAME, 7, UP)
     assert state(other) == ("UP", "")

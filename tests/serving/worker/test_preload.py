@@ -159,10 +159,10 @@ def test_a_worker_that_stops_while_it_loads_takes_back_what_it_has_reported(fork
     forking.start("redis")
     until(lambda: forking.healthy("redis"), what="Redis")
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        forking.records.accept(
+        forking.records.enqueue(
             "called back", "", callback_uri=f"http://127.0.0.1:{silent.getsockname()[1]}/", queue_limit=1
         )
-        forking.records.end("called back", "SUCCESS", None, lifetime=600)
+        forking.records.complete("called back", "SUCCESS", None, ttl=600)
         forking.start("denzel")
         # The callback is on its way, and the worker waits for it when it stops: longer than between two reports.
         silent.settimeout(60)

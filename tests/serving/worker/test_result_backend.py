@@ -29,7 +29,7 @@ def run(make_celery: MakeCelery, records: TaskStore, redis: Redis) -> Callable[.
     def run_one(
         function: Callable[..., Any], *arguments: Any, task_id: str = "the-id", uri: str | None = URI
     ) -> TaskRecord:
-        records.accept(task_id, "message", callback_uri=uri, queue_limit=10)
+        records.enqueue(task_id, "message", callback_uri=uri, queue_limit=10)
         task = make_celery(function)
         trace = build_tracer(task.name, task, app=task.app)
         trace(task_id, arguments, {}, {"id": task_id, "is_eager": False, "delivery_info": {}})
@@ -124,7 +124,7 @@ def test_a_process_that_died_ends_its_task(make_celery: MakeCelery, records: Tas
     """What Celery's main process stores when a predicting process is gone."""
     from billiard.exceptions import WorkerLostError
 
-    records.accept("the-id", "message", callback_uri=None, queue_limit=10)
+    records.enqueue("the-id", "message", callback_uri=None, queue_limit=10)
     backend = make_celery(lambda json_data: {}).backend
     backend.mark_as_failure("the-id", WorkerLostError("signal 9 (SIGKILL)"), traceback=None)
     assert records.find("the-id") == TaskRecord(status="FAILURE", result={"args": ["signal 9 (SIGKILL)"]})
@@ -133,7 +133,7 @@ def test_a_process_that_died_ends_its_task(make_celery: MakeCelery, records: Tas
 def test_a_task_that_took_too_long_says_how_long_it_may(make_celery: MakeCelery, records: TaskStore) -> None:
     from billiard.exceptions import TimeLimitExceeded
 
-    records.accept("the-id", "message", callback_uri=None, queue_limit=10)
+    records.enqueue("the-id", "message", callback_uri=None, queue_limit=10)
     make_celery(lambda json_data: {}).backend.mark_as_failure("the-id", TimeLimitExceeded(2.5), traceback=None)
     assert record(records, "the-id").result == {"args": ["the task took longer than TASK_TIME_LIMIT, 2.5 s"]}
 
@@ -152,11 +152,11 @@ def test_the_end_of_a_task_that_celery_sent_ends_its_claim(
 
 
 def test_a_revoked_task_has_ended(make_celery: MakeCelery, records: TaskStore) -> None:
-    records.accept("the-id", "message", callback_uri=None, queue_limit=10)
+    records.enqueue("the-id", "message", callback_uri=None, queue_limit=10)
     make_celery(lambda json_data: {}).backend.mark_as_revoked("the-id", "terminated")
     record = records.find("the-id")
     assert record is not None
-    assert (record.status, record.ended) == ("REVOKED", True)
+    assert (record.status, record.is_finished) == ("REVOKED", True)
 
 
 def test_an_ended_record_expires_after_the_lifetime_that_is_set(run: Callable[..., TaskRecord], redis: Redis) -> None:
@@ -167,8 +167,8 @@ def test_an_ended_record_expires_after_the_lifetime_that_is_set(run: Callable[..
 def test_celery_reads_the_record_back(make_celery: MakeCelery, records: TaskStore) -> None:
     task = make_celery(lambda json_data: {})
     assert task.AsyncResult("never").state == states.PENDING
-    records.accept("the-id", "message", callback_uri=None, queue_limit=10)
-    records.end("the-id", "SUCCESS", {"a": 1}, lifetime=60)
+    records.enqueue("the-id", "message", callback_uri=None, queue_limit=10)
+    records.complete("the-id", "SUCCESS", {"a": 1}, ttl=60)
     assert task.AsyncResult("the-id").state == states.SUCCESS
     assert task.AsyncResult("the-id").result == {"a": 1}
 
@@ -182,9 +182,9 @@ def test_a_real_worker_runs_what_the_api_accepts(make_celery: MakeCelery, record
 
     task = make_celery(lambda json_data: {"twice": json_data * 2})
     for task_id, verified in {"good": 21, "bad": None}.items():
-        records.accept(task_id, task_message(task_id, verified), callback_uri=None, queue_limit=10)
+        records.enqueue(task_id, task_message(task_id, verified), callback_uri=None, queue_limit=10)
     with start_worker(task.app, pool="solo", perform_ping_check=False, shutdown_timeout=30):
-        until(lambda: all(record(records, task_id).ended for task_id in ("good", "bad")), what="both tasks to end")
+        until(lambda: all(record(records, task_id).is_finished for task_id in ("good", "bad")), what="both tasks to end")
     assert record(records, "good") == TaskRecord(status="SUCCESS", result={"twice": 42})
     assert record(records, "bad").status == "FAILURE"
     assert redis.llen(keys.QUEUE) == 0
@@ -204,9 +204,9 @@ def test_a_result_waits_for_redis_to_come_back(
     from redis import ConnectionError as Away
 
     backend = make_celery(lambda json_data: {}).backend
-    records.accept("the-id", "message", callback_uri=None, queue_limit=10)
+    records.enqueue("the-id", "message", callback_uri=None, queue_limit=10)
     outages = [Away("gone"), Away("gone")]
-    end = backend._records.end
+    end = backend._records.complete
 
     def end_when_redis_is_back(*arguments: Any, **options: Any) -> None:
         if outages:

@@ -127,13 +127,13 @@ class Deployment:
         self.worker = Worker()
         self.clock = Clock()
         self.board = Scoreboard(self.clock)
-        self.claims = Claims(redis, ClaimLimits(deliveries=limits.deliveries, lifetime=60))
+        self.claims = Claims(redis, ClaimLimits(deliveries=limits.deliveries, ttl=60))
         self.parcels = Dispatcher(self.claims, self.records, self.board, limits, lambda: None, clock=self.clock)  # type: ignore[arg-type,return-value]
         self.parcels.start(self.worker, lambda: processes)
 
     def accept(self, *tasks: str) -> None:
         for task in tasks:
-            self.records.accept(task, task_message(task, {"of": task}), callback_uri=None, queue_limit=1000)
+            self.records.enqueue(task, task_message(task, {"of": task}), callback_uri=None, queue_limit=1000)
 
     def take(self, *, after: float = 1.0) -> list[list[str]]:
         """The tasks of each job that this brings about, as if what waits had gathered for so long."""
@@ -161,7 +161,7 @@ class Deployment:
         self.accept(*tasks)
         visit = PollSession(self.claims, self.board, self.last.slot, stay, clock=self.clock)
         assert [item.task_id for item in visit.next(waiting=len(tasks))] == list(tasks)
-        self.records.end("handed", "SUCCESS", {}, lifetime=60)
+        self.records.complete("handed", "SUCCESS", {}, ttl=60)
         self.board.enter(self.last.slot, ALL)
         return visit
 
@@ -335,7 +335,7 @@ def test_large_messages_are_taken_a_few_at_a_time(deployment: Deployment) -> Non
     deployment.learn(runtime=0.0001)
     for task in "abcd":
         message = task_message(task, {"large": "x" * 400_000})
-        deployment.records.accept(task, message, callback_uri=None, queue_limit=1000)
+        deployment.records.enqueue(task, message, callback_uri=None, queue_limit=1000)
     assert deployment.take(after=0) == [["a", "b"]]
     assert deployment.waiting() == ["c", "d"]
 
@@ -391,7 +391,7 @@ def test_the_dashboard_is_told_that_a_task_that_went_celerys_own_way_was_given_u
     deployment.accept("a")
     for _ in range(LIMITS.deliveries):
         assert deployment.worker.events == []
-        deployment.parcels.claims.take(free=1, most=1)
+        deployment.parcels.claims.take(free=1, limit=1)
         qos.reject("a", requeue=True)
     ((event, fields),) = deployment.worker.events
     assert (event, fields["uuid"]) == ("task-failed", "a")
@@ -508,7 +508,7 @@ def test_a_running_task_that_is_cancelled_takes_its_process_and_no_other_task_al
     deployment.take()
     deployment.last.accept(77)
     deployment.board.enter(deployment.last.slot, 1)
-    deployment.records.cancel("b", lifetime=60)
+    deployment.records.cancel("b", ttl=60)
     state.requests["b"].terminate(deployment.worker.pool)
     assert deployment.worker.pool.killed == [(77, signal.SIGKILL)]
     # It may have gone on to the next before it died.
@@ -529,7 +529,7 @@ def test_a_cancelled_task_ends_its_batch_and_the_others_begin_anew_as_if_they_ha
         assert deployment.take() == [list(batch)]
         deployment.last.accept(77)
         deployment.board.enter(deployment.last.slot, ALL)
-        deployment.records.cancel(batch[0], lifetime=60)
+        deployment.records.cancel(batch[0], ttl=60)
         deployment.parcels.end_task(batch[0])
         deployment.last.die()
     assert deployment.worker.pool.killed == [(77, signal.SIGKILL)] * 3
@@ -542,7 +542,7 @@ def test_a_task_that_is_cancelled_before_its_turn_in_a_parcel_never_runs(deploym
     deployment.accept("a", "b", "c")
     deployment.take()
     deployment.last.accept(77)
-    deployment.records.cancel("b", lifetime=60)
+    deployment.records.cancel("b", ttl=60)
     deployment.parcels.end_task("b")
     assert deployment.board.enter(deployment.last.slot, 0)  # not before it began: then it may run them all at once
     deployment.parcels.end_task("b")
@@ -585,8 +585,8 @@ def test_what_can_not_be_given_back_now_is_kept_and_given_back_later(
     deployment.accept("a", "b")
     deployment.take()
     with monkeypatch.context() as patch:
-        patch.setattr(deployment.claims, "give_back", away)
-        patch.setattr(deployment.records, "end_all", away)
+        patch.setattr(deployment.claims, "requeue", away)
+        patch.setattr(deployment.records, "complete_many", away)
         for job, error in zip(deployment.worker.pool.jobs, (None, TimeLimitExceeded(7.0)), strict=True):
             job.die(error)
         deployment.parcels.look()
@@ -655,11 +655,11 @@ def test_nothing_is_taken_while_something_is_to_be_given_back(
         give_back(tags)
         raise RedisError("the answer is lost")
 
-    give_back = deployment.claims.give_back
+    give_back = deployment.claims.requeue
     deployment.accept("a")
     deployment.take()
     with monkeypatch.context() as patch:
-        patch.setattr(deployment.claims, "give_back", unheard)
+        patch.setattr(deployment.claims, "requeue", unheard)
         deployment.last.die()
         assert deployment.take() == []
     assert deployment.take() == [["a"]]
@@ -700,8 +700,8 @@ def test_one_process_at_a_time_stays(deployment: Deployment) -> None:
 def test_a_task_that_was_delivered_before_brings_no_stay(deployment: Deployment) -> None:
     deployment.learn(runtime=0.0001)
     deployment.accept("suspect")
-    deployment.claims.take(free=1, most=1)
-    deployment.claims.give_back({"suspect": True})
+    deployment.claims.take(free=1, limit=1)
+    deployment.claims.requeue({"suspect": True})
     deployment.take()
     assert deployment.last.stay is None
 
@@ -757,7 +757,7 @@ def test_the_log_the_dashboard_and_celery_are_told_what_a_process_did_at_the_que
     deployment: Deployment, caplog: pytest.LogCaptureFixture
 ) -> None:
     deployment.stay("a", "b")
-    deployment.records.cancel("b", lifetime=60)
+    deployment.records.cancel("b", ttl=60)
     job = deployment.last
     further = [PolledTask(TaskResult("a", "SUCCESS", 0.001, "{}"), "[1]", 1000.5, 1000.75)]
     del deployment.worker.pool._cache[job._job]
@@ -831,10 +831,10 @@ def test_a_task_at_the_queue_that_kills_its_process_too_often_is_given_up(deploy
 
 def test_tasks_at_the_queue_that_did_not_begin_when_their_process_died_are_all_suspects(deployment: Deployment) -> None:
     deployment.stay("a")
-    deployment.records.end("a", "SUCCESS", {}, lifetime=60)
+    deployment.records.complete("a", "SUCCESS", {}, ttl=60)
     deployment.accept("b", "c")
     # As if the process had died before it could say that it has them.
-    deployment.claims.take_staying(deployment.parcels.visit, 2, most=2)
+    deployment.claims.poll(deployment.parcels.visit, 2, limit=2)
     deployment.last.die()
     assert deployment.take() == [["b"], ["c"]]
 
@@ -848,7 +848,7 @@ def test_what_a_process_has_taken_goes_back_later_when_redis_can_not_be_asked(
         raise RedisError("away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(deployment.claims, "noted", away)
+        patched.setattr(deployment.claims, "session_tasks", away)
         deployment.last.die()
     assert deployment.waiting() == []
     # As if ten seconds had passed.
@@ -860,7 +860,7 @@ def test_what_a_process_has_taken_goes_back_later_when_redis_can_not_be_asked(
 
 def test_a_cancelled_task_at_the_queue_takes_its_process_along(deployment: Deployment) -> None:
     deployment.stay("a", "b")
-    deployment.records.cancel("a", lifetime=60)
+    deployment.records.cancel("a", ttl=60)
     assert deployment.claims.renew(deployment.parcels.known(), deployment.parcels.visit).cancelled == ["a"]
     deployment.parcels.end_task("a")
     assert deployment.worker.pool.killed == [(77, signal.SIGKILL)]
@@ -871,7 +871,7 @@ def test_a_cancelled_task_at_the_queue_takes_its_process_along(deployment: Deplo
 
 def test_a_cancelled_task_that_the_process_has_left_behind_kills_nothing(deployment: Deployment) -> None:
     visit = deployment.stay("a")
-    deployment.records.cancel("a", lifetime=60)
+    deployment.records.cancel("a", ttl=60)
     deployment.accept("b")
     visit.next(waiting=1)
     deployment.parcels.end_task("a")
@@ -904,14 +904,14 @@ def test_what_is_known_of_a_task_at_the_queue_is_since_when_it_waited(deployment
     deployment.accept("a", "long")
     since = float(deployment.redis.hget(keys.task("long"), "since") or 0)
     time.sleep(0.05)
-    deployment.claims.take_staying(9, 1, most=2)
-    _, items = deployment.claims.noted(9)
+    deployment.claims.poll(9, 1, limit=2)
+    _, items = deployment.claims.session_tasks(9)
     assert items[1].since == pytest.approx(since, abs=0.02)
 
 
 def test_a_task_at_the_queue_that_has_ended_is_not_told_to_run_and_keeps_its_arguments(deployment: Deployment) -> None:
     deployment.stay("quick", "long")
-    deployment.records.end("quick", "SUCCESS", {}, lifetime=60)
+    deployment.records.complete("quick", "SUCCESS", {}, ttl=60)
     deployment.board.enter(deployment.last.slot, 1)
     deployment.worker.events.clear()
     deployment.clock.now += 0.6

@@ -18,7 +18,7 @@ from app.serving.worker.batching.poller import SESSION_LIMIT, PollGrant, PollSes
 from app.serving.worker.batching.scoreboard import Scoreboard
 
 SLOT = 3
-LIMITS = ClaimLimits(deliveries=3, lifetime=60)
+LIMITS = ClaimLimits(deliveries=3, ttl=60)
 
 
 class Clock:
@@ -32,7 +32,7 @@ class Clock:
 def accept(records: TaskStore) -> Callable[..., None]:
     def accept_all(*task_ids: str) -> None:
         for task_id in task_ids:
-            records.accept(task_id, task_message(task_id, {"of": task_id}), callback_uri=None, queue_limit=1000)
+            records.enqueue(task_id, task_message(task_id, {"of": task_id}), callback_uri=None, queue_limit=1000)
 
     return accept_all
 
@@ -79,10 +79,10 @@ def test_what_waits_is_taken_round_by_round(
     accept("a", "b", "c")
     assert ids(visit.next(waiting=3)) == ["a", "b"]
     assert board.round(SLOT) == 1
-    assert ids(claims.noted(7)[1]) == ["a", "b"]
+    assert ids(claims.session_tasks(7)[1]) == ["a", "b"]
     assert ids(visit.next(waiting=1)) == ["c"]
     assert board.round(SLOT) == 2
-    number, items = claims.noted(7)
+    number, items = claims.session_tasks(7)
     assert (number, ids(items)) == (2, ["c"])
 
 
@@ -121,8 +121,8 @@ def test_a_task_that_must_be_alone_is_left_on_the_queue(
     visit: PollSession, accept: Callable[..., None], claims: Claims, broker: Redis
 ) -> None:
     accept("suspect")
-    claims.take(free=1, most=1)
-    claims.give_back({"suspect": True})
+    claims.take(free=1, limit=1)
+    claims.requeue({"suspect": True})
     accept("b")
     assert visit.next(waiting=2) == []
     assert broker.llen(keys.QUEUE) == 2
@@ -135,7 +135,7 @@ def test_what_is_for_no_parcel_is_given_back(
     accept("a")
     message = json.loads(task_message("later", {}))
     message["headers"]["eta"] = "2100-01-01T00:00:00"
-    records.accept("later", json.dumps(message), callback_uri=None, queue_limit=1000)
+    records.enqueue("later", json.dumps(message), callback_uri=None, queue_limit=1000)
     assert ids(visit.next(waiting=2)) == ["a"]
     assert visit.left == ["later"]
     accept("b")
@@ -146,7 +146,7 @@ def test_cancelled_tasks_are_told_and_not_run(
     visit: PollSession, records: TaskStore, accept: Callable[..., None]
 ) -> None:
     accept("a", "b")
-    records.cancel("a", lifetime=60)
+    records.cancel("a", ttl=60)
     assert ids(visit.next(waiting=2)) == ["b"]
     assert ids(visit.cancelled) == ["a"]
 

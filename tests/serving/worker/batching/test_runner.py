@@ -31,7 +31,7 @@ def board() -> Scoreboard:
 
 @pytest.fixture
 def claims(broker: Redis) -> Claims:
-    return Claims(broker, ClaimLimits(deliveries=3, lifetime=60))
+    return Claims(broker, ClaimLimits(deliveries=3, ttl=60))
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def taken(claims: Claims, records: TaskStore, board: Scoreboard) -> Callable[...
 
     def take(*inputs: Any) -> list[QueuedTask]:
         for number, one in enumerate(inputs):
-            records.accept(f"task-{number}", task_message(f"task-{number}", one), callback_uri=None, queue_limit=1000)
-        claimed = claims.take(free=1, most=len(inputs)).claimed
+            records.enqueue(f"task-{number}", task_message(f"task-{number}", one), callback_uri=None, queue_limit=1000)
+        claimed = claims.take(free=1, limit=len(inputs)).claimed
         items = [parse(one.message, one.since) for one in claimed]
         board.begin(SLOT, len(items))
         return [item for item in items if item is not None]
@@ -173,11 +173,11 @@ def test_results_are_stored_as_soon_as_redis_is_back(
 
         tries = 0
 
-        def end_all(self, ends: Any, *, lifetime: int) -> int:
+        def complete_many(self, completions: Any, *, ttl: int) -> int:
             self.tries += 1
             if self.tries < 3:
                 raise RedisError("Connection refused")
-            return records.end_all(ends, lifetime=lifetime)
+            return records.complete_many(completions, ttl=ttl)
 
     pauses: list[float] = []
     items = taken(1)
@@ -202,7 +202,7 @@ def stay(board: Scoreboard, taken: Any, records: TaskStore) -> Callable[..., lis
     def make(*inputs: Any) -> list[QueuedTask]:
         items: list[QueuedTask] = taken(inputs[0])
         for number, one in enumerate(inputs[1:], start=1):
-            records.accept(f"task-{number}", task_message(f"task-{number}", one), callback_uri=None, queue_limit=1000)
+            records.enqueue(f"task-{number}", task_message(f"task-{number}", one), callback_uri=None, queue_limit=1000)
         board.begin(SLOT, 1, stays=True)
         return items
 
@@ -225,7 +225,7 @@ def test_what_waits_is_run_too_and_told_with_all_that_is_known_of_it(
     assert [ended.task_id for ended in outcome.ended] == ["task-0"]
     assert [further.id for further in outcome.further] == ["task-1", "task-2", "task-3"]
     assert [further.ended.shown for further in outcome.further] == ['{"is": 1}', '{"is": 2}', '{"is": 3}']
-    assert [further.shown_arguments for further in outcome.further] == ["[1]", "[2]", "[3]"]
+    assert [further.args_repr for further in outcome.further] == ["[1]", "[2]", "[3]"]
     assert all(began - 1 < further.since <= further.time_start < began + 60 for further in outcome.further)
     assert (outcome.rounds, outcome.waiting, list(outcome.left)) == (3, 0, [])
     assert not redis.exists(keys.QUEUE, keys.UNACKED, keys.OWNERS)

@@ -45,8 +45,8 @@ class Deployment:
     def outbox(self) -> Outbox:
         return Outbox(
             self.redis,
-            result_lifetime=self.settings.result_lifetime,
-            callback_lifetime=self.settings.callback_lifetime,
+            result_ttl=self.settings.result_lifetime,
+            callback_ttl=self.settings.callback_lifetime,
         )
 
 
@@ -75,7 +75,7 @@ def resend_failed(deployment: Deployment, arguments: Sequence[str]) -> Any:
 def tasks(deployment: Deployment, arguments: Sequence[str]) -> Any:
     """The tasks that have not ended: those that run, then those that wait."""
     _no_arguments(arguments)
-    return [dataclasses.asdict(task) for task in TaskStore(deployment.redis).unfinished(most=MAX_LISTED)]
+    return [dataclasses.asdict(task) for task in TaskStore(deployment.redis).unfinished(limit=MAX_LISTED)]
 
 
 def quarantined(deployment: Deployment, arguments: Sequence[str]) -> Any:

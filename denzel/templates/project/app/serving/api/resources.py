@@ -83,7 +83,7 @@ class Predict:
             resp.set_header("Preference-Applied", "respond-async")
         if not accepted.waited:
             _answer_accepted(resp, accepted.task_id, falcon.HTTP_200)
-        elif accepted.record is None or not accepted.record.ended:
+        elif accepted.record is None or not accepted.record.is_finished:
             _answer_accepted(resp, accepted.task_id, falcon.HTTP_202)
         elif accepted.record.status == SUCCESS:
             _answer(resp, _result(accepted.record))

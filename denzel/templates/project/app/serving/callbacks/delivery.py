@@ -84,7 +84,7 @@ class Delivery:
             retry_for=self._retry_for,
             retry_after=retry_after,
         )
-        return AttemptResult(status=status, error=error, retry_in=wait, away=away)
+        return AttemptResult(status=status, error=error, retry_in=wait, endpoint_down=away)
 
     def _describe(self, error: BaseException) -> str:
         """An error in one line of text that every log and every screen can show."""

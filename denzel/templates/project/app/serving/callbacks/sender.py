@@ -112,9 +112,9 @@ class CallbackSender:
         """Begin to send what is due; returns the seconds until there may be more."""
         taken, next_in = self._outbox.take(
             free=IN_FLIGHT - len(self._in_flight),
-            per_receiver=PER_ENDPOINT,
+            per_endpoint=PER_ENDPOINT,
             free_bytes=BYTES_IN_FLIGHT - sum(len(callback.result) for callback in self._in_flight),
-            busy=Counter(callback.receiver for callback in self._in_flight),
+            busy=Counter(callback.endpoint for callback in self._in_flight),
         )
         for callback in taken:
             self._in_flight.add(callback)

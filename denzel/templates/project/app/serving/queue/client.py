@@ -141,7 +141,7 @@ class TaskQueue:
     def _store(self, prepared: list[tuple[float, NewTask]]) -> list[Enqueued | Exception]:
         self._patience.check(max(since for since, _ in prepared))
         return self._patience.ask(
-            lambda: self._records.accept_all(
+            lambda: self._records.enqueue_many(
                 [task for _, task in prepared],
                 queue_limit=self._settings.queue_limit,
                 synchronous=self._settings.response.synchronous,
@@ -163,7 +163,7 @@ class TaskQueue:
     async def cancel(self, task_id: str) -> str | None:
         """End the task as REVOKED, unless it has ended. Returns its status then; None when there is no such task."""
         lifetime = self._settings.result_lifetime
-        status: str | None = await self._look(lambda: self._records.cancel(task_id, lifetime=lifetime))
+        status: str | None = await self._look(lambda: self._records.cancel(task_id, ttl=lifetime))
         return status
 
     async def find(self, task_id: str) -> TaskRecord | None:
@@ -206,7 +206,7 @@ class TaskQueue:
                     self._completions.forget(task_id, end)
                 end = self._completions.expect(task_id)
                 record = await self.find(task_id)
-                if record is None or record.ended or time.monotonic() >= deadline:
+                if record is None or record.is_finished or time.monotonic() >= deadline:
                     return record
         finally:
             self._waits -= 1

@@ -44,8 +44,8 @@ def make_sender(settings: Settings, heart: HeartbeatWriter) -> CallbackSender:
     connections = ConnectionPool(EgressPolicy.of(settings), timeout=settings.callback_timeout)
     outbox = Outbox(
         connect(settings.redis_url),
-        result_lifetime=settings.result_lifetime,
-        callback_lifetime=settings.callback_lifetime,
+        result_ttl=settings.result_lifetime,
+        callback_ttl=settings.callback_lifetime,
     )
     attempts = Delivery(
         connections,
@@ -77,7 +77,7 @@ def keep_report(settings: Settings) -> None:
     reports = WorkerRegistry(connect(settings.redis_url))
     while not select.select([sys.stdin], [], [], HEARTBEAT_INTERVAL)[0]:
         with suppress(RedisError):
-            reports.keep(f"worker@{settings.project_name}")
+            reports.touch(f"worker@{settings.project_name}")
 
 
 def main(worker: int) -> None:

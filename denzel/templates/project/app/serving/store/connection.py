@@ -1,4 +1,4 @@
-"""Connections to Redis."""
+"""Connection pools to Redis, for threads and for an event loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TIMEOUT = 2.0
 def connect(url: str) -> Redis:
     """A pool of connections to the Redis at `url`, safe to share between threads and to inherit over a fork.
 
-    A command whose connection broke is sent once more on a new one: everything this project sends can be repeated.
+    A command whose connection broke is sent once more on a new one: all commands of this project can be repeated.
     """
     return Redis.from_url(
         url,
@@ -25,14 +25,14 @@ def connect(url: str) -> Redis:
         socket_timeout=TIMEOUT,
         socket_connect_timeout=TIMEOUT,
         socket_keepalive=True,
-        # As many as there are threads: redis-py would refuse the hundred and first.
+        # As many as there are threads: redis-py has a limit of 100 by default.
         max_connections=2**31,
         retry=Retry(ConstantBackoff(0.05), 1),
     )
 
 
 def connect_loop(redis: Redis) -> asyncio.Redis:
-    """The same Redis, to listen on an event loop: silence is no error there, so only connecting has a time-out."""
+    """The same Redis for listening on an event loop: silence is no error there, so only connecting has a time-out."""
     options = redis.connection_pool.connection_kwargs
     known = ("host", "port", "db", "username", "password", "client_name", "path")
     return asyncio.Redis(

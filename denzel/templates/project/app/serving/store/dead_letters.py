@@ -1,4 +1,4 @@
-"""Tasks that killed their process too often: kept aside with their input, to be looked at and run again."""
+"""Dead letters: tasks that killed their process too often, kept with their input for inspection and replay."""
 
 from __future__ import annotations
 
@@ -7,38 +7,11 @@ from dataclasses import dataclass
 from redis import Redis
 
 from app.serving.store import keys, scripts
-from app.serving.store.outbox_steps import FORGET, LIFETIME
-
-# Under the same id, so that whoever waits for the task finds its result; `replays` tells its callbacks apart.
-_REPLAY = """
-local task_id = ARGV[1]
-local task, kept = TASK .. task_id, QUARANTINED .. task_id
-local fields = redis.call('HMGET', kept, 'message', 'callback_uri', 'receiver', 'replays')
-if not fields[1] or redis.call('HGET', kept, 'deliveries') == '0' then
-    return false
-end
-forget_callback(task_id)
-local idempotency = redis.call('HGET', task, 'idempotency')
-redis.call('DEL', task, kept)
-redis.call('ZREM', QUARANTINE, task_id)
-local place = redis.call('INCR', ACCEPTED)
-redis.call('HSET', task, 'status', 'PENDING', 'place', place, 'since', now(), 'replays', (fields[4] or 0) + 1)
-if fields[2] then
-    redis.call('HSET', task, 'callback_uri', fields[2], 'receiver', fields[3])
-end
-if idempotency then
-    redis.call('HSET', task, 'idempotency', idempotency)
-    keep_task(task_id)
-end
-redis.call('ZADD', WAITING, place, task_id)
-redis.call('LPUSH', QUEUE, fields[1])
-return true
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeadLetter:
-    """One of them: how often it was delivered, and when its process last died, in seconds since 1970."""
+    """One such task: how often it was delivered, and when its process last died, in seconds since 1970."""
 
     task_id: str
     deliveries: int
@@ -47,11 +20,11 @@ class DeadLetter:
 
 
 class DeadLetters:
-    """Those in one Redis. Every method raises redis.RedisError when Redis is away."""
+    """The dead letters in one Redis. Every method raises redis.RedisError when Redis is away."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._replay = scripts.register(redis, _REPLAY, FORGET, LIFETIME)
+        self._replay = scripts.register(redis, "dead_letters/replay")
 
     def read(self) -> list[DeadLetter]:
         """All of them, the oldest first."""
@@ -67,11 +40,11 @@ class DeadLetters:
         ]
 
     def replay(self, task_id: str) -> bool:
-        """Put the task on the queue again, under its own id and as if it were new; False when no task is kept so."""
+        """Put the task on the queue again, under its own id as if it were new; False when there is no such letter."""
         return bool(self._replay(args=[task_id]))
 
     def discard(self, task_id: str) -> bool:
-        """Forget what is kept, but for the task's record; False when nothing is."""
+        """Delete the letter and keep the task's record; False when there is no such letter."""
         with self._redis.pipeline() as pipe:
             pipe.delete(keys.quarantined(task_id))
             pipe.zrem(keys.QUARANTINE, task_id)

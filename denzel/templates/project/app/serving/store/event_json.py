@@ -1,4 +1,4 @@
-"""How events for the dashboard are written and read: JSON as Celery's, by a quicker library."""
+"""JSON serializer of events for the dashboard: Celery's format, by orjson."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from kombu.utils.json import dumps, loads
 
 from app.serving.store.messages import dump
 
-#: What Kombu calls it.
+#: The name of the serializer for Kombu.
 NAME = "event"
 
 _TYPE = ("application/json", "utf-8")
 
 
 def register_writer() -> None:
-    """Let `serializer=NAME` be known to Kombu."""
+    """Register the serializer NAME with Kombu."""
     serialization.register(NAME, dump, None, *_TYPE)
 
 
 def register_reader() -> None:
-    """Read all JSON messages of this process so; they are events, and answers of workers."""
+    """Read all JSON messages of this process by orjson: events, and answers of workers."""
     serialization.register("json", dumps, _load, *_TYPE)
 
 

@@ -1,4 +1,4 @@
-"""The name of everything this project stores in Redis."""
+"""Names of all keys in Redis; Lua scripts have the constants under the same names."""
 
 from __future__ import annotations
 
@@ -9,42 +9,41 @@ QUEUE = "denzel"
 UNACKED = "unacked"
 UNACKED_INDEX = "unacked_index"
 
-#: The hash of which worker holds which of these.
+#: The hash of the owner of each of these, by delivery tag.
 OWNERS = "denzel:claimants"
 
-#: When expired claims were last looked for.
+#: The time of the last search for expired claims.
 LAST_RECLAIM = "denzel:swept"
 
-#: How many tasks were ever accepted; and the ids of those that wait, in the order in which they were.
+#: The number of tasks ever accepted; and the ids of those that wait, in that order.
 ACCEPTED = "denzel:accepted"
 WAITING = "denzel:waiting"
 
-#: The ids of tasks that killed their process too often, by the time of the last; what each was is at `quarantined(id)`.
+#: The ids of dead letters, by the time of their last delivery; each one's message is at `quarantined(id)`.
 QUARANTINE = "denzel:quarantine"
 
-#: The receivers (host:port) that callbacks wait for, by the time when the first of these is due; and those that failed
-#: when last tried.
+#: The endpoints (host:port) with callbacks waiting, by the time when the first is due; and those that are down.
 ENDPOINTS = "denzel:receivers"
 ENDPOINTS_DOWN = "denzel:receivers:down"
 
-#: Every callback that has not been delivered, given up or not, by the time when its task ended; and those of them that
-#: are being sent, by the time until which their sender has them.
+#: Every callback that was not delivered, failed ones too, by the time when its task ended; and those that are being
+#: sent, by the end of their lease.
 UNDELIVERED = "denzel:undelivered"
 SENDING = "denzel:callbacks:sending"
 
-#: A list that holds something while there is news for the sender of callbacks.
+#: A list that is not empty while the sender of callbacks has something to look for.
 WAKEUP = "denzel:callbacks:bell"
 
-#: The channel on which the id of each task is announced when it ends.
+#: The channel on which the end of each task is published.
 COMPLETIONS = "denzel:ended"
 
-#: A hash with `mode` and `timeout`, while `denzel response` has changed how a running api answers.
+#: A hash with `mode` and `timeout`, when `denzel response` has changed the response mode.
 RESPONSE = "denzel:response"
 
-#: The set of workers that have reported; each one's report is at `worker(name)`.
+#: The set of registered workers; each one's report is at `worker(name)`.
 WORKERS = "denzel:workers"
 
-#: What the keys below begin with.
+#: Prefixes of the keys below.
 TASK = "denzel:task:"
 CALLBACKS = "denzel:callbacks:to:"
 QUARANTINED = "denzel:quarantine:task:"
@@ -55,36 +54,36 @@ def task(task_id: str) -> str:
     return TASK + task_id
 
 
-def callbacks(receiver: str) -> str:
-    """The callbacks that wait for one receiver (host:port), by the time when each is due."""
-    return CALLBACKS + receiver
+def callbacks(endpoint: str) -> str:
+    """The callbacks that wait for one endpoint (host:port), by the time when each is due."""
+    return CALLBACKS + endpoint
 
 
 def quarantined(task_id: str) -> str:
-    """The hash with the message of a task that killed its process too often, and what of its record must be kept."""
+    """The hash of one dead letter: its message, and the fields of its record that outlive the record."""
     return QUARANTINED + task_id
 
 
 def taken(host: str) -> str:
-    """How many messages the worker on one host has taken; it expires when there are none for a while."""
+    """The number of messages claimed by the worker on one host; it expires a day after the last."""
     return f"denzel:taken:{host}"
 
 
 def note(owner: str) -> str:
-    """What a process of a worker that stays at the queue has taken last."""
+    """The note of a polling process: the tasks that it claimed last."""
     return f"denzel:note:{owner}"
 
 
 def idempotency(digest: str) -> str:
-    """The hash that says which task was accepted with one `Idempotency-Key`, of which this is the digest."""
+    """The hash with the task that was accepted with one `Idempotency-Key`, of which `digest` is the digest."""
     return f"denzel:idempotency:{digest}"
 
 
 def loads(name: str) -> str:
-    """The hash of the hosts on which one worker's main process loads the model itself, LOADING or DIED before."""
+    """The hash of hosts on which one worker's main process preloads the model: LOADING, or DIED for an earlier one."""
     return f"denzel:loads:{name}"
 
 
 def worker(name: str) -> str:
-    """The hash of what one worker's processes report; it expires when the worker no longer renews it."""
+    """The hash of one worker's report, with a field for each process; it expires without heartbeats."""
     return f"denzel:worker:{name}"

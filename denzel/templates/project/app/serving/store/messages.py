@@ -1,7 +1,7 @@
-"""A task as it travels: Celery's message (protocol 2), in the form Kombu's Redis transport stores it.
+"""Celery messages (protocol 2) of tasks, in the form in which Kombu's Redis transport stores them.
 
-Celery's own publisher needs several round trips and cannot be joined with another write. Writing the message here lets
-the record of a task and its place on the queue be one step. Source of the format:
+Celery's own publisher needs several round trips and cannot be joined with another write. With the message written
+here, a task's record and its place on the queue are one step. Source of the format:
 https://docs.celeryq.dev/en/stable/internals/protocol.html
 """
 
@@ -19,12 +19,12 @@ from app.serving.store import keys
 
 TASK_NAME = "app.tasks.invoke_predict"
 
-#: The dashboard shows arguments up to this many characters.
+#: Characters of the arguments that the dashboard shows at most.
 MAX_ARGS_REPR = 1024
 
 _ORIGIN_HOST = socket.gethostname()
 
-# What stands in every message alike. The body comes last: what looks for an id need not read it.
+# What all messages have in common. The body comes last, so that a search for an id need not read it.
 _TEMPLATE = json.dumps(
     {
         "properties": {
@@ -34,7 +34,7 @@ _TEMPLATE = json.dumps(
             "delivery_info": {"exchange": "", "routing_key": keys.QUEUE},
             "priority": 0,
             "body_encoding": "base64",
-            # Kombu would invent one; this one lets whoever has the task's id find its message.
+            # Kombu would make one up; with this one, the task's id finds its message.
             "delivery_tag": "TASK ID",
         },
         "headers": {
@@ -70,18 +70,18 @@ _AFTER_ARGUMENTS = {"callbacks": None, "errbacks": None, "chain": None, "chord":
 
 
 class QueuedTask(NamedTuple):
-    """A task that can travel with others, as its message has it: its id, the body (base64), its arguments as the
-    dashboard shows them; and since when it had waited when it was taken, in seconds since 1970.
+    """A task that may run in a batch, from its message: its id, the body (base64), its arguments as the dashboard shows
+    them, and since when it waited until it was claimed, in seconds since 1970.
     """
 
     task_id: str
     body: str
-    shown_arguments: str
+    args_repr: str
     since: float
 
     @property
     def has_ended(self) -> bool:
-        """Whether there is no message any more, and so nothing known of it but its id."""
+        """True when its message is gone, so that nothing but its id is known."""
         return not self.body
 
 
@@ -89,30 +89,30 @@ def task_message(task_id: str, verified: Any) -> str:
     """The text to push onto the queue, for the task `task_id` over what verify_input returned (JSON values)."""
     arguments = [verified]
     body = base64.b64encode(dump([arguments, {}, _AFTER_ARGUMENTS])).decode()
-    shown = json.dumps(_shown(arguments))
-    return f"{_HEAD.replace('TASK ID', task_id)}{shown}{_MIDDLE.replace('ORIGIN', _origin())}{body}{_END}"
+    args_repr = json.dumps(_args_repr(arguments))
+    return f"{_HEAD.replace('TASK ID', task_id)}{args_repr}{_MIDDLE.replace('ORIGIN', _origin())}{body}{_END}"
 
 
 def parse(message: str, since: float) -> QueuedTask | None:
-    """What a message says; None for what needs Celery itself: a time to run at, another client's message."""
+    """The task of a message; None where Celery itself must run it: one with `eta` or `expires`, or another client's."""
     try:
         stored = orjson.loads(message)
         headers, tag = stored["headers"], stored["properties"]["delivery_tag"]
         needs_celery = headers["task"] != TASK_NAME or tag != headers["id"] or headers["eta"] or headers["expires"]
-        item = QueuedTask(headers["id"], stored["body"], headers["argsrepr"], since)
+        task = QueuedTask(headers["id"], stored["body"], headers["argsrepr"], since)
     except (ValueError, KeyError, TypeError):
         return None
-    return None if needs_celery else item
+    return None if needs_celery else task
 
 
-def decode_input(item: QueuedTask) -> Any:
-    """What verify_input returned."""
-    (json_data,), _, _ = json.loads(base64.b64decode(item.body))
+def decode_input(task: QueuedTask) -> Any:
+    """The task's input: the return value of verify_input."""
+    (json_data,), _, _ = json.loads(base64.b64decode(task.body))
     return json_data
 
 
 def dump(value: Any) -> bytes:
-    """JSON, in bytes."""
+    """`value` as JSON, in bytes."""
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError:
@@ -124,6 +124,6 @@ def _origin() -> str:
     return f"gen{os.getpid()}@{_ORIGIN_HOST}"
 
 
-def _shown(arguments: list[Any]) -> str:
+def _args_repr(arguments: list[Any]) -> str:
     text = repr(arguments)
     return text if len(text) <= MAX_ARGS_REPR else text[: MAX_ARGS_REPR - 3] + "..."

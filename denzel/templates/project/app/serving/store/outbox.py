@@ -1,4 +1,4 @@
-"""The callbacks that are to be sent, kept in Redis until their receiver has them."""
+"""Outbox of callbacks in Redis: leased to senders, retried, and kept until their endpoint has them."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from typing import Any
 
 from redis import Redis
 
-from app.serving.store import keys, outbox_steps, scripts
+from app.serving.store import keys, scripts
 
-#: Seconds for which a sender has the callbacks that it took, unless it renews that. Then they go out again.
+#: Seconds for which a callback is leased to a sender, unless the sender renews it. After that it is due again.
 LEASE = 15
 
-#: Callbacks taken, or looked at, in one step: Redis does nothing else meanwhile.
+#: Callbacks leased, or scanned, in one script: Redis does nothing else meanwhile.
 MAX_TAKEN = 64
 MAX_SCANNED = 1000
 
-#: Bytes of results that are taken in one step; the last may pass it, so that one of any size is taken.
+#: Bytes of results leased in one script; the last one may exceed it, so that a result of any size is leased.
 MAX_TAKEN_BYTES = 16 * 1024 * 1024
 
-#: How often the failure of one callback may count for its receiver, when others get through there. After that it is
-#: the callback that the receiver cannot stand.
+#: Failures of one callback that may count for its endpoint while others get through there. After that, the fault is
+#: taken to be this callback's.
 LONE_FAILURES = 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Callback:
-    """A callback to send now: to whom, and of which task; `result` is the text of JSON values.
+    """A callback to send now: its endpoint (host:port), and its task, whose `result` is JSON text.
 
-    `attempts` have failed before, the first of them `since_first` seconds ago. A task that was replayed ends once more:
-    then it is another event.
+    `attempts` have failed before, the first of them `since_first` seconds ago. A task that was replayed ends once more,
+    as another event.
     """
 
     task_id: str
-    receiver: str
+    endpoint: str
     uri: str
     status: str
     result: str
@@ -45,26 +45,27 @@ class Callback:
 
     @property
     def webhook_id(self) -> str:
-        """The same at every attempt, so that the receiver can tell a repeat."""
+        """The header of Standard Webhooks: the same at every attempt, so that the receiver can drop a repeat."""
         return f"{self.task_id}.{self.replays}" if self.replays else self.task_id
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptResult:
-    """How one attempt ended: delivered, or with an error. Then it is tried again `retry_in` so many seconds; never for
-    None. `away`: the error says that the receiver is away, so that its next success brings this callback forward.
+    """The end of one delivery attempt: delivered, or an error and the seconds until the next attempt, None for never.
+
+    `endpoint_down`: the error is the endpoint's, so that its next success brings this callback forward.
     """
 
     status: int | None = None
     error: str = ""
     delivered: bool = False
     retry_in: float | None = None
-    away: bool = False
+    endpoint_down: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class UndeliveredCallback:
-    """A callback that its receiver does not have: PENDING, or FAILED for good. `next_try` is in seconds since 1970."""
+    """A callback that was not delivered: PENDING, or FAILED for good. `next_try` is in seconds since 1970."""
 
     task_id: str
     uri: str
@@ -78,45 +79,41 @@ class UndeliveredCallback:
 class Outbox:
     """The callbacks in one Redis. Every method raises redis.RedisError when Redis is away.
 
-    A record is kept for `result_lifetime` seconds after its callback was delivered, and for `callback_lifetime`
-    seconds, if that is longer, after it was given up.
+    A record is kept for `result_ttl` seconds after its callback was delivered, and for `callback_ttl`
+    seconds, if that is longer, after it failed for good.
     """
 
-    def __init__(self, redis: Redis, *, result_lifetime: int, callback_lifetime: int) -> None:
+    def __init__(self, redis: Redis, *, result_ttl: int, callback_ttl: int) -> None:
         self._redis = redis
-        self._result_lifetime = result_lifetime
-        self._kept_for = max(result_lifetime, callback_lifetime)
-        self._take = scripts.register(redis, outbox_steps.TAKE, outbox_steps.LISTS)
-        self._renew = scripts.register(redis, outbox_steps.RENEW)
-        self._settle = scripts.register(redis, outbox_steps.SETTLE, outbox_steps.LIFETIME, outbox_steps.LISTS)
-        self._release = scripts.register(redis, outbox_steps.RELEASE, outbox_steps.LISTS)
-        self._resend = scripts.register(redis, outbox_steps.RESEND, outbox_steps.LISTS, outbox_steps.SCHEDULE)
-        self._list = scripts.register(redis, outbox_steps.LIST)
-        self._prune = scripts.register(redis, outbox_steps.PRUNE)
+        self._delivered_ttl = result_ttl
+        self._failed_ttl = max(result_ttl, callback_ttl)
+        self._take, self._renew, self._settle, self._release, self._resend, self._list, self._prune = (
+            scripts.register(redis, f"outbox/{name}")
+            for name in ("take", "renew", "settle", "release", "resend", "list", "prune")
+        )
 
     def wait(self, timeout: float) -> bool:
-        """Whether there is news: a callback was added. Returns after `timeout` seconds at most."""
+        """Wait until a callback is added; False when none was for `timeout` seconds."""
         return self._redis.blpop([keys.WAKEUP], timeout=timeout) is not None
 
     def take(
-        self, *, free: int, per_receiver: int, free_bytes: int = MAX_TAKEN_BYTES, busy: Mapping[str, int] | None = None
+        self, *, free: int, per_endpoint: int, free_bytes: int = MAX_TAKEN_BYTES, busy: Mapping[str, int] | None = None
     ) -> tuple[list[Callback], float | None]:
-        """Callbacks that are due, `free` at most, for this sender to send; and the seconds until the next is due.
+        """Lease callbacks that are due to this sender, `free` at most; with the seconds until the next is due.
 
-        They are enough when their results have `free_bytes` together; the last may have more. `busy` says how many this
-        sender has in flight for each receiver: none gets more than `per_receiver`. What was taken by a sender that has
-        not renewed it is due again.
+        Their results have `free_bytes` together; the last may exceed that. `busy` is the number that this sender has in
+        flight for each endpoint: none gets more than `per_endpoint`. Those whose lease has expired are due again.
         """
         next_in, taken = self._take(
             args=[
-                *(free, per_receiver, LEASE, MAX_TAKEN, min(free_bytes, MAX_TAKEN_BYTES)),
+                *(free, per_endpoint, LEASE, MAX_TAKEN, min(free_bytes, MAX_TAKEN_BYTES)),
                 json.dumps(dict(busy or {})),
             ],
         )
         callbacks = [
             Callback(
                 task_id=task_id,
-                receiver=receiver,
+                endpoint=endpoint,
                 uri=uri,
                 status=status,
                 result=result,
@@ -124,30 +121,30 @@ class Outbox:
                 since_first=float(since_first),
                 replays=int(replays),
             )
-            for task_id, receiver, uri, status, result, attempts, since_first, replays in taken
+            for task_id, endpoint, uri, status, result, attempts, since_first, replays in taken
         ]
         return callbacks, float(next_in) if next_in else None
 
     def renew(self, callbacks: Iterable[Callback]) -> None:
-        """Keep these callbacks, which are being sent."""
+        """Renew the leases of these callbacks, which are being sent."""
         task_ids = [callback.task_id for callback in callbacks]
         if task_ids:
             self._renew(args=[LEASE, *task_ids])
 
-    def settle(self, outcomes: Sequence[tuple[Callback, AttemptResult]]) -> None:
-        """Record how attempts ended: delivered, to be tried again, or given up."""
-        if outcomes:
-            said = json.dumps([_said(callback, outcome) for callback, outcome in outcomes])
-            self._settle(args=[said, self._result_lifetime, self._kept_for, LONE_FAILURES])
+    def settle(self, attempts: Sequence[tuple[Callback, AttemptResult]]) -> None:
+        """Record how attempts ended: delivered, to be tried again, or failed for good."""
+        if attempts:
+            fields = json.dumps([_attempt_fields(callback, result) for callback, result in attempts])
+            self._settle(args=[fields, self._delivered_ttl, self._failed_ttl, LONE_FAILURES])
 
     def release(self, callbacks: Iterable[Callback]) -> None:
-        """Give back callbacks that are not through: they are due now, and this was no attempt."""
+        """Give up the leases of these callbacks: they are due now, and this was no attempt."""
         task_ids = [callback.task_id for callback in callbacks]
         if task_ids:
             self._release(args=task_ids)
 
     def undelivered(self) -> list[UndeliveredCallback]:
-        """The callbacks that wait and those that were given up, in the order in which their tasks ended."""
+        """The callbacks that wait and those that failed for good, in the order in which their tasks ended."""
         found: list[UndeliveredCallback] = []
         for start in range(0, self._redis.zcard(keys.UNDELIVERED), MAX_SCANNED):
             for task_id, uri, state, attempts, status, error, due in self._list(
@@ -183,25 +180,25 @@ class Outbox:
         )
 
     def resend_failed(self) -> tuple[list[str], list[str]]:
-        """Send every callback now that was given up; returns what `resend` does."""
+        """Send every callback that failed for good again; returns what `resend` does."""
         return self.resend([callback.task_id for callback in self.undelivered() if callback.state == "FAILED"])
 
     def prune(self, cursor: int = 0) -> int:
-        """Forget callbacks that were given up and whose record has expired, some at a time; returns the next cursor."""
+        """Drop failed callbacks whose record has expired, some at a time; returns the next cursor, 0 at the end."""
         return int(self._prune(args=[cursor, MAX_SCANNED]))
 
 
-def _said(callback: Callback, outcome: AttemptResult) -> dict[str, Any]:
-    """An outcome as the script reads it: what is None is left out."""
-    said = {
+def _attempt_fields(callback: Callback, result: AttemptResult) -> dict[str, Any]:
+    """An attempt as settle.lua reads it: what is None is left out."""
+    fields = {
         "task_id": callback.task_id,
-        "receiver": callback.receiver,
+        "endpoint": callback.endpoint,
         "replays": str(callback.replays),
         "attempts": callback.attempts,
-        "status": "" if outcome.status is None else str(outcome.status),
-        "error": outcome.error,
-        "delivered": outcome.delivered,
-        "away": outcome.away,
-        "retry_in": outcome.retry_in,
+        "status": "" if result.status is None else str(result.status),
+        "error": result.error,
+        "delivered": result.delivered,
+        "endpoint_down": result.endpoint_down,
+        "retry_in": result.retry_in,
     }
-    return {name: value for name, value in said.items() if value is not None}
+    return {name: value for name, value in fields.items() if value is not None}

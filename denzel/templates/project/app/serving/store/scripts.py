@@ -1,39 +1,51 @@
-"""Steps in Redis that nothing can come between: Lua scripts, and what they share."""
+"""Lua scripts that run in Redis as one step: loaded from `lua/`, and composed from their includes."""
 
 from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
 
 from redis import Redis
 from redis.commands.core import Script
 
 from app.serving.store import keys
 
-# The names of store/keys.py, and the server's clock: seconds since 1970, whatever the clocks of workers say.
-_NAMES = "\n".join(
+FOLDER = Path(__file__).with_name("lua")
+
+_INCLUDE = re.compile(r"^-- @include (\w+)$", re.MULTILINE)
+
+# The constants of keys.py, under their own names.
+_KEYS = "\n".join(
     f"local {name} = '{value}'" for name, value in vars(keys).items() if name.isupper() and isinstance(value, str)
 )
-_CLOCK = """
-local function now()
-    local time = redis.call('TIME')
-    return time[1] + time[2] / 1000000
-end
-"""
-
-# One command for many keys or members costs little more than for one; but Lua hands over some thousands at most.
-_BULK = """
-local function in_bulk(command, key, list)
-    for first = 1, #list, 1000 do
-        redis.call(command, key, unpack(list, first, math.min(first + 999, #list)))
-    end
-end
-"""
 
 
-def register(redis: Redis, body: str, *functions: str, when_memory_is_full: bool = True) -> Script:
-    """A script of these functions and this body, which may use the names of keys.py, `now()` and `in_bulk()`.
+@cache
+def compose(name: str) -> str:
+    """The whole source of the script `<folder>/<name>.lua`: its includes, each once, then itself."""
+    source = _read(name)
+    # With `allow-oom`, what takes a task further runs also at Redis' memory limit. What brings a new one has no flags:
+    # there Redis refuses its first write, with redis.exceptions.OutOfMemoryError.
+    flags, _, body = source.partition("\n") if source.startswith("#!lua") else ("", "", source)
+    parts = [flags] if flags else []
+    return "\n".join([*parts, _KEYS, *map(_read, _includes(source, [])), body])
 
-    What takes a task further runs also when Redis is at its memory limit. What brings a new one must not: there it
-    may read, and its first write raises redis.exceptions.OutOfMemoryError.
-    """
-    # Of a script without flags, Redis looks at each command.
-    head = "#!lua flags=allow-oom\n" if when_memory_is_full else ""
-    return redis.register_script("\n".join((head + _NAMES, _CLOCK, _BULK, *functions, body)))
+
+def register(redis: Redis, name: str) -> Script:
+    """The composed script as a callable of redis-py; nothing is sent before its first call."""
+    return redis.register_script(compose(name))
+
+
+def _read(name: str) -> str:
+    return (FOLDER / f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _includes(source: str, found: list[str]) -> list[str]:
+    """What `source` includes, directly or not, in the order in which it must be defined."""
+    for name in _INCLUDE.findall(source):
+        include = f"include/{name}"
+        if include not in found:
+            _includes(_read(include), found)
+            found.append(include)
+    return found

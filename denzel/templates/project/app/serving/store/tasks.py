@@ -1,4 +1,4 @@
-"""The record of each task in Redis: written when it is accepted, when it starts and when it ends."""
+"""Records of tasks in Redis: written when a task is accepted, when it starts and when it ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redis.exceptions import NoScriptError
 
 from app.serving.callback_uri import endpoint_of
 from app.serving.settings import ResponseMode
-from app.serving.store import keys, record_steps, scripts
+from app.serving.store import keys, scripts
 
 PENDING = "PENDING"
 SUCCESS = "SUCCESS"
@@ -31,7 +31,7 @@ class KeyReused(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class CallbackReport:
-    """What became of a task's callback: PENDING, DELIVERED or FAILED, after so many attempts."""
+    """State of a task's callback: PENDING, DELIVERED or FAILED, after so many attempts."""
 
     state: str
     attempts: int = 0
@@ -53,7 +53,7 @@ class TaskRecord:
     callback: CallbackReport | None = None
 
     @property
-    def ended(self) -> bool:
+    def is_finished(self) -> bool:
         return self.status in TERMINAL_STATES
 
 
@@ -102,8 +102,8 @@ class NewTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Enqueued:
-    """The id of the task, which is an earlier one's when that came with the same key and body; and how the deployment
-    answers now, when `denzel response` has changed it since the api started.
+    """The id of the task, which is an earlier one's when that came with the same key and body; and the
+    deployment's response mode, when `denzel response` has changed it since the api started.
     """
 
     task_id: str
@@ -115,11 +115,11 @@ class TaskStore:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._accept = scripts.register(redis, record_steps.ACCEPT, when_memory_is_full=False)
-        self._end = scripts.register(redis, record_steps.END_SOME, record_steps.END)
-        self._cancel = scripts.register(redis, record_steps.CANCEL, record_steps.END)
+        self._accept = scripts.register(redis, "tasks/accept")
+        self._complete = scripts.register(redis, "tasks/complete")
+        self._cancel = scripts.register(redis, "tasks/cancel")
 
-    def accept(
+    def enqueue(
         self,
         task_id: str,
         message: str,
@@ -130,60 +130,59 @@ class TaskStore:
     ) -> tuple[str, ResponseMode | None]:
         """Record one task and put its message on the queue, in one step; raises QueueFull and KeyReused.
 
-        Returns what an Acceptance holds.
+        Returns the fields of an Enqueued.
         """
         task = NewTask(task_id=task_id, message=message, callback_uri=callback_uri, idempotency=idempotency)
-        (outcome,) = self.accept_all([task], queue_limit=queue_limit)
+        (outcome,) = self.enqueue_many([task], queue_limit=queue_limit)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome.task_id, outcome.response
 
-    def accept_all(
+    def enqueue_many(
         self, tasks: Sequence[NewTask], *, queue_limit: int, synchronous: bool = False
     ) -> list[Enqueued | Exception]:
         """Record each task and put its message on the queue, in one step each; all of them in one round trip.
 
-        The outcome of each: its acceptance, or QueueFull, KeyReused, or what Redis raises for this task.
+        Returns for each an Enqueued, or QueueFull, KeyReused, or what Redis raises for this task.
         """
-        arguments = [_accept_arguments(task, queue_limit, synchronous) for task in tasks]
-        replies = self._accept_in_one_trip(arguments)
-        # A Redis that was started again has forgotten the script, and none of these tasks was accepted.
+        arguments = [_enqueue_arguments(task, queue_limit, synchronous) for task in tasks]
+        replies = self._enqueue_in_one_trip(arguments)
+        # A restarted Redis has lost the script, and none of these tasks was accepted.
         forgotten = [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if forgotten:
             self._redis.script_load(self._accept.script)
-            again = self._accept_in_one_trip([arguments[number] for number in forgotten])
+            again = self._enqueue_in_one_trip([arguments[number] for number in forgotten])
             for number, reply in zip(forgotten, again, strict=True):
                 replies[number] = reply
-        return [_acceptance(reply) for reply in replies]
+        return [_enqueued(reply) for reply in replies]
 
-    def _accept_in_one_trip(self, arguments: list[list[str | int]]) -> list[Any]:
+    def _enqueue_in_one_trip(self, arguments: list[list[str | int]]) -> list[Any]:
         with self._redis.pipeline(transaction=False) as pipe:
             for of_one in arguments:
                 pipe.evalsha(self._accept.sha, 0, *of_one)
             replies: list[Any] = pipe.execute(raise_on_error=False)
         return replies
 
-    def end(self, task_id: str, status: str, result: Any, *, lifetime: int, tag: str | None = None) -> None:
-        """The same as `end_all` for one task, whose result is JSON values."""
-        self.end_all([Completion(task_id, tag or task_id, status, json.dumps(result))], lifetime=lifetime)
+    def complete(self, task_id: str, status: str, result: Any, *, ttl: int, tag: str | None = None) -> None:
+        """Store how one task ended, as `complete_many` does; its result is JSON values."""
+        self.complete_many([Completion(task_id, tag or task_id, status, json.dumps(result))], ttl=ttl)
 
-    def end_all(self, ends: Iterable[Completion], *, lifetime: int) -> int:
-        """Store each result for `lifetime` seconds, announce it, schedule its callback if it has one, and let go of the
-        claim on its message. Returns how many tasks wait.
+    def complete_many(self, completions: Iterable[Completion], *, ttl: int) -> int:
+        """Store each result for `ttl` seconds, announce it, schedule its callback if it has one, and release the claim
+        on its message. Returns the number of tasks that wait.
         """
-        arguments = [text for end in ends for text in end]
-        waiting: int = self._end(args=[lifetime, *arguments])
+        waiting: int = self._complete(args=[ttl, *(text for completion in completions for text in completion)])
         return waiting
 
-    def cancel(self, task_id: str, *, lifetime: int) -> str | None:
+    def cancel(self, task_id: str, *, ttl: int) -> str | None:
         """End the task as REVOKED, unless it has ended. Returns its status then; None when there is no such task."""
-        status: str | None = self._cancel(args=[task_id, json.dumps({"args": ["cancelled"]}), lifetime])
+        status: str | None = self._cancel(args=[task_id, json.dumps({"args": ["cancelled"]}), ttl])
         return status
 
     def find(self, task_id: str, *, parse: bool = True) -> TaskRecord | None:
         """The record of a task; None when the id was never accepted or its result has expired.
 
-        Unless told to `parse` it, the result is there as `text` alone.
+        Without `parse`, the result is there as `text` alone.
         """
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(keys.task(task_id))
@@ -200,13 +199,13 @@ class TaskStore:
             callback=_callback(fields),
         )
 
-    def unfinished(self, *, most: int) -> list[UnfinishedTask]:
-        """The tasks that have not ended, `most` at most: what workers have, then what waits, in order."""
+    def unfinished(self, *, limit: int) -> list[UnfinishedTask]:
+        """The tasks that have not ended, `limit` at most: those claimed by workers, then those that wait, in order."""
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(keys.OWNERS)
-            pipe.zrange(keys.WAITING, 0, most - 1)
-            claimants, waiting = pipe.execute()
-        tasks = [*claimants, *waiting][:most]
+            pipe.zrange(keys.WAITING, 0, limit - 1)
+            owners, waiting = pipe.execute()
+        tasks = [*owners, *waiting][:limit]
         positions = {task_id: position for position, task_id in enumerate(waiting, start=1)}
         with self._redis.pipeline(transaction=False) as pipe:
             for task_id in tasks:
@@ -218,14 +217,14 @@ class TaskStore:
                 status=status or PENDING,
                 position=positions.get(task_id),
                 deliveries=int(deliveries or 0),
-                host=claimants[task_id].partition("/")[0] if task_id in claimants else None,
+                host=owners[task_id].partition("/")[0] if task_id in owners else None,
                 since=float(since) if since else None,
             )
             for task_id, (status, deliveries, since) in zip(tasks, fields, strict=True)
         ]
 
 
-def _accept_arguments(task: NewTask, queue_limit: int, synchronous: bool) -> list[str | int]:
+def _enqueue_arguments(task: NewTask, queue_limit: int, synchronous: bool) -> list[str | int]:
     uri, idempotency = task.callback_uri, task.idempotency
     return [
         *(task.task_id, task.message, uri or "", endpoint_of(uri) if uri else "", queue_limit),
@@ -234,7 +233,7 @@ def _accept_arguments(task: NewTask, queue_limit: int, synchronous: bool) -> lis
     ]
 
 
-def _acceptance(reply: Any) -> Enqueued | Exception:
+def _enqueued(reply: Any) -> Enqueued | Exception:
     if isinstance(reply, Exception):
         return reply
     outcome, *accepted = reply

@@ -55,7 +55,7 @@ class Registration(bootsteps.StartStopStep):  # type: ignore[misc]
         known = {pid: code for pid, code in ended.items() if code is not None}
         seen = {process.pid: process for process in pool_processes(worker)}
         try:
-            self._reports.alive(worker.hostname, up=up, loading=loading, ended=known)
+            self._reports.heartbeat(worker.hostname, up=up, loading=loading, ended=known)
             # Of what could not be told, the next report tells.
             self._seen = seen
         except RedisError as error:
@@ -107,7 +107,7 @@ class Consumer(bootsteps.StartStopStep):  # type: ignore[misc]
             renewed = self._parcels.claims.renew(known, self._parcels.visit)
             for task_id in renewed.cancelled:
                 self._cancelled.put(task_id)
-            for task in renewed.given_up:
+            for task in renewed.dead_lettered:
                 self._given_up.put(task)
         except RedisError as error:
             log.warning("the claims on running tasks could not be renewed: %s", error)

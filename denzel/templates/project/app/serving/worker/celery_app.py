@@ -110,7 +110,7 @@ def take_by_claims(conf: Any, **_: Any) -> None:
     """Let the worker, and nobody else who uses this application, take tasks as store/claims.py does."""
     settings: Settings = conf.denzel_settings
     redis = connect(settings.redis_url)
-    claims = Claims(redis, ClaimLimits(deliveries=settings.task_max_deliveries, lifetime=settings.result_lifetime))
+    claims = Claims(redis, ClaimLimits(deliveries=settings.task_max_deliveries, ttl=settings.result_lifetime))
     limits = BatchSettings(
         batch_size=settings.batch_size,
         batch_wait=settings.batch_wait,

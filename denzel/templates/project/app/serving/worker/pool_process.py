@@ -25,7 +25,7 @@ def load_model(predictor: Predictor, reports: WorkerRegistry, worker: str) -> No
 
     def report(state: WorkerState, cause: str = "") -> None:
         try:
-            reports.process(worker, os.getpid(), state, cause)
+            reports.report_process(worker, os.getpid(), state, cause)
         except RedisError as error:
             log.warning("%s could not be reported: %s", state.value, error)
 

@@ -49,7 +49,7 @@ class Preload(bootsteps.Step):  # type: ignore[misc]
         settings: Settings = self._worker.app.conf.denzel_settings
         # What an earlier life has said, and could not take back while Redis was away, must not speak for this one.
         try:
-            WorkerRegistry(connect(settings.redis_url)).forget(self._worker.hostname)
+            WorkerRegistry(connect(settings.redis_url)).deregister(self._worker.hostname)
         except RedisError as error:
             log.warning("the worker could not report: %s", error)
         if settings.shares_model:
@@ -72,13 +72,13 @@ def preload_model(worker: Any, predictor: Predictor) -> None:
             log.warning("the worker could not report: %s", error)
 
     def renew() -> None:
-        reports.alive(worker.hostname, up=(), loading={pid})
-        reports.still_loads(worker.hostname)
+        reports.heartbeat(worker.hostname, up=(), loading={pid})
+        reports.renew_preload(worker.hostname)
         # What an earlier life of this worker had is given back now, and not when the model is there.
         Channel.intake.claims.renew({})
 
     def failed(cause: str) -> None:
-        say(lambda: reports.process(worker.hostname, pid, WorkerState.ERROR, cause))
+        say(lambda: reports.report_process(worker.hostname, pid, WorkerState.ERROR, cause))
 
     stops = threading.Event()
 
@@ -86,7 +86,7 @@ def preload_model(worker: Any, predictor: Predictor) -> None:
         stops.set()
         requeue_all()
         deregister(worker)
-        say(lambda: reports.gives_up_loading(worker.hostname))
+        say(lambda: reports.end_preload(worker.hostname))
         os._exit(0)
 
     def keep() -> None:
@@ -96,11 +96,11 @@ def preload_model(worker: Any, predictor: Predictor) -> None:
 
     worker.sidecar.loading(True)
     # First of all: a load_model that ends this process can be told by that.
-    say(lambda: reports.begins_to_load(worker.hostname, pid))
+    say(lambda: reports.begin_preload(worker.hostname, pid))
     with _when_told_to_end(stop), _again_and_again(keep, every=RENEW_EVERY), one_thread():
         predictor.load(failed)
     worker.sidecar.loading(False)
-    say(lambda: reports.ended(worker.hostname, pid))
+    say(lambda: reports.remove_process(worker.hostname, pid))
     if uses_cuda():
         log.warning(
             "load_model has initialised CUDA, which no forked process can use: every prediction on the GPU will fail. "

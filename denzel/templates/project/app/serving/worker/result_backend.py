@@ -31,7 +31,7 @@ class RecordBackend(BaseBackend):  # type: ignore[misc]
         # That it has started, the step that took it from the queue has noted.
         if state in TERMINAL_STATES:
             answer = _answer(result, state)
-            self._records.end(task_id, state, answer, lifetime=self._lifetime, tag=_delivery_tag(request))
+            self._records.complete(task_id, state, answer, ttl=self._lifetime, tag=_delivery_tag(request))
 
     def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> BaseException:
         """Celery would flatten the exception here; it is needed whole."""

@@ -67,7 +67,7 @@ def requeue_on_deadline(worker: Any) -> None:
 def requeue_all() -> None:
     """Put whatever this worker has taken back to the queue. Where Redis is away, its next life does so."""
     try:
-        Channel.intake.claims.give_all_back()
+        Channel.intake.claims.requeue_all()
     except RedisError as error:
         log.warning("running tasks could not be given back: %s", error)
 
@@ -79,7 +79,7 @@ def deregister(worker: Any) -> None:
     worker.sidecar.end()
     settings: Settings = worker.app.conf.denzel_settings
     with suppress(RedisError):
-        WorkerRegistry(connect(settings.redis_url)).forget(worker.hostname)
+        WorkerRegistry(connect(settings.redis_url)).deregister(worker.hostname)
 
 
 def _kill(pids: set[int]) -> None:

@@ -31,16 +31,16 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         return bool(self.channel._in_poll) or not self.channel.active_queues or self.channel.intake.room() > 0
 
     def ack(self, delivery_tag: str) -> None:
-        self.channel.intake.claims.release(delivery_tag)
+        self.channel.intake.claims.ack(delivery_tag)
         super().ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Celery rejects with `requeue` when the process that ran the task has died."""
         if requeue:
-            for task in self.channel.intake.claims.give_back({delivery_tag: True}):
+            for task in self.channel.intake.claims.requeue({delivery_tag: True}):
                 self.channel.intake.given_up(task)
         else:
-            self.channel.intake.claims.release(delivery_tag)
+            self.channel.intake.claims.ack(delivery_tag)
         super().ack(delivery_tag)
 
     def restore_unacked_once(self, stderr: Any = None) -> None:

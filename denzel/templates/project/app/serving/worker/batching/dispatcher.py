@@ -113,7 +113,7 @@ class Dispatcher:
         self._gathering.end()
         alone, together, others = [], [], []
         sharing = self._ready() if self._sizes.are_shared else 0
-        taken = self.claims.take(free=free, most=self._sizes.most(), sharing=sharing)
+        taken = self.claims.take(free=free, limit=self._sizes.most(), sharers=sharing)
         for claimed in taken.claimed:
             item = parse(claimed.message, claimed.since)
             if item is None or item.task_id in state.revoked:

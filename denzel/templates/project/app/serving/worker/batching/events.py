@@ -35,7 +35,7 @@ class Described(Protocol):
     @property
     def id(self) -> str: ...
     @property
-    def shown_arguments(self) -> str: ...
+    def args_repr(self) -> str: ...
     @property
     def since(self) -> float: ...
     @property
@@ -90,7 +90,7 @@ class TaskEvents:
 
     def cancelled(self, item: QueuedTask) -> None:
         """A task was cancelled while it waited, and its turn came."""
-        self._send("task-revoked", uuid=item.task_id, **_shown(item.shown_arguments, item.since), terminated=False)
+        self._send("task-revoked", uuid=item.task_id, **_shown(item.args_repr, item.since), terminated=False)
 
     def flush(self) -> None:
         """Send what has gathered. Call it every TELL_EVERY seconds."""
@@ -129,7 +129,7 @@ class TaskEvents:
 
 
 def _description(request: Described) -> dict[str, Any]:
-    return _shown(request.shown_arguments, request.since)
+    return _shown(request.args_repr, request.since)
 
 
 def _shown(arguments: str, since: float) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class TaskView:
 
     def __init__(self, item: QueuedTask, parcel: Batch, end: Callable[[str], None]) -> None:
         self.id = item.task_id
-        self.shown_arguments = item.shown_arguments
+        self.args_repr = item.args_repr
         self.since = item.since
         self.time_start = time.time()
         self._parcel = parcel
@@ -37,7 +37,7 @@ class TaskView:
         return {
             "id": self.id,
             "name": self.name,
-            "args": self.shown_arguments,
+            "args": self.args_repr,
             "kwargs": "{}",
             "type": self.name,
             "time_start": self.time_start,
@@ -153,7 +153,7 @@ class InFlight:
         if parcel.stay is None:
             return
         try:
-            number, items = self._claims.noted(parcel.stay.number)
+            number, items = self._claims.session_tasks(parcel.stay.number)
         except RedisError as error:
             # What nobody knows of goes back to the queue.
             log.warning("what a process has taken could not be read: %s", error)

@@ -61,8 +61,8 @@ class PollSession:
         if not waiting:
             self._board.rest(self._slot)
         try:
-            taken = self._claims.take_staying(
-                self._stay.number, self._round + 1, most=self._stay.most, wait=0 if waiting else POLL_TIMEOUT
+            taken = self._claims.poll(
+                self._stay.number, self._round + 1, limit=self._stay.most, wait=0 if waiting else POLL_TIMEOUT
             )
         except RedisError:
             # The main process sees to that. What was taken, and not heard of, it gives back.

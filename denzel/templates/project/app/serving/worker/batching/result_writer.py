@@ -67,7 +67,7 @@ class ResultWriter:
         pause = _FIRST_PAUSE
         while True:
             try:
-                waiting = self._records.end_all(self._ends, lifetime=self._lifetime)
+                waiting = self._records.complete_many(self._ends, ttl=self._lifetime)
             except RedisError as error:
                 log.warning("%d results could not be stored, trying again: %s", len(self._ends), error)
                 self._sleep(pause)

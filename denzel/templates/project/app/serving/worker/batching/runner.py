@@ -36,7 +36,7 @@ class PolledTask(NamedTuple):
     """A task that a process took from the queue itself, and how it ended. Times are seconds since 1970."""
 
     ended: TaskResult
-    shown_arguments: str
+    args_repr: str
     since: float
     time_start: float
 
@@ -152,7 +152,7 @@ class BatchRunner:
 
 def _further(each: RunResult) -> Iterator[PolledTask]:
     for item, ended in zip(each.items, each.ended, strict=False):
-        yield PolledTask(ended, item.shown_arguments, item.since, each.time_start)
+        yield PolledTask(ended, item.args_repr, item.since, each.time_start)
 
 
 def _end(item: QueuedTask, result: Any) -> Completion:

@@ -40,10 +40,10 @@ class PendingSettlements:
         """Say it all; what cannot be said now is kept. Returns the tasks that were given up instead of going back."""
         try:
             if self._to_end:
-                self._records.end_all(self._to_end, lifetime=self._lifetime)
+                self._records.complete_many(self._to_end, ttl=self._lifetime)
                 self._to_end = []
             if self._to_give_back:
-                given_up = self._claims.give_back({task: died for task, (_, died) in self._to_give_back.items()})
+                given_up = self._claims.requeue({task: died for task, (_, died) in self._to_give_back.items()})
                 requests, self._to_give_back = self._to_give_back, {}
                 return [(one, requests[one.task_id][0]) for one in given_up]
         except RedisError as error:

@@ -1,0 +1,52 @@
+-- The end of tasks: result, callback and the claim of the owner change together. The first end of a task stands: a
+-- repeated run changes neither its result nor schedules a second callback. `announce_completions` publishes all ends of
+-- one script at once, with the results that requests wait for, so that these need not be read again.
+-- @include common
+-- @include schedule
+
+local MAX_ANNOUNCED = 64 * 1024
+local completions = {}
+
+local function announce_completions()
+    if #completions > 0 then
+        redis.call('PUBLISH', COMPLETIONS, cjson.encode(completions))
+    end
+end
+
+local function release_claims(tags)
+    in_bulk('HDEL', UNACKED, tags)
+    in_bulk('ZREM', UNACKED_INDEX, tags)
+    in_bulk('HDEL', OWNERS, tags)
+end
+
+local function complete_task(task_id, status, result, time, ttl, endpoints)
+    local task = TASK .. task_id
+    local before = redis.call('HMGET', task, 'result', 'callback_uri', 'receiver', 'idempotency', 'awaited')
+    if before[1] then
+        return
+    end
+    if before[2] then
+        redis.call('HSET', task, 'status', status, 'result', result, 'callback', 'PENDING')
+        enqueue_callback(task_id, before[3], time)
+        endpoints[before[3]] = true
+    else
+        redis.call('HSET', task, 'status', status, 'result', result)
+        expire(task, before[4], ttl)
+    end
+    local with_result = before[5] == '1' and #result <= MAX_ANNOUNCED
+    completions[#completions + 1] = with_result and {task_id, status, result} or {task_id}
+end
+
+-- `flat` holds, from index `first` on, the id, delivery tag, status and result of each task, one after the other.
+local function complete_tasks(flat, first, ttl)
+    local time, ids, tags, endpoints = now(), {}, {}, {}
+    for i = first, #flat, 4 do
+        ids[#ids + 1], tags[#tags + 1] = flat[i], flat[i + 1]
+        complete_task(flat[i], flat[i + 2], flat[i + 3], time, ttl, endpoints)
+    end
+    release_claims(tags)
+    in_bulk('ZREM', WAITING, ids)
+    for endpoint in pairs(endpoints) do
+        notify_sender(endpoint, time)
+    end
+end

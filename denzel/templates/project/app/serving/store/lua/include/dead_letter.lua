@@ -1,0 +1,19 @@
+-- Dead letters: messages that are not delivered any more, kept for a month with what their records hold of the callback,
+-- as the records expire.
+-- @include common
+
+local DEAD_LETTER_TTL = 30 * 24 * 3600
+
+local function dead_letter(task_id, message, deliveries, reason)
+    local letter = QUARANTINED .. task_id
+    redis.call('ZREMRANGEBYSCORE', QUARANTINE, '-inf', now() - DEAD_LETTER_TTL)
+    redis.call('ZADD', QUARANTINE, now(), task_id)
+    redis.call('HSET', letter, 'message', message, 'deliveries', deliveries, 'reason', reason)
+    redis.call('EXPIRE', letter, DEAD_LETTER_TTL)
+    for _, field in ipairs({'callback_uri', 'receiver', 'replays'}) do
+        local value = redis.call('HGET', TASK .. task_id, field)
+        if value then
+            redis.call('HSET', letter, field, value)
+        end
+    end
+end

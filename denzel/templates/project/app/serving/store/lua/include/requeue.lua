@@ -1,0 +1,37 @@
+-- The return of a claimed message to the queue, or its end as a dead letter.
+-- @include completion
+-- @include dead_letter
+-- @include messages
+
+-- The id of each task that became a dead letter, and the reason, one after the other.
+local dead_lettered = {}
+
+local function reason_for(deliveries)
+    return 'the worker died while running this task, ' .. (deliveries == 1 and 'once' or deliveries .. ' times')
+end
+
+-- `died`: a process died while it ran the task. That counts as a delivery, and the last one ends the task.
+local function requeue(tag, died, max_deliveries, ttl)
+    local text = redis.call('HGET', UNACKED, tag)
+    release_claims({tag})
+    if not text then
+        return
+    end
+    local message = message_of(text)
+    local task_id = task_of(message)
+    local task = TASK .. task_id
+    if redis.call('HEXISTS', task, 'result') == 1 then
+        return
+    end
+    local deliveries = redis.call('HINCRBY', task, 'deliveries', died and 0 or -1)
+    if deliveries >= max_deliveries then
+        local reason = reason_for(deliveries)
+        dead_letter(task_id, message, deliveries, reason)
+        complete_tasks({task_id, tag, 'FAILURE', cjson.encode({args = {reason}})}, 1, ttl)
+        dead_lettered[#dead_lettered + 1], dead_lettered[#dead_lettered + 2] = task_id, reason
+        return
+    end
+    redis.call('HSET', task, 'status', 'PENDING', 'since', now())
+    redis.call('ZADD', WAITING, redis.call('HGET', task, 'place') or 0, task_id)
+    redis.call('RPUSH', QUEUE, message)
+end
