@@ -25,6 +25,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy denzel --exclude templates
 	MYPYPATH=denzel/templates/project $(BIN)/mypy --package app
+	PYTHONPATH=denzel/templates/project $(BIN)/python tests/support/check_lua.py
 
 # Everything: the style, the units, and the services for real (Docker tests are skipped where no engine runs).
 test: check

@@ -184,7 +184,9 @@ def test_a_real_worker_runs_what_the_api_accepts(make_celery: MakeCelery, record
     for task_id, verified in {"good": 21, "bad": None}.items():
         records.enqueue(task_id, task_message(task_id, verified), callback_uri=None, queue_limit=10)
     with start_worker(task.app, pool="solo", perform_ping_check=False, shutdown_timeout=30):
-        until(lambda: all(record(records, task_id).is_finished for task_id in ("good", "bad")), what="both tasks to end")
+        until(
+            lambda: all(record(records, task_id).is_finished for task_id in ("good", "bad")), what="both tasks to end"
+        )
     assert record(records, "good") == TaskRecord(status="SUCCESS", result={"twice": 42})
     assert record(records, "bad").status == "FAILURE"
     assert redis.llen(keys.QUEUE) == 0

@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
--- Renew the claims of a worker, and those noted by its polling process. Requeue what the worker has no knowledge of (the
--- answer with it was lost, or it went with a broken connection), what its earlier life claimed, and what nobody renews.
--- After a gap in which nobody looked, as Redis or all workers were away, every owner gets another lease to renew first.
--- Without any claims, nothing is written.
+-- Renew the claims of a worker, and those noted by its polling process. Requeue what the worker has no knowledge of
+-- (the answer with it was lost, or it went with a broken connection), what its earlier life claimed, and what nobody
+-- renews. After a gap in which nobody looked, as Redis or all workers were away, every owner gets another lease to
+-- renew first. Without any claims, nothing is written.
 -- @include requeue
 -- KEYS: 1 the note of the polling process
--- ARGV: 1 owner, 2 prefix of the owners on this host, 3 known claims as JSON, task id by delivery tag, 4 lease in seconds,
---       5 seconds that a claim of its own may be unknown to a worker, 6 deliveries until a task is a dead letter, 7 seconds
---       to keep a result, 8 poll session, 9 seconds to keep the note
+-- ARGV: 1 owner, 2 prefix of the owners on this host, 3 known claims as JSON, task id by delivery tag, 4 lease in
+--       seconds, 5 seconds that a claim of its own may be unknown to a worker, 6 deliveries until a task is a dead
+--       letter, 7 seconds to keep a result, 8 poll session, 9 seconds to keep the note
 -- Answer: {ids of the worker's tasks that were cancelled, {id, reason, ...} of tasks that became dead letters}
 
 local owner, host, known, lease = ARGV[1], ARGV[2], cjson.decode(ARGV[3]), tonumber(ARGV[4])

@@ -2,8 +2,8 @@
 -- Requeue some claimed messages. One whose claim has passed to another owner meanwhile is left alone.
 -- @include requeue
 -- KEYS: none
--- ARGV: 1 owner, 2 deliveries until a task is a dead letter, 3 seconds to keep a result, then for each message its delivery
---       tag and 'died' when its process died, or ''
+-- ARGV: 1 owner, 2 deliveries until a task is a dead letter, 3 seconds to keep a result, then for each message its
+--       delivery tag and 'died' when its process died, or ''
 -- Answer: {id, reason, ...} of tasks that became dead letters
 
 local owner, max_deliveries, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3]

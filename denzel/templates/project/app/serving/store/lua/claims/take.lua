@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
 -- Claim messages for processes that can run them: each process several in one batch, or one alone. A task that was
--- delivered before is alone, so that one which kills its process is not mistaken for another; so is a message of another
--- Celery client. A process that polls for itself claims none that must be alone, and its tasks are noted.
+-- delivered before is alone, so that one which kills its process is not mistaken for another; so is a message of
+-- another Celery client. A process that polls for itself claims none that must be alone, and its tasks are noted.
 -- @include common
 -- @include messages
 -- @include dead_letter
 -- KEYS: 1 the note of the polling process
--- ARGV: 1 owner, 2 key of the host's count of claims, 3 free processes, 4 batch limit, 5 processes among which the queue
---       is split (0: not), 6 poll session and 7 its round, or '' and '' when the worker claims for its processes, 8 seconds to
---       keep the note
+-- ARGV: 1 owner, 2 key of the host's count of claims, 3 free processes, 4 batch limit, 5 processes among which the
+--       queue is split (0: not), 6 poll session and 7 its round, or '' and '' when the worker claims for its
+--       processes, 8 seconds to keep the note
 -- Answer: {{message, tag, deliveries, waiting since} of each, {message, waiting since} of each that was cancelled}
 
 local MAX_BYTES = 1024 * 1024

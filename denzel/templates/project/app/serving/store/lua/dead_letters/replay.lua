@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Put a dead letter on the queue again, under its own id, so that whoever waits for the task finds its result; the count
--- of replays tells its callbacks apart.
+-- Put a dead letter on the queue again, under its own id, so that whoever waits for the task finds its result; the
+-- count of replays tells its callbacks apart.
 -- @include common
 -- @include ttl
 -- @include endpoints

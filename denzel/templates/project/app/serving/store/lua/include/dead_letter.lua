@@ -1,5 +1,5 @@
--- Dead letters: messages that are not delivered any more, kept for a month with what their records hold of the callback,
--- as the records expire.
+-- Dead letters: messages that are not delivered any more, kept for a month with what their records hold of the
+-- callback, as the records expire.
 -- @include common
 
 local DEAD_LETTER_TTL = 30 * 24 * 3600

@@ -1,5 +1,5 @@
--- The lists of callbacks by endpoint (host:port), and when the first of each is due. An endpoint for which nothing waits
--- and nothing is being sent is dropped, together with the mark that it is down.
+-- The lists of callbacks by endpoint (host:port), and when the first of each is due. An endpoint for which nothing
+-- waits and nothing is being sent is dropped, together with the mark that it is down.
 
 local function update_next_due(endpoint, in_flight)
     local first = redis.call('ZRANGE', CALLBACKS .. endpoint, 0, 0, 'WITHSCORES')

@@ -1,5 +1,5 @@
--- The text of a claimed message, in the layout of Kombu's hash `unacked` (kombu/transport/redis.py, 5.7.0): a JSON list of
--- the message, its exchange and its routing key. Ours is never parsed here, as it can be long.
+-- The text of a claimed message, in the layout of Kombu's hash `unacked` (kombu/transport/redis.py, 5.7.0): a JSON
+-- list of the message, its exchange and its routing key. Ours is never parsed here, as it can be long.
 
 local UNACKED_END = ', "", "' .. QUEUE .. '"]'
 

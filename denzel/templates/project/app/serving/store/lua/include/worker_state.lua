@@ -1,6 +1,6 @@
 -- A worker's report: a hash with `state` and `cause`, and a field for each process from which these are made,
--- `process:<host>/<pid>`, as the same worker may run on several hosts (containers). Each host renews its own fields and
--- `seen:<host>`, the time of that; those of a host that went silent are dropped.
+-- `process:<host>/<pid>`, as the same worker may run on several hosts (containers). Each host renews its own fields
+-- and `seen:<host>`, the time of that; those of a host that went silent are dropped.
 -- @include common
 
 local function merge_state(report)

@@ -2,7 +2,8 @@
 -- List callbacks that are not delivered, in the order in which their tasks ended.
 -- KEYS: none
 -- ARGV: 1 index of the first, 2 of the last
--- Answer: {task id, uri, state or '', attempts, last status or '', last error or '', time of the next attempt or ''} of each
+-- Answer: {task id, uri, state or '', attempts, last status or '', last error or '', time of the next attempt or ''}
+--         of each
 
 local rows = {}
 for _, task_id in ipairs(redis.call('ZRANGE', UNDELIVERED, ARGV[1], ARGV[2])) do

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- Record how delivery attempts ended. An attempt of an earlier replay, or of a callback that another sender delivered,
--- changes nothing; nor does a failure that is reported twice, as after an answer that was lost.
+-- Record how delivery attempts ended. An attempt of an earlier replay, or of a callback that another sender
+-- delivered, changes nothing; nor does a failure that is reported twice, as after an answer that was lost.
 -- @include common
 -- @include ttl
 -- @include endpoints
 -- KEYS: none
--- ARGV: 1 the attempts as JSON (outbox.py, `_attempt_fields`), 2 and 3 seconds to keep the record of a delivered and of a
---       failed callback, 4 failures of one callback that may count for its endpoint while others get through
+-- ARGV: 1 the attempts as JSON (outbox.py, `_attempt_fields`), 2 and 3 seconds to keep the record of a delivered and
+--       of a failed callback, 4 failures of one callback that may count for its endpoint while others get through
 -- Answer: none
 
 local delivered_ttl, failed_ttl, lone_failures = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])

@@ -1,15 +1,15 @@
 #!lua flags=allow-oom
--- Lease callbacks that are due to a sender. The free places are shared: the fewer there are, the fewer an endpoint may
--- take, so that some that hang leave places to all others. An endpoint that is down is tried by a few callbacks at a time:
--- it may be some of its paths that hang, and not all. Results are counted in bytes too. A lease that ends later than one
--- that begins now was given before the clock was set back, and is void.
+-- Lease callbacks that are due to a sender. The free places are shared: the fewer there are, the fewer an endpoint
+-- may take, so that some that hang leave places to all others. An endpoint that is down is tried by a few callbacks
+-- at a time: it may be some of its paths that hang, and not all. Results are counted in bytes too. A lease that ends
+-- later than one that begins now was given before the clock was set back, and is void.
 -- @include common
 -- @include endpoints
 -- KEYS: none
--- ARGV: 1 free places, 2 places for each endpoint, 3 lease in seconds, 4 limit of callbacks, 5 limit of bytes,
---       6 callbacks in flight by endpoint, as JSON
--- Answer: {seconds until the next is due or '', {task id, endpoint, uri, status, result, attempts, seconds since the first
---         attempt, replays} of each}
+-- ARGV: 1 free places, 2 places for each endpoint, 3 lease in seconds, 4 limit of callbacks, 5 limit of bytes, 6
+--       callbacks in flight by endpoint, as JSON
+-- Answer: {seconds until the next is due or '', {task id, endpoint, uri, status, result, attempts, seconds since the
+--         first attempt, replays} of each}
 
 local ROOM_WHEN_DOWN = 4
 local free, per_endpoint, lease, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])

@@ -1,10 +1,11 @@
 -- Accept a task: write its record and put its message on the queue. A repeated call, after a connection broke between
--- the write and its answer, changes nothing. Without flags, so that Redis refuses the first write at its memory limit.
+-- the write and its answer, changes nothing. Without flags, so that Redis refuses the first write at its memory
+-- limit.
 -- @include common
 -- KEYS: none
--- ARGV: 1 task id, 2 message, 3 callback_uri or '', 4 its endpoint (host:port) or '', 5 limit of waiting tasks,
---       6 key of the Idempotency-Key or '', 7 digest of the body that came with it, 8 'wait', 'respond-async' or '',
---       9 the deployment's own response mode, 'sync' or 'async'
+-- ARGV: 1 task id, 2 message, 3 callback_uri or '', 4 its endpoint (host:port) or '', 5 limit of waiting tasks, 6 key
+--       of the Idempotency-Key or '', 7 digest of the body that came with it, 8 'wait', 'respond-async' or '', 9 the
+--       deployment's own response mode, 'sync' or 'async'
 -- Answer: {'ACCEPTED' or 'OTHER BODY', task id, mode, timeout} with what `denzel response` has set, or {'FULL'}
 
 local task_id, message, callback_uri, endpoint = ARGV[1], ARGV[2], ARGV[3], ARGV[4]

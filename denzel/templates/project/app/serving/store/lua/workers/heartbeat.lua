@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Renew a worker's report: which of its processes are up, which load the model, and how others ended. A process that the
--- worker takes for loading keeps its own report: that it failed, or is just up.
+-- Renew a worker's report: which of its processes are up, which load the model, and how others ended. A process that
+-- the worker takes for loading keeps its own report: that it failed, or is just up.
 -- @include worker_state
 -- KEYS: 1 the worker's report, 2 the set of workers
--- ARGV: 1 seconds until the report expires, 2 worker, 3 host, 4 and 5 ids of the processes that are up and that load, as
---       JSON lists, 6 causes by id of processes that ended, as JSON; '' is the cause of all others
+-- ARGV: 1 seconds until the report expires, 2 worker, 3 host, 4 and 5 ids of the processes that are up and that load,
+--       as JSON lists, 6 causes by id of processes that ended, as JSON; '' is the cause of all others
 -- Answer: none
 
 local report, workers = KEYS[1], KEYS[2]
