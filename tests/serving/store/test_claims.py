@@ -69,14 +69,16 @@ def nothing_is_claimed(redis: Redis) -> bool:
 # Taking
 
 
-def test_messages_are_taken_in_the_order_they_came(claims: Claims, accept: Callable[..., None]) -> None:
+def test_messages_are_claimed_in_the_order_of_the_queue(claims: Claims, accept: Callable[..., None]) -> None:
     accept("a", "b", "c")
     assert ids(claims.take(free=2, limit=1)) == ["a", "b"]
     assert ids(claims.take(free=2, limit=1)) == ["c"]
     assert claims.take(free=2, limit=1).claimed == []
 
 
-def test_a_taken_message_is_kept_as_kombu_keeps_it(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
+def test_a_claimed_message_is_stored_as_kombu_stores_it(
+    claims: Claims, accept: Callable[..., None], redis: Redis
+) -> None:
     """So that a stock Celery worker could take over."""
     accept("a")
     (claimed,) = claims.take(free=1, limit=1).claimed
@@ -85,9 +87,7 @@ def test_a_taken_message_is_kept_as_kombu_keeps_it(claims: Claims, accept: Calla
     assert redis.zrange(keys.UNACKED_INDEX, 0, -1) == ["a"]
 
 
-def test_each_process_gets_several_tasks_and_those_delivered_before_are_alone(
-    claims: Claims, accept: Callable[..., None]
-) -> None:
+def test_each_process_gets_a_batch_and_redelivered_tasks_are_alone(claims: Claims, accept: Callable[..., None]) -> None:
     accept("again", "a", "b", "c", "d", "e")
     claims.take(free=1, limit=1)
     claims.requeue({"again": True})
@@ -105,21 +105,21 @@ def test_a_task_that_needs_a_process_of_its_own_waits_for_one(claims: Claims, ac
     assert ids(claims.take(free=1, limit=8)) == ["b"]
 
 
-def test_those_given_back_together_keep_their_order(claims: Claims, accept: Callable[..., None]) -> None:
+def test_messages_requeued_together_keep_their_order(claims: Claims, accept: Callable[..., None]) -> None:
     accept("a", "b", "c", "d")
     claims.take(free=1, limit=3)
     claims.requeue({"a": False, "b": False, "c": False})
     assert ids(claims.take(free=1, limit=8)) == ["a", "b", "c", "d"]
 
 
-def test_a_taken_task_waits_no_more(claims: Claims, accept: Callable[..., None], records: TaskStore) -> None:
+def test_a_claimed_task_no_longer_waits(claims: Claims, accept: Callable[..., None], records: TaskStore) -> None:
     accept("a", "b")
     assert [records.find(each).position for each in ("a", "b")] == [1, 2]  # type: ignore[union-attr]
     claims.take(free=1, limit=1)
     assert [records.find(each).position for each in ("a", "b")] == [None, 1]  # type: ignore[union-attr]
 
 
-def test_no_message_is_taken_twice_by_workers_at_the_same_time(broker: Redis, accept: Callable[..., None]) -> None:
+def test_no_message_is_claimed_twice_by_concurrent_workers(broker: Redis, accept: Callable[..., None]) -> None:
     accept(*(f"task-{number}" for number in range(200)))
     taken: list[str] = []
 
@@ -136,7 +136,7 @@ def test_no_message_is_taken_twice_by_workers_at_the_same_time(broker: Redis, ac
     assert sorted(taken) == sorted(f"task-{number}" for number in range(200))
 
 
-def test_a_cancelled_task_is_not_taken(
+def test_a_cancelled_task_is_not_claimed(
     claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b")
@@ -145,7 +145,7 @@ def test_a_cancelled_task_is_not_taken(
     assert redis.llen(keys.QUEUE) == 0
 
 
-def test_a_cancelled_task_whose_record_has_expired_is_not_taken(
+def test_a_cancelled_task_whose_record_has_expired_is_not_claimed(
     claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a")
@@ -154,7 +154,7 @@ def test_a_cancelled_task_whose_record_has_expired_is_not_taken(
     assert claims.take(free=1, limit=1).claimed == []
 
 
-def test_a_message_that_a_celery_client_sent_is_taken(claims: Claims, redis: Redis) -> None:
+def test_a_message_of_a_celery_client_is_claimed(claims: Claims, redis: Redis) -> None:
     message = json.loads(task_message("theirs", 1))
     message["properties"]["delivery_tag"] = "a-tag"
     redis.lpush(keys.QUEUE, json.dumps(message))
@@ -165,7 +165,7 @@ def test_a_message_that_a_celery_client_sent_is_taken(claims: Claims, redis: Red
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"id": 3}'])
-def test_what_is_no_message_is_kept_aside(
+def test_an_unreadable_message_becomes_a_dead_letter(
     claims: Claims, accept: Callable[..., None], redis: Redis, broker: Redis, text: str
 ) -> None:
     redis.lpush(keys.QUEUE, text)
@@ -179,7 +179,7 @@ def test_what_is_no_message_is_kept_aside(
     assert DeadLetters(broker).read() == []
 
 
-def test_ids_in_a_request_are_not_taken_for_the_tasks_own(claims: Claims, records: TaskStore, redis: Redis) -> None:
+def test_ids_in_a_request_are_not_mistaken_for_the_tasks_own(claims: Claims, records: TaskStore, redis: Redis) -> None:
     """The arguments stand in the message twice: in base64, and as text for the dashboard."""
     hostile = {"id": "x", '"id": "x"': '"delivery_tag": "x", "id": "x"'}
     records.enqueue("a", task_message("a", hostile), callback_uri=None, queue_limit=10)
@@ -190,7 +190,7 @@ def test_ids_in_a_request_are_not_taken_for_the_tasks_own(claims: Claims, record
 # A process that stays at the queue
 
 
-def test_what_a_process_takes_at_the_queue_is_noted_with_its_messages(
+def test_tasks_of_a_polling_process_are_noted_with_their_messages(
     claims: Claims, accept: Callable[..., None], records: TaskStore
 ) -> None:
     accept("a", "b", "c")
@@ -206,7 +206,7 @@ def test_what_a_process_takes_at_the_queue_is_noted_with_its_messages(
     assert claims.session_tasks(4) == claims.session_tasks(6) == (0, [])
 
 
-def test_what_is_not_for_a_parcel_is_in_no_note(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
+def test_tasks_that_must_be_alone_are_not_noted(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
     message = json.loads(task_message("later", {}))
     message["headers"]["eta"] = "2100-01-01T00:00:00"
     accept("later", "a")
@@ -216,7 +216,7 @@ def test_what_is_not_for_a_parcel_is_in_no_note(claims: Claims, accept: Callable
     assert (number, [item.task_id for item in items]) == (1, ["a"])
 
 
-def test_the_claims_of_a_process_at_the_queue_are_renewed_while_it_is_there(
+def test_claims_of_a_polling_process_are_renewed_during_its_session(
     claims: Claims, accept: Callable[..., None], redis: Redis, records: TaskStore
 ) -> None:
     accept("a")
@@ -229,7 +229,7 @@ def test_the_claims_of_a_process_at_the_queue_are_renewed_while_it_is_there(
     assert status(records, "a") == "PENDING"
 
 
-def test_renewing_tells_which_tasks_of_a_process_at_the_queue_were_cancelled(
+def test_renewal_returns_the_cancelled_tasks_of_a_polling_process(
     claims: Claims, accept: Callable[..., None], records: TaskStore
 ) -> None:
     accept("a", "b")
@@ -238,7 +238,7 @@ def test_renewing_tells_which_tasks_of_a_process_at_the_queue_were_cancelled(
     assert claims.renew({}, session_id=5).cancelled == ["a"]
 
 
-def test_a_process_at_the_queue_waits_for_what_comes(claims: Claims, accept: Callable[..., None]) -> None:
+def test_a_polling_process_waits_for_the_next_task(claims: Claims, accept: Callable[..., None]) -> None:
     assert ids(claims.poll(1, 1, limit=2, wait=0.01)) == []
     timer = threading.Timer(0.05, accept, args=["a"])
     timer.start()
@@ -248,7 +248,7 @@ def test_a_process_at_the_queue_waits_for_what_comes(claims: Claims, accept: Cal
         timer.join()
 
 
-def test_a_process_at_the_queue_does_not_mind_that_redis_has_forgotten_the_script(
+def test_polling_goes_on_after_redis_lost_its_scripts(
     claims: Claims, accept: Callable[..., None], redis: Redis
 ) -> None:
     accept("a", "b")
@@ -258,7 +258,7 @@ def test_a_process_at_the_queue_does_not_mind_that_redis_has_forgotten_the_scrip
     assert ids(claims.poll(1, 2, limit=1)) == ["b"]
 
 
-def test_a_cancelled_task_is_told_when_its_turn_comes(
+def test_a_cancelled_task_is_returned_at_its_turn(
     claims: Claims, accept: Callable[..., None], records: TaskStore
 ) -> None:
     accept("a", "b")
@@ -271,7 +271,7 @@ def test_a_cancelled_task_is_told_when_its_turn_comes(
 # Renewing
 
 
-def test_a_claim_that_is_renewed_stays_however_long_its_task_runs(
+def test_a_renewed_claim_holds_however_long_its_task_runs(
     claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
 ) -> None:
     accept("a")
@@ -284,7 +284,7 @@ def test_a_claim_that_is_renewed_stays_however_long_its_task_runs(
     assert redis.llen(keys.QUEUE) == 0
 
 
-def test_a_claim_that_nobody_renews_goes_back_to_the_head_of_the_queue(
+def test_an_expired_claim_is_requeued_at_the_head(
     claims: Claims, others: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b")
@@ -297,7 +297,7 @@ def test_a_claim_that_nobody_renews_goes_back_to_the_head_of_the_queue(
     assert ids(others.take(free=2, limit=1)) == ["a", "b"]
 
 
-def test_after_redis_was_away_everybody_may_renew_first(
+def test_after_redis_was_away_every_owner_may_renew_first(
     claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
 ) -> None:
     """Nobody could renew meanwhile: an old claim does not mean a dead worker then."""
@@ -325,7 +325,7 @@ def test_a_clock_that_is_set_back_does_not_keep_a_dead_workers_claim(
     assert nothing_is_claimed(redis)
 
 
-def test_what_an_earlier_life_of_a_worker_had_goes_back_at_once(
+def test_claims_of_a_workers_earlier_life_are_requeued_at_once(
     broker: Redis, claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
 ) -> None:
     accept("a", "b")
@@ -336,7 +336,7 @@ def test_what_an_earlier_life_of_a_worker_had_goes_back_at_once(
     assert redis.llen(keys.QUEUE) == 1
 
 
-def test_a_worker_is_not_taken_for_one_whose_name_begins_like_its_own(
+def test_a_worker_is_not_mistaken_for_one_whose_name_begins_like_its_own(
     broker: Redis, others: Claims, accept: Callable[..., None], redis: Redis
 ) -> None:
     accept("a")
@@ -345,7 +345,7 @@ def test_a_worker_is_not_taken_for_one_whose_name_begins_like_its_own(
     assert redis.hget(keys.OWNERS, "a") == others.owner
 
 
-def test_what_a_worker_has_and_does_not_know_of_goes_back_after_a_while(
+def test_claims_unknown_to_their_own_worker_are_requeued_after_a_while(
     claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     """The answer that told it was lost, or it was dropped with a connection."""
@@ -359,7 +359,7 @@ def test_what_a_worker_has_and_does_not_know_of_goes_back_after_a_while(
     assert redis.hget(keys.task("a"), "deliveries") == "0"
 
 
-def test_renewing_tells_which_tasks_were_cancelled(
+def test_renewal_returns_the_tasks_that_were_cancelled(
     claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b", "c")
@@ -370,7 +370,7 @@ def test_renewing_tells_which_tasks_were_cancelled(
     assert redis.hkeys(keys.OWNERS) == ["c"]
 
 
-def test_whoever_ends_a_task_that_killed_its_processes_is_told(
+def test_renewal_returns_the_tasks_that_became_dead_letters(
     broker: Redis, claims: Claims, accept: Callable[..., None]
 ) -> None:
     accept("a", "b")
@@ -387,7 +387,7 @@ def test_whoever_ends_a_task_that_killed_its_processes_is_told(
     assert given_up == [DeadLettered("b", reason)]
 
 
-def test_a_claimed_message_tells_since_when_it_waited(
+def test_a_claimed_message_has_the_time_since_when_it_waited(
     claims: Claims, accept: Callable[..., None], redis: Redis
 ) -> None:
     accept("a")
@@ -397,7 +397,7 @@ def test_a_claimed_message_tells_since_when_it_waited(
     assert abs(claimed.since - time.time()) < 60
 
 
-def test_thousands_of_tasks_are_taken_and_ended_in_few_steps(
+def test_thousands_of_tasks_are_claimed_and_completed_in_few_steps(
     claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     names = [f"task-{number}" for number in range(2500)]
@@ -412,14 +412,14 @@ def test_thousands_of_tasks_are_taken_and_ended_in_few_steps(
     assert {redis.hget(keys.task(name), "status") for name in names} == {"SUCCESS"}
 
 
-def test_no_process_gets_more_than_its_part_of_what_is_shared(claims: Claims, accept: Callable[..., None]) -> None:
+def test_no_process_gets_more_than_its_share_of_a_split_queue(claims: Claims, accept: Callable[..., None]) -> None:
     accept("a", "b", "c", "d", "e")
     assert len(claims.take(free=1, limit=32, sharers=2).claimed) == 3
     assert len(claims.take(free=1, limit=32, sharers=2).claimed) == 1
     assert len(claims.take(free=1, limit=32, sharers=2).claimed) == 1
 
 
-def test_where_nothing_is_claimed_renewing_writes_nothing(claims: Claims, redis: Redis) -> None:
+def test_renewal_without_claims_writes_nothing(claims: Claims, redis: Redis) -> None:
     """Redis would write it to the disk, every two seconds."""
     claims.renew({})
     assert redis.keys("*") == []
@@ -428,7 +428,7 @@ def test_where_nothing_is_claimed_renewing_writes_nothing(claims: Claims, redis:
 # Ending and giving back
 
 
-def test_the_end_of_a_task_is_the_end_of_its_claim(
+def test_completing_a_task_releases_its_claim(
     claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a")
@@ -439,7 +439,7 @@ def test_the_end_of_a_task_is_the_end_of_its_claim(
     assert (redis.llen(keys.QUEUE), status(records, "a")) == (0, "SUCCESS")
 
 
-def test_a_claim_of_a_task_that_has_ended_meanwhile_is_dropped(
+def test_a_claim_of_a_task_that_has_ended_is_dropped(
     claims: Claims, others: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     """Two had it, after all: one of them is through."""
@@ -455,7 +455,7 @@ def test_a_claim_of_a_task_that_has_ended_meanwhile_is_dropped(
     assert redis.llen(keys.QUEUE) == 0
 
 
-def test_what_has_gone_to_another_worker_is_no_longer_ones_own_to_give_back(
+def test_a_claim_that_passed_to_another_worker_cannot_be_requeued(
     claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
 ) -> None:
     accept("a")
@@ -470,7 +470,7 @@ def test_what_has_gone_to_another_worker_is_no_longer_ones_own_to_give_back(
     assert redis.hget(keys.task("a"), "deliveries") == "2"
 
 
-def test_a_death_that_is_told_twice_counts_once(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
+def test_a_death_that_is_reported_twice_counts_once(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
     """The connection broke between the step and its answer."""
     accept("a")
     claims.take(free=1, limit=1)
@@ -481,7 +481,7 @@ def test_a_death_that_is_told_twice_counts_once(claims: Claims, accept: Callable
     assert redis.hget(keys.task("a"), "deliveries") == "2"
 
 
-def test_stopping_gives_everything_back_and_counts_no_delivery(
+def test_stopping_requeues_everything_and_counts_no_delivery(
     claims: Claims, others: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b", "c", "d")
@@ -493,7 +493,7 @@ def test_stopping_gives_everything_back_and_counts_no_delivery(
     assert redis.hget(keys.task("a"), "deliveries") == "1"
 
 
-def test_a_released_message_is_gone(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
+def test_an_acknowledged_message_is_gone(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
     accept("a")
     claims.take(free=1, limit=1)
     claims.ack("a")
@@ -510,7 +510,7 @@ def die(claims: Claims, times: int) -> None:
         claims.requeue({"a": True})
 
 
-def test_a_task_that_kills_its_process_too_often_fails_and_is_kept_aside(
+def test_a_task_that_kills_its_process_too_often_becomes_a_dead_letter(
     claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis, broker: Redis
 ) -> None:
     accept("a", uri=URI)
@@ -582,7 +582,7 @@ def test_a_replayed_task_keeps_its_idempotency_key(
     assert redis.ttl(keys.idempotency(key.key)) == redis.ttl(keys.task("a"))
 
 
-def test_a_discarded_task_is_kept_no_more_and_stays_failed(
+def test_a_discarded_dead_letter_is_gone_and_its_task_stays_failed(
     claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis, broker: Redis
 ) -> None:
     accept("a")
@@ -594,7 +594,7 @@ def test_a_discarded_task_is_kept_no_more_and_stays_failed(
     assert not redis.exists(keys.QUARANTINE, keys.quarantined("a"))
 
 
-def test_what_is_kept_aside_is_kept_for_a_month(
+def test_a_dead_letter_is_kept_for_a_month(
     claims: Claims, accept: Callable[..., None], redis: Redis, broker: Redis
 ) -> None:
     accept("a", "b")
@@ -609,7 +609,7 @@ def test_what_is_kept_aside_is_kept_for_a_month(
     assert redis.zrange(keys.QUARANTINE, 0, -1) == ["b"]
 
 
-def test_what_is_not_kept_is_not_replayed(
+def test_only_dead_letters_are_replayed(
     accept: Callable[..., None], records: TaskStore, redis: Redis, broker: Redis
 ) -> None:
     accept("a")
@@ -650,6 +650,6 @@ def test_claims_work_at_the_memory_limit(
         lambda claims: claims.ack("a"),
     ],
 )
-def test_a_redis_that_is_away_is_said(away: Redis, call: Callable[[Claims], Any]) -> None:
+def test_every_method_of_claims_raises_when_redis_is_away(away: Redis, call: Callable[[Claims], Any]) -> None:
     with pytest.raises(RedisError):
         call(Claims(away, LIMITS))

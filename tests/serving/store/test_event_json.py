@@ -20,7 +20,7 @@ def test_an_event_is_plain_json(value: object) -> None:
 
 
 @pytest.mark.parametrize("text", ['[{"value": "\\ud800"}]', '[{"value": NaN}]'])
-def test_what_the_quick_reader_refuses_is_read_all_the_same(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_that_orjson_refuses_are_read_all_the_same(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = serialization.registry
     monkeypatch.setattr(registry, "_decoders", dict(registry._decoders))
     monkeypatch.setattr(registry, "_encoders", dict(registry._encoders))

@@ -92,7 +92,7 @@ def test_arguments_are_shown_to_the_dashboard_up_to_a_length() -> None:
     assert headers["argsrepr"].endswith("...")
 
 
-def test_a_task_of_ours_can_travel_with_others() -> None:
+def test_a_task_of_ours_may_run_in_a_batch() -> None:
     text = task_message("a", {"of": "a"})
     item = parse(text, 1000.5)
     assert item == QueuedTask("a", json.loads(text)["body"], "[{'of': 'a'}]", 1000.5)
@@ -108,12 +108,12 @@ def test_a_task_of_ours_can_travel_with_others() -> None:
         ("properties", {"delivery_tag": "another-tag"}),
     ],
 )
-def test_what_needs_celery_itself_travels_alone(part: str, changes: dict[str, str]) -> None:
+def test_what_needs_celery_itself_runs_alone(part: str, changes: dict[str, str]) -> None:
     stored = json.loads(task_message("a", {}))
     stored[part].update(changes)
     assert parse(json.dumps(stored), 0) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"headers": {}, "properties": {"delivery_tag": "a"}}'])
-def test_what_is_no_message_of_a_task_travels_alone(text: str) -> None:
+def test_what_is_not_a_message_of_a_task_is_left_to_celery(text: str) -> None:
     assert parse(text, 0) is None

@@ -56,7 +56,7 @@ def traces(redis: Redis) -> list[str]:
     return sorted(key for key in redis.scan_iter() if key not in others and not key.startswith(keys.TASK))
 
 
-def test_a_callback_is_taken_with_all_that_is_sent(box: Outbox, records: TaskStore) -> None:
+def test_a_callback_is_leased_with_all_that_is_sent(box: Outbox, records: TaskStore) -> None:
     end(records, a=1)
     callback = take_one(box)
     assert (callback.task_id, callback.webhook_id) == ("the-id", "the-id")
@@ -65,7 +65,7 @@ def test_a_callback_is_taken_with_all_that_is_sent(box: Outbox, records: TaskSto
     assert (callback.attempts, callback.since_first) == (0, 0)
 
 
-def test_what_is_taken_is_taken_once(box: Outbox, records: TaskStore) -> None:
+def test_a_callback_is_leased_once(box: Outbox, records: TaskStore) -> None:
     for number in range(200):
         end(records, f"task-{number}", f"host-{number % 20}")
     taken: list[str] = []
@@ -82,7 +82,7 @@ def test_what_is_taken_is_taken_once(box: Outbox, records: TaskStore) -> None:
     assert sorted(taken) == sorted(f"task-{number}" for number in range(200))
 
 
-def test_there_is_news_while_a_callback_waits(box: Outbox, records: TaskStore) -> None:
+def test_the_sender_is_woken_while_a_callback_waits(box: Outbox, records: TaskStore) -> None:
     assert not box.wait(0.01)
     end(records, "a")
     end(records, "b")
@@ -124,7 +124,7 @@ def test_a_failed_attempt_is_repeated_when_it_is_due(box: Outbox, records: TaskS
     assert callback.webhook_id == "the-id"
 
 
-def test_a_callback_that_is_given_up_is_kept_for_its_time(box: Outbox, records: TaskStore, redis: Redis) -> None:
+def test_a_failed_callback_is_kept_for_its_time(box: Outbox, records: TaskStore, redis: Redis) -> None:
     end(records)
     box.settle([(take_one(box), GIVEN_UP)])
     assert take(box) == []
@@ -145,7 +145,7 @@ def test_a_result_is_kept_longer_than_a_short_callback_lifetime(
     assert 60 < int(redis.ttl(keys.task("the-id"))) <= 600
 
 
-def test_callbacks_whose_record_expired_are_forgotten(box: Outbox, records: TaskStore, redis: Redis) -> None:
+def test_callbacks_whose_record_expired_are_pruned(box: Outbox, records: TaskStore, redis: Redis) -> None:
     for task_id in "ab":
         end(records, task_id)
         box.settle([(take_one(box), GIVEN_UP)])
@@ -176,7 +176,7 @@ def test_a_waiting_callback_without_a_record_is_passed_over(box: Outbox, records
     assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["there"]
 
 
-def test_no_receiver_gets_more_than_its_share(box: Outbox, records: TaskStore) -> None:
+def test_no_endpoint_gets_more_than_its_share(box: Outbox, records: TaskStore) -> None:
     for number in range(50):
         end(records, f"busy-{number}", "busy")
         end(records, f"calm-{number}", "calm")
@@ -191,33 +191,33 @@ def end_large(records: TaskStore, *sizes: int) -> None:
         end(records, f"large-{number}", f"host-{number}", a="x" * (size * 1024 * 1024))
 
 
-def test_large_results_are_taken_in_parts(box: Outbox, records: TaskStore) -> None:
+def test_large_results_are_leased_in_parts(box: Outbox, records: TaskStore) -> None:
     end_large(records, *[3] * 8)
     assert ids(take(box)) == [f"large-{number}" for number in range(6)]
     assert ids(take(box)) == ["large-6", "large-7"]
 
 
-def test_a_large_crowd_for_one_receiver_is_taken_in_parts(box: Outbox, records: TaskStore) -> None:
+def test_a_large_crowd_for_one_endpoint_is_leased_in_parts(box: Outbox, records: TaskStore) -> None:
     for number in range(8):
         end(records, f"task-{number}", a="x" * 3 * 1024 * 1024)
     assert [len(take(box)), len(take(box))] == [6, 2]
 
 
-def test_a_result_of_any_size_is_taken(box: Outbox, records: TaskStore) -> None:
+def test_a_result_of_any_size_is_leased(box: Outbox, records: TaskStore) -> None:
     end_large(records, 20, 20)
     assert ids(box.take(free=10, per_endpoint=10, free_bytes=1)[0]) == ["large-0"]
     assert box.take(free=10, per_endpoint=10, free_bytes=0) == ([], None)
     assert ids(take(box)) == ["large-1"]
 
 
-def test_no_more_is_taken_than_there_is_room_for(box: Outbox, records: TaskStore) -> None:
+def test_no_more_is_leased_than_there_are_free_places(box: Outbox, records: TaskStore) -> None:
     for number in range(10):
         end(records, f"task-{number}", f"host-{number}")
     assert len(take(box, free=3)) == 3
     assert take(box, free=0) == []
 
 
-def test_ten_thousand_callbacks_for_one_receiver_hold_up_nobody(box: Outbox, records: TaskStore, redis: Redis) -> None:
+def test_ten_thousand_callbacks_for_one_endpoint_delay_no_other(box: Outbox, records: TaskStore, redis: Redis) -> None:
     end(records, "first", "crowded")
     pipe = redis.pipeline(transaction=False)
     for number in range(10_000):
@@ -232,7 +232,7 @@ def test_ten_thousand_callbacks_for_one_receiver_hold_up_nobody(box: Outbox, rec
     assert Counter(callback.endpoint for callback in taken) == {"crowded:80": 16, "quiet:80": 1}
 
 
-def test_fifty_receivers_that_hang_leave_places_to_the_next(box: Outbox, records: TaskStore) -> None:
+def test_fifty_hanging_endpoints_leave_places_to_the_next(box: Outbox, records: TaskStore) -> None:
     """Each has more waiting than it may have in flight; the places are shared before they are all gone."""
     for receiver in range(50):
         for number in range(20):
@@ -251,7 +251,7 @@ def test_fifty_receivers_that_hang_leave_places_to_the_next(box: Outbox, records
     assert ids(take(box, free=512 - len(in_flight), busy=busy)) == ["late"]
 
 
-def test_a_receiver_that_is_down_is_tried_by_a_few_at_a_time(box: Outbox, records: TaskStore) -> None:
+def test_an_endpoint_that_is_down_is_tried_by_a_few_at_a_time(box: Outbox, records: TaskStore) -> None:
     for number in range(10):
         end(records, f"task-{number}")
     box.settle([(callback, again(0)) for callback in take(box)])
@@ -259,7 +259,7 @@ def test_a_receiver_that_is_down_is_tried_by_a_few_at_a_time(box: Outbox, record
     assert take(box, busy={"receiver.example:80": 4}) == []
 
 
-def test_when_a_receiver_is_back_everything_is_due_at_once(box: Outbox, records: TaskStore, redis: Redis) -> None:
+def test_when_an_endpoint_is_back_everything_is_due_at_once(box: Outbox, records: TaskStore, redis: Redis) -> None:
     for number in range(10):
         end(records, f"task-{number}")
         end(records, f"other-{number}", "other.example")
@@ -271,7 +271,7 @@ def test_when_a_receiver_is_back_everything_is_due_at_once(box: Outbox, records:
     assert redis.smembers(keys.ENDPOINTS_DOWN) == {"other.example:80"}
 
 
-def test_a_receiver_that_asks_to_wait_is_not_pressed(box: Outbox, records: TaskStore) -> None:
+def test_an_endpoint_that_asks_to_wait_is_not_pressed(box: Outbox, records: TaskStore) -> None:
     """429, or Retry-After: the next success there does not bring this one forward."""
     end(records, "limited")
     box.settle([(take_one(box), again(3600, away=False))])
@@ -282,7 +282,7 @@ def test_a_receiver_that_asks_to_wait_is_not_pressed(box: Outbox, records: TaskS
     assert ids(take(box)) == ["away"]
 
 
-def test_a_callback_that_its_receiver_can_not_stand_keeps_to_its_schedule(box: Outbox, records: TaskStore) -> None:
+def test_a_callback_that_fails_alone_keeps_its_schedule(box: Outbox, records: TaskStore) -> None:
     """Others get through, this one fails every time: it must not be tried again after each of them."""
     end(records, "poison")
     tries = 0
@@ -297,7 +297,7 @@ def test_a_callback_that_its_receiver_can_not_stand_keeps_to_its_schedule(box: O
     assert tries == outbox.LONE_FAILURES + 1
 
 
-def test_what_a_sender_that_died_had_goes_out_again(
+def test_callbacks_of_a_dead_sender_are_sent_again(
     box: Outbox, records: TaskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end(records)
@@ -309,7 +309,7 @@ def test_what_a_sender_that_died_had_goes_out_again(
     assert (after.webhook_id, after.attempts) == (before.webhook_id, 0)
 
 
-def test_what_a_living_sender_has_is_left_to_it(box: Outbox, records: TaskStore, redis: Redis) -> None:
+def test_renewed_leases_are_left_to_their_sender(box: Outbox, records: TaskStore, redis: Redis) -> None:
     end(records)
     callback = take_one(box)
     redis.zadd(keys.SENDING, {"the-id": 1})  # the end of a lease long ago
@@ -319,9 +319,7 @@ def test_what_a_living_sender_has_is_left_to_it(box: Outbox, records: TaskStore,
     assert ids(take(box)) == ["the-id"]
 
 
-def test_a_lease_from_before_the_clock_was_set_back_counts_no_more(
-    box: Outbox, records: TaskStore, redis: Redis
-) -> None:
+def test_a_lease_from_before_the_clock_was_set_back_is_void(box: Outbox, records: TaskStore, redis: Redis) -> None:
     end(records, "early", "early.example")
     end(records, "slow", "slow.example")
     take(box)
@@ -331,7 +329,7 @@ def test_a_lease_from_before_the_clock_was_set_back_counts_no_more(
     assert float(redis.zscore(keys.SENDING, "early")) < now + 60  # type: ignore[arg-type]
 
 
-def test_an_attempt_that_is_said_twice_counts_once(box: Outbox, records: TaskStore, redis: Redis) -> None:
+def test_an_attempt_that_is_settled_twice_counts_once(box: Outbox, records: TaskStore, redis: Redis) -> None:
     """An answer of Redis was lost; or a sender was away for longer than its lease, and another has failed too."""
     end(records)
     for attempts in (1, 2):
@@ -347,7 +345,7 @@ def test_an_attempt_that_is_said_twice_counts_once(box: Outbox, records: TaskSto
     assert box.undelivered() == []
 
 
-def test_a_failure_that_is_said_late_does_not_end_the_next_attempt(box: Outbox, records: TaskStore) -> None:
+def test_a_failure_that_is_settled_late_does_not_end_the_next_attempt(box: Outbox, records: TaskStore) -> None:
     end(records)
     first = take_one(box)
     box.settle([(first, again(0))])
@@ -360,7 +358,7 @@ def test_a_failure_that_is_said_late_does_not_end_the_next_attempt(box: Outbox, 
     assert record.callback == CallbackReport(state="DELIVERED", attempts=2)
 
 
-def test_a_receiver_for_which_nothing_waits_is_forgotten(box: Outbox, records: TaskStore, redis: Redis) -> None:
+def test_an_endpoint_for_which_nothing_waits_is_dropped(box: Outbox, records: TaskStore, redis: Redis) -> None:
     """Any name of a host may come in a request: none may stay in Redis when its callbacks are through."""
     for task_id in ("given up", "expired", "expired on its way", "replayed", "replayed on its way", "delivered"):
         end(records, task_id, f"{task_id.replace(' ', '-')}.example")
@@ -382,7 +380,7 @@ def test_a_receiver_for_which_nothing_waits_is_forgotten(box: Outbox, records: T
     assert redis.exists(keys.ENDPOINTS) == 0
 
 
-def test_a_receiver_stays_down_while_its_only_callback_is_being_sent(
+def test_an_endpoint_stays_down_while_its_only_callback_is_in_flight(
     box: Outbox, records: TaskStore, redis: Redis
 ) -> None:
     end(records)
@@ -407,7 +405,7 @@ def test_a_lease_that_ran_out_after_the_delivery_repeats_nothing(box: Outbox, re
     assert record.callback == CallbackReport(state="DELIVERED", attempts=1)
 
 
-def test_what_is_given_back_is_due_and_was_no_attempt(box: Outbox, records: TaskStore) -> None:
+def test_a_released_callback_is_due_and_was_no_attempt(box: Outbox, records: TaskStore) -> None:
     end(records)
     box.release([take_one(box)])
     callback = take_one(box)
@@ -418,7 +416,7 @@ def test_what_is_given_back_is_due_and_was_no_attempt(box: Outbox, records: Task
     assert take_one(box).attempts == 1
 
 
-def test_giving_back_what_is_through_changes_nothing(box: Outbox, records: TaskStore) -> None:
+def test_releasing_a_settled_callback_changes_nothing(box: Outbox, records: TaskStore) -> None:
     end(records)
     callback = take_one(box)
     box.settle([(callback, DELIVERED)])
@@ -444,7 +442,7 @@ def test_a_task_that_was_replayed_is_another_event(box: Outbox, records: TaskSto
     assert (callback.webhook_id, callback.result, callback.attempts) == ("the-id.1", '{"a": 2}', 0)
 
 
-def test_what_comes_of_the_event_before_a_replay_changes_nothing(box: Outbox, records: TaskStore, redis: Redis) -> None:
+def test_attempts_from_before_a_replay_change_nothing(box: Outbox, records: TaskStore, redis: Redis) -> None:
     end(records, a=1)
     before = take_one(box)
     make_anew(redis)
@@ -520,7 +518,7 @@ def test_a_callback_is_sent_again_with_a_schedule_that_begins_anew(
     assert box.undelivered() == []
 
 
-def test_a_callback_on_its_way_is_not_sent_twice_by_a_resend(box: Outbox, records: TaskStore) -> None:
+def test_a_callback_in_flight_is_not_sent_twice_by_a_resend(box: Outbox, records: TaskStore) -> None:
     end(records)
     callback = take_one(box)
     assert box.resend(["the-id"]) == (["the-id"], [])
@@ -538,7 +536,7 @@ def test_what_has_no_callback_or_has_not_ended_can_not_be_sent(box: Outbox, reco
     assert take(box) == []
 
 
-def test_everything_that_was_given_up_is_sent_again(box: Outbox, records: TaskStore) -> None:
+def test_all_failed_callbacks_are_sent_again(box: Outbox, records: TaskStore) -> None:
     for task_id, outcome in {"a": GIVEN_UP, "b": GIVEN_UP, "c": again(3600)}.items():
         end(records, task_id, f"{task_id}.example")
         box.settle([(take_one(box), outcome)])

@@ -135,7 +135,7 @@ def test_the_bound_holds_when_many_accept_at_the_same_time(records: TaskStore, r
     assert len(full) == 8 * 10 - 25
 
 
-def test_accepting_tells_how_the_deployment_answers_now(records: TaskStore, redis: Redis) -> None:
+def test_accepting_returns_the_present_response_mode(records: TaskStore, redis: Redis) -> None:
     assert response(records, "a") is None
     redis.hset(keys.RESPONSE, mapping={"mode": "sync", "timeout": "2.5"})
     assert response(records, "b") == ResponseMode(synchronous=True, timeout=2.5)
@@ -178,7 +178,7 @@ def test_an_ended_task_has_its_result(records: TaskStore, result: Any) -> None:
     assert records.find(TASK) == TaskRecord(status="SUCCESS", result=result)
 
 
-def test_a_record_has_ended_in_three_states_only(records: TaskStore) -> None:
+def test_a_record_is_finished_in_three_states_only(records: TaskStore) -> None:
     states = ["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
     assert [state for state in states if TaskRecord(status=state).is_finished] == ["SUCCESS", "FAILURE", "REVOKED"]
     assert {"SUCCESS", "FAILURE", "REVOKED"} == TERMINAL_STATES
@@ -271,7 +271,7 @@ def test_many_are_accepted_in_one_round_trip_in_their_order(records: TaskStore, 
     assert redis.lrange(keys.QUEUE, 0, 2) == ["message of c", "message of b", "message of a"]
 
 
-def test_of_many_each_has_its_own_outcome(records: TaskStore) -> None:
+def test_each_of_many_has_its_own_outcome(records: TaskStore) -> None:
     accept(records, "old", idempotency=KEY)
     tasks = [
         *new_tasks("a"),
@@ -352,7 +352,7 @@ def test_a_waiting_task_has_its_place_and_moves_up(records: TaskStore, redis: Re
     assert places(records, "abc") == {"a": None, "b": None, "c": None}
 
 
-def test_the_end_of_a_task_lets_go_of_its_message(records: TaskStore, redis: Redis) -> None:
+def test_completing_a_task_drops_its_message(records: TaskStore, redis: Redis) -> None:
     accept(records)
     take(redis, TASK)
     assert claims(redis) == 3
@@ -371,7 +371,7 @@ def test_a_cancelled_task_has_ended(records: TaskStore, redis: Redis) -> None:
 
 
 @pytest.mark.parametrize("status", ["STARTED", "RETRY"])
-def test_a_running_task_is_cancelled_and_let_go_of(records: TaskStore, redis: Redis, status: str) -> None:
+def test_a_running_task_is_cancelled_and_released(records: TaskStore, redis: Redis, status: str) -> None:
     accept(records)
     take(redis, TASK)
     redis.hset(keys.task(TASK), "status", status)
@@ -457,7 +457,7 @@ def test_a_repeated_key_works_while_the_queue_is_full(records: TaskStore) -> Non
         accept(records, "b", limit=1, idempotency=OTHER_BODY)
 
 
-def test_a_repeated_key_tells_how_the_deployment_answers_now(records: TaskStore, redis: Redis) -> None:
+def test_a_repeated_key_returns_the_present_response_mode(records: TaskStore, redis: Redis) -> None:
     redis.hset(keys.RESPONSE, mapping={"mode": "sync", "timeout": "2.5"})
     answers = [
         records.enqueue(task_id, "message", callback_uri=None, queue_limit=10, idempotency=KEY) for task_id in "ab"

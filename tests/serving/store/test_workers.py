@@ -27,7 +27,7 @@ def state(reports: WorkerRegistry) -> tuple[str, str]:
     return report.state.value, report.cause
 
 
-def test_nobody_has_reported(reports: WorkerRegistry) -> None:
+def test_no_worker_is_registered(reports: WorkerRegistry) -> None:
     assert reports.read() == []
 
 
@@ -73,7 +73,7 @@ def test_one_process_up_outweighs_another_that_failed(reports: WorkerRegistry) -
     assert state(reports) == ("UP", "")
 
 
-def test_a_process_says_itself_that_it_is_up(reports: WorkerRegistry) -> None:
+def test_a_process_reports_itself_that_it_is_up(reports: WorkerRegistry) -> None:
     """It knows at once; its worker looks once a second."""
     reports.heartbeat(NAME, up=[], loading=[11, 12])
     reports.report_process(NAME, 11, UP)
@@ -84,14 +84,14 @@ def test_a_process_says_itself_that_it_is_up(reports: WorkerRegistry) -> None:
     assert state(reports) == ("UP", "")
 
 
-def test_a_process_that_is_up_after_its_failure_says_so(reports: WorkerRegistry) -> None:
+def test_a_process_that_is_up_after_its_failure_is_up(reports: WorkerRegistry) -> None:
     reports.heartbeat(NAME, up=[], loading=[11])
     reports.report_process(NAME, 11, ERROR, "ValueError: no")
     reports.report_process(NAME, 11, UP)
     assert state(reports) == ("UP", "")
 
 
-def test_a_process_that_said_it_is_up_and_died_is_up_no_more(reports: WorkerRegistry) -> None:
+def test_a_process_that_was_up_and_died_is_up_no_more(reports: WorkerRegistry) -> None:
     reports.heartbeat(NAME, up=[], loading=[11])
     reports.report_process(NAME, 11, UP)
     reports.heartbeat(NAME, up=[], loading=[12])
@@ -121,7 +121,7 @@ def test_a_process_that_died_while_loading_is_an_error(reports: WorkerRegistry) 
         (-99, "signal 99"),
     ],
 )
-def test_how_a_process_ended_while_loading_is_said_where_it_is_known(
+def test_the_exit_of_a_loading_process_is_the_cause_where_it_is_known(
     reports: WorkerRegistry, code: int, words: str
 ) -> None:
     reports.heartbeat(NAME, up=[], loading=[11, 12])
@@ -171,7 +171,7 @@ def test_a_failure_renews_the_report(reports: WorkerRegistry, redis: Redis) -> N
     assert 0 < int(redis.ttl(keys.worker(NAME))) <= REPORT_TTL
 
 
-def test_a_worker_that_stops_is_forgotten_with_its_failures(reports: WorkerRegistry, redis: Redis) -> None:
+def test_a_deregistered_worker_is_gone_with_its_failures(reports: WorkerRegistry, redis: Redis) -> None:
     reports.heartbeat(NAME, up=[], loading=[11])
     reports.report_process(NAME, 11, ERROR, "ValueError: no")
     reports.deregister(NAME)
@@ -256,7 +256,7 @@ def test_a_life_that_ended_while_it_loaded_the_model_is_an_error_of_the_next_one
     assert state(reports) == ("LOADING", "")
 
 
-def test_nobody_sees_a_later_life_as_loading_only(reports: WorkerRegistry, redis: Redis) -> None:
+def test_a_later_life_is_never_seen_as_loading_only(reports: WorkerRegistry, redis: Redis) -> None:
     begin(reports, 11)
     with redis.monitor() as monitor:
         begin(reports, 12)
@@ -273,7 +273,7 @@ def test_nobody_sees_a_later_life_as_loading_only(reports: WorkerRegistry, redis
     assert said.count("MULTI") == said.count("EXEC") == 1
 
 
-def test_what_load_model_raises_says_more_than_that_an_earlier_life_ended(reports: WorkerRegistry) -> None:
+def test_an_exception_of_load_model_outweighs_an_earlier_death(reports: WorkerRegistry) -> None:
     begin(reports, 11)
     begin(reports, 12)
     reports.report_process(NAME, 12, ERROR, "ValueError: no")
@@ -316,7 +316,7 @@ def test_hosts_do_not_disturb_each_others_reports(two: tuple[WorkerRegistry, Wor
     assert [report.state for report in other.read()] == [WorkerState.UP]
 
 
-def test_a_host_that_stops_takes_back_its_own_words_alone(two: tuple[WorkerRegistry, WorkerRegistry]) -> None:
+def test_a_host_that_stops_removes_its_own_reports_alone(two: tuple[WorkerRegistry, WorkerRegistry]) -> None:
     one, other = two
     one.heartbeat("worker@iris", up=(7,), loading=())
     other.heartbeat("worker@iris", up=(), loading=(7,))
@@ -326,7 +326,7 @@ def test_a_host_that_stops_takes_back_its_own_words_alone(two: tuple[WorkerRegis
     assert one.read() == []
 
 
-def test_what_a_host_said_that_is_gone_is_dropped(two: tuple[WorkerRegistry, WorkerRegistry], redis: Redis) -> None:
+def test_reports_of_a_host_that_is_gone_are_dropped(two: tuple[WorkerRegistry, WorkerRegistry], redis: Redis) -> None:
     one, other = two
     one.heartbeat("worker@iris", up=(7,), loading=())
     redis.hincrbyfloat(keys.worker("worker@iris"), "seen:a", -21)
@@ -334,7 +334,7 @@ def test_what_a_host_said_that_is_gone_is_dropped(two: tuple[WorkerRegistry, Wor
     assert [report.state for report in other.read()] == [WorkerState.LOADING]
 
 
-def test_a_host_that_died_while_loading_is_no_reason_for_another_to_say_so(
+def test_a_death_while_loading_is_reported_for_its_own_host_alone(
     two: tuple[WorkerRegistry, WorkerRegistry], redis: Redis
 ) -> None:
     one, other = two
