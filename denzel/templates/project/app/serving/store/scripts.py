@@ -42,7 +42,7 @@ def _read(name: str) -> str:
 
 
 def _includes(source: str, found: list[str]) -> list[str]:
-    """What `source` includes, directly or not, in the order in which it must be defined."""
+    """The names that `source` includes, directly or not, each after those that it needs itself."""
     for name in _INCLUDE.findall(source):
         include = f"include/{name}"
         if include not in found:

@@ -58,7 +58,7 @@ class TaskRecord:
 
 
 class Completion(NamedTuple):
-    """How a task ended: its status, its result as JSON, and the delivery tag of its message.
+    """The end of a task: its status, its result as JSON, and the delivery tag of its message.
 
     The tag is the task's id, unless another Celery client sent it.
     """
