@@ -136,7 +136,7 @@ def deploy(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Ca
 
     yield make
     for deployment in made:
-        deployment.complete_many()
+        deployment.end_all()
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def single(deploy: Callable[[], Deployment]) -> Iterator[Deployment]:
     """A project for one test, of which nothing runs yet."""
     deployment = deploy()
     yield deployment
-    deployment.complete_many()
+    deployment.end_all()
 
 
 @pytest.fixture

@@ -168,12 +168,14 @@ class Deployment:
         """Put a task on the queue as the api does."""
         task_id = str(uuid.uuid4())
         message = task_message(task_id, {"do": True, **orders})
-        self.records.accept(task_id, message, callback_uri=None, queue_limit=10_000)
+        self.records.enqueue(task_id, message, callback_uri=None, queue_limit=10_000)
         return task_id
 
     def ended(self, task_id: str, *, within: float = 30) -> TaskRecord:
         until(
-            lambda: (record := self.records.find(task_id)) and record.ended, within=within, what=f"the end of {task_id}"
+            lambda: (record := self.records.find(task_id)) and record.is_finished,
+            within=within,
+            what=f"the end of {task_id}",
         )
         record = self.records.find(task_id)
         assert record is not None
