@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,12 +12,17 @@ from denzel.backends.base import Backend
 from denzel.errors import CommandFailed, ServiceNotRunning, TaskUnknown
 from denzel.services import Service
 
-#: The program in the service `denzel` that knows; admin.py is the other side.
+#: The program in the service `denzel` that answers: app/serving/admin.py; or app/operations.py, in a project that was
+#: made before December 2026 and so has its serving code flat in app/.
 PROGRAM = ("python", "-m", "app.serving.admin")
+FLAT_PROGRAM = ("python", "-m", "app.operations")
 
-#: How it says that it could not ask Redis: with this exit code, and in one line that begins so.
+#: How Python names the package that a flat project has not.
+_IS_FLAT = "No module named 'app.serving'"
+
+#: How the program reports that Redis does not answer: with this exit code, and one line that holds the reason.
 _REDIS_AWAY = 1
-_REDIS_AWAY_SAYS = "Redis cannot be asked: "
+_REDIS_AWAY_LINE = re.compile(r"Redis can ?not be asked: (?P<reason>.*)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,14 +136,23 @@ def as_data(entries: Sequence[Callback | UnfinishedTask | QuarantinedTask]) -> l
 def _ask(backend: Backend, *words: str) -> Any:
     """The program's answer; raises ServiceNotRunning, also when Redis does not answer."""
     try:
-        return json.loads(backend.execute(Service.DENZEL, [*PROGRAM, *words]))
+        return json.loads(_execute(backend, words))
     except CommandFailed as error:
-        _, said, reason = error.stderr.partition(_REDIS_AWAY_SAYS)
-        if error.code != _REDIS_AWAY or not said:
+        line = _REDIS_AWAY_LINE.search(error.stderr)
+        if error.code != _REDIS_AWAY or line is None:
             raise
-        raise ServiceNotRunning(
-            f"redis does not answer: {reason.strip().rstrip('.')}.", hint="denzel logs --service redis"
-        ) from None
+        reason = line["reason"].strip().rstrip(".")
+        raise ServiceNotRunning(f"redis does not answer: {reason}.", hint="denzel logs --service redis") from None
+
+
+def _execute(backend: Backend, words: Sequence[str]) -> str:
+    """The output of the program that the project has; raises CommandFailed."""
+    try:
+        return backend.execute(Service.DENZEL, [*PROGRAM, *words])
+    except CommandFailed as error:
+        if _IS_FLAT not in error.stderr:
+            raise
+    return backend.execute(Service.DENZEL, [*FLAT_PROGRAM, *words])
 
 
 def _only(kind: type[Any], entry: dict[str, Any]) -> dict[str, Any]:

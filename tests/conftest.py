@@ -6,9 +6,11 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from redis import Redis
+from support.paths import REPOSITORY
 from support.ports import find_free_port
 from support.redis_server import redis_server
 
@@ -45,3 +47,11 @@ def redis(redis_url: str) -> Iterator[Redis]:
     with Redis.from_url(redis_url, decode_responses=True) as client:
         client.flushall()
         yield client
+
+
+@pytest.fixture(scope="session")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of an earlier release, and what its services left in Redis: tests/data/README.md describes both."""
+    folder = tmp_path_factory.mktemp("earlier")
+    shutil.unpack_archive(REPOSITORY / "tests" / "data" / "a2a39c1.tar.xz", folder, filter="data")
+    return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from support.ports import find_free_port
 from denzel import admin, runner
 from denzel.errors import CommandFailed, ServiceNotRunning
 from denzel.project import dotenv
+from denzel.project.folder import Project
 from denzel.project.scaffold import start_project
 from denzel.services import Service
 
@@ -30,9 +32,13 @@ class OperationsBackend(FakeBackend):
         return runner.run([sys.executable, *argv[1:]], cwd=self.folder, variables=self.variables, stdin=stdin)
 
 
-@pytest.fixture
-def backend(tmp_path: Path) -> OperationsBackend:
-    project = start_project("iris", tmp_path)
+@pytest.fixture(params=["new", "earlier"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path, earlier: Path) -> OperationsBackend:
+    """Of a new project, and of one whose program is another module: app/operations.py."""
+    if request.param == "new":
+        project = start_project("iris", tmp_path)
+    else:
+        project = Project(shutil.copytree(earlier / "project", tmp_path / "iris"))
     backend = OperationsBackend(project, dotenv.load(project.env_file, {}))
     backend.folder = project.root
     return backend
@@ -75,6 +81,7 @@ def test_any_other_failure_stays_as_it_is(backend: OperationsBackend) -> None:
     with pytest.raises(CommandFailed) as caught:
         admin.read_tasks(backend)
     assert "RESULT_LIFETIME" in caught.value.detail
-    (backend.folder / "app" / "operations.py").write_text("raise ValueError('broken')\n")
-    with pytest.raises(CommandFailed, match="exit code 1"):
+    (backend.folder / "app" / "__init__.py").write_text("raise ValueError('broken')\n")
+    with pytest.raises(CommandFailed, match="exit code 1") as caught:
         admin.read_tasks(backend)
+    assert "ValueError: broken" in caught.value.detail
