@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import requests
+from celery import Celery
 from support.deployment import FLOWERS, SPECIES, Deployment
 from support.ports import find_free_port
 from support.waiting import until
@@ -301,6 +302,12 @@ def test_celery_answers_while_every_process_is_busy_and_knows_with_what(shared: 
     assert "'until': 'answered'" in active[tasks[0]]["args"]
     (shared.root / "answered").touch()
     assert [shared.ended(task).status for task in tasks] == ["SUCCESS"] * 2
+
+
+def test_a_message_of_a_plain_celery_client_is_run(shared: Deployment) -> None:
+    with Celery("client", broker=shared.environ["REDIS_URL"], set_as_current=False) as client:
+        sent = client.send_task("app.tasks.invoke_predict", ({"do": True},), queue="denzel")
+    assert shared.ended(sent.id).status == "SUCCESS"
 
 
 # Processes that die
