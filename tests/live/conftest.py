@@ -6,6 +6,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.driving import BACKENDS, Driven, Receiver, Render, denzel, receiving
@@ -19,19 +20,25 @@ LAB = REPOSITORY / "tests" / "support" / "lab_pipeline.py"
 
 @pytest.fixture(scope="session")
 def render(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Render]:
-    """Makes projects with the lab pipeline, under names and ports of their own; removes what they leave behind."""
+    """Makes projects with the lab pipeline, new ones or copies of a folder, under names and ports of their own; removes
+    what they leave behind.
+    """
     made: list[Driven] = []
 
-    def make(backend: str) -> Driven:
+    def make(backend: str, copy_of: Path | None = None) -> Driven:
         name = f"lab-{secrets.token_hex(4)}"
         parent = tmp_path_factory.mktemp("projects")
-        denzel("startproject", name, cwd=parent)
+        if copy_of:
+            shutil.copytree(copy_of, parent / name)
+        else:
+            denzel("startproject", name, cwd=parent)
         driven = Driven(parent / name, backend)
         shutil.copy(LAB, driven.root / "app" / "logic" / "pipeline.py")
         (driven.root / "requirements.txt").write_text("numpy\n")
         dotenv.change(
             driven.root / ".env",
             {
+                "COMPOSE_PROJECT_NAME": name,
                 "API_PORT": str(find_free_port()),
                 "MONITOR_PORT": str(find_free_port()),
                 "WORKER_CONCURRENCY": "2",

@@ -175,7 +175,7 @@ class Driven:
         self.denzel("shutdown", "--purge", "--yes")
 
 
-Render = Callable[[str], Driven]
+Render = Callable[..., Driven]
 
 
 @dataclass

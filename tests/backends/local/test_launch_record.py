@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
@@ -45,6 +46,12 @@ def test_the_note_of_another_folder_is_none(project: Project, run: LaunchRecord)
     LaunchRecordFile(project).write(run)
     moved = project.root.rename(project.root.parent / "moved")
     assert LaunchRecordFile(Project(moved)).read() is None
+
+
+def test_the_record_of_an_earlier_release_is_read(project: Project, run: LaunchRecord) -> None:
+    names = {"folder": run.folder, "venv": "/v", "server": "/bin/redis-server", "redis_port": 4711}
+    (project.root / ".denzel" / "run.json").write_text(json.dumps({**names, "settings": run.settings}))
+    assert LaunchRecordFile(project).read() == run
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"folder": "x"}', '{"unknown": 1}'])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +15,12 @@ from redis import ConnectionError as ConnectionBroke
 from redis import Redis, RedisError
 from redis.connection import Connection
 from redis.exceptions import OutOfMemoryError
-from support.redis_server import counted_commands
+from support.redis_server import counted_commands, redis_server
 
 from app.serving.callback_uri import endpoint_of
 from app.serving.settings import ResponseMode
 from app.serving.store import keys
+from app.serving.store.connection import connect
 from app.serving.store.outbox import AttemptResult, Outbox
 from app.serving.store.tasks import (
     TERMINAL_STATES,
@@ -143,6 +146,12 @@ def test_accepting_returns_the_present_response_mode(records: TaskStore, redis: 
     assert response(records, "b") == ResponseMode(synchronous=False, timeout=2.5)
     redis.delete(keys.RESPONSE)
     assert response(records, "c") is None
+
+
+def test_what_an_earlier_release_stored_of_the_answer_is_still_read(earlier: Path, tmp_path: Path) -> None:
+    shutil.copy(earlier / "appendonly.aof", tmp_path)
+    with redis_server(tmp_path, "--appendonly", "yes") as url, connect(url) as redis:
+        assert response(TaskStore(redis), "a") == ResponseMode(synchronous=True, timeout=7)
 
 
 def test_every_method_is_one_round_trip(records: TaskStore, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
