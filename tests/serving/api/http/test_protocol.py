@@ -16,9 +16,8 @@ from support.waiting import until
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.serving.api.http import protocol as server
-from app.serving.api.http import transport
-from app.serving.api.http.protocol import Protocol, error_answer
+from app.serving.api.http import protocol, transport
+from app.serving.api.http.protocol import Protocol, error_response
 from app.serving.api.http.transport import CoalescingTransport
 
 Connect = Callable[[], socket.socket]
@@ -29,12 +28,12 @@ Connect = Callable[[], socket.socket]
     [
         (400, "Invalid HTTP request received."),
         (431, "A header may have 8190 bytes at most."),
-        (501, "Of transfer codings, only chunked is known."),
+        (501, "The only supported transfer coding is chunked."),
         (414, "G\u00e9T <script>"),
     ],
 )
 def test_the_error_is_an_http_answer_in_the_shape_of_the_api(status: int, description: str) -> None:
-    head, _, body = error_answer(status, description).decode("latin1").partition("\r\n\r\n")
+    head, _, body = error_response(status, description).decode("latin1").partition("\r\n\r\n")
     assert head.splitlines()[0].startswith(f"HTTP/1.1 {status} ")
     assert "Content-Type: application/json; charset=utf-8" in head.splitlines()
     assert f"Content-Length: {len(body)}" in head.splitlines()
@@ -69,7 +68,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
     """Makes connections to a server with this protocol."""
-    monkeypatch.setattr(server, "READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(protocol, "READ_TIMEOUT", 0.3)
     config = Config(echo, lifespan="off", ws="none", log_config=None)
     config.load()
 
@@ -139,10 +138,10 @@ def test_what_is_written_in_one_turn_of_the_loop_is_sent_in_one_go() -> None:
     wire = Wire()
 
     async def write() -> None:
-        joined = CoalescingTransport(wire, asyncio.get_running_loop())  # type: ignore[arg-type]
+        coalescing = CoalescingTransport(wire, asyncio.get_running_loop())  # type: ignore[arg-type]
         for parts in ((b"head ", b"body"), (b"more",)):
             for part in parts:
-                joined.write(part)
+                coalescing.write(part)
             assert parts[0] not in wire.written
             await asyncio.sleep(0)
 
@@ -154,11 +153,11 @@ def test_what_was_written_is_sent_before_the_end_of_a_connection() -> None:
     wire = Wire()
 
     async def write() -> None:
-        joined = CoalescingTransport(wire, asyncio.get_running_loop())  # type: ignore[arg-type]
-        joined.write(b"the last")
-        assert not joined.is_closing()
-        joined.close()
-        assert joined.is_closing()
+        coalescing = CoalescingTransport(wire, asyncio.get_running_loop())  # type: ignore[arg-type]
+        coalescing.write(b"the last")
+        assert not coalescing.is_closing()
+        coalescing.close()
+        assert coalescing.is_closing()
         await asyncio.sleep(0)
 
     LOOP.run(write())
@@ -172,8 +171,8 @@ def test_what_was_written_to_a_client_that_has_gone_is_dropped() -> None:
     async def write() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, failure: failures.append(failure))
-        joined = CoalescingTransport(wire, loop)  # type: ignore[arg-type]
-        joined.write(b"too late")
+        coalescing = CoalescingTransport(wire, loop)  # type: ignore[arg-type]
+        coalescing.write(b"too late")
         wire.close()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -227,7 +226,7 @@ def test_a_client_that_falls_silent_is_hung_up_on(connect: Connect, sent: bytes)
 
 
 def test_a_client_that_waits_for_a_slow_answer_is_not(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "READ_TIMEOUT", 0.05)
+    monkeypatch.setattr(protocol, "READ_TIMEOUT", 0.05)
     connection = connect()
     connection.sendall(POST % (6, b"slowly"))
     assert last_byte(connection) == b"6"
@@ -393,7 +392,7 @@ def test_a_client_that_was_answered_and_falls_silent_hears_no_second_answer(
     connection = connect()
     connection.sendall(request_bytes % (10, b"short"))
     assert everything(connection).count("HTTP/1.1 ") == 1
-    until(lambda: scheduled("cut") == 0, what="the server to wait no longer")
+    until(lambda: scheduled("close_now") == 0, what="the server to wait no longer")
     until(lambda: is_cut(connection), what="the server to hang up")
 
 
@@ -412,7 +411,7 @@ def test_a_client_that_sends_for_long_is_cut_off(
     connect: Connect, request_bytes: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "LINGER_TIMEOUT", 0.5)
-    monkeypatch.setattr(server, "READ_TIMEOUT", 3600)
+    monkeypatch.setattr(protocol, "READ_TIMEOUT", 3600)
     connection = connect()
     connection.sendall(request_bytes % (2**40, b"x"))
     until(lambda: is_cut(connection), what="the server to hang up")
@@ -431,10 +430,10 @@ def test_no_timer_is_left_of_what_was_dropped(connect: Connect) -> None:
     connection = connect()
     connection.sendall(EARLY % (4, b"ab"))
     assert last_byte(connection) == b"0"
-    assert scheduled("cut") == 1
+    assert scheduled("close_now") == 1
     connection.sendall(b"cd" + POST % (2, b"ab"))
     assert last_byte(connection) == b"2"
-    assert scheduled("cut") == 0
+    assert scheduled("close_now") == 0
 
 
 def scheduled(name: str) -> int:

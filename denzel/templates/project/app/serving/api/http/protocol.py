@@ -1,4 +1,7 @@
-"""How gunicorn serves the api: uvicorn's worker, with bounds for what clients send, and errors in the api's shape."""
+"""HTTP/1.1 protocol of the api: uvicorn's, with limits on what clients send, and errors in the api's shape.
+
+The one module that uses uvicorn's private names; read at uvicorn 0.54.0.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,21 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app.serving.api.http.transport import CoalescingTransport, LingeringClose
 from app.serving.api.problems import problem
 
-#: Seconds that a client may be silent in the middle of a request.
+#: Seconds without input in the middle of a request after which it is given up.
 READ_TIMEOUT = 20
 
-#: Bytes that an address may have, one header, and all of them while they are incomplete; and how many headers.
+#: Bytes of an address and of one header field, and the number of fields: gunicorn's defaults for `limit_request_line`,
+#: `limit_request_field_size` and `limit_request_fields`.
 MAX_URL = 4094
-MAX_HEADER = 8190
-MAX_HEADER_BYTES = 32 * 1024
-MAX_HEADERS = 100
+MAX_FIELD_SIZE = 8190
+MAX_FIELDS = 100
+
+#: Bytes of the whole header section while it is incomplete.
+MAX_HEADER_SECTION = 32 * 1024
 
 
-def error_answer(status: int, description: str) -> bytes:
-    """The answer to a request that is not HTTP enough to reach the application."""
+def error_response(status: int, description: str) -> bytes:
+    """The response to a request that is too malformed to reach the application."""
     phrase = HTTPStatus(status).phrase
     body = problem(status, phrase, description).encode()
     head = (
@@ -35,12 +41,12 @@ def error_answer(status: int, description: str) -> bytes:
     return head.encode("latin1") + body
 
 
-class BoundExceeded(Exception):
-    """What a client sends breaks a bound; raised through the parser, which then stops."""
+class RequestRejected(Exception):
+    """A request breaks a limit or is not supported; raised through the parser, which then stops."""
 
 
 def answer_before_body(app: Any) -> Any:
-    """An application that is told of the request before its body; Falcon asks for that first, whatever it answers."""
+    """Wrap an application so that it gets the request before the body, for which Falcon always waits first."""
 
     async def serve(scope: Any, receive: Any, send: Any) -> None:
         events = [{"type": "http.request", "body": b"", "more_body": True}]
@@ -54,50 +60,50 @@ def answer_before_body(app: Any) -> Any:
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP, which by itself takes headers of any length, waits for ever, and answers errors in plain text."""
+    """uvicorn's protocol, which alone takes headers of any length, waits forever, and answers errors in plain text."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._connection = CoalescingTransport(transport, self.loop, self._close)
         super().connection_made(self._connection)  # type: ignore[arg-type]
         self._in_head = self._in_request = False
         self._head_length = 0
-        self._refusal: tuple[int, str] | None = None
-        self._leftovers: LingeringClose | None = None
-        self._heard = self.loop.time()
-        self._silence: asyncio.TimerHandle | None = self.loop.call_later(READ_TIMEOUT, self._listen_for_silence)
+        self._rejection: tuple[int, str] | None = None
+        self._lingering: LingeringClose | None = None
+        self._last_read = self.loop.time()
+        self._read_timer: asyncio.TimerHandle | None = self.loop.call_later(READ_TIMEOUT, self._check_read_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._silence is not None:
-            self._silence.cancel()
-        self._end_leftovers()
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+        self._stop_discarding()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._heard = self.loop.time()
-        if self._leftovers is not None:
-            self._leftovers.drop(data)
+        self._last_read = self.loop.time()
+        if self._lingering is not None:
+            self._lingering.discard(data)
             if self.transport.is_closing():
                 return
         if self._in_head:
             self._head_length += len(data)
         self._unset_keepalive_if_required()
         self._feed(data)
-        if self._in_head and self._head_length > MAX_HEADER_BYTES and not self.transport.is_closing():
-            self._refusal = (431, f"The headers may have {MAX_HEADER_BYTES} bytes at most.")
+        if self._in_head and self._head_length > MAX_HEADER_SECTION and not self.transport.is_closing():
+            self._rejection = (431, f"The headers may have {MAX_HEADER_SECTION} bytes at most.")
             self.send_400_response("")
 
     def _feed(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._stay_with_http(data[upgrade.args[0] :])
+            self._ignore_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
 
-    def _stay_with_http(self, rest: bytes) -> None:
-        """Read the request once more without its wish for another protocol, such as Java's clients have for HTTP/2.
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Parse the request again without its `Upgrade` header, such as Java's clients send for HTTP/2.
 
-        The parser would take its body for the other protocol's.
+        The parser would treat its body as data of the other protocol.
         """
         headers = [b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"]
         head = b"%s %s HTTP/1.1\r\n%s\r\n" % (self.parser.get_method(), self.url, b"".join(headers))
@@ -105,62 +111,62 @@ class Protocol(HttpToolsProtocol):
         self._feed(head + rest)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """The client has sent all it will; it may still read, so what is under way is answered first."""
+        """Handle the end of the input; the client may still read, so a request in progress is answered first."""
         if self._in_request:
             self.send_400_response("The request ended early.")
         elif self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
             return True
         else:
-            # An answer may be written, and not sent yet.
-            self._connection.cut()
+            # A response may be written, and not sent yet.
+            self._connection.close_now()
         return False
 
-    def _listen_for_silence(self) -> None:
-        silent = self.loop.time() - self._heard
-        if silent < READ_TIMEOUT:
-            self._silence = self.loop.call_later(READ_TIMEOUT - silent, self._listen_for_silence)
+    def _check_read_timeout(self) -> None:
+        idle = self.loop.time() - self._last_read
+        if idle < READ_TIMEOUT:
+            self._read_timer = self.loop.call_later(READ_TIMEOUT - idle, self._check_read_timeout)
             return
-        self._silence = None
+        self._read_timer = None
         if self._in_request:
-            self.send_400_response(f"The request did not go on for {READ_TIMEOUT} seconds.")
-            self._connection.cut()
+            self.send_400_response(f"Nothing more of the request came for {READ_TIMEOUT} seconds.")
+            self._connection.close_now()
         elif self.cycle is None:
             self.transport.close()
 
-    # What the parser calls.
+    # Callbacks of the parser.
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = self._in_request = True
         self._head_length = 0
-        if self._silence is None:
-            self._silence = self.loop.call_later(READ_TIMEOUT, self._listen_for_silence)
+        if self._read_timer is None:
+            self._read_timer = self.loop.call_later(READ_TIMEOUT, self._check_read_timeout)
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
         if len(self.url) > MAX_URL:
-            self._refuse(414, f"The address may have {MAX_URL} bytes at most.")
+            self._reject(414, f"The address may have {MAX_URL} bytes at most.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
-        if len(name) + len(value) > MAX_HEADER:
-            self._refuse(431, f"A header may have {MAX_HEADER} bytes at most.")
-        if len(self.headers) > MAX_HEADERS:
-            self._refuse(431, f"A request may have {MAX_HEADERS} headers at most.")
+        if len(name) + len(value) > MAX_FIELD_SIZE:
+            self._reject(431, f"A header may have {MAX_FIELD_SIZE} bytes at most.")
+        if len(self.headers) > MAX_FIELDS:
+            self._reject(431, f"A request may have {MAX_FIELDS} headers at most.")
         if self.headers[-1][0] == b"transfer-encoding" and value.lower() != b"chunked":
-            self._refuse(501, "Of transfer codings, only chunked is known.")
+            self._reject(501, "The only supported transfer coding is chunked.")
 
     def on_headers_complete(self) -> None:
-        # HTTP/0.9 has no version, and its answers no status.
+        # HTTP/0.9 has no version in its requests, and no status in its responses.
         if self.parser.get_http_version() not in ("1.0", "1.1"):
-            self._refuse(400, "The version of HTTP must be 1.0 or 1.1.")
+            self._reject(400, "The version of HTTP must be 1.0 or 1.1.")
         if not self._is_upgrade():
             super().on_headers_complete()
         self._in_head = False
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        # Who asks whether to send a body is answered by what needs none, such as its length.
+        # With `Expect: 100-continue`, errors that do not depend on the body, such as its length, are answered first.
         super()._start_asgi_task(cycle, answer_before_body(app) if cycle.waiting_for_100_continue else app)
 
     def on_body(self, body: bytes) -> None:
@@ -171,58 +177,58 @@ class Protocol(HttpToolsProtocol):
         if self._is_upgrade():
             return
         self._in_request = False
-        self._end_leftovers()
+        self._stop_discarding()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self._is_answered_early() and not self.transport.is_closing():
             if self.expect_100_continue:
-                # It may never send the body, for which its next request would then be taken.
+                # The client may skip the body, and its next request would then be parsed as the body.
                 self.transport.close()
             else:
-                self._drop_leftovers()
+                self._discard_rest()
 
     def _is_upgrade(self) -> bool:
         upgrade: bool = self.parser.should_upgrade()
         return upgrade and self.parser.get_method() != b"CONNECT"
 
-    def _refuse(self, status: int, description: str) -> None:
-        self._refusal = (status, description)
-        raise BoundExceeded(description)
+    def _reject(self, status: int, description: str) -> None:
+        self._rejection = (status, description)
+        raise RequestRejected(description)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer in JSON, unless an answer has begun, and hang up."""
-        status, description = self._refusal or (400, msg)
+        """Answer in JSON, unless a response has begun, and close the connection."""
+        status, description = self._rejection or (400, msg)
         if not self._is_answered_early() and (
             self.cycle is None or self.cycle.response_complete or not self.cycle.response_started
         ):
-            self.transport.write(error_answer(status, description))
+            self.transport.write(error_response(status, description))
         self._in_head = self._in_request = False
-        self._end_and_drop_leftovers()
+        self._half_close()
 
-    # A connection that is closed while bytes come in is reset, and the client loses the answer that it has not read.
+    # Closing a connection while input arrives resets it, and the client loses the response that it has not read yet.
 
     def _is_answered_early(self) -> bool:
-        """Whether the client has its answer already, and still sends the request."""
+        """True when the response is complete while the client still sends the request."""
         return self._in_request and not self._in_head and self.cycle is not None and self.cycle.response_complete
 
     def _close(self) -> None:
         if self._is_answered_early() and not self.transport.is_closing():
-            self._end_and_drop_leftovers()
+            self._half_close()
         else:
-            self._connection.cut()
+            self._connection.close_now()
 
-    def _end_and_drop_leftovers(self) -> None:
-        self._connection.end()
-        self._drop_leftovers()
+    def _half_close(self) -> None:
+        self._connection.half_close()
+        self._discard_rest()
         self.flow.resume_reading()
 
-    def _drop_leftovers(self) -> None:
-        if self._leftovers is None:
-            self._leftovers = LingeringClose(self.loop, self._connection.cut)
+    def _discard_rest(self) -> None:
+        if self._lingering is None:
+            self._lingering = LingeringClose(self.loop, self._connection.close_now)
 
-    def _end_leftovers(self) -> None:
-        if self._leftovers is not None:
-            self._leftovers.end()
-            self._leftovers = None
+    def _stop_discarding(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None

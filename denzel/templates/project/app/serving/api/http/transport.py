@@ -1,4 +1,4 @@
-"""What an answer is written to: one packet for its head and body, and an end that leaves the client time to read it."""
+"""Transport for responses: one write for head and body, and a lingering close that leaves the client time to read."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 class CoalescingTransport:
-    """A connection that sends what is written in one turn of the event loop in one go: an answer's head and its body.
+    """Wrapper that sends in one write all that is written in one turn of the event loop: a response's head and body.
 
-    `close` says how it is closed: with `end`, after which the client may still send, or with `cut`. The rest is the
-    transport's own.
+    `close` implements its `close()`: with `half_close`, after which the client may still send, or with `close_now`.
+    All else is the wrapped transport's.
     """
 
     def __init__(
@@ -19,12 +19,12 @@ class CoalescingTransport:
     ) -> None:
         self._transport = transport
         self._loop = loop
-        self._close = close or self.cut
+        self._close = close or self.close_now
         self._parts: list[bytes] = []
-        self._has_ended = False
+        self._is_half_closed = False
 
     def write(self, data: bytes) -> None:
-        if self._has_ended:
+        if self._is_half_closed:
             return
         if not self._parts:
             self._loop.call_soon(self._flush)
@@ -34,51 +34,50 @@ class CoalescingTransport:
         self._close()
 
     def is_closing(self) -> bool:
-        return self._has_ended or self._transport.is_closing()
+        return self._is_half_closed or self._transport.is_closing()
 
-    def end(self) -> None:
-        """Write no more; the client sees the end behind what was written."""
+    def half_close(self) -> None:
+        """Flush, then close the writing side alone: the client reads the end of the stream, and may still send."""
         self._flush()
-        self._has_ended = True
+        self._is_half_closed = True
         if not self._transport.is_closing():
             self._transport.write_eof()
 
-    def cut(self) -> None:
+    def close_now(self) -> None:
+        """Flush, then close both sides."""
         self._flush()
         self._transport.close()
 
     def _flush(self) -> None:
-        # The client may have gone meanwhile, and uvloop then raises.
+        # The client may be gone by now, and uvloop then raises.
         if self._parts and not self._transport.is_closing():
-            joined = b"".join(self._parts)
+            data = b"".join(self._parts)
             self._parts.clear()
-            self._transport.write(joined)
+            self._transport.write(data)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
 
-#: Bytes that are dropped at most, and seconds for which they are.
+#: Bytes that a client may still send behind its response, and seconds (as nginx' `lingering_time`).
 MAX_LINGER_BYTES = 100 * 1024 * 1024
-
-
 LINGER_TIMEOUT = 30
 
 
 class LingeringClose:
-    """Counts what comes on one connection from now on, and calls `cut` at either bound."""
+    """Limit on the input that is discarded behind a response: `close` is called at either bound."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, cut: Callable[[], None]) -> None:
-        self._cut = cut
-        self._left = MAX_LINGER_BYTES
-        self._timer = loop.call_later(LINGER_TIMEOUT, cut)
+    def __init__(self, loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
+        self._close = close
+        self._bytes_left = MAX_LINGER_BYTES
+        self._timer = loop.call_later(LINGER_TIMEOUT, close)
 
-    def drop(self, data: bytes) -> None:
-        """Note that this came."""
-        self._left -= len(data)
-        if self._left < 0:
-            self._cut()
+    def discard(self, data: bytes) -> None:
+        """Count this input."""
+        self._bytes_left -= len(data)
+        if self._bytes_left < 0:
+            self._close()
 
-    def end(self) -> None:
-        """Nothing more is to be dropped."""
+    def cancel(self) -> None:
+        """Stop the timer: the input ended within the bounds."""
         self._timer.cancel()

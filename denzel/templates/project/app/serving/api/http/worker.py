@@ -1,4 +1,4 @@
-"""gunicorn's worker class for the api: uvicorn on uvloop, which ends with gunicorn."""
+"""gunicorn's worker class for the api: uvicorn on uvloop, stopped together with gunicorn."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from uvicorn_worker import UvicornWorker
 
 from app.serving.api.http.protocol import Protocol
 
-#: Seconds between two signs of life to gunicorn, which ends a worker that gives none for its `--timeout`.
+#: Seconds between two notifications to gunicorn, which kills a worker that sends none for its `--timeout`.
 NOTIFY_INTERVAL = 5
 
-
-#: Seconds that one thread may compute while others want to; Python's own 5 ms would be felt in every answer.
+#: Seconds of computing after which a thread yields to others; Python's default, 5 ms, would show in every response.
 SWITCH_INTERVAL = 0.0005
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]
-    """gunicorn's process that serves, on uvloop."""
+    """One serving process of gunicorn."""
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
@@ -35,38 +34,42 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         "timeout_notify": NOTIFY_INTERVAL,
     }
 
+    _watches_gunicorn = False
+
     def init_process(self) -> None:
-        # Every request that waits holds a connection, which is a file.
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        # Threads that compute, verify_input among them, keep the event loop waiting no longer than this.
+        # Every request that waits holds a connection, which is an open file.
+        _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+        # Bounds how long the event loop waits for threads that compute, such as those in verify_input.
         sys.setswitchinterval(SWITCH_INTERVAL)
         super().init_process()
 
-    async def _serve(self) -> None:
-        self._notice_the_end_of_gunicorn()
-        await super()._serve()
-
     async def callback_notify(self) -> None:
-        """Tell gunicorn that this process lives; when gunicorn itself is gone, end."""
+        """Notify gunicorn that this process is alive, as uvicorn starts and then every NOTIFY_INTERVAL seconds.
+
+        Stop when gunicorn itself is gone.
+        """
         await super().callback_notify()
+        if not self._watches_gunicorn:
+            self._watches_gunicorn = True
+            self._watch_gunicorn()
         if os.getppid() != self.ppid:
             signal.raise_signal(signal.SIGTERM)
 
-    def _notice_the_end_of_gunicorn(self) -> None:
-        """End with gunicorn at once, where the system tells: until then the next one does not get the port."""
+    def _watch_gunicorn(self) -> None:
+        """Stop with gunicorn at once, on Linux: until then the next gunicorn cannot bind the port."""
         loop = asyncio.get_running_loop()
         if not hasattr(os, "pidfd_open"):
             return
         try:
             gunicorn = os.pidfd_open(self.ppid)
         except OSError:
-            # An older system, or it is gone already; the next sign of life finds out.
+            # An older kernel, or gunicorn is gone already, as the check of the parent's pid finds.
             return
 
-        def ended() -> None:
+        def on_exit() -> None:
             loop.remove_reader(gunicorn)
             os.close(gunicorn)
             signal.raise_signal(signal.SIGTERM)
 
-        loop.add_reader(gunicorn, ended)
+        loop.add_reader(gunicorn, on_exit)
