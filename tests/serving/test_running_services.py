@@ -22,8 +22,8 @@ from support.deployment import FLOWERS, SPECIES, Deployment
 from support.ports import find_free_port
 from support.waiting import until
 
-from app.serving.queue.client import TaskRecord
 from app.serving.store import keys
+from app.serving.store.tasks import TaskRecord
 from app.serving.store.workers import HEARTBEAT_INTERVAL
 
 pytestmark = pytest.mark.local

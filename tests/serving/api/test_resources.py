@@ -19,22 +19,12 @@ from support.waiting import until
 from app.serving.api.app import create_app
 from app.serving.api.resources import PipelineUnusable
 from app.serving.callback_uri import endpoint_of
-from app.serving.queue.client import (
-    KeyReused,
-    MemoryFull,
-    Overloaded,
-    QueueFull,
-    SubmitResult,
-    TaskQueue,
-    TaskRecord,
-    TaskRequest,
-    WorkerReport,
-)
+from app.serving.queue.client import MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
 from app.serving.queue.waiting import Preferences, seconds_to_wait
 from app.serving.settings import ResponseMode, Settings
 from app.serving.store import keys
-from app.serving.store.tasks import CallbackReport, Idempotency, TaskStore
-from app.serving.store.workers import WorkerState
+from app.serving.store.tasks import CallbackReport, Idempotency, KeyReused, QueueFull, TaskRecord, TaskStore
+from app.serving.store.workers import WorkerReport, WorkerState
 
 OpenQueue = Callable[..., TaskQueue]
 
@@ -60,9 +50,9 @@ class Queue:
         self.waits: list[float] = []
 
     async def submit(self, prepare: Callable[[], TaskRequest], prefer: Preferences) -> SubmitResult:
-        submission = prepare()
-        self.submitted.append((submission.verified, submission.callback_uri))
-        self.idempotencies.append(submission.idempotency)
+        request = prepare()
+        self.submitted.append((request.verified, request.callback_uri))
+        self.idempotencies.append(request.idempotency)
         seconds = seconds_to_wait(prefer, self.response)
         if seconds is None:
             return SubmitResult(task_id=ID)

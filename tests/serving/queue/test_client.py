@@ -21,24 +21,14 @@ from support.asgi_client import LOOP
 from support.redis_server import counted_commands
 from support.waiting import until
 
-from app.serving.queue import client as queue_room
+from app.serving.queue import client as queue_client
 from app.serving.queue import completions
-from app.serving.queue.client import (
-    LOOKUP_THREADS,
-    MemoryFull,
-    Overloaded,
-    QueueFull,
-    SubmitResult,
-    TaskQueue,
-    TaskRecord,
-    TaskRequest,
-)
+from app.serving.queue.client import LOOKUP_THREADS, MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
 from app.serving.queue.waiting import NONE, Preferences
 from app.serving.settings import Settings
-from app.serving.store import connection as broker_room
-from app.serving.store import keys
+from app.serving.store import connection, keys
 from app.serving.store.connection import connect
-from app.serving.store.tasks import CallbackReport, Idempotency, KeyReused, TaskStore
+from app.serving.store.tasks import CallbackReport, Idempotency, KeyReused, QueueFull, TaskRecord, TaskStore
 
 OpenQueue = Callable[..., TaskQueue]
 ReadSettings = Callable[..., Settings]
@@ -84,10 +74,8 @@ def submit(queue: TaskQueue) -> str:
     return accept(queue, {"x": 1}).task_id
 
 
-def accept(
-    queue: TaskQueue, verified: Any = None, prefer: Preferences = ASYNCHRONOUS, **submission: Any
-) -> SubmitResult:
-    return LOOP.run(queue.submit(lambda: TaskRequest(verified=verified, **submission), prefer))
+def accept(queue: TaskQueue, verified: Any = None, prefer: Preferences = ASYNCHRONOUS, **fields: Any) -> SubmitResult:
+    return LOOP.run(queue.submit(lambda: TaskRequest(verified=verified, **fields), prefer))
 
 
 def find(queue: TaskQueue, task_id: str) -> TaskRecord | None:
@@ -154,10 +142,10 @@ def test_a_task_whose_request_waits_is_marked(
 class Asking:
     """A request that waits for its task, beside the test."""
 
-    def __init__(self, queue: TaskQueue, **submission: Any) -> None:
+    def __init__(self, queue: TaskQueue, **fields: Any) -> None:
         self.accepted: list[SubmitResult] = []
         self._thread = threading.Thread(
-            target=lambda: self.accepted.append(accept(queue, prefer=Preferences(wait=30), **submission))
+            target=lambda: self.accepted.append(accept(queue, prefer=Preferences(wait=30), **fields))
         )
         self._thread.start()
 
@@ -201,7 +189,7 @@ def test_a_broker_that_goes_away_while_waiting_is_a_wait_that_ran_out(
     def away(task_id: str, *, parse: bool) -> TaskRecord:
         raise RedisError("Connection closed by server.")
 
-    monkeypatch.setattr(queue._records, "find", away)
+    monkeypatch.setattr(queue._tasks, "find", away)
     accepted = accept(queue, prefer=Preferences(wait=0))
     assert (accepted.waited, accepted.record) == (True, None)
 
@@ -297,7 +285,7 @@ def test_a_queue_at_its_bound_refuses(open_queue: OpenQueue) -> None:
 def test_no_more_requests_than_a_bound_wait_to_be_stored(
     open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue_room, "MAX_SUBMISSIONS", 3)
+    monkeypatch.setattr(queue_client, "MAX_SUBMISSIONS", 3)
     queue = open_queue(API_THREADS="4")
     going_on = threading.Event()
 
@@ -311,7 +299,7 @@ def test_no_more_requests_than_a_bound_wait_to_be_stored(
         for _ in range(4):
             begun.append(asyncio.ensure_future(queue.submit(prepare, ASYNCHRONOUS)))
             await asyncio.sleep(0)
-            while queue._intake.waiting:
+            while queue._intake.backlog:
                 await asyncio.sleep(0.001)
         begun += [asyncio.ensure_future(queue.submit(prepare, ASYNCHRONOUS)) for _ in range(5)]
         await asyncio.sleep(0)
@@ -343,13 +331,13 @@ class SilentServer:
 
     def close(self) -> None:
         self._server.close()
-        for connection in self._taken:
-            connection.close()
+        for each in self._taken:
+            each.close()
 
 
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[SilentServer]:
-    monkeypatch.setattr(broker_room, "TIMEOUT", 0.3)
+    monkeypatch.setattr(connection, "TIMEOUT", 0.3)
     monkeypatch.setattr(completions, "RECONNECT_DELAY", 3600)
     server = SilentServer()
     yield server
@@ -388,7 +376,7 @@ def test_who_comes_after_the_silence_asks_for_himself(queue: TaskQueue, broker: 
 
 
 def test_no_more_lookups_than_a_bound_wait(open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue_room, "MAX_LOOKUPS", 3)
+    monkeypatch.setattr(queue_client, "MAX_LOOKUPS", 3)
     queue = open_queue()
 
     async def crowd() -> list[Any]:
@@ -487,14 +475,14 @@ def test_more_waits_than_may_be_return_at_once(
 
 
 def waiting(queue: TaskQueue) -> int:
-    return sum(len(ends) for ends in queue._completions._waiting.values())
+    return sum(len(waiters) for waiters in queue._completions._waiters.values())
 
 
 def test_nothing_is_left_of_a_wait(queue: TaskQueue) -> None:
     for _ in range(5):
         wait(queue, submit(queue), 0.01)
     assert waiting(queue) == 0
-    assert len(queue._completions._waiting) == 0
+    assert len(queue._completions._waiters) == 0
 
 
 def test_a_killed_connection_is_made_again_and_the_wait_goes_on(

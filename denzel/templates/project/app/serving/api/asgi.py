@@ -1,4 +1,4 @@
-"""What gunicorn serves: `app`, wired from the environment and the user's pipeline."""
+"""ASGI entry point that gunicorn serves: `app`, wired from the environment and the user's pipeline."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("app")
 
 
 def import_verify_input() -> VerifyInput:
-    """The pipeline's verify_input; one that answers every request with the reason when it cannot be imported."""
+    """The pipeline's verify_input; if it cannot be imported, one that rejects every request with the reason."""
     try:
         verify_input: VerifyInput = import_pipeline().verify_input
     except (Exception, SystemExit) as error:
@@ -28,10 +28,10 @@ def import_verify_input() -> VerifyInput:
     else:
         return verify_input
 
-    def refuse(json_data: Any) -> Any:
+    def reject(json_data: Any) -> Any:
         raise PipelineUnusable(cause)
 
-    return refuse
+    return reject
 
 
 logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s/%(name)s] %(message)s")

@@ -1,4 +1,4 @@
-"""Who may ask: the API keys of a deployment."""
+"""Authorization by the API keys of a deployment, as bearer tokens (RFC 6750)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import falcon.asgi
 
 
 class Authorization:
-    """With API keys set, a resource that needs one wants `Authorization: Bearer <key>`.
+    """Middleware that, where API keys are set, requires `Authorization: Bearer <key>` for resources with `needs_key`.
 
-    `req.context.client` tells clients apart: it is the API key, or empty where none is asked for.
+    It sets `req.context.client`, which distinguishes clients: the API key, or empty where none is required.
     """
 
     def __init__(self, api_keys: frozenset[str]) -> None:

@@ -1,4 +1,4 @@
-"""The body of a request: JSON of a bounded length."""
+"""Request bodies: JSON of a bounded length."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import falcon
 import falcon.asgi
 import orjson
 
-# Integers that 64 bits may not hold, behind what can stand before a number: orjson would make them inexact.
+# Integers that may exceed 64 bits, behind any character that can precede a number: orjson would make them inexact.
 _LONG_INTEGER = re.compile(rb"[\[:, \t\r\n-]\d{19}")
 
 
 async def read_body(req: falcon.asgi.Request, limit: int) -> bytes:
-    """The request's body, whatever its Content-Type; raises the 413 and 400 of the contract."""
+    """The request's body, of any Content-Type; raises 413 beyond `limit` bytes, and 400 when it is incomplete."""
     length = req.content_length
     body = b""
     if length is None or length <= limit:
@@ -25,7 +25,7 @@ async def read_body(req: falcon.asgi.Request, limit: int) -> bytes:
         raise falcon.HTTPContentTooLarge(
             title="Body too large",
             description=f"A request's body may have {limit} bytes at most.",
-            # The client need not send the rest of it.
+            # The client need not send the rest.
             headers={"Connection": "close"},
         )
     if len(body) < (length or 0):
@@ -36,15 +36,15 @@ async def read_body(req: falcon.asgi.Request, limit: int) -> bytes:
 
 
 def parse_json(body: bytes) -> Any:
-    """The JSON values of a body; raises the 400 of the contract."""
+    """The JSON values of a body; raises 400 for malformed JSON."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
-        # It has narrower limits than the standard library, which also says better what is wrong.
+        # orjson has narrower limits than the standard library, whose error messages are also better.
         return _parse_slowly(body)
     # A body that is one number has nothing before it.
     if type(value) is float or _LONG_INTEGER.search(body):
-        # orjson takes no infinite number, so that none can be in this.
+        # orjson accepts no infinite number, so there is none in this body.
         return json.loads(body)
     return value
 
@@ -64,7 +64,7 @@ def _refuse_constant(name: str) -> None:
 def _finite(text: str) -> float:
     number = float(text)
     if math.isinf(number):
-        # JSON has no word for infinity: the model would be handed a null.
+        # JSON has no infinity: the model would get a null.
         raise ValueError(f"the number {_shortened(text)} is too large")
     return number
 

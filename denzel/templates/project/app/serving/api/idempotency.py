@@ -1,4 +1,4 @@
-"""The Idempotency-Key header: how a client can send a request again without making a second task."""
+"""Idempotency-Key header (IETF draft-ietf-httpapi-idempotency-key-header): a repeated request makes no second task."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 from app.serving.store.tasks import Idempotency
 
+#: Characters of a key. The draft sets no limit, and its structured string is taken as it is, quotes included.
 MAX_KEY = 255
 
 
 def read_idempotency(header: str | None, client: str, json_data: Any) -> Idempotency | None:
-    """What the header means for this body, from the client with this API key; None without a header.
+    """The digests of key and body, for the client with this API key; None without a header.
 
-    Raises ValueError for what cannot be a key, and RecursionError for a body that is nested too deeply.
+    Raises ValueError for an invalid key, and RecursionError for a body that is nested too deeply.
     """
     if header is None:
         return None
@@ -29,6 +30,6 @@ def read_idempotency(header: str | None, client: str, json_data: Any) -> Idempot
 
 
 def _digest(value: Any) -> str:
-    """The same for the same JSON value, however it was spaced and its keys ordered."""
+    """SHA-256 of a JSON value, independent of whitespace and of the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

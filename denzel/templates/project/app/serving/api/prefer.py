@@ -1,4 +1,4 @@
-"""The Prefer header (RFC 7240): how one request wants to be answered."""
+"""Prefer header (RFC 7240): the preferences `wait` and `respond-async` of one request."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 
 from app.serving.queue.waiting import NONE, Preferences
 
-# One preference of the list: a comma or semicolon inside quotes does not end it.
+# One preference of the list: a comma inside quotes does not end it.
 _PREFERENCE = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')
 
 
 def read_preferences(header: str | None) -> Preferences:
-    """What a Prefer header says; unknown and malformed preferences are ignored, and the first of a kind counts."""
+    """Parse a Prefer header: unknown and malformed preferences are ignored, and the first of a kind counts."""
     if header is None:
         return NONE
     wait: int | None = None

@@ -1,4 +1,7 @@
-"""Errors as clients see them: `{"title", "description", "status"}`, one shape for every failure."""
+"""Error responses, all in one shape: `{"title", "description", "status"}`.
+
+It is RFC 9457's problem details, with Falcon's `description` for `detail`.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ import falcon
 import falcon.asgi
 from redis import RedisError
 
-#: Seconds after which a client that met a full queue, or an absent broker, may try again.
+#: Seconds after which a client may try again when the queue is full, or Redis away.
 RETRY_AFTER = 5
 
 
 class Problem(falcon.HTTPError):
-    """An error with more to say than its title and description, for example the id of the task."""
+    """An error with members beyond title and description, for example the id of the task."""
 
     def __init__(self, status: int, *, title: str, description: str, **details: Any) -> None:
         super().__init__(status, title=title, description=description)
@@ -23,12 +26,12 @@ class Problem(falcon.HTTPError):
 
 
 def problem(status: int, title: str, description: str | None, **details: Any) -> str:
-    """The JSON text of an error."""
+    """The JSON body of an error."""
     return json.dumps({"title": title, "description": description or title, "status": status, **details})
 
 
 def serialize(req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falcon.HTTPError) -> None:
-    """Falcon's error serializer; the content type is application/problem+json where the client names it."""
+    """Serialize an error for Falcon, as application/problem+json where `Accept` names that."""
     status = error.status_code
     details = error.details if isinstance(error, Problem) else {}
     title = error.title
@@ -41,18 +44,18 @@ def serialize(req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falco
 
 
 def unavailable(description: str) -> falcon.HTTPServiceUnavailable:
-    """503 with Retry-After."""
+    """A 503 with Retry-After."""
     return falcon.HTTPServiceUnavailable(title="Service unavailable", description=description, retry_after=RETRY_AFTER)
 
 
 async def broker_away(
     req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]
 ) -> None:
-    """Falcon's handler for redis.RedisError: Redis is away, loads its data, or takes no writes."""
+    """Answer 503 for a redis.RedisError: Redis is away, loads its data, or is read-only."""
     assert isinstance(error, RedisError)
     raise unavailable("The queue cannot be reached. Try again.") from error
 
 
 async def unknown_path(req: falcon.asgi.Request, resp: falcon.asgi.Response | None, **_: Any) -> None:
-    """The answer where no resource is."""
+    """Answer 404 for a path without a resource."""
     raise falcon.HTTPNotFound(title="Not found", description=f"There is nothing at {req.path}.")

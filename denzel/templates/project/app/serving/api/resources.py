@@ -1,4 +1,4 @@
-"""The HTTP API: what each address answers. See docs/endpoints.md of denzel for the contract."""
+"""HTTP resources of the API. See docs/endpoints.md of denzel for the contract."""
 
 from __future__ import annotations
 
@@ -22,22 +22,17 @@ from app.serving.errors import message
 from app.serving.json_values import NotJson, TooDeep, json_values
 from app.serving.queue.client import (
     MAX_WAIT,
-    REVOKED,
-    SUCCESS,
     BrokerAway,
-    KeyReused,
     MemoryFull,
     Overloaded,
-    QueueFull,
     SubmitResult,
     TaskQueue,
-    TaskRecord,
     TaskRequest,
-    WorkerState,
 )
 from app.serving.queue.waiting import Preferences
 from app.serving.settings import Settings
-from app.serving.store.tasks import Idempotency
+from app.serving.store.tasks import REVOKED, SUCCESS, Idempotency, KeyReused, QueueFull, TaskRecord
+from app.serving.store.workers import WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +44,7 @@ class Info:
         self._path = path
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """The text of info.txt as it is now."""
+        """Answer with the current text of info.txt."""
         try:
             resp.data = self._path.read_bytes()
         except OSError as error:
@@ -68,17 +63,17 @@ class Predict:
         self._queue = queue
         self._verify_input = verify_input
         self._body_limit = settings.body_limit
-        self._receivers = EgressPolicy.of(settings)
+        self._egress = EgressPolicy.of(settings)
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """Accept a task; answer with its id, or wait for its result where that is asked for."""
-        await self._refuse_own_callback(req)
+        """Accept a task; answer with its id, or with its result where the request or the deployment waits for it."""
+        await self._reject_own_callback(req)
         preferences = read_preferences(req.get_header("Prefer"))
         body = await read_body(req, self._body_limit)
         key, client = req.get_header("Idempotency-Key"), req.context.client
         accepted = await self._accept(lambda: self._prepare(body, key, client), preferences)
         if preferences.wait is not None:
-            _granted(resp, preferences.wait)
+            _grant_wait(resp, preferences.wait)
         elif preferences.respond_async:
             resp.set_header("Preference-Applied", "respond-async")
         if not accepted.waited:
@@ -86,14 +81,14 @@ class Predict:
         elif accepted.record is None or not accepted.record.is_finished:
             _answer_accepted(resp, accepted.task_id, falcon.HTTP_202)
         elif accepted.record.status == SUCCESS:
-            _answer(resp, _result(accepted.record))
+            _answer(resp, _result_json(accepted.record))
         else:
             raise problems.Problem(
-                500, title="Prediction failed", description=_reason(accepted.record), task_id=accepted.task_id
+                500, title="Prediction failed", description=_failure_text(accepted.record), task_id=accepted.task_id
             )
 
-    async def _refuse_own_callback(self, req: falcon.asgi.Request) -> None:
-        """A callback of this project that came back to it, by whatever address, must not become its next task."""
+    async def _reject_own_callback(self, req: falcon.asgi.Request) -> None:
+        """Raise 403 for a callback of this project, at whichever address it was sent: it would loop."""
         webhook_id = req.get_header("webhook-id")
         if webhook_id and await self._queue.find(webhook_id.partition(".")[0]) is not None:
             raise falcon.HTTPForbidden(
@@ -101,10 +96,10 @@ class Predict:
             )
 
     def _prepare(self, body: bytes, key: str | None, client: str) -> TaskRequest:
-        """What is the user's, and what takes long with a long body; in a thread."""
+        """Parse and verify a request. Runs in a thread: verify_input may block, and a long body takes long."""
         json_data = parse_json(body)
         # verify_input may change the body.
-        callback_uri = _callback_uri(json_data, self._receivers)
+        callback_uri = _callback_uri(json_data, self._egress)
         idempotency = _idempotency(key, client, json_data)
         return TaskRequest(verified=self._verify(json_data), callback_uri=callback_uri, idempotency=idempotency)
 
@@ -146,17 +141,17 @@ class Status:
         self._queue = queue
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
-        """The task's state and result; with `Prefer: wait=N`, as soon as it has ended or N seconds have passed."""
+        """Answer with a task's state and result; with `Prefer: wait=N`, once it has ended or N seconds have passed."""
         if not task_id:
             await problems.unknown_path(req, resp)
         wait = read_preferences(req.get_header("Prefer")).wait
         if wait is None:
             record = await self._queue.find(task_id)
         else:
-            record = await self._queue.wait(task_id, _granted(resp, wait))
+            record = await self._queue.wait(task_id, _grant_wait(resp, wait))
         if record is None:
             raise _unknown_task(task_id)
-        _answer(resp, _described(record))
+        _answer(resp, _status_json(record))
 
     on_head = on_get
 
@@ -177,7 +172,7 @@ class Status:
 
 class Live:
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """200 while this process answers."""
+        """Answer 200 while this process runs."""
         _answer_json(resp, {"live": True})
 
     on_head = on_get
@@ -188,7 +183,7 @@ class Ready:
         self._queue = queue
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """200 when the broker answers and a worker has its model loaded, else 503; the body says which is missing."""
+        """Answer 200 when Redis answers and a worker has loaded its model, else 503; the body shows what is missing."""
         try:
             workers = await self._queue.workers()
             broker = "UP"
@@ -221,12 +216,12 @@ class PipelineUnusable(falcon.HTTPInternalServerError):
         super().__init__(title="Pipeline error", description=f"pipeline.py cannot be imported: {cause}")
 
 
-def _callback_uri(json_data: Any, receivers: EgressPolicy) -> str | None:
+def _callback_uri(json_data: Any, egress: EgressPolicy) -> str | None:
     if not isinstance(json_data, dict) or json_data.get("callback_uri") is None:
         return None
     try:
         uri = check_uri(json_data["callback_uri"])
-        receivers.check_literal(uri)
+        egress.check_literal(uri)
     except ValueError as error:
         raise _bad_input(str(error)) from error
     return uri
@@ -245,8 +240,8 @@ def _bad_input(description: str) -> falcon.HTTPBadRequest:
     return falcon.HTTPBadRequest(title="Bad input format", description=description)
 
 
-def _granted(resp: falcon.asgi.Response, wait: int) -> int:
-    """The seconds that a request may wait of those it asks for; the answer says so."""
+def _grant_wait(resp: falcon.asgi.Response, wait: int) -> int:
+    """The seconds to wait of those that a request asks for, also set as `Preference-Applied` (RFC 7240)."""
     granted = min(wait, MAX_WAIT)
     resp.set_header("Preference-Applied", f"wait={granted}")
     return granted
@@ -258,24 +253,23 @@ def _unknown_task(task_id: str) -> falcon.HTTPNotFound:
     )
 
 
-def _described(record: TaskRecord) -> str:
-    """What GET /status says of a task, in JSON. The result is in it as it is stored."""
-    described = [f'"status": {json.dumps(record.status)}, "result": {_result(record)}']
+def _status_json(record: TaskRecord) -> str:
+    """The body of GET /status. It holds the result as it is stored, not parsed."""
+    members = [f'"status": {json.dumps(record.status)}, "result": {_result_json(record)}']
     if record.position is not None:
-        described.append(f'"position": {record.position}')
+        members.append(f'"position": {record.position}')
     if record.callback is not None:
-        described.append(f'"callback": {json.dumps(asdict(record.callback))}')
-    return f"{{{', '.join(described)}}}"
+        members.append(f'"callback": {json.dumps(asdict(record.callback))}')
+    return f"{{{', '.join(members)}}}"
 
 
-def _result(record: TaskRecord) -> str:
-    """A task's result in JSON."""
+def _result_json(record: TaskRecord) -> str:
     return record.text if record.text is not None else json.dumps(record.result)
 
 
-def _reason(record: TaskRecord) -> str:
-    """What a failed task says of itself, on one line."""
-    result = json.loads(_result(record))
+def _failure_text(record: TaskRecord) -> str:
+    """The error of a failed task, on one line."""
+    result = json.loads(_result_json(record))
     arguments = result.get("args", []) if isinstance(result, dict) else []
     return ", ".join(str(argument) for argument in arguments) or record.status
 

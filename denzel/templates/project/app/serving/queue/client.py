@@ -1,4 +1,4 @@
-"""The queue as the api sees it: submit a task, wait for it, look it up, cancel it."""
+"""Client of the queue for the api: submit a task, wait for it, look it up, cancel it."""
 
 from __future__ import annotations
 
@@ -19,62 +19,37 @@ from app.serving.queue.waiting import NONE, Preferences, seconds_to_wait
 from app.serving.settings import Settings
 from app.serving.store.connection import connect_loop
 from app.serving.store.messages import task_message
-from app.serving.store.tasks import (
-    REVOKED,
-    SUCCESS,
-    Enqueued,
-    Idempotency,
-    KeyReused,
-    NewTask,
-    QueueFull,
-    TaskRecord,
-    TaskStore,
-)
-from app.serving.store.workers import WorkerRegistry, WorkerReport, WorkerState
-
-__all__ = [
-    "REVOKED",
-    "SUCCESS",
-    "BrokerAway",
-    "KeyReused",
-    "MemoryFull",
-    "Overloaded",
-    "QueueFull",
-    "SubmitResult",
-    "TaskQueue",
-    "TaskRecord",
-    "TaskRequest",
-    "WorkerState",
-]
+from app.serving.store.tasks import Enqueued, Idempotency, NewTask, TaskRecord, TaskStore
+from app.serving.store.workers import WorkerRegistry, WorkerReport
 
 log = logging.getLogger(__name__)
 
-#: What every method of TaskQueue raises when the broker is away, loads its data, or takes no writes.
+#: Raised by every method of TaskQueue when Redis is away, loads its data, or is read-only.
 BrokerAway = RedisError
 
-#: What `submit` raises when the broker has no memory left: a BrokerAway too.
+#: Raised by `submit` when Redis has no memory left; a BrokerAway, too.
 MemoryFull = OutOfMemoryError
 
-#: The longest a request may wait, in seconds, whatever it asks for; and how many may wait at once in one process.
+#: Seconds for which a request may wait, whatever it asks for; and requests of one process that may wait at once.
 MAX_WAIT = 300
 MAX_WAITS = 1000
 
-#: How many tasks may wait in one process until they are checked and stored: Redis may hang, and verify_input be slow.
+#: Tasks of one process that may wait to be verified and stored: Redis may hang, and verify_input be slow.
 MAX_SUBMISSIONS = 2000
 
-#: Threads that look up, cancel, and ask for the workers: `verify_input` cannot hold these. And how many requests may
-#: wait for one of them in one process.
+#: Threads that look up, cancel, and read the workers' reports: `verify_input` cannot block these. And requests of one
+#: process that may wait for such a thread.
 LOOKUP_THREADS = 4
 MAX_LOOKUPS = 2000
 
 
 class Overloaded(Exception):
-    """Too many tasks wait to be checked and stored; this one was not."""
+    """Too many tasks wait to be verified and stored; this one was rejected."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRequest:
-    """What a task is made of: what verify_input returned (JSON values), where its callback goes, its key."""
+    """A task to submit: what verify_input returned (JSON values), where its callback goes, its idempotency key."""
 
     verified: Any
     callback_uri: str | None = None
@@ -83,8 +58,8 @@ class TaskRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitResult:
-    """A task that is on the queue. If its end was to be waited for, `waited` says so; `record` is then the task as it
-    was at the end of the wait, or None when that is not known.
+    """A task on the queue. `waited` is True when the request waited for its end; `record` is then the task as it was
+    after that, or None when it could not be read.
     """
 
     task_id: str
@@ -93,82 +68,81 @@ class SubmitResult:
 
 
 class TaskQueue:
-    """Every method raises BrokerAway when the broker is away. All of it belongs to one event loop."""
+    """The queue in one Redis. Every method raises BrokerAway when Redis is away. It belongs to one event loop."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._settings = settings
-        self._records = TaskStore(redis)
+        self._tasks = TaskStore(redis)
         self._workers = WorkerRegistry(redis)
         self._completions = CompletionWatcher(connect_loop(redis))
-        self._intake = BatchingExecutor(settings.api_threads, "intake", self._store)
+        self._intake = BatchingExecutor(settings.api_threads, "intake", self._enqueue)
         self._lookups = BatchingExecutor(LOOKUP_THREADS, "lookup")
-        self._patience = FailFast()
+        self._fail_fast = FailFast()
         self._waits = 0
 
     async def submit(self, prepare: Callable[[], TaskRequest], prefer: Preferences = NONE) -> SubmitResult:
-        """Store the task that `prepare` makes, in a thread; it is on the queue when this returns. Then wait for its end
-        where the request prefers that, or the deployment does.
+        """Run `prepare` in a thread, and enqueue the task that it returns. Then wait for its end, where the request
+        prefers that or the deployment does.
 
-        With a key and body that were accepted before, it is that task. Raises what `prepare` raises, Overloaded,
-        QueueFull, MemoryFull and KeyReused.
+        With a key and body that were accepted before, it is that earlier task. Raises what `prepare` raises,
+        Overloaded, QueueFull, MemoryFull and KeyReused.
         """
-        if self._intake.waiting >= MAX_SUBMISSIONS:
+        if self._intake.backlog >= MAX_SUBMISSIONS:
             raise Overloaded
         task_id = str(uuid.uuid4())
-        # Before the task can end. How the deployment answers is known only when the task is accepted.
-        end = self._completions.expect(task_id) if prefer.wait is not None or not prefer.respond_async else None
+        # Before the task can end. The deployment's response mode is known only when the task is accepted.
+        may_wait = prefer.wait is not None or not prefer.respond_async
+        waiter = self._completions.subscribe(task_id) if may_wait else None
         try:
             since = time.monotonic()
-            acceptance: Enqueued = await self._intake.run(lambda: self._prepare(since, task_id, prepare, prefer))
-            seconds = seconds_to_wait(prefer, acceptance.response or self._settings.response)
-            if seconds is None or end is None:
-                return SubmitResult(task_id=acceptance.task_id)
-            if acceptance.task_id != task_id:
-                record = await self._try_to_wait(acceptance.task_id, seconds, None)
-            else:
-                record = await self._try_to_wait(task_id, seconds, end)
-            return SubmitResult(task_id=acceptance.task_id, waited=True, record=record)
+            enqueued: Enqueued = await self._intake.run(lambda: self._prepare(since, task_id, prepare, prefer))
+            seconds = seconds_to_wait(prefer, enqueued.response or self._settings.response)
+            if seconds is None or waiter is None:
+                return SubmitResult(task_id=enqueued.task_id)
+            is_new = enqueued.task_id == task_id
+            record = await self._try_to_wait(enqueued.task_id, seconds, waiter if is_new else None)
+            return SubmitResult(task_id=enqueued.task_id, waited=True, record=record)
         finally:
-            if end is not None:
-                self._completions.forget(task_id, end)
+            if waiter is not None:
+                self._completions.unsubscribe(task_id, waiter)
 
     def _prepare(
         self, since: float, task_id: str, prepare: Callable[[], TaskRequest], prefer: Preferences
     ) -> tuple[float, NewTask]:
-        self._patience.check(since)
+        self._fail_fast.check(since)
         return since, _new_task(task_id, prepare(), prefer)
 
-    def _store(self, prepared: list[tuple[float, NewTask]]) -> list[Enqueued | Exception]:
-        self._patience.check(max(since for since, _ in prepared))
-        return self._patience.ask(
-            lambda: self._records.enqueue_many(
+    def _enqueue(self, prepared: list[tuple[float, NewTask]]) -> list[Enqueued | Exception]:
+        self._fail_fast.check(max(since for since, _ in prepared))
+        return self._fail_fast.call(
+            lambda: self._tasks.enqueue_many(
                 [task for _, task in prepared],
                 queue_limit=self._settings.queue_limit,
                 synchronous=self._settings.response.synchronous,
             )
         )
 
-    async def _look(self, ask: Callable[[], Any]) -> Any:
-        """What is asked of Redis, in a thread."""
-        if self._lookups.waiting >= MAX_LOOKUPS:
+    async def _query(self, command: Callable[[], Any]) -> Any:
+        """The answer of Redis to `command`, which runs in a thread."""
+        if self._lookups.backlog >= MAX_LOOKUPS:
             raise BrokerAway("too many requests wait for Redis")
         since = time.monotonic()
 
-        def look() -> Any:
-            self._patience.check(since)
-            return self._patience.ask(ask)
+        def query() -> Any:
+            self._fail_fast.check(since)
+            return self._fail_fast.call(command)
 
-        return await self._lookups.run(look)
+        return await self._lookups.run(query)
 
     async def cancel(self, task_id: str) -> str | None:
         """End the task as REVOKED, unless it has ended. Returns its status then; None when there is no such task."""
-        lifetime = self._settings.result_lifetime
-        status: str | None = await self._look(lambda: self._records.cancel(task_id, ttl=lifetime))
+        ttl = self._settings.result_lifetime
+        status: str | None = await self._query(lambda: self._tasks.cancel(task_id, ttl=ttl))
         return status
 
     async def find(self, task_id: str) -> TaskRecord | None:
         """The task's record; None when the id was never accepted or has expired."""
-        record: TaskRecord | None = await self._look(lambda: self._records.find(task_id, parse=False))
+        record: TaskRecord | None = await self._query(lambda: self._tasks.find(task_id, parse=False))
         return record
 
     async def wait(self, task_id: str, timeout: float) -> TaskRecord | None:
@@ -179,46 +153,46 @@ class TaskQueue:
         return await self._wait(task_id, timeout, None)
 
     async def workers(self) -> list[WorkerReport]:
-        """What the workers report of themselves, by name."""
-        reports: list[WorkerReport] = await self._look(self._workers.read)
+        """The reports of the workers, by name."""
+        reports: list[WorkerReport] = await self._query(self._workers.read)
         return reports
 
-    async def _try_to_wait(self, task_id: str, timeout: float, end: Waiter | None) -> TaskRecord | None:
-        """The task is accepted: to say that the broker is away would have it sent again."""
+    async def _try_to_wait(self, task_id: str, timeout: float, waiter: Waiter | None) -> TaskRecord | None:
+        """Wait for an accepted task; None when Redis is away, as a client that got that error would send it again."""
         try:
-            return await self._wait(task_id, timeout, end)
+            return await self._wait(task_id, timeout, waiter)
         except BrokerAway as error:
             log.warning("task %s is accepted, but cannot be waited for: %s", task_id, error)
             return None
 
-    async def _wait(self, task_id: str, timeout: float, end: Waiter | None) -> TaskRecord | None:
-        """Without an `end`, the task may have ended already."""
+    async def _wait(self, task_id: str, timeout: float, waiter: Waiter | None) -> TaskRecord | None:
+        """Without a `waiter`, the task may have ended already."""
         if self._waits >= MAX_WAITS:
             return await self.find(task_id)
         deadline = time.monotonic() + min(timeout, MAX_WAIT)
         self._waits += 1
         try:
             while True:
-                if end is not None:
-                    ended = await self._completions.until(end, deadline)
-                    if ended is not None:
-                        return TaskRecord(status=ended.status, text=ended.result)
-                    self._completions.forget(task_id, end)
-                end = self._completions.expect(task_id)
+                if waiter is not None:
+                    notice = await self._completions.wait(waiter, deadline)
+                    if notice is not None:
+                        return TaskRecord(status=notice.status, text=notice.result)
+                    self._completions.unsubscribe(task_id, waiter)
+                waiter = self._completions.subscribe(task_id)
                 record = await self.find(task_id)
                 if record is None or record.is_finished or time.monotonic() >= deadline:
                     return record
         finally:
             self._waits -= 1
-            if end is not None:
-                self._completions.forget(task_id, end)
+            if waiter is not None:
+                self._completions.unsubscribe(task_id, waiter)
 
 
-def _new_task(task_id: str, submission: TaskRequest, prefer: Preferences) -> NewTask:
+def _new_task(task_id: str, request: TaskRequest, prefer: Preferences) -> NewTask:
     return NewTask(
         task_id=task_id,
-        message=task_message(task_id, submission.verified),
-        callback_uri=submission.callback_uri,
-        idempotency=submission.idempotency,
+        message=task_message(task_id, request.verified),
+        callback_uri=request.callback_uri,
+        idempotency=request.idempotency,
         prefer="wait" if prefer.wait is not None else "respond-async" if prefer.respond_async else "",
     )

@@ -1,4 +1,4 @@
-"""Waiting for tasks to end: one connection listens for the whole process, however many requests wait."""
+"""Watcher that wakes requests when their tasks end: one pub/sub connection for the whole process."""
 
 from __future__ import annotations
 
@@ -15,56 +15,56 @@ from app.serving.store import keys
 
 log = logging.getLogger(__name__)
 
-#: Seconds of silence after which Redis is asked whether it is there, and seconds that it may take to answer.
+#: Seconds without a message after which Redis is pinged, and seconds that its reply may take.
 PING_INTERVAL = 10.0
 
-#: Seconds between two tries to listen again when Redis was away.
+#: Seconds between two attempts to subscribe while Redis is away.
 RECONNECT_DELAY = 1.0
 
 
 @dataclass(frozen=True)
-class EndedTask:
-    """How a task ended: the announcement said it, with the result as the JSON that is stored."""
+class CompletionNotice:
+    """The announced end of a task: its status, and its result as the JSON that is stored."""
 
     status: str
     result: str
 
 
-#: What a waiting request is woken with: how its task ended; None says to look it up.
-Waiter = asyncio.Future[EndedTask | None]
+#: A waiting request: resolved with how its task ended, or with None when the task is to be looked up.
+Waiter = asyncio.Future[CompletionNotice | None]
 
 
 class CompletionWatcher:
-    """Wakes whoever waits for a task when its end is announced. Listening starts with the first wait."""
+    """Resolves waiters when the ends of their tasks are announced. Listening starts with the first of them."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._waiting: dict[str, list[Waiter]] = {}
+        self._waiters: dict[str, list[Waiter]] = {}
         self._listener: asyncio.Task[None] | None = None
 
-    def expect(self, task_id: str) -> Waiter:
-        """Is set when `task_id` ends, or when that may have been missed; `forget` it when it is not waited for."""
+    def subscribe(self, task_id: str) -> Waiter:
+        """A waiter that is resolved when the task ends, or when that may have been missed. `unsubscribe` it at last."""
         loop = asyncio.get_running_loop()
-        end: Waiter = loop.create_future()
-        self._waiting.setdefault(task_id, []).append(end)
+        waiter: Waiter = loop.create_future()
+        self._waiters.setdefault(task_id, []).append(waiter)
         if self._listener is None or self._listener.done():
             self._listener = loop.create_task(self._listen())
-        return end
+        return waiter
 
-    def forget(self, task_id: str, end: Waiter) -> None:
-        """Expect it no longer."""
-        waiting = self._waiting.get(task_id)
-        if waiting and end in waiting:
-            waiting.remove(end)
-            if not waiting:
-                del self._waiting[task_id]
+    def unsubscribe(self, task_id: str, waiter: Waiter) -> None:
+        """Drop the waiter, resolved or not."""
+        waiters = self._waiters.get(task_id)
+        if waiters and waiter in waiters:
+            waiters.remove(waiter)
+            if not waiters:
+                del self._waiters[task_id]
 
-    async def until(self, end: Waiter, deadline: float) -> EndedTask | None:
-        """How the task ended; None when it is to be looked up, or did not until then (time.monotonic())."""
+    async def wait(self, waiter: Waiter, deadline: float) -> CompletionNotice | None:
+        """How the task ended; None when it is to be looked up, or at the deadline (time.monotonic())."""
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(deadline - time.monotonic(), _set, end, None)
+        timer = loop.call_later(deadline - time.monotonic(), _resolve, waiter, None)
         try:
-            return await end
+            return await waiter
         finally:
             timer.cancel()
 
@@ -73,40 +73,40 @@ class CompletionWatcher:
             try:
                 async with self._redis.pubsub() as channel:
                     await channel.subscribe(keys.COMPLETIONS)
-                    asked = False
+                    is_pinged = False
                     while True:
                         message = await channel.get_message(timeout=PING_INTERVAL)
                         if message is not None:
-                            self._receive(message)
-                        elif asked:
+                            self._handle(message)
+                        elif is_pinged:
                             raise RedisError("no answer to a ping")
                         else:
                             await channel.ping()
-                        asked = message is None
+                        is_pinged = message is None
             except RedisError as error:
                 log.warning("cannot listen for ended tasks, trying again: %s", error)
                 await asyncio.sleep(RECONNECT_DELAY)
 
-    def _receive(self, message: dict[str, object]) -> None:
+    def _handle(self, message: dict[str, object]) -> None:
         if message["type"] == "subscribe":
-            # What ended before was not heard.
-            for task_id in list(self._waiting):
+            # What was announced before this subscription was missed.
+            for task_id in list(self._waiters):
                 self._wake(task_id, None)
             return
         if message["type"] != "message":
             return
         try:
-            ends = json.loads(str(message["data"]))
-            for task_id, *how in ends:
-                self._wake(task_id, EndedTask(*how) if how else None)
+            announced = json.loads(str(message["data"]))
+            for task_id, *end in announced:
+                self._wake(task_id, CompletionNotice(*end) if end else None)
         except (ValueError, TypeError) as error:
             log.warning("an announcement of ended tasks cannot be read: %s", error)
 
-    def _wake(self, task_id: str, ended: EndedTask | None) -> None:
-        for end in self._waiting.pop(task_id, ()):
-            _set(end, ended)
+    def _wake(self, task_id: str, notice: CompletionNotice | None) -> None:
+        for waiter in self._waiters.pop(task_id, ()):
+            _resolve(waiter, notice)
 
 
-def _set(end: Waiter, ended: EndedTask | None) -> None:
-    if not end.done():
-        end.set_result(ended)
+def _resolve(waiter: Waiter, notice: CompletionNotice | None) -> None:
+    if not waiter.done():
+        waiter.set_result(notice)

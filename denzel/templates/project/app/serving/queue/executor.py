@@ -1,7 +1,7 @@
-"""Blocking work in threads, for whoever awaits it on the event loop; cheap when there is much of it.
+"""Executor for blocking work that the event loop awaits, with micro-batching: cheap while there is much of it.
 
-One thread takes whatever is there, one piece after the other, and the loop is woken once for many answers. A piece that
-takes its time gets the others another thread: at once when one notices at its end, else when the loop has looked.
+One thread takes whatever is queued, one function after the other, and wakes the loop once for many results. A slow
+function gets the others another thread: at once when that is noticed at its end, else at the loop's next check.
 """
 
 from __future__ import annotations
@@ -14,54 +14,56 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-#: Seconds after which the loop gives waiting work another thread; and seconds from which a piece of work is a slow one.
+#: Seconds without progress after which the loop starts another thread for queued work.
 STALL_INTERVAL = 0.002
+
+#: Seconds after which a function counts as slow.
 SLOW = 0.001
 
-#: How many results are finished together at most, so that the first of them does not wait long.
+#: Values flushed together, at most, so that the first of them does not wait long.
 MAX_BATCH = 64
 
-Finish = Callable[[list[Any]], list[Any]]
+Flush = Callable[[list[Any]], list[Any]]
 
 
 class BatchingExecutor:
-    """Up to `most` threads, which are started when they are needed. To be used from one event loop."""
+    """Up to `max_threads` threads, started when they are needed. It belongs to one event loop."""
 
-    def __init__(self, most: int, name: str, finish: Finish | None = None) -> None:
-        """With `finish`, what the functions of `run` return are its arguments, many at a time while there are many.
+    def __init__(self, max_threads: int, name: str, flush: Flush | None = None) -> None:
+        """With `flush`, what the functions of `run` return are its arguments, many at a time while there are many.
 
-        It returns as many outcomes; the ones that are exceptions are raised where they are awaited.
+        It returns as many results; those that are exceptions are raised where they are awaited.
         """
-        self._most = most
+        self._max_threads = max_threads
         self._name = name
-        self._finish = finish
+        self._flush = flush
         self._work: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._prepared: deque[tuple[Any, asyncio.Future[Any]]] = deque()
-        self._answers: deque[tuple[Any, asyncio.Future[Any]]] = deque()
-        self._finishing = threading.Lock()
-        # Guards how many threads there are, and how many of them are awake; each entry of `_alarms` wakes one.
+        self._results: deque[tuple[Any, asyncio.Future[Any]]] = deque()
+        self._flushing = threading.Lock()
+        # Guards the number of threads, and of those awake; each entry of `_wakeups` wakes one.
         self._lock = threading.Lock()
         self._started = 0
         self._awake = 0
-        self._alarms: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._progress = 0
-        self._watched = False
+        self._is_checked = False
         self._is_waking = False
-        self._told = False
+        self._is_notified = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
-    def waiting(self) -> int:
-        """How many pieces of work lie there: to be run, or to be finished after that."""
+    def backlog(self) -> int:
+        """The number of functions that are queued, and of values that wait to be flushed."""
         return len(self._work) + len(self._prepared)
 
     def run(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
-        """What the function returns, or raises, when a thread has run it."""
+        """Run the function in a thread; the future gets what it returns or raises."""
         self._loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = self._loop.create_future()
         self._work.append((function, future))
         if not self._is_waking:
-            # After this turn of the loop, which may bring more: a thread that is awake wants the interpreter, too.
+            # After this turn of the loop, which may queue more: a thread that is awake competes for the interpreter.
             self._is_waking = True
             self._loop.call_soon(self._wake)
         return future
@@ -71,54 +73,54 @@ class BatchingExecutor:
         with self._lock:
             if self._awake == 0:
                 self._wake_one()
-        # Only now: a look before this would find all asleep, and be the last.
-        if not self._watched:
-            self._watched = True
+        # Only now: an earlier check would find all threads asleep, and be the last.
+        if not self._is_checked:
+            self._is_checked = True
             assert self._loop is not None
-            self._loop.call_later(STALL_INTERVAL, self._look, self._progress)
+            self._loop.call_later(STALL_INTERVAL, self._check_stalled, self._progress)
 
     def _wake_one(self) -> None:
-        if self._awake == self._most:
+        if self._awake == self._max_threads:
             return
         self._awake += 1
         if self._awake <= self._started:
-            self._alarms.put(None)
+            self._wakeups.put(None)
             return
         self._started += 1
-        threading.Thread(target=self._live, name=f"{self._name}-{self._started}", daemon=True).start()
+        threading.Thread(target=self._run_loop, name=f"{self._name}-{self._started}", daemon=True).start()
 
-    def _look(self, progress: int) -> None:
-        """On the loop, while threads are awake: is anything left lying?"""
+    def _check_stalled(self, progress: int) -> None:
+        """Wake another thread if work is queued and nothing was done since `progress`. Repeated while any is awake."""
         with self._lock:
             if self._awake == 0:
-                self._watched = False
+                self._is_checked = False
                 return
-            if self._progress == progress and self._is_left():
+            if self._progress == progress and self._has_work():
                 self._wake_one()
         assert self._loop is not None
-        self._loop.call_later(STALL_INTERVAL, self._look, self._progress)
+        self._loop.call_later(STALL_INTERVAL, self._check_stalled, self._progress)
 
-    def _is_left(self) -> bool:
-        """Whether there is anything that one more thread could do now."""
-        return (bool(self._work) and self._may_run()) or (bool(self._prepared) and not self._finishing.locked())
+    def _has_work(self) -> bool:
+        """True when there is anything that one more thread could do now."""
+        return (bool(self._work) and self._may_run()) or (bool(self._prepared) and not self._flushing.locked())
 
     def _may_run(self) -> bool:
         return len(self._prepared) < MAX_BATCH
 
-    def _live(self) -> None:
+    def _run_loop(self) -> None:
         while True:
-            self._work_on()
-            self._alarms.get()
+            self._run_until_idle()
+            self._wakeups.get()
 
-    def _work_on(self) -> None:
+    def _run_until_idle(self) -> None:
         while True:
             if self._may_run() and self._run_one():
                 continue
-            if self._finish_some():
+            if self._flush_some():
                 continue
             with self._lock:
-                # Whoever finishes looks here once more after it.
-                if not self._is_left():
+                # A thread that flushes gets here once more afterwards.
+                if not self._has_work():
                     self._awake -= 1
                     return
 
@@ -131,12 +133,12 @@ class BatchingExecutor:
         try:
             value = function()
         except Exception as error:  # noqa: BLE001 (raised where it is awaited)
-            self._answer(error, future)
-        except BaseException as error:  # noqa: BLE001 (nor must the thread end of it)
-            self._answer(RuntimeError(f"{type(error).__name__}: {error}"), future)
+            self._resolve(error, future)
+        except BaseException as error:  # noqa: BLE001 (it must not end the thread)
+            self._resolve(RuntimeError(f"{type(error).__name__}: {error}"), future)
         else:
-            if self._finish is None:
-                self._answer(value, future)
+            if self._flush is None:
+                self._resolve(value, future)
             else:
                 self._prepared.append((value, future))
         self._progress += 1
@@ -145,42 +147,41 @@ class BatchingExecutor:
                 self._wake_one()
         return True
 
-    def _finish_some(self) -> bool:
-        """Finish what is prepared, unless another thread is at it: that one will take the rest, too."""
-        if self._finish is None or not self._prepared or not self._finishing.acquire(blocking=False):
+    def _flush_some(self) -> bool:
+        """Flush what is prepared, unless another thread does: that one will take the rest, too."""
+        if self._flush is None or not self._prepared or not self._flushing.acquire(blocking=False):
             return False
         try:
             batch = [self._prepared.popleft() for _ in range(min(len(self._prepared), MAX_BATCH))]
             try:
-                outcomes = self._finish([value for value, _ in batch])
-                answers = list(zip(outcomes, batch, strict=True))
+                results = list(zip(self._flush([value for value, _ in batch]), batch, strict=True))
             except Exception as error:  # noqa: BLE001 (raised where it is awaited)
-                answers = [(error, one) for one in batch]
-            for outcome, (_, future) in answers:
-                self._answer(outcome, future)
+                results = [(error, one) for one in batch]
+            for result, (_, future) in results:
+                self._resolve(result, future)
             self._progress += 1
         finally:
-            self._finishing.release()
+            self._flushing.release()
         return True
 
-    def _answer(self, outcome: Any, future: asyncio.Future[Any]) -> None:
-        self._answers.append((outcome, future))
-        if not self._told:
-            self._told = True
+    def _resolve(self, result: Any, future: asyncio.Future[Any]) -> None:
+        self._results.append((result, future))
+        if not self._is_notified:
+            self._is_notified = True
             assert self._loop is not None
-            self._loop.call_soon_threadsafe(self._hand_out)
+            self._loop.call_soon_threadsafe(self._set_results)
 
-    def _hand_out(self) -> None:
-        # First: an answer that comes from now on tells the loop again.
-        self._told = False
-        while self._answers:
-            outcome, future = self._answers.popleft()
-            if future.done():  # whoever asked has gone
+    def _set_results(self) -> None:
+        # First: a result that comes from now on notifies the loop again.
+        self._is_notified = False
+        while self._results:
+            result, future = self._results.popleft()
+            if future.done():  # it was cancelled
                 continue
-            if isinstance(outcome, StopIteration):
-                # No future takes it.
-                future.set_exception(RuntimeError(f"StopIteration: {outcome}"))
-            elif isinstance(outcome, Exception):
-                future.set_exception(outcome)
+            if isinstance(result, StopIteration):
+                # asyncio's futures refuse it.
+                future.set_exception(RuntimeError(f"StopIteration: {result}"))
+            elif isinstance(result, Exception):
+                future.set_exception(result)
             else:
-                future.set_result(outcome)
+                future.set_result(result)

@@ -1,4 +1,4 @@
-"""Fail-fast guard for requests while Redis is silent: one time-out for all that wait, not one each."""
+"""Fail-fast guard while Redis does not respond: one time-out for all requests that wait, not one each."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import math
 import time
 from collections.abc import Callable
 
-from redis.exceptions import TimeoutError as SilentBroker
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from app.serving.store.connection import Answer
 
 
 class FailFast:
-    """How long requests wait for a Redis that neither answers nor refuses: each for one time-out and no other's.
+    """Bounds how long a request waits for a Redis that neither responds nor refuses: for one time-out.
 
-    Those that wait behind one that met the silence are told of it at once; asking for each would take minutes.
+    Requests that were queued before a time-out fail at once: to try each would take minutes.
     """
 
     def __init__(self) -> None:
-        self._silent_at = -math.inf
+        self._timed_out_at = -math.inf
 
     def check(self, since: float) -> None:
-        """Raise for a request that waits since this moment (time.monotonic()), if Redis was silent after it."""
-        if since <= self._silent_at:
-            raise SilentBroker("Redis did not answer a request before this one")
+        """Raise for a request that waits since this moment (time.monotonic()), if Redis timed out after it."""
+        if since <= self._timed_out_at:
+            raise RedisTimeout("Redis did not answer a request before this one")
 
-    def ask(self, question: Callable[[], Answer]) -> Answer:
-        """What Redis answers; its silence is noted."""
+    def call(self, command: Callable[[], Answer]) -> Answer:
+        """The answer of Redis to `command`; a time-out is recorded, and raised."""
         try:
-            return question()
-        except SilentBroker:
-            self._silent_at = time.monotonic()
+            return command()
+        except RedisTimeout:
+            self._timed_out_at = time.monotonic()
             raise

@@ -1,4 +1,4 @@
-"""How long a request waits for its result: its own preference, over the deployment's response mode."""
+"""Time that a request waits for its result: its own preference, or else the deployment's response mode."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from app.serving.settings import ResponseMode
 
 @dataclass(frozen=True, kw_only=True)
 class Preferences:
-    """`wait` in seconds, when the request would wait; `respond_async`, when it would rather not."""
+    """Preferences of one request: `wait`, in seconds, for the result; or `respond_async`, not to wait."""
 
     wait: int | None = None
     respond_async: bool = False
 
 
-#: What a request prefers that says nothing.
+#: The preferences of a request that states none.
 NONE = Preferences()
 
 
 def seconds_to_wait(preferences: Preferences, response: ResponseMode) -> float | None:
-    """How long a request waits for its result, by what it prefers and how the deployment answers; None: not at all."""
+    """The time that a request waits for its result; None for one that does not wait."""
     if preferences.wait is not None:
         return preferences.wait
     return response.timeout if response.synchronous and not preferences.respond_async else None
