@@ -288,7 +288,7 @@ def test_own_services_are_looked_up_now_and_then(monkeypatch: pytest.MonkeyPatch
         policy.addresses("receiver.example", 80)
     assert names.asked.count("redis") == 1
     names.answers["redis"] = ["172.20.0.3"]
-    monkeypatch.setattr(egress, "OWN_ADDRESSES_FOR", 0)
+    monkeypatch.setattr(egress, "OWN_ADDRESSES_TTL", 0)
     with pytest.raises(EgressDenied, match="a service of this project"):
         policy.addresses("receiver.example", 80)
 
@@ -337,7 +337,7 @@ def test_the_policy_of_a_deployment_is_in_its_settings(read_settings: Callable[.
 
 
 def test_an_own_service_that_can_not_be_looked_up_for_a_while_stays_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(egress, "OWN_ADDRESSES_FOR", 0)
+    monkeypatch.setattr(egress, "OWN_ADDRESSES_TTL", 0)
     names = Names(redis=["172.20.0.2"], evil_example=["172.20.0.2"])
     policy = EgressPolicy(own_services=["redis"], resolve=names)
     for _ in range(3):

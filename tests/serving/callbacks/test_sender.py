@@ -74,8 +74,8 @@ def sending(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
 
     def start(*, timeout: float = 10, retry_for: float = DAY, key: bytes = b"", **policy: Any) -> Callable[[], None]:
         connections = ConnectionPool(EgressPolicy(**{"loopback": True, **policy}), timeout=timeout)
-        attempts = Delivery(connections, key=key, timeout=timeout, retry_for=retry_for)
-        running = CallbackSender(box, attempts.send, rest=connections.close_idle)
+        delivery = Delivery(connections, key=key, timeout=timeout, retry_for=retry_for)
+        running = CallbackSender(box, delivery.send, on_renew=connections.close_idle)
         thread = threading.Thread(target=running.run)
         thread.start()
 
@@ -245,7 +245,7 @@ def test_a_new_callback_is_sent_at_once(
         sent.set()
         return AttemptResult(status=200, delivered=True)
 
-    sender = CallbackSender(patient, send, rest=lambda: None)  # type: ignore[arg-type]
+    sender = CallbackSender(patient, send, on_renew=lambda: None)  # type: ignore[arg-type]
     thread = threading.Thread(target=sender.run)
     thread.start()
     try:
@@ -280,7 +280,7 @@ def test_results_on_their_way_have_a_bounded_size_together(
     for number in range(12):
         records.enqueue(f"task-{number}", "", callback_uri=f"http://host-{number}.example/", queue_limit=100)
         records.complete(f"task-{number}", "SUCCESS", {"a": "x" * 3_000_000}, ttl=60)
-    sender = CallbackSender(box, send, rest=lambda: None)
+    sender = CallbackSender(box, send, on_renew=lambda: None)
     thread = threading.Thread(target=sender.run)
     thread.start()
     try:
@@ -441,7 +441,7 @@ def test_many_callbacks_are_settled_in_few_steps(
     assert sum(steps) == 100
     assert len(steps) < 50
     until(lambda: sum(line.count(" to http") for line in caplog.messages) == 100, what="all to be in the log")
-    assert max(line.count(" to http") for line in caplog.messages) <= sender_module.CALLBACKS_A_LINE
+    assert max(line.count(" to http") for line in caplog.messages) <= sender_module.CALLBACKS_PER_LINE
 
 
 def test_a_password_in_the_uri_is_not_in_the_log(
@@ -738,7 +738,7 @@ def test_what_ended_while_redis_was_away_is_recorded_and_not_sent_again(
         returned.append(one.task_id)
         return AttemptResult(status=200, delivered=True)
 
-    sender = CallbackSender(outage, send, rest=lambda: None)  # type: ignore[arg-type]
+    sender = CallbackSender(outage, send, on_renew=lambda: None)  # type: ignore[arg-type]
     thread = threading.Thread(target=sender.run)
     thread.start()
     try:
@@ -789,7 +789,7 @@ def test_the_heart_beats_while_receivers_are_slow_and_while_redis_is_away_but_no
         return True
 
     outbox: Any = outage
-    sender = CallbackSender(outbox, send, rest=lambda: None, beat=lambda: beats.append(time.monotonic()))
+    sender = CallbackSender(outbox, send, on_renew=lambda: None, on_tick=lambda: beats.append(time.monotonic()))
     thread = threading.Thread(target=sender.run)
     thread.start()
     try:

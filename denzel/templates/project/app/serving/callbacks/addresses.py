@@ -1,4 +1,4 @@
-"""The addresses of receivers: what is one, in which spelling, and of which kind."""
+"""IP addresses of endpoints: parsing in any notation, addresses embedded in others, and those that are blocked."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from pathlib import Path
 
 Address = IPv4Address | IPv6Address
 
-#: Looks up the addresses of a host name; raises OSError when it has none.
+#: Resolver of a host name to its addresses; raises OSError when there is none.
 Resolve = Callable[[str], list[str]]
 
-#: Where Linux tells the routes of a machine, or of a container.
+#: The routing table of a machine, or of a container, on Linux.
 ROUTES = Path("/proc/net/route")
 
 LOCALHOST = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 
-#: Networks through which an IPv4 address is reached by an IPv6 one, in its last 32 bits.
+#: Networks of IPv6 addresses with an IPv4 one in the last 32 bits: NAT64 (RFC 6052), local NAT64 (RFC 8215), and the
+#: deprecated IPv4-compatible addresses (RFC 4291).
 _EMBEDDING = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Network("::/96"))
 
 
 class EgressDenied(ValueError):
-    """A callback is not sent there, whatever happens; the message says which address, and why."""
+    """The policy permits no callback there, now or later; the message names the address and the reason."""
 
 
 def look_up(host: str) -> list[str]:
-    """The addresses of a host, as this machine resolves it; raises OSError when there is none."""
+    """The addresses of a host by this machine's resolver; raises OSError when there is none."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
@@ -38,7 +39,7 @@ def look_up(host: str) -> list[str]:
 
 
 def parse_literal(host: str) -> tuple[Address, ...]:
-    """The address that a host is when it is no name, however it is spelled: 127.1, 2130706433, 0177.0.0.1, ::1."""
+    """The address of a host that is no name, in any notation: 127.1, 2130706433, 0177.0.0.1, ::1."""
     if host == "localhost" or host.endswith(".localhost"):
         return LOCALHOST
     try:
@@ -52,7 +53,9 @@ def parse_literal(host: str) -> tuple[Address, ...]:
 
 
 def embedded_addresses(address: Address | str) -> list[Address]:
-    """An address, and those that packets to it may reach: IPv4 addresses within IPv6 ones."""
+    """An address, and the IPv4 ones embedded in it that its packets may reach: 6to4 (RFC 3056), Teredo (RFC 4380: the
+    server and the client), NAT64 and IPv4-compatible.
+    """
     address = canonical(address)
     if isinstance(address, IPv4Address):
         return [address]
@@ -67,7 +70,7 @@ def embedded_addresses(address: Address | str) -> list[Address]:
 
 
 def blocked_reason(address: Address) -> str:
-    """What makes an address one that callbacks are not sent to; empty when nothing does."""
+    """The reason why callbacks are not sent to an address by default; empty when there is none."""
     if address.is_loopback:
         return "a loopback address"
     if address.is_link_local:
@@ -82,7 +85,7 @@ def blocked_reason(address: Address) -> str:
 
 
 def is_of_this_machine(address: Address) -> bool:
-    """Whether this machine itself answers at the address: then a socket can be bound to it."""
+    """True when the address belongs to this machine: a socket can be bound to it."""
     if address.is_loopback:
         return True
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
@@ -95,8 +98,9 @@ def is_of_this_machine(address: Address) -> bool:
 
 
 def gateways(routes: Path = ROUTES) -> tuple[Address, ...]:
-    """The IPv4 addresses of the machines through which this one reaches all that is not near; none where it cannot be
-    told. In a container, it is the machine that runs it.
+    """The IPv4 addresses of the default gateways; none where the routing table cannot be read.
+
+    In a container, that is the machine that runs it.
     """
     try:
         lines = routes.read_text().splitlines()[1:]
@@ -107,19 +111,19 @@ def gateways(routes: Path = ROUTES) -> tuple[Address, ...]:
 
 
 def _gateway(route: list[str]) -> IPv4Address | None:
-    """The gateway of a default route, in the columns of /proc/net/route; None for any other route."""
+    """The gateway of a default route, given as the columns of /proc/net/route; None for any other route."""
     try:
         destination, gateway, mask = (int(route[column], 16) for column in (1, 2, 7))
     except (IndexError, ValueError):
         return None
     if destination or mask or not gateway:
         return None
-    # The kernel writes the bytes as one number of this machine.
+    # The kernel prints the bytes as one number, in this machine's byte order.
     return IPv4Address(gateway.to_bytes(4, sys.byteorder))
 
 
 def canonical(address: Address | str) -> Address:
-    """An address without its zone; an IPv4 one that is written as ::ffff:1.2.3.4 is IPv4."""
+    """An address without its zone; an IPv4-mapped one, ::ffff:1.2.3.4, as IPv4."""
     if isinstance(address, str):
         address = ip_address(address.strip("[]").partition("%")[0])
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
@@ -128,5 +132,5 @@ def canonical(address: Address | str) -> Address:
 
 
 def host_name(host: str) -> str:
-    """A host without brackets and final dot, in lower case: spelled so, the same are equal."""
+    """A host in canonical form: without brackets and trailing dot, in lower case."""
     return host.strip("[]").lower().rstrip(".")

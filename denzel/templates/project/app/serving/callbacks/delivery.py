@@ -1,4 +1,4 @@
-"""One attempt to send a callback: what is posted, and what it means how that ends."""
+"""Delivery attempts of callbacks: the request that is posted, and the result of each attempt."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ ERROR_LIMIT = 500
 
 
 def body(callback: Callback) -> bytes:
-    """What a receiver gets: the dict that predict returned, or how the task ended, with its id."""
+    """The body to post: the dict that predict returned; else status, result and id of the task."""
     if callback.status == SUCCESS and callback.result.startswith("{"):
         return callback.result.encode()
-    # The result is JSON already; a status and an id have nothing to escape.
-    said = f'{{"status": "{callback.status}", "result": {callback.result}, "task_id": "{callback.task_id}"}}'
-    return said.encode()
+    # The result is JSON already; a status and an id need no escaping.
+    text = f'{{"status": "{callback.status}", "result": {callback.result}, "task_id": "{callback.task_id}"}}'
+    return text.encode()
 
 
 class Delivery:
-    """Posts callbacks, and says how that ended."""
+    """Posts callbacks, and classifies the result of each attempt."""
 
     def __init__(self, connections: ConnectionPool, *, key: bytes, timeout: float, retry_for: float) -> None:
         self._connections = connections
@@ -38,17 +38,17 @@ class Delivery:
         self._retry_for = retry_for
 
     def send(self, callback: Callback) -> AttemptResult:
-        """One attempt. It comes to an end whatever happens, so nothing is raised here."""
+        """Make one attempt. It ends whatever happens, and raises nothing."""
         began = time.monotonic()
         try:
             return self._post(callback, began)
-        except EgressDenied as refused:
-            return AttemptResult(error=str(refused))
+        except EgressDenied as denied:
+            return AttemptResult(error=str(denied))
         except (OSError, HTTPException) as error:
-            return self._again(callback, began, error=self._describe(error), away=True)
+            return self._retry(callback, began, error=self._describe(error), away=True)
         except Exception as error:
             log.exception("callback of task %s could not be sent", callback.task_id)
-            return self._again(callback, began, error=f"denzel's own error: {self._describe(error)}", away=False)
+            return self._retry(callback, began, error=f"denzel's own error: {self._describe(error)}", away=False)
 
     def _post(self, callback: Callback, began: float) -> AttemptResult:
         content = body(callback)
@@ -57,18 +57,18 @@ class Delivery:
             "User-Agent": "denzel",
             **webhook_headers(self._key, webhook_id=callback.webhook_id, at=int(time.time()), body=content),
         }
-        answer = self._connections.post(callback.uri, content, headers)
-        if retry.is_delivered(answer.status):
-            return AttemptResult(status=answer.status, delivered=True)
-        said = f"answered {answer.status}"
-        if not retry.is_transient(answer.status):
-            return AttemptResult(status=answer.status, error=said)
-        wait = retry.read_retry_after(answer.retry_after, now=time.time())
-        # A receiver that says when to come again, or how often, is not away.
-        away = answer.status >= 500 and wait is None
-        return self._again(callback, began, error=said, status=answer.status, away=away, retry_after=wait)
+        response = self._connections.post(callback.uri, content, headers)
+        if retry.is_delivered(response.status):
+            return AttemptResult(status=response.status, delivered=True)
+        error = f"answered {response.status}"
+        if not retry.is_transient(response.status):
+            return AttemptResult(status=response.status, error=error)
+        wait = retry.read_retry_after(response.retry_after, now=time.time())
+        # An endpoint that sends Retry-After, or 429, is not down.
+        away = response.status >= 500 and wait is None
+        return self._retry(callback, began, error=error, status=response.status, away=away, retry_after=wait)
 
-    def _again(
+    def _retry(
         self,
         callback: Callback,
         began: float,
@@ -87,9 +87,9 @@ class Delivery:
         return AttemptResult(status=status, error=error, retry_in=wait, endpoint_down=away)
 
     def _describe(self, error: BaseException) -> str:
-        """An error in one line of text that every log and every screen can show."""
-        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        if isinstance(error, TimeoutError) and error.errno is None and "timed out" in said:
-            said = f"no answer within {self._timeout:g} s"
-        line = " ".join((said or type(error).__name__).split())
+        """An error in one line of ASCII, which every log and every screen can show."""
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if isinstance(error, TimeoutError) and error.errno is None and "timed out" in text:
+            text = f"no answer within {self._timeout:g} s"
+        line = " ".join((text or type(error).__name__).split())
         return line.encode("ascii", "backslashreplace").decode()[:ERROR_LIMIT]

@@ -1,4 +1,4 @@
-"""Which receivers callbacks may be sent to."""
+"""Egress policy for callbacks: a guard against server-side request forgery (SSRF)."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from app.serving.callbacks.addresses import (
 )
 from app.serving.settings import SettingError, Settings
 
-#: The name of the machine's gateways, as systemd's resolver has it too: no host can be called so.
+#: The name of the machine's gateways, as in systemd's resolver: no host can have it.
 GATEWAY = "_gateway"
 
-#: Seconds for which the addresses of the project's own services are believed.
-OWN_ADDRESSES_FOR = 10.0
+#: Seconds for which the addresses of the project's own services are cached.
+OWN_ADDRESSES_TTL = 10.0
 
 
 @dataclass(frozen=True)
 class HostList:
-    """Receivers that a setting names: host names, *.domains, addresses and networks."""
+    """Hosts that a setting lists: names, *.domains, addresses and networks."""
 
     names: frozenset[str]
     networks: tuple[Any, ...]
 
     @classmethod
     def read(cls, key: str, words: Iterable[str]) -> HostList:
-        """Those that the setting `key` lists; raises SettingError for a word that looks like a network and is none."""
+        """Parse the words of the setting `key`; raises SettingError for one with a slash that is no network."""
         names, networks = set(), []
         for word in words:
             try:
@@ -56,7 +56,7 @@ class HostList:
         return cls(frozenset(names), tuple(networks))
 
     def has_name(self, host: str) -> bool:
-        """Whether the host is named, or is within a domain that is: *.example.com has a.example.com."""
+        """True when the host, or a domain that it is in, is listed: *.example.com has a.example.com."""
         labels = host.split(".")
         return host in self.names or any(
             f"*.{'.'.join(labels[start:])}" in self.names for start in range(1, len(labels))
@@ -67,8 +67,9 @@ class HostList:
 
 
 class OwnServices:
-    """The project's own services: `redis` closes every port of its addresses, `localhost:6379` this one alone, and
-    `_gateway:8000` this one of the machine that runs the containers, at the address that leads out of their network.
+    """The project's own services, to which no callback may go: `redis` blocks every port of its addresses,
+    `localhost:6379` this port alone, and `_gateway:8000` this port of the machine that runs the containers, at the
+    gateway of their network.
     """
 
     def __init__(self, words: Iterable[str], resolve: Resolve, routes: Path = ROUTES) -> None:
@@ -86,13 +87,13 @@ class OwnServices:
         return any(name == host and own in (None, port) for name, own in self._words)
 
     def has_address(self, address: Address, port: int, *, resolve: bool) -> bool:
-        """Whether one is at this address and port; without `resolve`, only those count that are known by address."""
+        """True when a service is at this address and port; without `resolve`, only services given by address count."""
         names = [name for name, own in self._words if own in (None, port)]
         if resolve and names:
             self._refresh()
         return any(
             address in self._addresses(name)
-            # What listens on this machine may listen on all of its addresses.
+            # A service on this machine may listen on all of its addresses.
             or (any(own.is_loopback for own in self._addresses(name)) and is_of_this_machine(address))
             for name in names
         )
@@ -105,7 +106,7 @@ class OwnServices:
         return [name for name, known in self._literal.items() if not known and name != GATEWAY]
 
     def _refresh(self) -> None:
-        """Look the services up when that was too long ago; one thread does, while others go by what was true then."""
+        """Look the services up when the cache has expired; one thread does, while others use the cached addresses."""
         if not self._is_old() or not self._resolving.acquire(blocking=not self._resolved):
             return
         try:
@@ -116,19 +117,20 @@ class OwnServices:
             self._resolving.release()
 
     def _is_old(self) -> bool:
-        return time.monotonic() - self._resolved_at > OWN_ADDRESSES_FOR
+        return time.monotonic() - self._resolved_at > OWN_ADDRESSES_TTL
 
     def _look_up(self, name: str) -> tuple[Address, ...]:
         try:
             return tuple(form for found in self._resolve(name) for form in embedded_addresses(found))
         except OSError:
-            # A look-up may fail while the service is there: what was known of it stays closed.
+            # A look-up may fail while the service is up: its known addresses stay blocked.
             return self._resolved.get(name, ())
 
 
 class EgressPolicy:
-    """Which receivers callbacks may go to. The first that applies: own services never; CALLBACK_DENY closes;
-    CALLBACK_ALLOW opens; loopback, link-local and the like are closed; all others are open, private networks too.
+    """The rules for the hosts of callbacks. The first that applies: own services are blocked; CALLBACK_DENY blocks;
+    CALLBACK_ALLOW permits; loopback, link-local and the like are blocked; all others are permitted, private networks
+    too.
     """
 
     def __init__(
@@ -158,40 +160,40 @@ class EgressPolicy:
         )
 
     def check_literal(self, uri: str) -> None:
-        """Raise Refused for a usable `uri` that is known to be closed with no look-up: by its name, or by an address
-        in whichever spelling.
+        """Raise EgressDenied for a valid `uri` that is blocked without a look-up: by its name, or by an address in any
+        notation.
         """
         host, port = host_name(urlsplit(uri).hostname or ""), port_of(uri)
         try:
             self._check_name(host, port)
             self._permitted(host, port, map(str, parse_literal(host)), resolve=False)
-        except EgressDenied as refused:
-            raise EgressDenied(f"callback_uri must not lead to {refused}") from None
+        except EgressDenied as denied:
+            raise EgressDenied(f"callback_uri must not lead to {denied}") from None
 
     def addresses(self, host: str, port: int) -> list[str]:
-        """The addresses at which a callback to this host may be sent, looked up now; raises Refused when there is none,
-        and OSError when the host has no address.
+        """The permitted addresses of a host, looked up now; raises EgressDenied when none of them is permitted, and
+        OSError when the host has no address.
         """
         host = host_name(host)
         try:
             self._check_name(host, port)
             found = [str(address) for address in parse_literal(host)] or self._resolve(host)
             return self._permitted(host, port, found, resolve=True)
-        except EgressDenied as refused:
-            raise EgressDenied(f"callbacks are not sent to {refused}") from None
+        except EgressDenied as denied:
+            raise EgressDenied(f"callbacks are not sent to {denied}") from None
 
     def _permitted(self, host: str, port: int, found: Iterable[str], *, resolve: bool) -> list[str]:
-        permitted, refusals = [], []
+        permitted, denials = [], []
         for text in found:
-            # The address to connect to is written anew: IPv4 within IPv6 as IPv4, and without a zone.
+            # The connection is made to the canonical address, which is the one that is checked.
             address = canonical(text)
             try:
                 self._check_address(host, port, address, resolve=resolve)
                 permitted.append(str(address))
-            except EgressDenied as refused:
-                refusals.append(refused)
-        if refusals and not permitted:
-            raise refusals[0]
+            except EgressDenied as denied:
+                denials.append(denied)
+        if denials and not permitted:
+            raise denials[0]
         return permitted
 
     def _check_name(self, host: str, port: int) -> None:
@@ -209,13 +211,13 @@ class EgressPolicy:
                 raise EgressDenied(f"{named}which CALLBACK_DENY names")
             if self._allow.has_name(host) or self._allow.has_address(form):
                 continue
-            kind = blocked_reason(form)
-            if kind and not (kind == "a loopback address" and self._loopback):
-                raise EgressDenied(f"{named}{kind} (CALLBACK_ALLOW opens it)")
+            reason = blocked_reason(form)
+            if reason and not (reason == "a loopback address" and self._loopback):
+                raise EgressDenied(f"{named}{reason} (CALLBACK_ALLOW opens it)")
 
 
 def _partition(word: str) -> tuple[str, str]:
-    """The host and the port of a word, which may have none; an IPv6 address needs brackets to have one."""
+    """The host of a word, and its port or an empty text; an IPv6 address needs brackets to have a port."""
     host, colon, port = word.rpartition(":")
     if colon and port.isdigit() and (host.endswith("]") or ":" not in host):
         return host, port

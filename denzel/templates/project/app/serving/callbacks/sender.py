@@ -1,4 +1,4 @@
-"""Callbacks: the results of ended tasks, sent to their `callback_uri`, many at the same time."""
+"""Sender of callbacks: takes those that are due from the outbox, and delivers many at the same time."""
 
 from __future__ import annotations
 
@@ -16,100 +16,102 @@ from app.serving.store.outbox import AttemptResult, Callback, Outbox
 
 log = logging.getLogger(__name__)
 
-#: Callbacks sent at the same time, at most: in all, and to one receiver.
+#: Callbacks in flight at most: in all, and for one endpoint.
 IN_FLIGHT = 512
 PER_ENDPOINT = 16
 
-#: Bytes of their results. The last one taken may pass it: a result of any size is sent.
+#: Bytes of the results in flight. The last one taken may exceed it: a result of any size is sent.
 BYTES_IN_FLIGHT = 64 * 1024 * 1024
 
-#: Seconds between two looks at whether there is something to do, when nobody says so; and seconds between two steps
-#: while there is much of it, so that one step can settle and take many.
+#: Seconds between two polls of the outbox without a wake-up; and between two while there is much to do, so that one
+#: step can settle and take many.
 POLL_INTERVAL = 1.0
 BATCH_INTERVAL = 0.004
 
-#: How many callbacks that were delivered one line of the log names.
-CALLBACKS_A_LINE = 16
+#: Delivered callbacks that one line of the log names.
+CALLBACKS_PER_LINE = 16
 
-#: Seconds after which a sender says again that it still has what it sends: a third of the outbox's LEASE.
+#: Seconds between two renewals of the leases: a third of the outbox's LEASE.
 RENEW_EVERY = 5.0
 
-#: Seconds that what is on its way gets when the sender stops. The worker waits a second longer.
+#: Seconds that deliveries in flight get when the sender stops. The worker waits a second longer.
 SHUTDOWN_GRACE = 3.0
 
 
 class CallbackSender:
-    """Takes callbacks from the outbox and sends them, many at a time. One thread speaks with Redis, others send."""
+    """Delivers the callbacks of an outbox. One thread uses Redis, others deliver."""
 
     def __init__(
         self,
         outbox: Outbox,
-        send: Callable[[Callback], AttemptResult],
+        deliver: Callable[[Callback], AttemptResult],
         *,
-        rest: Callable[[], None],
-        beat: Callable[[], None] = lambda: None,
+        on_renew: Callable[[], None],
+        on_tick: Callable[[], None] = lambda: None,
     ) -> None:
-        """`rest` is called every few seconds; `beat` at least once in each, also while Redis is away."""
+        """`on_renew` is called with each renewal of the leases, every RENEW_EVERY seconds; `on_tick` in each turn of
+        the loop, at least as often, also while Redis is away.
+        """
         self._outbox = outbox
-        self._send = send
-        self._rest = rest
-        self._beat = beat
+        self._deliver = deliver
+        self._on_renew = on_renew
+        self._on_tick = on_tick
         self._in_flight: set[Callback] = set()
         self._work: SimpleQueue[Callback] = SimpleQueue()
         self._done: SimpleQueue[tuple[Callback, AttemptResult]] = SimpleQueue()
         self._unsettled: list[tuple[Callback, AttemptResult]] = []
         self._threads = 0
-        self._news = threading.Event()
+        self._wakeup = threading.Event()
         self._idle = threading.Event()
         self._stopping = threading.Event()
         self._renewed_at = time.monotonic()
-        self._pruned = 0
+        self._prune_cursor = 0
 
     def run(self) -> None:
-        """Send callbacks until told to stop; those on their way then have STOP_GRACE seconds."""
+        """Deliver callbacks until `stop`; those in flight then have SHUTDOWN_GRACE seconds."""
         listener = threading.Thread(target=self._listen, daemon=True)
         listener.start()
         while not self._stopping.is_set():
-            self._beat()
+            self._on_tick()
             try:
                 self._settle()
                 self._renew()
                 wait = self._take()
             except RedisError as error:
                 log.warning("cannot read callbacks, trying again: %s", error)
-                # What is in flight comes first when Redis is back: its lease may be running out.
+                # Renew first when Redis is back: the leases of what is in flight may be about to expire.
                 self._renewed_at = float("-inf")
                 self._stopping.wait(POLL_INTERVAL)
                 continue
-            self._rest_until_news(wait)
-        self._finish()
+            self._wait_for_work(wait)
+        self._drain()
         listener.join()
 
     def stop(self) -> None:
-        """Let `run` come to its end; to be called from another thread."""
+        """Let `run` return; to be called from another thread."""
         self._stopping.set()
-        self._news.set()
+        self._wakeup.set()
 
-    def _rest_until_news(self, wait: float) -> None:
+    def _wait_for_work(self, wait: float) -> None:
         if not wait:
             self._stopping.wait(BATCH_INTERVAL)
             return
         self._idle.set()
-        self._news.wait(wait)
+        self._wakeup.wait(wait)
         self._idle.clear()
-        self._news.clear()
+        self._wakeup.clear()
 
     def _listen(self) -> None:
-        """Wakes the other thread when a callback was added, unless it looks anyway."""
+        """Wake `run` when a callback was added while it is idle."""
         while not self._stopping.is_set():
             try:
                 if self._idle.wait(POLL_INTERVAL) and self._outbox.wait(POLL_INTERVAL):
-                    self._news.set()
+                    self._wakeup.set()
             except RedisError:
                 self._stopping.wait(POLL_INTERVAL)
 
     def _take(self) -> float:
-        """Begin to send what is due; returns the seconds until there may be more."""
+        """Start the delivery of what is due; returns the seconds until there may be more."""
         taken, next_in = self._outbox.take(
             free=IN_FLIGHT - len(self._in_flight),
             per_endpoint=PER_ENDPOINT,
@@ -120,25 +122,25 @@ class CallbackSender:
             self._in_flight.add(callback)
             if self._threads < len(self._in_flight):
                 self._threads += 1
-                threading.Thread(target=self._work_on, name=f"callback-{self._threads}", daemon=True).start()
+                threading.Thread(target=self._deliver_loop, name=f"callback-{self._threads}", daemon=True).start()
             self._work.put(callback)
         if taken:
             return 0
         return POLL_INTERVAL if next_in is None else min(next_in, POLL_INTERVAL)
 
-    def _work_on(self) -> None:
+    def _deliver_loop(self) -> None:
         while True:
             callback = self._work.get()
-            self._done.put((callback, self._send(callback)))
-            self._news.set()
+            self._done.put((callback, self._deliver(callback)))
+            self._wakeup.set()
 
     def _settle(self) -> None:
-        """Record how callbacks ended; what Redis does not hear of now is said again later."""
+        """Record the results of attempts; while Redis is away, they are kept for the next time."""
         while not self._done.empty():
             self._unsettled.append(self._done.get())
         self._outbox.settle(self._unsettled)
         self._in_flight.difference_update(callback for callback, _ in self._unsettled)
-        _report(self._unsettled)
+        _log_results(self._unsettled)
         self._unsettled.clear()
 
     def _renew(self) -> None:
@@ -146,37 +148,37 @@ class CallbackSender:
             return
         self._outbox.renew(self._in_flight)
         self._renewed_at = time.monotonic()
-        self._pruned = self._outbox.prune(self._pruned)
-        self._rest()
+        self._prune_cursor = self._outbox.prune(self._prune_cursor)
+        self._on_renew()
 
-    def _finish(self) -> None:
-        """Wait for what is on its way, and give back what is not through."""
+    def _drain(self) -> None:
+        """Wait for what is in flight, and release what is not finished in time."""
         ends = time.monotonic() + SHUTDOWN_GRACE
         try:
             self._settle()
             while self._in_flight and time.monotonic() < ends:
-                self._news.wait(max(0.0, min(POLL_INTERVAL, ends - time.monotonic())))
-                self._news.clear()
+                self._wakeup.wait(max(0.0, min(POLL_INTERVAL, ends - time.monotonic())))
+                self._wakeup.clear()
                 self._settle()
             self._outbox.release(self._in_flight)
         except RedisError as error:
             log.warning("cannot give callbacks back; they are sent again: %s", error)
 
 
-def _report(settled: Sequence[tuple[Callback, AttemptResult]]) -> None:
+def _log_results(settled: Sequence[tuple[Callback, AttemptResult]]) -> None:
     delivered = [
-        f"{callback.task_id} to {without_password(callback.uri)}" for callback, outcome in settled if outcome.delivered
+        f"{callback.task_id} to {without_password(callback.uri)}" for callback, result in settled if result.delivered
     ]
-    for first in range(0, len(delivered), CALLBACKS_A_LINE):
-        log.info("callbacks delivered: %s", ", ".join(delivered[first : first + CALLBACKS_A_LINE]))
-    for callback, outcome in settled:
-        if not outcome.delivered:
-            _report_failure(callback, outcome)
+    for first in range(0, len(delivered), CALLBACKS_PER_LINE):
+        log.info("callbacks delivered: %s", ", ".join(delivered[first : first + CALLBACKS_PER_LINE]))
+    for callback, result in settled:
+        if not result.delivered:
+            _log_failure(callback, result)
 
 
-def _report_failure(callback: Callback, outcome: AttemptResult) -> None:
+def _log_failure(callback: Callback, result: AttemptResult) -> None:
     which, where = f"callback of task {callback.task_id}", without_password(callback.uri)
-    if outcome.retry_in is not None:
-        log.warning("%s not delivered to %s: %s; next try in %d s", which, where, outcome.error, outcome.retry_in)
+    if result.retry_in is not None:
+        log.warning("%s not delivered to %s: %s; next try in %d s", which, where, result.error, result.retry_in)
     else:
-        log.error("%s given up: %s: %s", which, where, outcome.error)
+        log.error("%s given up: %s: %s", which, where, result.error)

@@ -1,4 +1,4 @@
-"""Signatures of callbacks, by which a receiver knows whose they are: https://www.standardwebhooks.com"""
+"""Signatures of callbacks by the Standard Webhooks specification: https://www.standardwebhooks.com"""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from app.serving.settings import SettingError
 
 PREFIX = "whsec_"
 
-#: Bytes that a key may have, by the standard.
+#: Bytes that the specification allows for a key.
 KEY_SIZES = range(24, 65)
 
 
 def read_secret(secret: str) -> bytes:
-    """The key in `whsec_...`; empty for no secret. Raises SettingError, which does not repeat it."""
+    """The key in `whsec_...`; empty without a secret. Raises SettingError, which does not contain the secret."""
     if not secret:
         return b""
     try:
@@ -28,10 +28,13 @@ def read_secret(secret: str) -> bytes:
 
 
 def webhook_headers(key: bytes, *, webhook_id: str, at: int, body: bytes) -> dict[str, str]:
-    """The headers of one attempt, made `at` so many seconds since 1970; without a key it is not signed."""
+    """The headers of one attempt, made `at` so many seconds since 1970; signed only with a key.
+
+    The signature, version `v1`, is the HMAC-SHA256 of id, timestamp and body, joined by dots.
+    """
     headers = {"webhook-id": webhook_id, "webhook-timestamp": str(at)}
     if key:
-        signed = b".".join((webhook_id.encode(), str(at).encode(), body))
-        digest = hmac.new(key, signed, hashlib.sha256).digest()
+        content = b".".join((webhook_id.encode(), str(at).encode(), body))
+        digest = hmac.new(key, content, hashlib.sha256).digest()
         headers["webhook-signature"] = "v1," + base64.b64encode(digest).decode()
     return headers

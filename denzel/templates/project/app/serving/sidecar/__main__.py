@@ -47,13 +47,13 @@ def make_sender(settings: Settings, heart: HeartbeatWriter) -> CallbackSender:
         result_ttl=settings.result_lifetime,
         callback_ttl=settings.callback_lifetime,
     )
-    attempts = Delivery(
+    delivery = Delivery(
         connections,
         key=read_secret(settings.callback_secret),
         timeout=settings.callback_timeout,
         retry_for=settings.callback_retry_for,
     )
-    return CallbackSender(outbox, attempts.send, rest=connections.close_idle, beat=heart.beat)
+    return CallbackSender(outbox, delivery.send, on_renew=connections.close_idle, on_tick=heart.beat)
 
 
 def look_after(worker: int, settings: Settings) -> None:
