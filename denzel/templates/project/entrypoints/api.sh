@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The api: gunicorn serving app/serving/api/asgi.py.
+# api service: gunicorn serving app/serving/api/asgi.py.
 set -euo pipefail
-# gunicorn's heartbeat is a file; in memory, where there is such a folder, it never waits for a disk.
+# gunicorn's heartbeat is a file; where there is a folder in memory for it, it never waits for a disk.
 heartbeats=/dev/shm
 [ -d "$heartbeats" ] || heartbeats=${TMPDIR:-/tmp}
 exec gunicorn app.serving.api.asgi:app \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The worker: Celery running app/tasks.py in one process per core, or in WORKER_CONCURRENCY processes.
+# denzel service, the worker: Celery running app/tasks.py in one process per core, or in WORKER_CONCURRENCY processes.
 set -euo pipefail
-# What a worker that was killed has reported must not speak for this one; where Redis is away, it expires.
+# The report of a worker that was killed must not count for this one; where Redis is away, it expires.
 entrypoints/health.sh forget 2>/dev/null || true
 exec python -m app.serving.worker \
     --hostname "worker@${PROJECT_NAME}" \

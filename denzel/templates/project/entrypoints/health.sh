@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Exits 0 while a service is healthy: health.sh api|denzel|monitor|redis. Bash alone, because it runs all the time.
+# Health check, exit code 0 while a service is healthy: health.sh api|denzel|monitor|redis. Only bash, as it runs often.
 set -euo pipefail
 
-answers() { # address path: an HTTP server there answers 200
+answers() { # address path: succeeds if an HTTP server there answers 200
     local host=${1%:*}
     [ -n "$host" ] && [ "$host" != 0.0.0.0 ] || host=127.0.0.1
     exec 3<>"/dev/tcp/$host/${1##*:}"
@@ -11,7 +11,7 @@ answers() { # address path: an HTTP server there answers 200
     [ "$status" = 200 ]
 }
 
-redis() { # command answer: Redis answers so
+redis() { # command answer: succeeds if Redis gives this answer
     [[ $REDIS_URL =~ ^redis://(:([^@]*)@)?([^:/]+):([0-9]+) ]]
     exec 3<>"/dev/tcp/${BASH_REMATCH[3]}/${BASH_REMATCH[4]}"
     if [ -n "${BASH_REMATCH[2]}" ]; then
@@ -26,7 +26,7 @@ redis() { # command answer: Redis answers so
 case "${1:-}" in
 api) answers "${API_BIND:-:8000}" /health/live ;;
 monitor) answers "${MONITOR_BIND:-:5555}" /healthcheck ;;
-# The worker's report expires when it is no longer renewed.
+# The worker's report expires unless it is renewed.
 denzel) redis "EXISTS denzel:worker:worker@${PROJECT_NAME}" :1 ;;
 redis) redis PING +PONG ;;
 forget) redis "DEL denzel:worker:worker@${PROJECT_NAME}" :1 ;;

@@ -1,7 +1,7 @@
 """The four functions that make this project yours. Edit their bodies, then type `denzel restart`.
 
-Paths are relative to the project folder: a model file belongs into ./app/assets. Put functions of your own into modules
-beside this file and import them as `from app.logic import my_module`.
+Paths are relative to the project folder: put model files in ./app/assets. Put functions of your own in modules beside
+this file and import them as `from app.logic import my_module`.
 """
 
 
@@ -9,7 +9,7 @@ beside this file and import them as `from app.logic import my_module`.
 
 
 def verify_input(json_data):
-    """Check that a request is what your model can work with.
+    """Check that your model can work with a request.
 
     :param json_data: the parsed JSON body of the request, usually a dict
     :return: what `process` gets, as JSON values; usually json_data itself
@@ -22,7 +22,7 @@ def verify_input(json_data):
 
 
 def load_model():
-    """Load the model and whatever it needs into memory; called once in each process that predicts.
+    """Load the model, and whatever it needs, into memory; called once in each process that predicts.
 
     :return: the model, handed to `process` and `predict`
     """
@@ -30,7 +30,7 @@ def load_model():
 
 
 def process(model, json_data):
-    """Turn a verified request into what the model takes.
+    """Turn a verified request into the model's input.
 
     :param model: what `load_model` returned
     :param json_data: what `verify_input` returned
@@ -40,7 +40,7 @@ def process(model, json_data):
 
 
 def predict(model, data):
-    """Predict, and say the result.
+    """Predict, and return the result.
 
     :param model: what `load_model` returned
     :param data: what `process` returned

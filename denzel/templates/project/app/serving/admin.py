@@ -1,7 +1,7 @@
-"""Operator's queries and orders to a running deployment: `python -m app.serving.admin COMMAND [ARGUMENT ...]`.
+"""Admin commands for a running deployment: `python -m app.serving.admin COMMAND [ARGUMENT ...]`.
 
-Prints one JSON document. Exits with 1 when Redis is away, and with 64 when the command is not usable; one line on
-stderr says why.
+Prints one JSON document. Exits with 1 when Redis is away, and with 64 for bad usage, with the reason in one line on
+stderr.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from app.serving.store.dead_letters import DeadLetters
 from app.serving.store.outbox import Outbox
 from app.serving.store.tasks import TaskStore
 
-#: Exit codes, as sysexits.h has them.
+#: Exit codes; 64 is EX_USAGE of sysexits.h.
 FAILED = 1
 BAD_USAGE = 64
 
-#: Tasks that are listed, at most.
+#: Tasks listed, at most.
 MAX_LISTED = 1000
 
 
 class BadUsage(Exception):
-    """The command does not exist, or its arguments are not usable."""
+    """The command does not exist, or its arguments are invalid."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
-    """What commands work on."""
+    """The deployment that a command runs on."""
 
     redis: Redis
     settings: Settings
@@ -51,7 +51,7 @@ class Deployment:
 
 
 def callbacks(deployment: Deployment, arguments: Sequence[str]) -> Any:
-    """The callbacks that were not delivered, the oldest first."""
+    """List the callbacks that were not delivered, the oldest first."""
     _no_arguments(arguments)
     return [
         {**dataclasses.asdict(callback), "uri": without_password(callback.uri)}
@@ -67,38 +67,38 @@ def resend(deployment: Deployment, arguments: Sequence[str]) -> Any:
 
 
 def resend_failed(deployment: Deployment, arguments: Sequence[str]) -> Any:
-    """Send every callback now that was given up."""
+    """Send every callback that was given up now."""
     _no_arguments(arguments)
     return _resent(deployment.outbox.resend_failed())
 
 
 def tasks(deployment: Deployment, arguments: Sequence[str]) -> Any:
-    """The tasks that have not ended: those that run, then those that wait."""
+    """List the tasks that have not ended: those that run, then those that wait."""
     _no_arguments(arguments)
     return [dataclasses.asdict(task) for task in TaskStore(deployment.redis).unfinished(limit=MAX_LISTED)]
 
 
 def quarantined(deployment: Deployment, arguments: Sequence[str]) -> Any:
-    """The tasks that killed their process too often, the oldest first."""
+    """List the tasks that killed their process too often, the oldest first."""
     _no_arguments(arguments)
     return [dataclasses.asdict(task) for task in DeadLetters(deployment.redis).read()]
 
 
 def replay(deployment: Deployment, arguments: Sequence[str]) -> Any:
-    """Run these tasks again that were quarantined."""
+    """Run these quarantined tasks again."""
     if not arguments:
         raise BadUsage("replay needs the id of a task")
-    quarantine = DeadLetters(deployment.redis)
-    replayed = [task_id for task_id in dict.fromkeys(arguments) if quarantine.replay(task_id)]
+    dead_letters = DeadLetters(deployment.redis)
+    replayed = [task_id for task_id in dict.fromkeys(arguments) if dead_letters.replay(task_id)]
     return {"replayed": replayed, "unknown": [task_id for task_id in arguments if task_id not in replayed]}
 
 
 def discard(deployment: Deployment, arguments: Sequence[str]) -> Any:
-    """Forget these tasks that were quarantined."""
+    """Delete these quarantined tasks."""
     if not arguments:
         raise BadUsage("discard needs the id of a task")
-    quarantine = DeadLetters(deployment.redis)
-    discarded = [task_id for task_id in dict.fromkeys(arguments) if quarantine.discard(task_id)]
+    dead_letters = DeadLetters(deployment.redis)
+    discarded = [task_id for task_id in dict.fromkeys(arguments) if dead_letters.discard(task_id)]
     return {"discarded": discarded, "unknown": [task_id for task_id in arguments if task_id not in discarded]}
 
 
@@ -114,29 +114,29 @@ COMMANDS: dict[str, Callable[[Deployment, Sequence[str]], Any]] = {
 
 
 def run(arguments: Sequence[str], deployment: Deployment) -> Any:
-    """The answer to a command, as JSON values; raises BadUsage, and redis.RedisError when Redis is away."""
+    """Run one command; returns JSON values. Raises BadUsage, and redis.RedisError when Redis is away."""
     if not arguments or arguments[0] not in COMMANDS:
         raise BadUsage(f"the command is one of {', '.join(COMMANDS)}")
     return COMMANDS[arguments[0]](deployment, arguments[1:])
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run one command, print its answer, and return the exit code."""
+    """Run one command, print what it returns, and return the exit code."""
     try:
         settings = Settings.from_environment(environ)
         with connect(settings.redis_url) as redis:
-            answer = run(arguments, Deployment(redis, settings))
+            result = run(arguments, Deployment(redis, settings))
     except BadUsage as error:
-        return _refuse(str(error), BAD_USAGE)
+        return _fail(str(error), BAD_USAGE)
     except SettingError as error:
-        return _refuse(str(error), FAILED)
+        return _fail(str(error), FAILED)
     except RedisError as error:
-        return _refuse(f"Redis cannot be asked: {error}", FAILED)
-    sys.stdout.write(json.dumps(answer) + "\n")
+        return _fail(f"Redis cannot be asked: {error}", FAILED)
+    sys.stdout.write(json.dumps(result) + "\n")
     return 0
 
 
-def _refuse(reason: str, code: int) -> int:
+def _fail(reason: str, code: int) -> int:
     sys.stderr.write(" ".join(reason.split()) + "\n")
     return code
 

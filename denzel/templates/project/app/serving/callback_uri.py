@@ -1,4 +1,4 @@
-"""The address in callback_uri: its check, its endpoint, and the form to show."""
+"""Callback URIs: their validation, their endpoint, and a form without credentials."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 
 def check_uri(uri: Any) -> str:
-    """`uri` when a callback can be sent there; raises ValueError saying what is wrong with it."""
+    """`uri` when it is valid; raises ValueError with the reason otherwise."""
     if not isinstance(uri, str):
         raise ValueError(f"callback_uri must be text, not {type(uri).__name__}")
     problem = f"callback_uri must be an http or https address, not {uri!r}"
@@ -25,18 +25,18 @@ def check_uri(uri: Any) -> str:
 
 
 def endpoint_of(uri: str) -> str:
-    """Who answers at `uri`, as host:port: what is said of one callback there counts for the others."""
+    """The endpoint of `uri`, as host:port: its callbacks share limits and outages."""
     return f"{urlsplit(uri).hostname}:{port_of(uri)}"
 
 
 def port_of(uri: str) -> int:
-    """The port that `uri` names, or that its scheme has."""
+    """The port in `uri`, or its scheme's default."""
     parts = urlsplit(uri)
     return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def without_password(uri: str) -> str:
-    """A URI to show or to write down: without the name and the password that may be in it."""
+    """A URI for logs and screens: without the user name and password that it may contain."""
     if "@" not in uri:
         return uri
     parts = urlsplit(uri)

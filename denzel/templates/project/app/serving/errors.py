@@ -1,4 +1,4 @@
-"""What a task's record says in the end of one that failed: the `result` that GET /status shows."""
+"""Failure results: the `result` in the record of a task that failed, as GET /status shows it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from app.serving.json_values import NotJson, json_values
 
 
 def failure(error: BaseException) -> dict[str, Any]:
-    """`{"args": [...]}`: the arguments of what was raised as JSON values, or its name where it has none."""
+    """`{"args": [...]}`: the exception's arguments as JSON values, or its name where it has none."""
     if not isinstance(error, Exception):
-        # A pipeline that wanted to end its process: of what it says, the name matters.
+        # The pipeline tried to end its process, as sys.exit does: the arguments alone would not show that.
         return {"args": [f"{type(error).__name__}: {error}"]}
     return failure_result(type(error).__name__, error.args)
 
 
 def failure_result(name: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
-    """The same for an exception that is known by its name and arguments alone."""
+    """The same for an exception of which only the name and the arguments are at hand."""
     return {"args": [_argument(argument) for argument in arguments] or [name]}
 
 
 def time_limit_result(limit: float) -> dict[str, Any]:
-    """That a task ran for longer than `limit` seconds."""
+    """The result of a task that ran for longer than `limit` seconds."""
     return {"args": [f"the task took longer than TASK_TIME_LIMIT, {limit:g} s"]}
 
 
@@ -33,18 +33,18 @@ def _argument(argument: Any) -> Any:
 
 
 def ends_process(error: BaseException) -> bool:
-    """Whether this is no failure of the user's code, but the end of the process, which it was told to."""
+    """True when this is no failure of the user's code, but billiard's exit on a signal, with a negative code."""
     return isinstance(error, SystemExit) and isinstance(error.code, int) and error.code < 0
 
 
 def describe(error: BaseException) -> str:
     """One line for an exception: its type and message, without the traceback."""
-    said = " ".join(message(error).split())
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    text = " ".join(message(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def message(error: BaseException) -> str:
-    """What an exception says of itself; nothing when it cannot even say that."""
+    """The text of an exception; empty when its own `__str__` raises."""
     try:
         return str(error)
     except Exception:  # noqa: BLE001  the user's own code

@@ -1,4 +1,4 @@
-"""From what a model returns to what JSON can say."""
+"""Conversion of what a model returns to JSON values."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 import math
 from typing import Any, TypeAlias
 
-# The way to a value: its key or index, and the way to what it is in; spelled only when something is wrong there.
+# The path to a value: its key or index, and the path to its container; formatted only for an error.
 _Path: TypeAlias = "tuple[str] | tuple[str | int, _Path]"
 
 
 class NotJson(TypeError):
-    """A value that JSON cannot say; the message names its path and its type."""
+    """A value that JSON cannot represent; the message names its path and its type."""
 
 
 class TooDeep(NotJson):
@@ -48,20 +48,20 @@ def _convert(value: Any, path: _Path) -> Any:
     if isinstance(value, list | tuple):
         return [_convert(item, (index, path)) for index, item in enumerate(value)]
     if _is_numpy(value) and getattr(value, "dtype", None) is not None and value.dtype.kind in "mM":
-        raise NotJson(f"{_spelled(path)} is a {value.dtype.name}: not JSON serialisable")
+        raise NotJson(f"{_formatted(path)} is a {value.dtype.name}: not JSON serialisable")
     if _is_numpy(value) and not isinstance(value.tolist(), type(value)):
         return _convert(value.tolist(), path)
-    raise NotJson(f"{_spelled(path)} is a {type(value).__name__}: not JSON serialisable")
+    raise NotJson(f"{_formatted(path)} is a {type(value).__name__}: not JSON serialisable")
 
 
 def _integer(value: int, path: _Path) -> int:
-    # Shorter than any limit to the digits that Python would write.
+    # Within any limit on the digits that Python converts.
     if -(2**63) < value < 2**63:
         return int(value)
     try:
         int.__repr__(value)
     except ValueError as error:
-        raise NotJson(f"{_spelled(path)} is an int that is too long: {error}") from None
+        raise NotJson(f"{_formatted(path)} is an int that is too long: {error}") from None
     return int(value)
 
 
@@ -75,11 +75,11 @@ def _key(key: Any, path: _Path) -> str:
         return {None: "null", True: "true", False: "false"}[key]
     if isinstance(key, int) or (isinstance(key, float) and math.isfinite(key)):
         return int.__repr__(key) if isinstance(key, int) else float.__repr__(key)
-    raise NotJson(f"{_spelled(path)} has the key {key!r}, a {type(key).__name__}: not JSON serialisable")
+    raise NotJson(f"{_formatted(path)} has the key {key!r}, a {type(key).__name__}: not JSON serialisable")
 
 
-def _spelled(path: _Path) -> str:
-    """The path as Python would write it: result["a"][2]."""
+def _formatted(path: _Path) -> str:
+    """The path in Python's notation: result["a"][2]."""
     steps = []
     while len(path) == 2:
         step, path = path
@@ -88,7 +88,7 @@ def _spelled(path: _Path) -> str:
 
 
 def _is_numpy(value: Any) -> bool:
-    """Told by the type's home, so that NumPy is not imported where the project does not use it."""
+    """True for NumPy's types, judged by their module, so that NumPy is not imported where a project does not use it."""
     return any(base.__module__.partition(".")[0] == "numpy" for base in type(value).__mro__) and hasattr(
         value, "tolist"
     )

@@ -1,4 +1,4 @@
-"""The user's pipeline module, imported by name and not before it is needed."""
+"""Import of the user's pipeline module, by name and not before it is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the serving code is told from outside, read from environment variables once and frozen."""
+"""Settings of the serving code: environment variables, read once, typed and frozen."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ Value = TypeVar("Value")
 
 
 class SettingError(ValueError):
-    """An environment variable holds something it cannot hold; the message names it, its value and what is allowed."""
+    """An environment variable has an invalid value; the message names it, its value and what is allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResponseMode:
-    """How POST /predict answers: with the task id at once, or with the result after waiting up to `timeout` seconds."""
+    """The response mode of POST /predict: the task id at once, or the result after waiting up to `timeout` seconds."""
 
     synchronous: bool
     timeout: float
@@ -23,8 +23,8 @@ class ResponseMode:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of one deployment. Times are seconds, sizes bytes. Its secrets are not shown where it is printed:
-    Celery tells its configuration to the dashboard.
+    """The settings of one deployment. Times are in seconds, sizes in bytes. Its `repr` omits the secrets, as Celery's
+    configuration is shown on the dashboard.
     """
 
     project_name: str
@@ -53,40 +53,40 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
-        """Read the variables that docker-compose.yml passes; raises SettingError for a value that cannot be."""
+        """Read the variables that docker-compose.yml passes; raises SettingError for an invalid value."""
         read = _Reader(environ)
         return cls(
             project_name=read.text("PROJECT_NAME", "project"),
             redis_url=read.text("REDIS_URL", "redis://127.0.0.1:6379/0"),
             response=ResponseMode(
                 synchronous=read.choice("RESPONSE_MODE", {"async": False, "sync": True}, "async"),
-                timeout=read.number("RESPONSE_TIMEOUT", float, "5", least=0),
+                timeout=read.number("RESPONSE_TIMEOUT", float, "5", minimum=0),
             ),
-            api_threads=read.number("API_THREADS", int, "64", least=4),
+            api_threads=read.number("API_THREADS", int, "64", minimum=4),
             api_keys=frozenset(read.words("API_KEYS")),
             shares_model=read.choice("MODEL_SHARING", {"process": False, "fork": True}, "process"),
-            body_limit=int(read.number("BODY_LIMIT_MB", float, "10", least=0) * 1024 * 1024),
-            queue_limit=read.number("QUEUE_LIMIT", int, "10000", least=1),
-            result_lifetime=read.number("RESULT_LIFETIME", int, "86400", least=1),
-            task_max_deliveries=read.number("TASK_MAX_DELIVERIES", int, "3", least=1),
-            batch_size=read.number("BATCH_SIZE", int, "32", least=1),
-            batch_wait=read.number("BATCH_WAIT_MS", float, "2", least=0) / 1000,
-            task_time_limit=read.number("TASK_TIME_LIMIT", float, "0", least=0) or None,
-            callback_timeout=read.number("CALLBACK_TIMEOUT", float, "10", least=0.1),
+            body_limit=int(read.number("BODY_LIMIT_MB", float, "10", minimum=0) * 1024 * 1024),
+            queue_limit=read.number("QUEUE_LIMIT", int, "10000", minimum=1),
+            result_lifetime=read.number("RESULT_LIFETIME", int, "86400", minimum=1),
+            task_max_deliveries=read.number("TASK_MAX_DELIVERIES", int, "3", minimum=1),
+            batch_size=read.number("BATCH_SIZE", int, "32", minimum=1),
+            batch_wait=read.number("BATCH_WAIT_MS", float, "2", minimum=0) / 1000,
+            task_time_limit=read.number("TASK_TIME_LIMIT", float, "0", minimum=0) or None,
+            callback_timeout=read.number("CALLBACK_TIMEOUT", float, "10", minimum=0.1),
             callback_secret=read.text("CALLBACK_SECRET", ""),
-            callback_retry_for=read.number("CALLBACK_RETRY_FOR", int, "86400", least=0),
-            callback_lifetime=read.number("CALLBACK_LIFETIME", int, "604800", least=1),
+            callback_retry_for=read.number("CALLBACK_RETRY_FOR", int, "86400", minimum=0),
+            callback_lifetime=read.number("CALLBACK_LIFETIME", int, "604800", minimum=1),
             callback_allow=read.words("CALLBACK_ALLOW"),
             callback_deny=read.words("CALLBACK_DENY"),
             callback_loopback=read.choice("CALLBACK_LOOPBACK", {"closed": False, "open": True}, "closed"),
             own_services=read.words("OWN_SERVICES"),
-            stop_timeout=read.number("STOP_TIMEOUT", float, "30", least=10),
+            stop_timeout=read.number("STOP_TIMEOUT", float, "30", minimum=10),
             worker_log=read.text("WORKER_LOG", "logs/worker.log"),
         )
 
 
 class _Reader:
-    """Environment variables, typed at the door; an empty variable counts as unset."""
+    """Typed access to environment variables; an empty one counts as unset."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -97,15 +97,15 @@ class _Reader:
     def words(self, name: str) -> tuple[str, ...]:
         return tuple(word for part in self.text(name, "").split(",") if (word := part.strip()))
 
-    def number(self, name: str, kind: Callable[[str], Value], default: str, *, least: float) -> Value:
+    def number(self, name: str, kind: Callable[[str], Value], default: str, *, minimum: float) -> Value:
         text = self.text(name, default)
         try:
             value = kind(text)
-            in_range = least <= float(text) < float("inf")
+            in_range = minimum <= float(text) < float("inf")
         except ValueError:
             in_range = False
         if not in_range:
-            raise SettingError(f"{name} is {text!r}; it must be a number of {least:g} or more")
+            raise SettingError(f"{name} is {text!r}; it must be a number of {minimum:g} or more")
         return value
 
     def choice(self, name: str, values: Mapping[str, Value], default: str) -> Value:

@@ -1,7 +1,7 @@
-"""The dashboard, Flower: `python -m app.serving.monitor --port=5555 ...`, with the options of `celery flower`.
+"""Dashboard, Flower: `python -m app.serving.monitor --port=5555 ...`, with the options of `celery flower`.
 
-It watches, and needs neither the worker's rooms nor the pipeline. It keeps tasks in memory alone, whatever
-`--persistent` says, and events are always enabled.
+It reads events only, and imports neither the worker nor the pipeline. It keeps tasks in memory alone, whatever
+`--persistent` is, and events are always enabled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from app.serving.store import event_json, keys
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
-    """Celery's settings for who only watches."""
+    """Celery's settings for a program that only reads events."""
     return {
         "broker_url": settings.redis_url,
         "broker_transport_options": {"socket_keepalive": True},
@@ -37,16 +37,16 @@ def configuration(settings: Settings) -> dict[str, Any]:
 
 
 class Dashboard(Flower):  # type: ignore[misc]
-    """Flower, whose metrics count also what nobody has looked at yet."""
+    """Flower, whose metrics include events that are not processed yet."""
 
     def purge_offline_worker_metrics(self) -> None:
-        """Called for each look at the metrics, which by themselves ask for no events."""
+        """Process all events first. Flower calls this for each request of the metrics, which alone reads no state."""
         self.events.read()
         super().purge_offline_worker_metrics()
 
 
 def main(arguments: list[str]) -> None:
-    """Show the dashboard until told to stop. What `celery flower` does, with events that wait unread."""
+    """Serve the dashboard until SIGTERM, as `celery flower` does, with LazyEvents."""
     command.apply_env_options()
     command.apply_options("monitor", arguments)
     command.extract_settings()

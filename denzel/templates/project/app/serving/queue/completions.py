@@ -30,7 +30,7 @@ class CompletionNotice:
     result: str
 
 
-#: A waiting request: resolved with how its task ended, or with None when the task is to be looked up.
+#: A waiting request: resolved with the end of its task, or with None when the task is to be looked up.
 Waiter = asyncio.Future[CompletionNotice | None]
 
 
@@ -60,7 +60,7 @@ class CompletionWatcher:
                 del self._waiters[task_id]
 
     async def wait(self, waiter: Waiter, deadline: float) -> CompletionNotice | None:
-        """How the task ended; None when it is to be looked up, or at the deadline (time.monotonic())."""
+        """The end of the task; None when it is to be looked up, or at the deadline (time.monotonic())."""
         loop = asyncio.get_running_loop()
         timer = loop.call_later(deadline - time.monotonic(), _resolve, waiter, None)
         try:
