@@ -45,10 +45,10 @@ class Delivery:
         except EgressDenied as denied:
             return AttemptResult(error=str(denied))
         except (OSError, HTTPException) as error:
-            return self._retry(callback, began, error=self._describe(error), away=True)
+            return self._retry(callback, began, error=self._describe(error), down=True)
         except Exception as error:
             log.exception("callback of task %s could not be sent", callback.task_id)
-            return self._retry(callback, began, error=f"denzel's own error: {self._describe(error)}", away=False)
+            return self._retry(callback, began, error=f"denzel's own error: {self._describe(error)}", down=False)
 
     def _post(self, callback: Callback, began: float) -> AttemptResult:
         content = body(callback)
@@ -65,8 +65,8 @@ class Delivery:
             return AttemptResult(status=response.status, error=error)
         wait = retry.read_retry_after(response.retry_after, now=time.time())
         # An endpoint that sends Retry-After, or 429, is not down.
-        away = response.status >= 500 and wait is None
-        return self._retry(callback, began, error=error, status=response.status, away=away, retry_after=wait)
+        down = response.status >= 500 and wait is None
+        return self._retry(callback, began, error=error, status=response.status, down=down, retry_after=wait)
 
     def _retry(
         self,
@@ -74,7 +74,7 @@ class Delivery:
         began: float,
         *,
         error: str,
-        away: bool,
+        down: bool,
         status: int | None = None,
         retry_after: float | None = None,
     ) -> AttemptResult:
@@ -84,7 +84,7 @@ class Delivery:
             retry_for=self._retry_for,
             retry_after=retry_after,
         )
-        return AttemptResult(status=status, error=error, retry_in=wait, endpoint_down=away)
+        return AttemptResult(status=status, error=error, retry_in=wait, endpoint_down=down)
 
     def _describe(self, error: BaseException) -> str:
         """An error in one line of ASCII, which every log and every screen can show."""

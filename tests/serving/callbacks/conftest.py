@@ -1,0 +1,97 @@
+"""Fixtures of the tests of callbacks: an outbox, senders, and the endpoints that they send to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from doubles.receiver import ScriptedReceiver, running
+from redis import Redis
+from support.callbacks import DAY, Scripted, Sending, Start, running_sender
+from support.paths import PROJECT
+
+from app.serving.callbacks import retry
+from app.serving.callbacks import sender as sender_module
+from app.serving.callbacks.connections import ConnectionPool
+from app.serving.callbacks.delivery import Delivery
+from app.serving.callbacks.egress import EgressPolicy
+from app.serving.store.outbox import Outbox
+
+PROGRAM = """
+import os
+from app.serving.callbacks import sender
+from app.serving.sidecar import __main__ as sidecar
+from app.serving.sidecar import watchdog
+from app.serving.store import outbox
+outbox.LEASE = 2
+watchdog.LOOK_EVERY = 3600  # it would end what started this process: the tests
+sender.RENEW_EVERY = 0.5
+sidecar.main(os.getppid())
+"""
+
+
+@pytest.fixture
+def box(broker: Redis) -> Outbox:
+    return Outbox(broker, result_ttl=60, callback_ttl=600)
+
+
+@pytest.fixture
+def sending(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sending]:
+    """Starts a sender, and returns what stops it; at the end of the test each is stopped."""
+    monkeypatch.setattr(sender_module, "POLL_INTERVAL", 0.1)
+    with ExitStack() as stack:
+
+        def start(*, timeout: float = 10, retry_for: float = DAY, key: bytes = b"") -> Callable[[], None]:
+            connections = ConnectionPool(EgressPolicy(loopback=True), timeout=timeout)
+            delivery = Delivery(connections, key=key, timeout=timeout, retry_for=retry_for)
+            sender = stack.enter_context(ExitStack())
+            sender.callback(connections.close_idle, 0)
+            sender.enter_context(running_sender(box, delivery.send, on_renew=connections.close_idle))
+            return sender.close
+
+        yield start
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second attempt comes after 0.1 s, and no wait is longer than 0.4 s."""
+    monkeypatch.setattr(retry, "FIRST_WAIT", 0.1)
+    monkeypatch.setattr(retry, "MAX_WAIT", 0.4)
+
+
+@pytest.fixture
+def scripted() -> Iterator[Scripted]:
+    """Starts endpoints with these answers."""
+    with ExitStack() as stack:
+
+        def start(*answers: Any, port: int = 0) -> ScriptedReceiver:
+            receiver = stack.enter_context(running(ScriptedReceiver(*answers, port=port)))
+            stack.callback(receiver.released.set)
+            return receiver
+
+        yield start
+
+
+@pytest.fixture
+def start_process(redis_url: str) -> Iterator[Start]:
+    """Starts the sender as a process of its own, with short leases."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(**environ: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "REDIS_URL": redis_url, "CALLBACK_LOOPBACK": "open", **environ}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", PROGRAM], cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True
+            )
+        )
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
