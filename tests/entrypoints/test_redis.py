@@ -1,4 +1,4 @@
-"""entrypoints/redis.sh with a real server: what it is told, what survives a kill, and the loop beside it."""
+"""entrypoints/redis.sh with a real server: its settings, durability, and the loop that flushes its files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Server:
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.process = process
         self.client = Redis(port=port, password=PASSWORD, decode_responses=True, socket_timeout=30)
-        self._log = log
+        self._log_file = log
         until(self.answers, what="the server to answer")
         self.beside = psutil.Process(process.pid).children()
 
@@ -42,7 +42,7 @@ class Server:
         try:
             return bool(self.client.ping())
         except RedisError:
-            assert self.process.poll() is None, self.said()
+            assert self.process.poll() is None, self.log()
             return False
 
     def kill(self) -> None:
@@ -50,8 +50,8 @@ class Server:
         self.process.kill()
         self.process.wait()
 
-    def said(self) -> str:
-        return self._log.read_text(errors="replace")
+    def log(self) -> str:
+        return self._log_file.read_text(errors="replace")
 
 
 @pytest.fixture
@@ -99,23 +99,23 @@ def start(tmp_path: Path, environ: dict[str, str]) -> Iterator[Start]:
 
 
 class Sync:
-    """A program `sync` that is found before the real one: it notes what it is given, and does as it is told."""
+    """A program `sync` that is found before the real one: it records its arguments, and runs a script."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._notes = folder, folder / "notes"
+        self.folder, self._calls = folder, folder / "calls"
         folder.mkdir()
-        self._notes.touch()
+        self._calls.touch()
         self.does(f'exec {shutil.which("sync")} "$@"')
 
     def does(self, script: str) -> None:
         """The last of the script's lines; $calls is how often the program was called."""
-        text = f'#!/bin/sh\necho "$@" >>"{self._notes}"\ncalls=$(wc -l <"{self._notes}")\n{script}\n'
+        text = f'#!/bin/sh\necho "$@" >>"{self._calls}"\ncalls=$(wc -l <"{self._calls}")\n{script}\n'
         (self.folder / "new").write_text(text)
         (self.folder / "new").chmod(0o755)
         (self.folder / "new").rename(self.folder / "sync")
 
     def calls(self) -> list[str]:
-        return self._notes.read_text().splitlines()
+        return self._calls.read_text().splitlines()
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def sync(tmp_path: Path, environ: dict[str, str]) -> Sync:
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    # Where nobody looks after the orphans of this machine, an ended one stays listed.
+    # Where nothing reaps orphans, an ended process stays listed.
     return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -134,33 +134,33 @@ def setting(server: Server, name: str) -> str:
     return str(server.client.config_get(name)[name])
 
 
-# ------------------------------------------------------------------ what the server is told
+# ------------------------------------------------------------------ settings of the server
 
 
-@pytest.mark.parametrize(("fsync", "told", "loops"), [("everysec", "no", 1), ("always", "always", 0)])
-def test_the_server_writes_before_it_answers(start: Start, fsync: str, told: str, loops: int) -> None:
+@pytest.mark.parametrize(("fsync", "appendfsync", "loops"), [("everysec", "no", 1), ("always", "always", 0)])
+def test_the_server_writes_before_it_answers(start: Start, fsync: str, appendfsync: str, loops: int) -> None:
     """Its own `everysec` would not, while the disk is slow."""
     server = start(REDIS_FSYNC=fsync)
-    assert setting(server, "appendfsync") == told
+    assert setting(server, "appendfsync") == appendfsync
     assert setting(server, "appendonly") == "yes"
     assert setting(server, "save") == ""
     assert len(server.beside) == loops
 
 
-def test_without_a_word_the_disk_is_a_second_behind(start: Start) -> None:
+def test_by_default_the_disk_is_a_second_behind(start: Start) -> None:
     server = start()
     assert setting(server, "appendfsync") == "no"
     assert len(server.beside) == 1
 
 
-def test_the_server_has_its_limit_and_throws_nothing_away(start: Start) -> None:
+def test_the_server_has_its_memory_limit_and_evicts_nothing(start: Start) -> None:
     server = start(REDIS_MEMORY_MB="64")
     assert setting(server, "maxmemory") == str(64 * 1024 * 1024)
     assert setting(server, "maxmemory-policy") == "noeviction"
     assert setting(start(), "maxmemory") == "0"
 
 
-def test_the_server_is_for_this_machine_alone_where_it_is_told_so(start: Start) -> None:
+def test_the_server_listens_on_the_given_address_alone_with_a_password(start: Start) -> None:
     server = start()
     listening = psutil.Process(server.process.pid).net_connections()
     assert {connection.laddr.ip for connection in listening if connection.status == "LISTEN"} == {"127.0.0.1"}
@@ -168,7 +168,7 @@ def test_the_server_is_for_this_machine_alone_where_it_is_told_so(start: Start) 
         stranger.ping()
 
 
-def test_no_command_line_tells_the_password(start: Start) -> None:
+def test_no_command_line_contains_the_password(start: Start) -> None:
     server = start()
     commands = [process.cmdline() for process in (psutil.Process(server.process.pid), *server.beside)]
     assert len(commands) == 2
@@ -176,13 +176,13 @@ def test_no_command_line_tells_the_password(start: Start) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_environment_of_the_server_is_not_written_over(start: Start) -> None:
-    """By it the local backend knows what belongs to a project."""
+def test_the_environment_of_the_server_is_not_overwritten(start: Start) -> None:
+    """By it the local backend finds the processes of a project."""
     assert psutil.Process(start(A_MARK="ours").process.pid).environ()["A_MARK"] == "ours"
 
 
 @pytest.mark.parametrize(
-    ("changes", "complaint"),
+    ("changes", "message"),
     [
         ({"REDIS_FSYNC": "no"}, "REDIS_FSYNC is no; it can be everysec or always."),
         ({"REDISCLI_AUTH": ""}, "REDISCLI_AUTH: is the password of Redis"),
@@ -190,10 +190,10 @@ def test_the_environment_of_the_server_is_not_written_over(start: Start) -> None
         ({"REDIS_SERVER_PROGRAM": "/nowhere"}, "/nowhere: No such file or directory"),
     ],
 )
-def test_what_can_not_be_is_said_and_nothing_is_left(
-    environ: dict[str, str], changes: dict[str, str], complaint: str
+def test_an_invalid_setting_is_reported_and_no_process_is_left(
+    environ: dict[str, str], changes: dict[str, str], message: str
 ) -> None:
-    """A loop that was left would hold the other end of what is read here."""
+    """A loop that was left would hold the other end of the output that is read here."""
     done = subprocess.run(
         ["bash", ENTRYPOINT],
         env={**environ, "REDIS_BIND": f"127.0.0.1:{find_free_port()}", **changes},
@@ -203,10 +203,10 @@ def test_what_can_not_be_is_said_and_nothing_is_left(
         check=False,
     )
     assert done.returncode != 0
-    assert complaint in done.stderr
+    assert message in done.stderr
 
 
-# ------------------------------------------------------------------ what is kept
+# ------------------------------------------------------------------ durability
 
 
 @pytest.mark.parametrize("fsync", ["everysec", "always"])
@@ -228,20 +228,18 @@ def test_the_files_are_flushed_to_the_disk_every_second(start: Start, sync: Sync
     files = sorted(str(path.relative_to(data)) for path in (data / "appendonlydir").iterdir())
     assert any(file.endswith(".incr.aof") for file in files)
     assert set(sync.calls()) == {f"-d {' '.join(files)}"}
-    assert "sync:" not in server.said()
+    assert "sync:" not in server.log()
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="sync of macOS takes no file")
-def test_the_one_file_of_an_older_server_is_flushed_too(start: Start, sync: Sync, data: Path) -> None:
-    """Before version 7 there was no folder."""
+def test_the_single_file_of_an_older_server_is_flushed_too(start: Start, sync: Sync, data: Path) -> None:
+    """Before version 7 there was no folder of files."""
     start()
     (data / "appendonly.aof").touch()
     until(lambda: any(call.endswith(" appendonly.aof") for call in sync.calls()), what="a flush of that file")
 
 
-def test_where_there_is_no_file_yet_nothing_is_flushed_and_nothing_said(
-    environ: dict[str, str], sync: Sync, tmp_path: Path
-) -> None:
+def test_without_a_file_nothing_is_flushed_or_printed(environ: dict[str, str], sync: Sync, tmp_path: Path) -> None:
     server = tmp_path / "server"
     server.write_text("#!/bin/sh\nexec sleep 2.5\n")
     server.chmod(0o755)
@@ -255,7 +253,7 @@ def test_where_there_is_no_file_yet_nothing_is_flushed_and_nothing_said(
     assert (done.stdout, done.stderr, sync.calls()) == (b"", b"", [])
 
 
-def test_files_may_be_written_anew_under_the_loop(start: Start, sync: Sync, data: Path) -> None:
+def test_rewritten_files_are_flushed(start: Start, sync: Sync, data: Path) -> None:
     server = start()
     for _ in range(3):
         before = set((data / "appendonlydir").glob("*.aof"))
@@ -263,21 +261,21 @@ def test_files_may_be_written_anew_under_the_loop(start: Start, sync: Sync, data
         until(lambda before=before: before.isdisjoint((data / "appendonlydir").glob("*.aof")), what="other files")
     name = next(path.name for path in (data / "appendonlydir").glob("*.incr.aof"))
     until(lambda: name in " ".join(sync.calls()), what="a flush of the new file")
-    assert "sync:" not in server.said()
+    assert "sync:" not in server.log()
     assert alive(server.beside)
 
 
-def test_a_file_that_went_away_meanwhile_is_nothing_to_tell(start: Start, sync: Sync) -> None:
+def test_a_file_that_disappears_is_no_error(start: Start, sync: Sync) -> None:
     sync.does('[ $((calls % 2)) -eq 0 ] || { echo "sync: it is gone" >&2; exit 1; }')
     server = start()
     until(lambda: len(sync.calls()) >= 6, what="six tries")
-    assert "gone" not in server.said()
+    assert "gone" not in server.log()
 
 
-def test_a_disk_that_does_not_take_it_is_told_and_tried_again(start: Start, sync: Sync) -> None:
+def test_a_failing_disk_is_reported_and_tried_again(start: Start, sync: Sync) -> None:
     sync.does('echo "sync: Input/output error" >&2; exit 1')
     server = start()
-    until(lambda: server.said().count("Input/output error") >= 2, what="two complaints")
+    until(lambda: server.log().count("Input/output error") >= 2, what="two messages")
     assert server.client.set("key", "value")
     assert alive(server.beside)
 
@@ -328,7 +326,7 @@ class Container:
         """Start it with these variables instead of those of .env, and wait until it is healthy."""
         self.compose("up", "--detach", "--wait", "redis", **variables)
 
-    def asks(self, *command: str) -> str:
+    def cli(self, *command: str) -> str:
         return self.compose("exec", "--no-TTY", "redis", "redis-cli", *command).strip()
 
     def loops(self) -> int:
@@ -351,16 +349,18 @@ def container(tmp_path: Path) -> Iterator[Container]:
 
 
 @pytest.mark.docker
-def test_a_container_of_redis_is_the_same(container: Container) -> None:
+def test_the_container_of_redis_behaves_the_same(container: Container) -> None:
     container.start(REDIS_MEMORY_MB="64")
-    told = {name: container.asks("config", "get", name).splitlines()[1] for name in ("appendfsync", "maxmemory", "dir")}
-    assert told == {"appendfsync": "no", "maxmemory": str(64 * 1024 * 1024), "dir": "/data"}
+    settings = {
+        name: container.cli("config", "get", name).splitlines()[1] for name in ("appendfsync", "maxmemory", "dir")
+    }
+    assert settings == {"appendfsync": "no", "maxmemory": str(64 * 1024 * 1024), "dir": "/data"}
     assert container.loops() == 1
     assert container.password() not in container.commands()
-    assert container.asks("incr", "count") == "1"
+    assert container.cli("incr", "count") == "1"
     container.compose("kill", "--signal", "SIGKILL", "redis")
     container.start(REDIS_FSYNC="always")
-    assert container.asks("get", "count") == "1"
-    assert container.asks("config", "get", "appendfsync").splitlines()[1] == "always"
+    assert container.cli("get", "count") == "1"
+    assert container.cli("config", "get", "appendfsync").splitlines()[1] == "always"
     assert container.loops() == 0
     assert "sync:" not in container.compose("logs", "redis")

@@ -1,4 +1,4 @@
-"""admin.py: what an operator asks, as the command reads it: one JSON document, or one line and a code."""
+"""admin.py: admin commands, as `denzel` runs them: one JSON document, or one line and an exit code."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def deployment(broker: Redis, read_settings: Callable[..., Settings]) -> Deploym
 def _undelivered(broker: Redis, deployment: Deployment) -> None:
     """One callback that waits, and one that was given up."""
     records = TaskStore(broker)
-    outcomes = {
+    results = {
         "waiting": AttemptResult(error="Connection refused", retry_in=3600, endpoint_down=True),
         "failed": AttemptResult(status=410, error="answered 410"),
     }
-    for task_id, outcome in outcomes.items():
+    for task_id, result in results.items():
         records.enqueue(task_id, "message", callback_uri=f"http://{task_id}.example/", queue_limit=10)
         records.complete(task_id, "SUCCESS", {}, ttl=60)
         taken, _ = deployment.outbox.take(free=1, per_endpoint=1)
-        deployment.outbox.settle([(taken[0], outcome)])
+        deployment.outbox.settle([(taken[0], result)])
 
 
 @pytest.mark.usefixtures("_undelivered")
@@ -85,7 +85,7 @@ def due(outbox: Outbox) -> list[Any]:
     return outbox.take(free=10, per_endpoint=10)[0]
 
 
-def test_with_nothing_to_tell_the_answers_are_empty(deployment: Deployment) -> None:
+def test_without_callbacks_the_results_are_empty(deployment: Deployment) -> None:
     assert run(["callbacks"], deployment) == []
     assert run(["resend-failed"], deployment) == {"resent": [], "unknown": []}
 
@@ -93,7 +93,7 @@ def test_with_nothing_to_tell_the_answers_are_empty(deployment: Deployment) -> N
 @pytest.mark.parametrize(
     "arguments", [[], ["nonsense"], ["callbacks", "more"], ["resend"], ["resend-failed", "more"], ["--help"]]
 )
-def test_what_can_not_be_run_is_bad_usage(deployment: Deployment, arguments: list[str]) -> None:
+def test_an_invalid_command_is_bad_usage(deployment: Deployment, arguments: list[str]) -> None:
     with pytest.raises(BadUsage):
         run(arguments, deployment)
 
@@ -120,7 +120,7 @@ def test_a_bad_setting_is_one_line_and_code_1(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.usefixtures("_undelivered")
-def test_a_program_reads_its_answer(redis_url: str) -> None:
+def test_the_module_prints_one_json_document(redis_url: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "app.serving.admin", "callbacks"],
         cwd=PROJECT,

@@ -1,4 +1,4 @@
-"""json_values.py: what a model may return, and what is said about the rest."""
+"""json_values.py: values that a model may return, and the errors for all others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Colour(enum.IntEnum):
 
 
 class Figure:
-    """As a plotting library has it."""
+    """A class such as a plotting library has."""
 
 
 Point = namedtuple("Point", "x y")
@@ -33,7 +33,7 @@ Point = namedtuple("Point", "x y")
     "value",
     [None, True, False, 0, -7, 2**70, 1.5, "", "Iris-setosa", "naïve ☃", [], {}, [1, [2]], {"a": {"b": [None]}}],
 )
-def test_json_values_are_left_as_they_are(value: Any) -> None:
+def test_json_values_are_returned_unchanged(value: Any) -> None:
     assert json_values(value) == value
 
 
@@ -72,7 +72,7 @@ def test_numpy_and_the_like_become_plain_values(value: Any, expected: Any) -> No
 @pytest.mark.parametrize(
     "value", [math.nan, math.inf, -math.inf, np.float64("nan"), np.float32("inf"), np.float16("-inf"), np.array(np.nan)]
 )
-def test_what_is_not_finite_becomes_null(value: Any) -> None:
+def test_numbers_that_are_not_finite_become_null(value: Any) -> None:
     assert json_values(value) is None
     assert json_values([value, {"a": value}]) == [None, {"a": None}]
 
@@ -104,7 +104,7 @@ def test_keys_are_written_as_json_writes_them(key: Any, expected: str) -> None:
 
 
 @pytest.mark.parametrize("key", [(1, 2), b"a", math.nan, math.inf, np.float64("nan"), date(2020, 1, 1)])
-def test_a_key_that_json_cannot_say_is_named(key: Any) -> None:
+def test_a_key_that_is_not_json_is_named(key: Any) -> None:
     with pytest.raises(NotJson, match=r'^result\["a"\] has the key .*: not JSON serialisable$'):
         json_values({"a": {key: 1}})
 
@@ -154,7 +154,7 @@ def test_the_path_begins_with_the_name_that_is_given() -> None:
 
 @pytest.mark.parametrize("unit", ["D", "s", "us", "ns"])
 def test_a_numpy_date_is_refused_whatever_its_unit(unit: str) -> None:
-    """In nanoseconds, the unit of pandas, NumPy would turn it into a mere number."""
+    """In nanoseconds, the unit of pandas, NumPy would convert it to a mere number."""
     for value in (np.datetime64("2020-01-01", unit), np.array(["2020-01-01"], dtype=f"datetime64[{unit}]")):
         with pytest.raises(NotJson, match=r'^result\["when"\]'):
             json_values({"when": value})
@@ -165,8 +165,8 @@ def test_a_numpy_duration_is_refused() -> None:
         json_values({"lasts": np.timedelta64(5, "ns")})
 
 
-def test_a_number_that_python_has_no_type_for_is_refused() -> None:
-    """NumPy's long double stays one when it is asked for a Python value."""
+def test_a_number_without_a_python_type_is_refused() -> None:
+    """NumPy has no conversion of its long double to a Python value."""
     with pytest.raises(NotJson, match=r"^result is a (longdouble|float128|float96): not JSON serialisable$"):
         json_values(np.longdouble(1.5))
 
@@ -185,7 +185,7 @@ def test_an_object_array_that_contains_itself_is_refused() -> None:
         json_values({"a": looped})
 
 
-def test_nesting_without_end_is_refused() -> None:
+def test_deep_nesting_is_refused() -> None:
     deep: Any = 1
     for _ in range(100_000):
         deep = [deep]
@@ -202,7 +202,7 @@ def test_moderate_nesting_is_kept() -> None:
     assert json_values(deep) == deep
 
 
-def test_a_number_too_long_to_be_written_is_refused() -> None:
+def test_a_number_with_too_many_digits_is_refused() -> None:
     with pytest.raises(NotJson, match=r'^result\["n"\]'):
         json.dumps(json_values({"n": 10**5000}))
 
@@ -217,13 +217,13 @@ def test_the_argument_is_copied_not_changed() -> None:
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_whatever_is_nested_at_random_survives_the_way_through_json(seed: int) -> None:
+def test_random_nested_values_survive_a_round_trip_through_json(seed: int) -> None:
     value, expected = nested(random.Random(seed), depth=5)
     assert json.loads(json.dumps(json_values(value), allow_nan=False)) == expected
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_one_bad_value_anywhere_at_random_is_found_by_its_path(seed: int) -> None:
+def test_one_bad_value_at_a_random_place_is_found_by_its_path(seed: int) -> None:
     chance = random.Random(seed)
     value: Any = Figure()
     path = ""
@@ -241,7 +241,7 @@ def test_one_bad_value_anywhere_at_random_is_found_by_its_path(seed: int) -> Non
 
 
 def nested(chance: random.Random, depth: int) -> tuple[Any, Any]:
-    """A value at random, and what it must be after a way through JSON."""
+    """A random value, and what it must be after a round trip through JSON."""
     kind = chance.choice(
         ["plain", "numpy", "gone"] if depth == 0 else ["plain", "numpy", "gone", "list", "dict", "array"]
     )

@@ -1,4 +1,4 @@
-"""settings.py: every variable, its default, a value, and the message when it cannot be."""
+"""settings.py: every variable, its default, a value, and the message for an invalid one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from app.serving.settings import ResponseMode, SettingError, Settings
 
 
-def test_without_variables_the_defaults_of_the_contract_hold() -> None:
+def test_without_variables_the_defaults_of_the_contract_apply() -> None:
     assert Settings.from_environment({}) == Settings(
         project_name="project",
         redis_url="redis://127.0.0.1:6379/0",
@@ -107,14 +107,14 @@ def test_an_empty_variable_counts_as_unset(empty: str) -> None:
     assert Settings.from_environment(dict.fromkeys(names, empty)) == Settings.from_environment({})
 
 
-def test_space_around_a_value_does_not_count() -> None:
+def test_whitespace_around_a_value_is_ignored() -> None:
     values = {"MODEL_SHARING": "fork", "RESPONSE_MODE": "sync", "BATCH_SIZE": "8", "CALLBACK_SECRET": "whsec_x"}
     spaced = {name: f" {value}\t" for name, value in values.items()}
     assert Settings.from_environment(spaced) == Settings.from_environment(values)
     assert Settings.from_environment(spaced).shares_model
 
 
-def test_space_around_api_keys_and_empty_ones_are_dropped() -> None:
+def test_whitespace_around_api_keys_and_empty_keys_are_dropped() -> None:
     assert Settings.from_environment({"API_KEYS": "one, two ,,"}).api_keys == {"one", "two"}
 
 
@@ -147,8 +147,8 @@ def test_a_bad_value_is_refused_by_name_value_and_what_is_allowed(name: str, val
     assert str(refused.value).startswith(f"{name} is {value!r}; it must be {allowed}")
 
 
-def test_a_callback_timeout_of_nothing_is_refused() -> None:
-    """The HTTP client cannot wait for no time at all, so no callback would ever be delivered."""
+def test_a_callback_timeout_of_zero_is_refused() -> None:
+    """With a time-out of zero, no callback would ever be delivered."""
     with pytest.raises(SettingError, match="CALLBACK_TIMEOUT"):
         Settings.from_environment({"CALLBACK_TIMEOUT": "0"})
 

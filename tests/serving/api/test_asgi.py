@@ -1,4 +1,4 @@
-"""asgi.py: wired from the environment, and answering even over a pipeline that cannot be imported."""
+"""asgi.py: wired from the environment, and serving even with a pipeline that cannot be imported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROJECT = Path(importlib.import_module("app").__file__ or "").parent.parent
 def serve(
     redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[ModuleType | None], Client]]:
-    """Imports asgi.py in the project folder, over this module as the pipeline (None: one that cannot be imported)."""
+    """Imports asgi.py in the project folder, with this module as the pipeline (None: one that cannot be imported)."""
     monkeypatch.chdir(PROJECT)
     monkeypatch.setenv("REDIS_URL", redis_url)
 
@@ -45,7 +45,7 @@ def pipeline_with(**functions: Any) -> ModuleType:
     return module
 
 
-def test_a_task_over_the_users_verify_input_is_accepted(serve: Callable[..., Client], redis: Redis) -> None:
+def test_a_task_is_accepted_by_the_users_verify_input(serve: Callable[..., Client], redis: Redis) -> None:
     client = serve(pipeline_with(verify_input=lambda json_data: {"verified": json_data}))
     answer = client.simulate_post("/predict", json={"x": 1})
     assert answer.status_code == 200
@@ -69,7 +69,7 @@ def test_the_model_is_not_loaded_by_the_api(serve: Callable[..., Client]) -> Non
     ("pipeline", "cause"),
     [(None, "app.logic.pipeline"), (pipeline_with(load_model=lambda: None), "has no attribute 'verify_input'")],
 )
-def test_a_broken_pipeline_is_the_answer_to_predictions_alone(
+def test_a_broken_pipeline_fails_predictions_alone(
     serve: Callable[..., Client], redis: Redis, pipeline: ModuleType | None, cause: str
 ) -> None:
     client = serve(pipeline)
@@ -91,8 +91,8 @@ def test_the_cause_of_a_broken_pipeline_is_in_the_log(
     assert "Traceback" in caplog.text
 
 
-def test_what_only_prediction_and_callbacks_need_is_not_imported() -> None:
-    """The api is up sooner without, and smaller."""
+def test_modules_for_prediction_and_callbacks_are_not_imported() -> None:
+    """Without them, the api starts faster and takes less memory."""
     others = ("celery", "kombu", "billiard", "requests", "urllib3", "app.tasks", "app.logic.pipeline")
     imports = "import sys, app.serving.api.app, app.serving.api.http.worker"
     code = f"{imports}; print([name for name in {others} if name in sys.modules])"
@@ -100,7 +100,7 @@ def test_what_only_prediction_and_callbacks_need_is_not_imported() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_importing_asks_nothing_of_redis(serve: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_importing_needs_no_redis(serve: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     client = serve(pipeline_with(verify_input=lambda json_data: json_data))
     assert client.simulate_get("/info").status_code == 200

@@ -1,4 +1,4 @@
-"""prefer.py: the Prefer header, as RFC 7240 writes it and as clients get it wrong."""
+"""prefer.py: Prefer headers by RFC 7240, and malformed ones."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def test_the_first_of_a_kind_counts() -> None:
         "respond-asynchronously",
     ],
 )
-def test_what_is_missing_unknown_or_malformed_is_ignored(header: str | None) -> None:
+def test_missing_unknown_and_malformed_preferences_are_ignored(header: str | None) -> None:
     assert read_preferences(header) == NOTHING
 
 
-def test_a_malformed_preference_leaves_the_next_one_of_its_kind() -> None:
+def test_a_malformed_preference_does_not_hide_the_next_of_its_kind() -> None:
     assert read_preferences("wait=soon, wait=4") == Preferences(wait=4)
 
 

@@ -30,19 +30,19 @@ def answer(error: Exception, **headers: str) -> Any:
     return Client(app).simulate_get("/", headers=headers)
 
 
-def test_an_error_says_title_description_and_status() -> None:
+def test_an_error_has_title_description_and_status() -> None:
     answered = answer(falcon.HTTPBadRequest(title="Bad input format", description="no data"))
     assert answered.status_code == 400
     assert answered.json == {"title": "Bad input format", "description": "no data", "status": 400}
     assert answered.headers["content-type"] == "application/json; charset=utf-8"
 
 
-def test_an_error_without_words_gets_those_of_its_status() -> None:
+def test_an_error_without_texts_gets_the_phrase_of_its_status() -> None:
     assert answer(falcon.HTTPNotFound()).json == {"title": "Not Found", "description": "Not Found", "status": 404}
     assert answer(falcon.HTTPMethodNotAllowed(["POST"])).json["title"] == "Method Not Allowed"
 
 
-def test_details_stand_beside_them() -> None:
+def test_details_are_further_members() -> None:
     error = problems.Problem(500, title="Prediction failed", description="no", task_id="the-id")
     assert answer(error).json == {
         "title": "Prediction failed",
@@ -81,7 +81,7 @@ def test_a_broker_that_is_away_is_503_with_retry_after(kind: type[RedisError]) -
     assert "6379" not in answered.text
 
 
-def test_what_nobody_foresaw_has_the_same_shape_and_keeps_its_traceback_to_itself(
+def test_an_unexpected_error_has_the_same_shape_and_shows_no_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     answered = answer(ZeroDivisionError("a secret"))

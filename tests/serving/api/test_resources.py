@@ -1,4 +1,4 @@
-"""resources.py: what each address answers, over a queue one can read; the rows are those of the contract."""
+"""resources.py: the responses of each resource, over a fake queue; the cases are those of the contract."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ASYNCHRONOUS = ResponseMode(synchronous=False, timeout=7)
 
 
 class Queue:
-    """Accepts everything under one id; `submitted` and `waits` say what was asked of it."""
+    """A queue that accepts everything under one id, and records what was `submitted` and the `waits`."""
 
     def __init__(self, record: TaskRecord | None = PENDING, response: ResponseMode = ASYNCHRONOUS) -> None:
         self.record = record
@@ -76,7 +76,7 @@ class Queue:
 
 
 class Refuses(Queue):
-    """Accepts nothing, for this reason."""
+    """A queue that accepts nothing, for this reason."""
 
     def __init__(self, reason: Exception) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Refuses(Queue):
 
 
 class Away(Queue):
-    """The broker cannot be reached."""
+    """A queue whose broker cannot be reached."""
 
     async def submit(self, *_: Any, **__: Any) -> SubmitResult:
         raise BrokerAway("Error 111 connecting to redis:6379")
@@ -121,14 +121,14 @@ def serve(
 
 
 def problem(answer: Result) -> tuple[int, str, str]:
-    """Status, title and description of an error, after a look at its shape."""
+    """Status, title and description of an error, whose shape is checked."""
     assert answer.headers["content-type"] == "application/json; charset=utf-8"
     assert {"title", "description", "status"} <= set(answer.json)
     assert answer.json["status"] == answer.status_code
     return answer.status_code, answer.json["title"], answer.json["description"]
 
 
-# A callback that comes back
+# Callbacks of this project itself
 
 
 @pytest.mark.parametrize("webhook_id", [ID, f"{ID}.2"])
@@ -139,7 +139,7 @@ def test_a_callback_of_this_project_makes_no_task_here(webhook_id: str) -> None:
     assert queue.submitted == []
 
 
-def test_a_callback_of_another_project_makes_one() -> None:
+def test_a_callback_of_another_project_makes_a_task() -> None:
     answer = serve().simulate_post("/predict", json={}, headers={"webhook-id": "of-another-project"})
     assert answer.status_code == 200
 
@@ -233,7 +233,7 @@ def test_a_bad_callback_uri_is_bad_input_and_nothing_is_submitted(uri: Any) -> N
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "2130706433", "localhost:6379", "[::ffff:169.254.169.254]", "a@127.1"])
-def test_a_callback_uri_that_leads_to_a_closed_address_is_bad_input(host: str) -> None:
+def test_a_callback_uri_with_a_blocked_address_is_bad_input(host: str) -> None:
     queue = Queue()
     answer = serve(queue).simulate_post("/predict", json={"callback_uri": f"http://{host}/stash"})
     assert problem(answer)[:2] == (400, "Bad input format")
@@ -271,7 +271,7 @@ def test_what_verify_input_raises_is_bad_input(error: Exception, description: st
     assert queue.submitted == []
 
 
-def test_verify_input_returning_what_json_cannot_say_is_an_error_of_the_pipeline() -> None:
+def test_values_of_verify_input_that_are_not_json_are_an_error_of_the_pipeline() -> None:
     queue = Queue()
     answer = serve(queue, lambda json_data: {"ids": {1, 2}}).simulate_post("/predict", json={})
     assert problem(answer) == (500, "Pipeline error", 'verify_input(...)["ids"] is a set: not JSON serialisable')
@@ -348,7 +348,7 @@ def test_a_number_that_no_float_can_hold_is_named(number: str, named: str) -> No
         '{"x":\n\t12345678901234567890123}',
     ],
 )
-def test_numbers_and_strings_near_that_are_submitted_as_they_came(content: str) -> None:
+def test_numbers_and_strings_close_to_that_are_submitted_unchanged(content: str) -> None:
     queue = Queue()
     assert serve(queue).simulate_post("/predict", body=content).status_code == 200
     assert queue.submitted[0][0] == json.loads(content)
@@ -359,26 +359,26 @@ def test_a_request_without_a_body_is_malformed_json() -> None:
     assert problem(serve().simulate_post("/predict")) == (400, "Malformed JSON", "Malformed JSON: the body is empty")
 
 
-def test_deep_nesting_is_taken_or_refused_but_never_fails() -> None:
+def test_deep_nesting_is_accepted_or_rejected_but_never_fails() -> None:
     for depth in (100, 500, 800, 900, 950, 990, 1000, 5000):
         queue = Queue()
         answer = serve(queue).simulate_post("/predict", body="[" * depth + "]" * depth)
         assert answer.status_code in (200, 400, 500), depth
         if answer.status_code == 200:
             assert len(queue.submitted) == 1
-        elif answer.status_code == 500:  # read, but nested too deeply to be handed on
+        elif answer.status_code == 500:  # parsed, but nested too deeply to be enqueued
             assert "nested too deeply" in answer.json["description"]
 
 
-def test_deep_nesting_in_a_request_is_the_fault_of_the_request() -> None:
-    """Whatever depth is refused, the api is not to blame."""
+def test_deep_nesting_is_an_error_of_the_request() -> None:
+    """At every depth that is rejected, with 400 and not 500."""
     statuses = {
         serve().simulate_post("/predict", body="[" * depth + "]" * depth).status_code for depth in range(100, 1200, 20)
     }
     assert statuses == {200, 400}
 
 
-def test_a_body_at_the_limit_is_taken_and_one_above_it_is_413() -> None:
+def test_a_body_at_the_limit_is_accepted_and_one_above_it_is_413() -> None:
     queue = Queue()
     client = serve(queue, BODY_LIMIT_MB="0.001")
     limit = 1048
@@ -391,7 +391,7 @@ def test_a_body_at_the_limit_is_taken_and_one_above_it_is_413() -> None:
 
 @pytest.mark.parametrize(("size", "status"), [(1048, 200), (1049, 413), (10_000_000, 413)])
 def test_a_chunked_body_has_the_same_limit(size: int, status: int) -> None:
-    """A chunked request does not say how long it is."""
+    """A chunked request has no Content-Length."""
     content = ('"' + "x" * (size - 2) + '"').encode()
     answer = serve(BODY_LIMIT_MB="0.001").simulate_post(
         "/predict", body=content, headers={"Transfer-Encoding": "chunked", "Content-Length": None}
@@ -436,7 +436,7 @@ def post(client: Client, body: str | bytes = b"{}", *, key: str | None = None, *
 
 
 def idempotency(body: str | bytes = b"{}", key: str = "a-key", api_key: str | None = None) -> Idempotency:
-    """What a request with this key and body is to the queue."""
+    """The digests that the queue gets for a request with this key and body."""
     queue = Queue()
     if api_key is None:
         client, headers = serve(queue), {}
@@ -454,7 +454,7 @@ def test_without_the_header_there_is_no_idempotency() -> None:
     assert queue.idempotencies == [None]
 
 
-def test_the_key_itself_is_not_handed_on() -> None:
+def test_the_key_itself_is_not_passed_on() -> None:
     submitted = idempotency(b'{"secret": 1}', key="a-secret-key")
     assert "secret" not in f"{submitted.key} {submitted.body}"
 
@@ -467,7 +467,7 @@ def test_the_key_itself_is_not_handed_on() -> None:
         b'\n{ "a" : 15e-1,\t"b" : [1, {"c": "\\u2603", "d": null}] }',
     ],
 )
-def test_spacing_spelling_and_the_order_of_keys_make_no_other_body(same: bytes) -> None:
+def test_whitespace_escapes_and_the_order_of_keys_make_no_other_body(same: bytes) -> None:
     assert idempotency(same) == idempotency(b'{"a": 1.5, "b": [1, {"c": "\\u2603", "d": null}]}')
 
 
@@ -483,15 +483,15 @@ def test_clients_with_different_api_keys_do_not_share_their_keys() -> None:
     assert idempotency(api_key="one") == idempotency(api_key="one")
 
 
-def test_where_no_api_key_is_asked_for_authorization_says_nothing() -> None:
-    """It may be a proxy's, and another one with each request."""
+def test_without_api_keys_authorization_distinguishes_no_clients() -> None:
+    """The header may be a proxy's, and differ with each request."""
     queue = Queue()
     for authorization in ("Bearer a", "Bearer b", "Basic c"):
         post(serve(queue), key="a-key", Authorization=authorization)
     assert queue.idempotencies == [idempotency()] * 3
 
 
-def test_the_body_that_counts_is_the_one_that_came() -> None:
+def test_the_body_that_counts_is_the_one_before_verify_input() -> None:
     queue = Queue()
 
     def verify_input(json_data: Any) -> Any:
@@ -503,7 +503,7 @@ def test_the_body_that_counts_is_the_one_that_came() -> None:
 
 
 @pytest.mark.parametrize("key", ["a", "x" * 255, ' !"#~ a{}\\', '"8e03978e-40d5-43dd-bc93-6894a57f9324"', "0", "a, b"])
-def test_a_good_key_is_taken(key: str) -> None:
+def test_a_valid_key_is_accepted(key: str) -> None:
     assert post(serve(), key=key).status_code == 200
 
 
@@ -537,7 +537,7 @@ def test_a_key_that_came_with_another_body_is_422() -> None:
     )
 
 
-def test_deep_nesting_with_a_key_is_the_fault_of_the_request() -> None:
+def test_deep_nesting_with_a_key_is_an_error_of_the_request() -> None:
     statuses = {
         post(serve(verify_input=lambda _: 1), "[" * depth + "]" * depth, key="a-key").status_code
         for depth in range(100, 1200, 20)
@@ -552,9 +552,7 @@ def test_deep_nesting_with_a_key_is_the_fault_of_the_request() -> None:
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", "/predict"), ("GET", f"/status/{ID}"), ("DELETE", f"/status/{ID}")]
 )
-def test_whatever_the_headers_hold_the_answer_is_one_of_the_contract(
-    method: str, path: str, name: str, text: str
-) -> None:
+def test_any_value_of_a_header_gets_a_response_of_the_contract(method: str, path: str, name: str, text: str) -> None:
     for client in (serve(), serve(API_KEYS="one")):
         answer = client.simulate_request(method, path, body="{}", headers={name: text})
         assert answer.status_code in (200, 400, 401)
@@ -578,7 +576,7 @@ def test_whatever_the_headers_hold_the_answer_is_one_of_the_contract(
         (SYNCHRONOUS, "respond-async, wait=3", [3], "wait=3"),
     ],
 )
-def test_the_mode_of_the_deployment_holds_unless_the_request_prefers_otherwise(
+def test_the_mode_of_the_deployment_applies_unless_the_request_prefers_otherwise(
     response: ResponseMode, prefer: str | None, waits: list[float], applied: str | None
 ) -> None:
     queue = Queue(DONE, response)
@@ -626,13 +624,13 @@ def test_a_failed_prediction_is_500_with_its_message_and_id(record: TaskRecord, 
         TaskRecord(status="REVOKED", result={"args": ["terminated"]}),
     ],
 )
-def test_status_says_state_and_result(record: TaskRecord) -> None:
+def test_status_shows_state_and_result(record: TaskRecord) -> None:
     answer = serve(Queue(record)).simulate_get(f"/status/{ID}")
     assert (answer.status_code, answer.json) == (200, {"status": record.status, "result": record.result})
     assert answer.headers["content-type"] == "application/json; charset=utf-8"
 
 
-def test_status_says_the_place_of_a_task_that_waits() -> None:
+def test_status_shows_the_position_of_a_task_that_waits() -> None:
     answer = serve(Queue(TaskRecord(status="PENDING", position=3))).simulate_get(f"/status/{ID}")
     assert answer.json == {"status": "PENDING", "result": None, "position": 3}
 
@@ -645,7 +643,7 @@ def test_status_says_the_place_of_a_task_that_waits() -> None:
         CallbackReport(state="FAILED", attempts=11, last_error="answered 503"),
     ],
 )
-def test_status_says_what_became_of_the_callback(callback: CallbackReport) -> None:
+def test_status_shows_the_state_of_the_callback(callback: CallbackReport) -> None:
     record = TaskRecord(status="SUCCESS", result={"a": 1}, callback_uri="http://receiver.example", callback=callback)
     assert serve(Queue(record)).simulate_get(f"/status/{ID}").json == {
         "status": "SUCCESS",
@@ -735,7 +733,7 @@ def test_ready_is_200_when_a_worker_has_its_model(path: str, reports: list[Worke
     assert ("retry-after" in answer.headers) == (status == 503)
 
 
-def test_ready_says_that_the_broker_is_away() -> None:
+def test_ready_shows_that_the_broker_is_away() -> None:
     answer = serve(Away()).simulate_get("/health/ready")
     assert (answer.status_code, answer.json) == (503, {"ready": False, "broker": "DOWN", "workers": []})
 
@@ -801,11 +799,11 @@ def test_an_error_has_its_own_content_type_where_the_client_names_it() -> None:
         assert answer.json["status"] == answer.status_code
 
 
-def test_a_good_answer_is_not_refused_for_what_the_client_accepts() -> None:
+def test_a_result_is_json_whatever_the_client_accepts() -> None:
     assert serve().simulate_post("/predict", json={}, headers={"Accept": "text/html"}).status_code == 200
 
 
-def test_what_nobody_foresaw_is_500_without_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unexpected_error_is_500_without_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     class Broken(Queue):
         async def find(self, task_id: str) -> TaskRecord | None:
             raise ZeroDivisionError("a secret")
@@ -858,7 +856,7 @@ def test_with_api_keys_a_request_without_one_is_401(authorization: str | None) -
 
 
 @pytest.mark.parametrize("path", ["//predict", "///predict", "/predict/", "/%70redict", "/PREDICT"])
-def test_no_other_spelling_of_predict_goes_round_the_keys(path: str) -> None:
+def test_no_other_spelling_of_predict_bypasses_the_keys(path: str) -> None:
     queue = Queue()
     answer = serve(queue, API_KEYS="one").simulate_post(path, json={})
     assert answer.status_code in (401, 404)
@@ -866,11 +864,11 @@ def test_no_other_spelling_of_predict_goes_round_the_keys(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [f"//status/{ID}", f"///status/{ID}", f"/status//{ID}", f"/%73tatus/{ID}"])
-def test_no_other_spelling_of_status_goes_round_the_keys(path: str) -> None:
+def test_no_other_spelling_of_status_bypasses_the_keys(path: str) -> None:
     assert serve(Queue(DONE), API_KEYS="one").simulate_get(path).status_code in (401, 404)
 
 
-def test_health_and_info_ask_for_no_key(tmp_path: Path) -> None:
+def test_health_and_info_need_no_key(tmp_path: Path) -> None:
     (tmp_path / "info.txt").write_text("information")
     client = serve(info=tmp_path / "info.txt", API_KEYS="one")
     assert client.simulate_get("/info").status_code == 200
@@ -878,7 +876,7 @@ def test_health_and_info_ask_for_no_key(tmp_path: Path) -> None:
     assert client.simulate_get("/health/ready").status_code == 503
 
 
-def test_without_api_keys_none_is_asked_for() -> None:
+def test_without_api_keys_none_is_needed() -> None:
     headers = {"Authorization": "Bearer whatever"}
     assert serve().simulate_post("/predict", json={}, headers=headers).status_code == 200
     assert serve().simulate_post("/predict", json={}).status_code == 200
@@ -937,13 +935,13 @@ def test_the_mode_is_changed_without_a_restart(open_queue: OpenQueue, redis: Red
     assert client.simulate_post("/predict", json={}).status_code == 200
 
 
-def test_the_bound_of_the_queue_is_503_and_drops_nothing(open_queue: OpenQueue, redis: Redis) -> None:
+def test_a_queue_at_its_limit_is_503_and_drops_nothing(open_queue: OpenQueue, redis: Redis) -> None:
     client = over(open_queue(QUEUE_LIMIT="2"))
     assert [client.simulate_post("/predict", json={}).status_code for _ in range(4)] == [200, 200, 503, 503]
     assert redis.llen(keys.QUEUE) == 2
 
 
-def test_lone_surrogates_and_control_characters_survive_the_way(open_queue: OpenQueue, redis: Redis) -> None:
+def test_lone_surrogates_and_control_characters_are_accepted(open_queue: OpenQueue, redis: Redis) -> None:
     client = over(open_queue())
     answer = client.simulate_post("/predict", body=b'{"x": "\\ud800 \\u0000 \xe2\x98\x83"}')
     assert answer.status_code == 200
@@ -951,7 +949,7 @@ def test_lone_surrogates_and_control_characters_survive_the_way(open_queue: Open
 
 
 def test_an_accepted_task_of_any_depth_is_on_the_queue(open_queue: OpenQueue, redis: Redis) -> None:
-    """What the api can read and verify_input passes on, it can also write down, or it says that it cannot."""
+    """Whatever the api can parse it can also enqueue, or it answers with an error."""
     client = over(open_queue())
     statuses = [
         client.simulate_post("/predict", body="[" * depth + "]" * depth).status_code for depth in range(100, 1200, 20)

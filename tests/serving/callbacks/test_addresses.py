@@ -1,4 +1,4 @@
-"""addresses.py: what is an address of a receiver, in which spelling, and of which kind."""
+"""addresses.py and callback_uri.py: URIs of callbacks, and addresses in any notation."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ BAD = [
 
 
 @pytest.mark.parametrize("uri", GOOD)
-def test_a_good_address_is_taken_as_it_is(uri: str) -> None:
+def test_a_valid_uri_is_returned_unchanged(uri: str) -> None:
     assert check_uri(uri) == uri
 
 
 @pytest.mark.parametrize("uri", BAD)
-def test_a_bad_address_is_refused_and_quoted(uri: str) -> None:
+def test_an_invalid_uri_is_rejected_and_quoted(uri: str) -> None:
     with pytest.raises(ValueError, match=r"callback_uri must be (an http or https address|ASCII .*), not ") as refused:
         check_uri(uri)
     assert repr(uri) in str(refused.value)
@@ -66,13 +66,13 @@ def test_a_bad_address_is_refused_and_quoted(uri: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "kind"), [(1, "int"), (True, "bool"), ([], "list"), ({"a": 1}, "dict"), (1.5, "float")]
 )
-def test_an_address_that_is_no_text_is_refused_by_its_type(uri: Any, kind: str) -> None:
+def test_a_uri_that_is_no_text_is_rejected_by_its_type(uri: Any, kind: str) -> None:
     with pytest.raises(ValueError, match=f"^callback_uri must be text, not {kind}$"):
         check_uri(uri)
 
 
 @pytest.mark.parametrize("uri", GOOD)
-def test_what_is_taken_can_be_sent_to(uri: str) -> None:
+def test_a_valid_uri_can_be_sent_to(uri: str) -> None:
     prepared = requests.Request("POST", uri).prepare()
     assert prepared.url is not None
     assert prepared.url.lower().startswith("http")
@@ -87,7 +87,7 @@ def test_what_is_taken_can_be_sent_to(uri: str) -> None:
         ("http://[::1]:9000/", "::1:9000"),
     ],
 )
-def test_a_receiver_is_a_host_and_a_port(uri: str, receiver: str) -> None:
+def test_an_endpoint_is_a_host_and_a_port(uri: str, receiver: str) -> None:
     assert endpoint_of(uri) == receiver
 
 
@@ -111,18 +111,18 @@ def test_a_receiver_is_a_host_and_a_port(uri: str, receiver: str) -> None:
         ("fe80::1%eth0", "fe80::1"),
     ],
 )
-def test_every_spelling_of_an_address_is_read(host: str, address: str) -> None:
+def test_every_notation_of_an_address_is_parsed(host: str, address: str) -> None:
     assert [str(one) for one in parse_literal(host)] == [address]
 
 
 @pytest.mark.parametrize(
     "host", ["receiver", "receiver.example", "1.2.3.4.example", "127.0.0.1.5", "256.1.1.1", "0x", "a"]
 )
-def test_a_name_is_not_read_as_an_address(host: str) -> None:
+def test_a_name_is_not_parsed_as_an_address(host: str) -> None:
     assert parse_literal(host) == ()
 
 
-def test_an_address_of_this_machine_is_known() -> None:
+def test_an_address_of_this_machine_is_recognised() -> None:
     for address in ("127.0.0.1", "127.1.2.3", "::1"):
         assert addresses.is_of_this_machine(ipaddress.ip_address(address))
     for address in ("192.0.2.1", "2001:db8::1", "224.0.0.1"):

@@ -1,4 +1,4 @@
-"""egress.py: which receivers are open and which are closed, whatever they are called."""
+"""egress.py: hosts that are permitted and blocked, by name and by address in any notation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from app.serving.callbacks.egress import EgressPolicy
 from app.serving.settings import SettingError, Settings
 
 PUBLIC = "93.184.216.34"
-CLOSED = {
+BLOCKED = {
     "127.0.0.1": "a loopback address",
     "127.200.3.4": "a loopback address",
     "::1": "a loopback address",
@@ -42,7 +42,7 @@ CLOSED = {
     "64:ff9b::a9fe:a9fe": "a link-local address",
     "64:ff9b:1::7f00:1": "a loopback address",
 }
-OPEN = [
+PERMITTED = [
     PUBLIC,
     "10.1.2.3",
     "172.16.5.6",
@@ -55,14 +55,14 @@ OPEN = [
 
 
 class Names:
-    """A resolver of the test's own: names, their addresses, and how often each was asked."""
+    """A resolver with these answers, which records the look-ups."""
 
     def __init__(self, **answers: list[str]) -> None:
         self.answers = {name.replace("_", "."): answer for name, answer in answers.items()}
-        self.asked: list[str] = []
+        self.looked_up: list[str] = []
 
     def __call__(self, host: str) -> list[str]:
-        self.asked.append(host)
+        self.looked_up.append(host)
         if host not in self.answers:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return self.answers[host]
@@ -72,25 +72,25 @@ def no_look_up(host: str) -> list[str]:
     raise AssertionError(f"{host} was looked up")
 
 
-@pytest.mark.parametrize(("address", "kind"), CLOSED.items())
-def test_a_name_that_leads_to_a_closed_address_is_refused(address: str, kind: str) -> None:
+@pytest.mark.parametrize(("address", "kind"), BLOCKED.items())
+def test_a_name_with_a_blocked_address_is_denied(address: str, kind: str) -> None:
     shown = ipaddress.ip_address(address)
     shown = getattr(shown, "ipv4_mapped", None) or shown
-    with pytest.raises(EgressDenied) as refused:
+    with pytest.raises(EgressDenied) as denied:
         EgressPolicy(resolve=Names(trap_example=[address])).addresses("trap.example", 80)
     assert (
-        str(refused.value)
+        str(denied.value)
         == f"callbacks are not sent to trap.example, which is {shown}, {kind} (CALLBACK_ALLOW opens it)"
     )
 
 
-@pytest.mark.parametrize("address", OPEN)
-def test_others_are_open_private_networks_too(address: str) -> None:
+@pytest.mark.parametrize("address", PERMITTED)
+def test_other_addresses_are_permitted_private_networks_too(address: str) -> None:
     assert EgressPolicy(resolve=Names(receiver_example=[address])).addresses("receiver.example", 80) == [address]
     EgressPolicy(resolve=no_look_up).check_literal(f"http://{f'[{address}]' if ':' in address else address}/")
 
 
-def test_of_mixed_answers_the_permitted_ones_are_used() -> None:
+def test_of_several_addresses_the_permitted_ones_are_used() -> None:
     names = Names(mixed_example=["127.0.0.1", PUBLIC, "::1", "fd00::5", "::ffff:10.0.0.1"])
     assert EgressPolicy(resolve=names).addresses("mixed.example", 80) == [PUBLIC, "fd00::5", "10.0.0.1"]
 
@@ -99,15 +99,15 @@ def test_a_name_is_looked_up_once_for_each_connection() -> None:
     names = Names(receiver_example=[PUBLIC])
     policy = EgressPolicy(resolve=names)
     policy.addresses("receiver.example", 80)
-    assert names.asked == ["receiver.example"]
+    assert names.looked_up == ["receiver.example"]
     names.answers["receiver.example"] = ["127.0.0.1"]
     with pytest.raises(EgressDenied):
         policy.addresses("receiver.example", 80)
-    assert names.asked == ["receiver.example"] * 2
+    assert names.looked_up == ["receiver.example"] * 2
 
 
-def test_a_name_without_an_address_is_no_refusal() -> None:
-    """It is tried again: it may have one later."""
+def test_a_name_without_an_address_is_an_error_and_not_denied() -> None:
+    """The callback is tried again: the name may have an address later."""
     with pytest.raises(OSError, match="Name or service not known"):
         EgressPolicy(resolve=Names()).addresses("nowhere.example", 80)
 
@@ -115,7 +115,7 @@ def test_a_name_without_an_address_is_no_refusal() -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        *(f"[{address}]" if ":" in address else address for address in CLOSED),
+        *(f"[{address}]" if ":" in address else address for address in BLOCKED),
         "2130706433",
         "0177.0.0.1",
         "0x7f.0.0.1",
@@ -133,7 +133,7 @@ def test_a_name_without_an_address_is_no_refusal() -> None:
         "[fe80::1%25eth0]",
     ],
 )
-def test_a_closed_address_in_the_uri_is_refused_without_a_look_up(host: str) -> None:
+def test_a_blocked_address_in_the_uri_is_denied_without_a_look_up(host: str) -> None:
     with pytest.raises(EgressDenied, match=r"^callback_uri must not lead to "):
         EgressPolicy(resolve=no_look_up).check_literal(f"http://{host}/stash")
 
@@ -141,25 +141,25 @@ def test_a_closed_address_in_the_uri_is_refused_without_a_look_up(host: str) -> 
 @pytest.mark.parametrize(
     "uri", ["http://receiver.example/", "https://localhost.example:9000/", "http://redis.example/"]
 )
-def test_a_name_is_not_looked_up_when_a_request_comes(uri: str) -> None:
+def test_the_check_of_a_request_looks_up_no_name(uri: str) -> None:
     EgressPolicy(resolve=no_look_up, own_services=["redis", "api"]).check_literal(uri)
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0177.0.0.1", "127.1", "0x7f000001", "127.0.0.1", "localhost"])
-def test_no_spelling_reaches_a_socket(host: str) -> None:
+def test_no_notation_of_a_blocked_address_is_permitted(host: str) -> None:
     with pytest.raises(EgressDenied):
         EgressPolicy(resolve=no_look_up).addresses(host, 80)
 
 
-def test_loopback_is_open_where_it_is_said() -> None:
+def test_loopback_is_permitted_by_a_setting() -> None:
     policy = EgressPolicy(loopback=True, resolve=Names(here_example=["127.0.0.1", "::1"]))
     assert policy.addresses("here.example", 80) == ["127.0.0.1", "::1"]
     assert policy.addresses("localhost", 80) == ["127.0.0.1", "::1"]
     assert policy.addresses("::ffff:127.0.0.1", 80) == ["127.0.0.1"]
     policy.check_literal("http://127.0.0.1:9000/")
-    for closed in ("169.254.169.254", "0.0.0.0"):
+    for blocked in ("169.254.169.254", "0.0.0.0"):
         with pytest.raises(EgressDenied):
-            policy.addresses(closed, 80)
+            policy.addresses(blocked, 80)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_loopback_is_open_where_it_is_said() -> None:
         ("169.254.0.0/16", "trap.example", "::ffff:169.254.1.1"),
     ],
 )
-def test_what_is_allowed_is_open(word: str, host: str, address: str) -> None:
+def test_the_allow_list_permits_blocked_addresses(word: str, host: str, address: str) -> None:
     names = Names(trap_example=[address], a_trap_example=[address])
     assert len(EgressPolicy(allow=[word], resolve=names).addresses(host, 80)) == 1
     with pytest.raises(EgressDenied):
@@ -195,14 +195,14 @@ def test_what_is_allowed_is_open(word: str, host: str, address: str) -> None:
         ("fd00::/8", "bad.example", "fd12::1"),
     ],
 )
-def test_what_is_denied_is_closed_although_it_is_allowed(word: str, host: str, address: str) -> None:
+def test_the_deny_list_overrides_the_allow_list(word: str, host: str, address: str) -> None:
     names = Names(bad_example=[address])
     with pytest.raises(EgressDenied, match="which CALLBACK_DENY names"):
         EgressPolicy(deny=[word], allow=[host, "0.0.0.0/0", "::/0"], resolve=names).addresses(host, 80)
     assert EgressPolicy(deny=["*.bad.example", "11.0.0.0/8"], resolve=names).addresses(host, 80) == [address]
 
 
-def test_a_denied_literal_is_refused_when_the_request_comes() -> None:
+def test_the_check_of_a_request_applies_the_deny_list() -> None:
     policy = EgressPolicy(deny=["10.0.0.0/8", "bad.example"], resolve=no_look_up)
     for uri in ("http://10.1.2.3/", "http://167837955/", "http://bad.example/"):
         with pytest.raises(EgressDenied, match="which CALLBACK_DENY names"):
@@ -210,7 +210,7 @@ def test_a_denied_literal_is_refused_when_the_request_comes() -> None:
 
 
 @pytest.mark.parametrize("setting", ["allow", "deny"])
-def test_a_network_that_is_none_is_a_mistake_in_the_settings(setting: str) -> None:
+def test_an_invalid_network_is_a_setting_error(setting: str) -> None:
     with pytest.raises(SettingError, match=f"^CALLBACK_{setting.upper()} has '10.0.0.0/99', which is no network$"):
         EgressPolicy(**{setting: ["10.0.0.0/99"]})  # type: ignore[arg-type]
 
@@ -219,7 +219,7 @@ OWN = ["redis", "api", "host.docker.internal:8000"]
 
 
 @pytest.mark.parametrize(
-    ("host", "port", "refused"),
+    ("host", "port", "denied"),
     [
         ("redis", 6379, True),
         ("redis", 80, True),
@@ -234,7 +234,7 @@ OWN = ["redis", "api", "host.docker.internal:8000"]
         ("172.20.0.9", 80, False),
     ],
 )
-def test_the_projects_own_services_are_closed_whatever_leads_there(host: str, port: int, refused: bool) -> None:
+def test_own_services_are_blocked_by_name_and_by_address(host: str, port: int, denied: bool) -> None:
     names = Names(
         redis=["172.20.0.2"],
         host_docker_internal=["172.17.0.1"],
@@ -242,14 +242,14 @@ def test_the_projects_own_services_are_closed_whatever_leads_there(host: str, po
         mapped_example=["::ffff:172.20.0.2"],
     )
     policy = EgressPolicy(own_services=OWN, allow=[host, "0.0.0.0/0"], resolve=names)
-    if refused:
+    if denied:
         with pytest.raises(EgressDenied, match="a service of this project"):
             policy.addresses(host, port)
     else:
         assert len(policy.addresses(host, port)) == 1
 
 
-def test_the_names_of_own_services_are_refused_when_the_request_comes() -> None:
+def test_the_check_of_a_request_denies_own_services() -> None:
     policy = EgressPolicy(own_services=[*OWN, "localhost:6379"], loopback=True, resolve=no_look_up)
     for uri in (
         "http://redis:6379/",
@@ -267,7 +267,7 @@ def test_the_names_of_own_services_are_refused_when_the_request_comes() -> None:
     policy.check_literal("http://host.docker.internal:9000/")
 
 
-def test_own_services_of_this_machine_are_closed_at_each_of_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_services_of_this_machine_are_blocked_at_each_of_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     """The api may listen on all interfaces."""
     monkeypatch.setattr(egress, "is_of_this_machine", lambda address: str(address) in ("127.0.0.1", "192.168.7.7"))
     policy = EgressPolicy(
@@ -281,19 +281,19 @@ def test_own_services_of_this_machine_are_closed_at_each_of_its_addresses(monkey
     assert policy.addresses("other", 8000) == ["192.168.7.8"]
 
 
-def test_own_services_are_looked_up_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_of_own_services_are_cached_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     names = Names(redis=["172.20.0.2"], receiver_example=["172.20.0.3"])
     policy = EgressPolicy(own_services=["redis"], resolve=names)
     for _ in range(3):
         policy.addresses("receiver.example", 80)
-    assert names.asked.count("redis") == 1
+    assert names.looked_up.count("redis") == 1
     names.answers["redis"] = ["172.20.0.3"]
     monkeypatch.setattr(egress, "OWN_ADDRESSES_TTL", 0)
     with pytest.raises(EgressDenied, match="a service of this project"):
         policy.addresses("receiver.example", 80)
 
 
-def test_a_slow_look_up_of_own_services_holds_up_one_connection_at_a_time() -> None:
+def test_a_slow_look_up_of_own_services_delays_one_connection_at_a_time() -> None:
     slow, released = threading.Event(), threading.Event()
 
     def resolve(host: str) -> list[str]:
@@ -316,7 +316,7 @@ def test_a_slow_look_up_of_own_services_holds_up_one_connection_at_a_time() -> N
     assert not waiting.is_alive()
 
 
-def test_an_own_service_that_is_not_there_closes_nothing() -> None:
+def test_an_own_service_without_an_address_blocks_nothing() -> None:
     assert EgressPolicy(own_services=["monitor"], resolve=Names(a=[PUBLIC])).addresses("a", 80) == [PUBLIC]
 
 
@@ -336,7 +336,7 @@ def test_the_policy_of_a_deployment_is_in_its_settings(read_settings: Callable[.
             policy.addresses(host, port)
 
 
-def test_an_own_service_that_can_not_be_looked_up_for_a_while_stays_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_own_service_whose_look_up_fails_for_a_while_stays_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(egress, "OWN_ADDRESSES_TTL", 0)
     names = Names(redis=["172.20.0.2"], evil_example=["172.20.0.2"])
     policy = EgressPolicy(own_services=["redis"], resolve=names)
@@ -355,7 +355,7 @@ eth0\t{network}\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
 """
 
 
-def written_by_the_kernel(address: str) -> str:
+def kernel_format(address: str) -> str:
     return f"{int.from_bytes(ipaddress.ip_address(address).packed, sys.byteorder):08X}"
 
 
@@ -363,14 +363,12 @@ def written_by_the_kernel(address: str) -> str:
 def routes(tmp_path: Path) -> Path:
     """The routes of a container whose network is 172.18.0.0/16."""
     path = tmp_path / "route"
-    path.write_text(
-        ROUTES.format(gateway=written_by_the_kernel("172.18.0.1"), network=written_by_the_kernel("172.18.0.0"))
-    )
+    path.write_text(ROUTES.format(gateway=kernel_format("172.18.0.1"), network=kernel_format("172.18.0.0")))
     return path
 
 
 @pytest.mark.parametrize("host", ["172.18.0.1", "2886860801", "trap.example", "[::ffff:172.18.0.1]"])
-def test_published_services_are_closed_at_the_gateway_too(routes: Path, host: str) -> None:
+def test_published_services_are_blocked_at_the_gateway_too(routes: Path, host: str) -> None:
     """Through the gateway of its network, a container reaches the machine, and what is published there."""
     names = Names(trap_example=["172.18.0.1"])
     policy = EgressPolicy(own_services=["_gateway:8000"], allow=["172.18.0.0/16"], resolve=names, routes=routes)
@@ -379,7 +377,7 @@ def test_published_services_are_closed_at_the_gateway_too(routes: Path, host: st
     assert policy.addresses(host, 9000) == ["172.18.0.1"]
 
 
-def test_the_gateway_is_refused_when_the_request_comes(routes: Path) -> None:
+def test_the_check_of_a_request_denies_the_gateway(routes: Path) -> None:
     policy = EgressPolicy(own_services=["_gateway:8000"], resolve=no_look_up, routes=routes)
     for host in ("172.18.0.1", "2886860801", "_gateway"):
         with pytest.raises(EgressDenied, match="a service of this project"):
@@ -388,10 +386,10 @@ def test_the_gateway_is_refused_when_the_request_comes(routes: Path) -> None:
     policy.check_literal("http://172.18.0.2:8000/")
 
 
-@pytest.mark.parametrize("said", [None, "", ROUTES.splitlines()[0], "Iface\nnonsense\neth0 zz 00 00 0 0 0 0\n"])
-def test_without_a_gateway_nothing_more_is_closed(tmp_path: Path, said: str | None) -> None:
+@pytest.mark.parametrize("text", [None, "", ROUTES.splitlines()[0], "Iface\nnonsense\neth0 zz 00 00 0 0 0 0\n"])
+def test_without_a_gateway_nothing_more_is_blocked(tmp_path: Path, text: str | None) -> None:
     routes = tmp_path / "route"
-    if said is not None:
-        routes.write_text(said)
+    if text is not None:
+        routes.write_text(text)
     policy = EgressPolicy(own_services=["_gateway:8000"], resolve=no_look_up, routes=routes)
     assert policy.addresses("172.18.0.1", 8000) == ["172.18.0.1"]

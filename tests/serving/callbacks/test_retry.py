@@ -1,4 +1,4 @@
-"""retry.py: what an answer means, and when the next attempt comes."""
+"""retry.py: classes of statuses, and the waits between attempts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DAY = 86_400.0
 NOW = datetime(2026, 11, 25, 8, 0, tzinfo=UTC).timestamp()
 
 
-def middle(low: float, high: float) -> float:
+def midpoint(low: float, high: float) -> float:
     return (low + high) / 2
 
 
@@ -33,14 +33,14 @@ def test_any_2xx_is_delivered(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 599])
-def test_some_answers_may_pass(status: int) -> None:
+def test_some_statuses_are_transient(status: int) -> None:
     assert is_transient(status)
     assert not is_delivered(status)
 
 
 @pytest.mark.parametrize("status", [100, 199, 300, 301, 302, 307, 308, 400, 401, 403, 404, 410, 413, 422, 499])
-def test_the_others_stay(status: int) -> None:
-    """A redirect is among them: it is not followed."""
+def test_all_other_statuses_are_final(status: int) -> None:
+    """Redirects are among them: they are not followed."""
     assert not is_transient(status)
     assert not is_delivered(status)
 
@@ -59,11 +59,11 @@ def test_each_wait_is_twice_as_long_up_to_a_quarter_of_the_time_since_the_first_
     since_first: float, waits: list[float]
 ) -> None:
     attempts = range(2, 2 + len(waits))
-    assert [wait_before(each, since_first=since_first, retry_for=DAY, draw=middle) for each in attempts] == waits
+    assert [wait_before(each, since_first=since_first, retry_for=DAY, draw=midpoint) for each in attempts] == waits
 
 
-def test_a_great_many_attempts_are_no_trouble() -> None:
-    assert wait_before(100_000, since_first=DAY / 2, retry_for=DAY, draw=middle) == MAX_WAIT
+def test_a_great_number_of_attempts_does_not_overflow() -> None:
+    assert wait_before(100_000, since_first=DAY / 2, retry_for=DAY, draw=midpoint) == MAX_WAIT
 
 
 def test_waits_are_spread_by_a_fifth() -> None:
@@ -92,16 +92,16 @@ def test_waits_are_spread_by_a_fifth() -> None:
         (0, DAY, 1e300, None),
     ],
 )
-def test_the_schedule_ends_and_the_receiver_may_lengthen_a_wait(
+def test_the_schedule_ends_and_the_endpoint_may_lengthen_a_wait(
     since_first: float, retry_for: float, retry_after: float | None, wait: float | None
 ) -> None:
-    assert wait_before(2, since_first=since_first, retry_for=retry_for, retry_after=retry_after, draw=middle) == wait
+    assert wait_before(2, since_first=since_first, retry_for=retry_for, retry_after=retry_after, draw=midpoint) == wait
 
 
 def test_a_day_of_failures_is_a_few_dozen_attempts() -> None:
     since_first = 0.0
     for attempt in itertools.count(2):
-        wait = wait_before(attempt, since_first=since_first, retry_for=DAY, draw=middle)
+        wait = wait_before(attempt, since_first=since_first, retry_for=DAY, draw=midpoint)
         if wait is None:
             break
         since_first += wait
@@ -132,5 +132,5 @@ def test_a_day_of_failures_is_a_few_dozen_attempts() -> None:
         (format_datetime(datetime.fromtimestamp(NOW + 7, UTC), usegmt=True), 7),
     ],
 )
-def test_a_wait_is_read_as_seconds_or_as_a_date(text: str | None, seconds: float | None) -> None:
+def test_a_retry_after_is_parsed_as_seconds_or_as_a_date(text: str | None, seconds: float | None) -> None:
     assert read_retry_after(text, now=NOW) == seconds

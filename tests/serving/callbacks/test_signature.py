@@ -1,4 +1,4 @@
-"""signature.py: what it signs is verified by the library of Standard Webhooks, as a receiver would."""
+"""signature.py: signatures are verified by the library of Standard Webhooks, as an endpoint would."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def signed(body: bytes = BODY, *, webhook_id: str = "the-id", at: int | None = N
     return webhook_headers(read_secret(SECRET), webhook_id=webhook_id, at=at, body=body)
 
 
-def test_a_receiver_verifies_what_is_signed() -> None:
+def test_the_library_of_the_standard_verifies_a_signature() -> None:
     assert Webhook(SECRET).verify(BODY, signed()) == json.loads(BODY)
 
 
@@ -34,20 +34,20 @@ def test_a_receiver_verifies_what_is_signed() -> None:
         ("webhook-signature", lambda value: "v1,AAAA"),
     ],
 )
-def test_a_receiver_refuses_what_was_changed(header: str, change: Callable[[str], str]) -> None:
+def test_the_library_rejects_a_changed_request(header: str, change: Callable[[str], str]) -> None:
     headers = signed()
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(BODY, {**headers, header: change(headers[header])})
 
 
-def test_a_receiver_refuses_another_body_and_another_secret() -> None:
+def test_the_library_rejects_another_body_and_another_secret() -> None:
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(BODY + b" ", signed())
     with pytest.raises(WebhookVerificationError):
         Webhook("whsec_" + base64.b64encode(bytes(32)).decode()).verify(BODY, signed())
 
 
-def test_a_receiver_refuses_an_old_attempt_repeated() -> None:
+def test_the_library_rejects_an_old_attempt_that_is_repeated() -> None:
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(BODY, signed(at=int(time.time()) - 3600))
 
@@ -86,6 +86,6 @@ def test_a_secret_has_24_to_64_bytes(size: int) -> None:
         *(secret_of(1), secret_of(23), secret_of(65)),
     ],
 )
-def test_a_secret_that_can_not_be_one_is_refused_and_not_repeated(secret: str) -> None:
+def test_an_invalid_secret_is_rejected_and_not_repeated(secret: str) -> None:
     with pytest.raises(SettingError, match=r"^CALLBACK_SECRET must be whsec_ and 24 to 64 bytes in base64, or empty$"):
         read_secret(secret)

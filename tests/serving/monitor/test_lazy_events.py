@@ -1,4 +1,4 @@
-"""lazy_events.py: what the dashboard hears, and when it reads that."""
+"""lazy_events.py: events of the dashboard, queued until its state is read."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from app.serving.monitor.__main__ import Dashboard
 from app.serving.monitor.lazy_events import MAX_COUNTED_AT_ONCE, LazyEvents
 
 WORKER = "worker@here"
-MOST = 10
+MAX_TASKS = 10
 
 
 class Loop:
-    """An event loop that does at once what it is told."""
+    """An event loop that runs callbacks at once."""
 
     def add_callback(self, function: Callable[..., None], *arguments: Any) -> None:
         function(*arguments)
 
 
-class Heard:
+class EventSource:
     def __init__(self) -> None:
-        self.events = LazyEvents(Celery(set_as_current=False), Loop(), max_tasks_in_memory=MOST)
+        self.events = LazyEvents(Celery(set_as_current=False), Loop(), max_tasks_in_memory=MAX_TASKS)
         self._clock = 0
 
-    def hear(self, kind: str, task_id: str = "", **fields: Any) -> None:
+    def emit(self, kind: str, task_id: str = "", **fields: Any) -> None:
         self._clock += 1
         described = {"uuid": task_id, "name": "a-task", "args": "[1]"} if task_id else {}
         moment = 1_700_000_000.0 + self._clock
@@ -41,14 +41,14 @@ class Heard:
         self.events.on_event({**event, "clock": self._clock, "pid": 1, "utcoffset": 0, **described, **fields})
 
     @property
-    def read(self) -> int:
-        """How many tasks were read by now."""
+    def processed(self) -> int:
+        """The number of tasks whose events are processed."""
         return len(self.events._state.tasks)
 
 
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+def source() -> EventSource:
+    return EventSource()
 
 
 def counted(kind: str) -> float:
@@ -60,23 +60,23 @@ def timed() -> float:
     return REGISTRY.get_sample_value("flower_task_runtime_seconds_count", {"worker": WORKER, "task": "a-task"}) or 0
 
 
-def test_a_task_that_has_ended_is_read_when_somebody_looks(heard: Heard) -> None:
+def test_a_final_event_is_processed_when_the_state_is_read(source: EventSource) -> None:
     before = counted("task-succeeded")
-    heard.hear("task-succeeded", "one", result="2", received=1.0, started=2.0, runtime=0.25)
-    heard.hear("task-failed", "two", exception="it broke", traceback="")
-    assert heard.read == 0
-    tasks = heard.events.state.tasks
+    source.emit("task-succeeded", "one", result="2", received=1.0, started=2.0, runtime=0.25)
+    source.emit("task-failed", "two", exception="it broke", traceback="")
+    assert source.processed == 0
+    tasks = source.events.state.tasks
     assert (tasks["one"].state, tasks["one"].args, tasks["one"].runtime) == ("SUCCESS", "[1]", 0.25)
     assert (tasks["two"].state, tasks["two"].exception) == ("FAILURE", "it broke")
     assert counted("task-succeeded") == before + 1
 
 
-def test_the_metrics_count_what_nobody_has_looked_at(heard: Heard) -> None:
+def test_the_metrics_include_queued_events(source: EventSource) -> None:
     async def fetch() -> str:
-        server = HTTPServer(Dashboard(capp=Celery(set_as_current=False), options=default_options, events=heard.events))
+        server = HTTPServer(Dashboard(capp=Celery(set_as_current=False), options=default_options, events=source.events))
         listening, port = bind_unused_port()
         server.add_socket(listening)
-        heard.hear("task-succeeded", "one", name="metered", result="2", runtime=0.25)
+        source.emit("task-succeeded", "one", name="metered", result="2", runtime=0.25)
         answer = await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/metrics")
         server.stop()
         return answer.body.decode()
@@ -84,26 +84,26 @@ def test_the_metrics_count_what_nobody_has_looked_at(heard: Heard) -> None:
     assert f'flower_events_total{{task="metered",type="task-succeeded",worker="{WORKER}"}} 1.0' in asyncio.run(fetch())
 
 
-def test_a_worker_and_a_task_that_runs_are_read_at_once(heard: Heard) -> None:
-    heard.hear("worker-online", freq=2)
-    heard.hear("task-started", "one")
-    assert heard.events._state.workers[WORKER].alive is not None
-    assert heard.events._state.tasks["one"].state == "STARTED"
+def test_events_of_workers_and_of_running_tasks_are_processed_at_once(source: EventSource) -> None:
+    source.emit("worker-online", freq=2)
+    source.emit("task-started", "one")
+    assert source.events._state.workers[WORKER].alive is not None
+    assert source.events._state.tasks["one"].state == "STARTED"
 
 
-def test_what_runs_ends_when_that_is_read(heard: Heard) -> None:
-    heard.hear("task-started", "one")
-    heard.hear("task-succeeded", "one", result="2", runtime=1.5)
-    assert heard.events.state.tasks["one"].state == "SUCCESS"
+def test_a_running_task_ends_with_its_final_event(source: EventSource) -> None:
+    source.emit("task-started", "one")
+    source.emit("task-succeeded", "one", result="2", runtime=1.5)
+    assert source.events.state.tasks["one"].state == "SUCCESS"
 
 
-def test_of_more_tasks_than_are_kept_the_latest_are_shown_and_all_are_counted(heard: Heard) -> None:
-    number = MOST + MAX_COUNTED_AT_ONCE + 5
+def test_only_the_latest_tasks_are_kept_but_all_are_counted(source: EventSource) -> None:
+    number = MAX_TASKS + MAX_COUNTED_AT_ONCE + 5
     before = counted("task-succeeded"), timed()
     for place in range(number):
-        heard.hear("task-succeeded", f"task-{place}", result="2", runtime=0.25)
-    assert heard.read == 0
-    state = heard.events.state
-    assert set(state.tasks) == {f"task-{place}" for place in range(number - MOST, number)}
+        source.emit("task-succeeded", f"task-{place}", result="2", runtime=0.25)
+    assert source.processed == 0
+    state = source.events.state
+    assert set(state.tasks) == {f"task-{place}" for place in range(number - MAX_TASKS, number)}
     assert state.counter[WORKER]["task-succeeded"] == number
     assert (counted("task-succeeded"), timed()) == (before[0] + number, before[1] + number)

@@ -1,4 +1,4 @@
-"""client.py over completions.py: submitting, looking up and, above all, waiting."""
+"""client.py over completions.py and fail_fast.py: submitting, looking up, cancelling, waiting."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def queue(open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch) -> TaskQueue:
 
 
 class Waits:
-    """Requests that wait at the same time, each in a thread; `answers` fills as they return."""
+    """Requests that wait at the same time, each in a thread; `answers` are what they returned."""
 
     def __init__(self, queue: TaskQueue) -> None:
         self._queue = queue
@@ -79,7 +79,7 @@ def accept(queue: TaskQueue, verified: Any = None, prefer: Preferences = ASYNCHR
 
 
 def find(queue: TaskQueue, task_id: str) -> TaskRecord | None:
-    """The record, its result read."""
+    """The record, with its result parsed."""
     return parsed(LOOP.run(queue.find(task_id)))
 
 
@@ -94,7 +94,7 @@ def parsed(record: TaskRecord | None) -> TaskRecord | None:
 
 
 def listeners(broker: Redis) -> list[dict[str, Any]]:
-    """The connections of this test that listen for ended tasks."""
+    """The connections of this test that are subscribed to ended tasks."""
     clients: Any = broker.client_list()
     name = broker.client_getname()
     return [client for client in clients if client["sub"] == "1" and client["name"] == name]
@@ -113,7 +113,7 @@ def test_a_submitted_task_is_stored_before_the_answer(queue: TaskQueue, redis: R
     assert message["headers"]["id"] == accepted.task_id
 
 
-def test_the_deployments_mode_holds_until_it_is_changed(queue: TaskQueue, redis: Redis) -> None:
+def test_the_deployments_response_mode_applies_until_it_is_changed(queue: TaskQueue, redis: Redis) -> None:
     assert not accept(queue, prefer=NONE).waited
     redis.hset(keys.RESPONSE, mapping={"mode": "sync", "timeout": "0.1"})
     in_time = accept(queue, prefer=NONE)
@@ -131,7 +131,7 @@ def test_the_deployments_mode_holds_until_it_is_changed(queue: TaskQueue, redis:
         ("async", Preferences(wait=0, respond_async=True), "1"),
     ],
 )
-def test_a_task_whose_request_waits_is_marked(
+def test_a_task_whose_request_waits_is_marked_as_awaited(
     open_queue: OpenQueue, redis: Redis, mode: str, prefer: Preferences, awaited: str | None
 ) -> None:
     accepted = accept(open_queue(RESPONSE_MODE=mode, RESPONSE_TIMEOUT="0"), prefer=prefer)
@@ -139,8 +139,8 @@ def test_a_task_whose_request_waits_is_marked(
     assert accepted.waited == (awaited == "1")
 
 
-class Asking:
-    """A request that waits for its task, beside the test."""
+class WaitingRequest:
+    """A request that waits for its task, in a thread."""
 
     def __init__(self, queue: TaskQueue, **fields: Any) -> None:
         self.accepted: list[SubmitResult] = []
@@ -160,31 +160,31 @@ def waiting_task(redis: Redis) -> str:
     return task_id
 
 
-def test_a_request_that_waits_has_the_result_with_the_announcement(
+def test_a_request_that_waits_gets_the_result_from_the_announcement(
     queue: TaskQueue, records: TaskStore, broker: Redis, redis: Redis
 ) -> None:
     accept(queue, prefer=Preferences(wait=0))
     until(lambda: listeners(broker), what="the listener")
     redis.flushdb()
-    asking = Asking(queue)
+    request = WaitingRequest(queue)
     task_id = waiting_task(redis)
     with counted_commands(redis) as commands:
         records.complete(task_id, "SUCCESS", {"a": 1}, ttl=60)
-        assert parsed(asking.join().record) == TaskRecord(status="SUCCESS", result={"a": 1})
+        assert parsed(request.join().record) == TaskRecord(status="SUCCESS", result={"a": 1})
     assert "hgetall" not in commands
 
 
 @pytest.mark.parametrize("length", [65_000, 70_000, 1_000_000])
 def test_a_long_result_is_looked_up(queue: TaskQueue, records: TaskStore, redis: Redis, length: int) -> None:
-    asking = Asking(queue)
+    request = WaitingRequest(queue)
     records.complete(waiting_task(redis), "SUCCESS", {"a": "x" * length}, ttl=60)
-    assert parsed(asking.join().record) == TaskRecord(status="SUCCESS", result={"a": "x" * length})
+    assert parsed(request.join().record) == TaskRecord(status="SUCCESS", result={"a": "x" * length})
 
 
-def test_a_broker_that_goes_away_while_waiting_is_a_wait_that_ran_out(
+def test_a_broker_that_goes_away_during_a_wait_ends_the_wait_without_an_error(
     queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The task was accepted: to say that it was not would have it sent again."""
+    """The task was accepted: a client that got an error would send it again."""
 
     def away(task_id: str, *, parse: bool) -> TaskRecord:
         raise RedisError("Connection closed by server.")
@@ -197,15 +197,15 @@ def test_a_broker_that_goes_away_while_waiting_is_a_wait_that_ran_out(
 def test_a_repeated_key_waits_for_the_first_task(queue: TaskQueue, records: TaskStore, redis: Redis) -> None:
     key = Idempotency(key="key", body="body")
     first = accept(queue, idempotency=key)
-    asking = Asking(queue, idempotency=key)
+    request = WaitingRequest(queue, idempotency=key)
     until(lambda: waiting(queue), what="the request to wait")
     records.complete(first.task_id, "SUCCESS", {"a": 1}, ttl=60)
-    again = asking.join()
+    again = request.join()
     assert (again.task_id, parsed(again.record)) == (first.task_id, TaskRecord(status="SUCCESS", result={"a": 1}))
 
 
-def test_many_at_once_are_each_their_own(queue: TaskQueue, redis: Redis) -> None:
-    """Round trips are shared; what each request is told is its own task, or its own refusal."""
+def test_each_of_many_submissions_has_its_own_outcome(queue: TaskQueue, redis: Redis) -> None:
+    """Round trips are shared; each request gets its own task, or its own error."""
 
     async def many() -> list[SubmitResult | BaseException]:
         return await asyncio.gather(*(queue.submit(lambda n=n: prepare(n)) for n in range(500)), return_exceptions=True)
@@ -234,7 +234,7 @@ def test_many_at_once_are_each_their_own(queue: TaskQueue, redis: Redis) -> None
     assert redis.llen(keys.QUEUE) == len(messages)
 
 
-def test_of_many_at_once_the_queue_takes_what_it_has_room_for(open_queue: OpenQueue, redis: Redis) -> None:
+def test_of_many_submissions_the_queue_accepts_up_to_its_limit(open_queue: OpenQueue, redis: Redis) -> None:
     queue = open_queue(QUEUE_LIMIT="30")
 
     async def many() -> list[SubmitResult | BaseException]:
@@ -275,14 +275,14 @@ def test_a_queue_without_memory_refuses(queue: TaskQueue, memory_full: Callable[
         submit(queue)
 
 
-def test_a_queue_at_its_bound_refuses(open_queue: OpenQueue) -> None:
+def test_a_queue_at_its_limit_refuses(open_queue: OpenQueue) -> None:
     queue = open_queue(QUEUE_LIMIT="1")
     submit(queue)
     with pytest.raises(QueueFull):
         submit(queue)
 
 
-def test_no_more_requests_than_a_bound_wait_to_be_stored(
+def test_the_number_of_requests_that_wait_to_be_stored_is_limited(
     open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue_client, "MAX_SUBMISSIONS", 3)
@@ -294,7 +294,7 @@ def test_no_more_requests_than_a_bound_wait_to_be_stored(
         return TaskRequest(verified={})
 
     async def crowd() -> list[Any]:
-        # As many as there are threads are in their hands.
+        # The threads are busy with as many.
         begun = []
         for _ in range(4):
             begun.append(asyncio.ensure_future(queue.submit(prepare, ASYNCHRONOUS)))
@@ -312,26 +312,26 @@ def test_no_more_requests_than_a_bound_wait_to_be_stored(
 
 
 class SilentServer:
-    """Takes connections, counts them, and never says a word."""
+    """Accepts connections, counts them, and never sends a byte."""
 
     def __init__(self) -> None:
         self._server = socket.create_server(("127.0.0.1", 0), backlog=200)
-        self._taken: list[socket.socket] = []
+        self._accepted: list[socket.socket] = []
         self.url = f"redis://127.0.0.1:{self._server.getsockname()[1]}/0"
-        threading.Thread(target=self._take, daemon=True).start()
+        threading.Thread(target=self._accept, daemon=True).start()
 
-    def _take(self) -> None:
+    def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                self._taken.append(self._server.accept()[0])
+                self._accepted.append(self._server.accept()[0])
 
     @property
-    def taken(self) -> int:
-        return len(self._taken)
+    def accepted(self) -> int:
+        return len(self._accepted)
 
     def close(self) -> None:
         self._server.close()
-        for each in self._taken:
+        for each in self._accepted:
             each.close()
 
 
@@ -350,7 +350,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[SilentServer]:
     [lambda queue: queue.submit(lambda: TaskRequest(verified={}), ASYNCHRONOUS), lambda queue: queue.find("an-id")],
     ids=["submit", "find"],
 )
-def test_of_many_requests_to_a_silent_redis_each_waits_for_one_time_out_at_most(
+def test_each_of_many_requests_waits_for_one_time_out_of_redis_at_most(
     silent: SilentServer, read_settings: ReadSettings, ask: Callable[[TaskQueue], Any]
 ) -> None:
     queue = TaskQueue(connect(silent.url), read_settings())
@@ -360,14 +360,14 @@ def test_of_many_requests_to_a_silent_redis_each_waits_for_one_time_out_at_most(
 
     (alone,) = LOOP.run(crowd(1))
     assert isinstance(alone, RedisError)
-    tries = silent.taken
+    tries = silent.accepted
     outcomes = LOOP.run(crowd(500))
     assert {type(outcome) for outcome in outcomes} == {type(alone)}
-    # As many as can ask at once have done so; the others have heard of it.
-    assert silent.taken <= tries * (1 + LOOKUP_THREADS)
+    # As many as run at once have tried; the others failed without trying.
+    assert silent.accepted <= tries * (1 + LOOKUP_THREADS)
 
 
-def test_who_comes_after_the_silence_asks_for_himself(queue: TaskQueue, broker: Redis) -> None:
+def test_a_request_after_the_time_out_tries_redis_again(queue: TaskQueue, broker: Redis) -> None:
     broker.client_pause(5000)
     with pytest.raises(RedisError):
         submit(queue)
@@ -375,7 +375,7 @@ def test_who_comes_after_the_silence_asks_for_himself(queue: TaskQueue, broker: 
     assert find(queue, submit(queue)) is not None
 
 
-def test_no_more_lookups_than_a_bound_wait(open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_lookups_that_wait_is_limited(open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue_client, "MAX_LOOKUPS", 3)
     queue = open_queue()
 
@@ -404,7 +404,7 @@ def test_a_failure_ends_a_wait_too(queue: TaskQueue, records: TaskStore, broker:
     assert waits.join() == [TaskRecord(status="FAILURE", result={"args": ["no"]})]
 
 
-def test_a_result_that_is_there_already_needs_no_wait(queue: TaskQueue, records: TaskStore) -> None:
+def test_a_wait_for_a_task_that_has_ended_returns_at_once(queue: TaskQueue, records: TaskStore) -> None:
     task_id = submit(queue)
     records.complete(task_id, "SUCCESS", {"a": 1}, ttl=60)
     started = time.monotonic()
@@ -420,7 +420,7 @@ def test_a_wait_that_runs_out_returns_the_task_as_it_is(queue: TaskQueue, redis:
     assert 0.3 <= time.monotonic() - started < 5
 
 
-def test_a_wait_for_no_time_looks_once(queue: TaskQueue) -> None:
+def test_a_wait_of_zero_seconds_reads_the_record_once(queue: TaskQueue) -> None:
     assert wait(queue, submit(queue), 0) == TaskRecord(status="PENDING", position=1)
 
 
@@ -430,7 +430,7 @@ def test_a_wait_for_an_unknown_task_does_not_wait(queue: TaskQueue) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_the_end_of_another_task_wakes_nobody_for_good(
+def test_the_end_of_another_task_ends_no_wait(
     queue: TaskQueue, records: TaskStore, broker: Redis, waits: Waits
 ) -> None:
     one, other = submit(queue), submit(queue)
@@ -444,7 +444,7 @@ def test_the_end_of_another_task_wakes_nobody_for_good(
     assert waits.join() == [TaskRecord(status="SUCCESS", result={"of": "one"})]
 
 
-def test_many_wait_on_one_connection(queue: TaskQueue, records: TaskStore, broker: Redis, waits: Waits) -> None:
+def test_many_waits_share_one_connection(queue: TaskQueue, records: TaskStore, broker: Redis, waits: Waits) -> None:
     task_ids = [submit(queue) for _ in range(40)]
     for task_id in task_ids:
         waits.start(task_id)
@@ -457,7 +457,7 @@ def test_many_wait_on_one_connection(queue: TaskQueue, records: TaskStore, broke
     assert sorted(str(answer.result["of"]) for answer in answers if answer) == sorted([*task_ids, task_ids[0]])
 
 
-def test_more_waits_than_may_be_return_at_once(
+def test_waits_beyond_the_limit_return_at_once(
     queue: TaskQueue, records: TaskStore, waits: Waits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.serving.queue.client.MAX_WAITS", 2)
@@ -478,14 +478,14 @@ def waiting(queue: TaskQueue) -> int:
     return sum(len(waiters) for waiters in queue._completions._waiters.values())
 
 
-def test_nothing_is_left_of_a_wait(queue: TaskQueue) -> None:
+def test_a_wait_leaves_no_waiter_behind(queue: TaskQueue) -> None:
     for _ in range(5):
         wait(queue, submit(queue), 0.01)
     assert waiting(queue) == 0
     assert len(queue._completions._waiters) == 0
 
 
-def test_a_killed_connection_is_made_again_and_the_wait_goes_on(
+def test_a_killed_connection_is_replaced_and_the_wait_goes_on(
     queue: TaskQueue, records: TaskStore, broker: Redis, waits: Waits
 ) -> None:
     task_id = submit(queue)
@@ -498,13 +498,13 @@ def test_a_killed_connection_is_made_again_and_the_wait_goes_on(
     assert waits.join() == [TaskRecord(status="SUCCESS", result={"a": 1})]
 
 
-def test_an_end_announced_while_nobody_could_hear_it_is_still_seen(
+def test_an_end_announced_while_the_connection_is_broken_is_not_missed(
     queue: TaskQueue, broker: Redis, waits: Waits
 ) -> None:
     task_id = submit(queue)
     waits.start(task_id)
     (listener,) = until(lambda: listeners(broker), what="the listener")
-    # The task ends without a word, and the connection breaks: both in one step, as seen from the listener.
+    # The task ends without an announcement, and the connection breaks: both in one step for the listener.
     with broker.pipeline() as pipe:
         pipe.hset(keys.task(task_id), mapping={"status": "SUCCESS", "result": "{}"})
         pipe.execute_command("CLIENT", "KILL", "ID", listener["id"])
@@ -525,10 +525,10 @@ def test_a_connection_that_breaks_again_and_again_loses_no_wait(
     assert sorted(str(answer.result["of"]) for answer in waits.join() if answer) == sorted(task_ids)
 
 
-def test_listening_in_silence_is_no_error(
+def test_a_channel_without_messages_is_no_error(
     queue: TaskQueue, broker: Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The connection's own time-out, 2 s, is for commands: an hour without an ended task is nothing to report."""
+    """The connection's own time-out, 2 s, is for commands: an hour without an ended task is no error."""
     monkeypatch.setattr(completions, "PING_INTERVAL", 0.5)
     with caplog.at_level(logging.WARNING):
         assert wait(queue, submit(queue), 2.6) == TaskRecord(status="PENDING", position=1)
@@ -536,7 +536,7 @@ def test_listening_in_silence_is_no_error(
     assert caplog.messages == []
 
 
-def test_a_redis_that_went_away_without_a_word_is_noticed(
+def test_a_redis_that_stops_responding_is_noticed_by_a_ping(
     queue: TaskQueue,
     waits: Waits,
     broker: Redis,

@@ -1,4 +1,4 @@
-"""protocol.py: what clients may send, and what is answered when that never reaches the application."""
+"""protocol.py and transport.py: limits on requests, error responses, and connections that are closed in order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Connect = Callable[[], socket.socket]
         (414, "G\u00e9T <script>"),
     ],
 )
-def test_the_error_is_an_http_answer_in_the_shape_of_the_api(status: int, description: str) -> None:
+def test_an_error_is_an_http_response_in_the_shape_of_the_api(status: int, description: str) -> None:
     head, _, body = error_response(status, description).decode("latin1").partition("\r\n\r\n")
     assert head.splitlines()[0].startswith(f"HTTP/1.1 {status} ")
     assert "Content-Type: application/json; charset=utf-8" in head.splitlines()
@@ -46,9 +46,9 @@ def test_the_error_is_an_http_answer_in_the_shape_of_the_api(status: int, descri
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Answers with the length of the body that came; a body `slowly` takes its time.
+    """An application that answers with the length of the body; the body `slowly` takes 0.2 s.
 
-    At /early and /last the body is not read, and at /last the connection is given up.
+    At /early and /last the body is not read, and at /last the connection is closed.
     """
     body, more = b"", scope["path"] == "/"
     while more:
@@ -95,16 +95,16 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
 
 
 def everything(connection: socket.socket) -> str:
-    """What comes until the server hangs up."""
+    """All that arrives until the server closes the connection."""
     return b"".join(iter(lambda: connection.recv(65536), b"")).decode("latin1")
 
 
 def last_byte(connection: socket.socket) -> bytes:
-    """The body of the next answer, which is one byte long."""
+    """The body of the next response, which is one byte long."""
     answer = b""
     while not answer.partition(b"\r\n\r\n")[2]:
         received = connection.recv(65536)
-        assert received, "the server hung up"
+        assert received, "the server closed the connection"
         answer += received
     return answer[-1:]
 
@@ -114,7 +114,7 @@ LAST_POST = POST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 
 
 class Wire:
-    """A transport that keeps what is written to it."""
+    """A transport that records what is written to it."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
@@ -131,10 +131,10 @@ class Wire:
         return self.closed
 
     def get_extra_info(self, name: str) -> None:
-        """It leads nowhere."""
+        """There is no peer."""
 
 
-def test_what_is_written_in_one_turn_of_the_loop_is_sent_in_one_go() -> None:
+def test_writes_of_one_turn_of_the_loop_are_sent_together() -> None:
     wire = Wire()
 
     async def write() -> None:
@@ -149,7 +149,7 @@ def test_what_is_written_in_one_turn_of_the_loop_is_sent_in_one_go() -> None:
     assert wire.written == [b"head body", b"more"]
 
 
-def test_what_was_written_is_sent_before_the_end_of_a_connection() -> None:
+def test_a_close_flushes_what_was_written() -> None:
     wire = Wire()
 
     async def write() -> None:
@@ -164,7 +164,7 @@ def test_what_was_written_is_sent_before_the_end_of_a_connection() -> None:
     assert wire.written == [b"the last"]
 
 
-def test_what_was_written_to_a_client_that_has_gone_is_dropped() -> None:
+def test_writes_to_a_client_that_has_gone_are_dropped() -> None:
     wire = Wire()
     failures: list[dict[str, Any]] = []
 
@@ -182,8 +182,8 @@ def test_what_was_written_to_a_client_that_has_gone_is_dropped() -> None:
     assert (wire.written, failures) == ([], [])
 
 
-def test_what_was_written_is_sent_to_a_client_that_has_just_said_all() -> None:
-    """Its end may be read between an answer and the sending of that."""
+def test_writes_are_flushed_when_the_input_ends() -> None:
+    """The end may be read between the write of a response and its flush."""
     wire = Wire()
 
     async def end() -> bool:
@@ -210,7 +210,7 @@ def test_a_connection_serves_many_requests(connect: Connect) -> None:
         assert last_byte(connection) == b"%d" % len(body)
 
 
-def test_requests_that_come_at_once_are_answered_in_their_order(connect: Connect) -> None:
+def test_pipelined_requests_are_answered_in_order(connect: Connect) -> None:
     connection = connect()
     connection.sendall(POST % (6, b"slowly") + POST % (1, b"a") + LAST_POST % (2, b"ab"))
     answers = everything(connection).split("HTTP/1.1 200 OK\r\n")
@@ -218,14 +218,16 @@ def test_requests_that_come_at_once_are_answered_in_their_order(connect: Connect
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /", b"GET / HTTP/1.1\r\nHost", POST % (10, b"short"), POST % (10, b"")])
-def test_a_client_that_falls_silent_is_hung_up_on(connect: Connect, sent: bytes) -> None:
+def test_a_request_that_stalls_is_closed(connect: Connect, sent: bytes) -> None:
     connection = connect()
     connection.sendall(sent)
     answer = everything(connection)
     assert answer.startswith("HTTP/1.1 400 ") if sent else answer == ""
 
 
-def test_a_client_that_waits_for_a_slow_answer_is_not(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_waits_for_a_slow_response_is_not_closed(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(protocol, "READ_TIMEOUT", 0.05)
     connection = connect()
     connection.sendall(POST % (6, b"slowly"))
@@ -240,16 +242,16 @@ def test_a_request_that_ends_early_is_400(connect: Connect, sent: bytes) -> None
     assert everything(connection).startswith("HTTP/1.1 400 ")
 
 
-@pytest.mark.parametrize("wish", ["h2c", "websocket"])
-def test_a_wish_for_another_protocol_is_ignored(connect: Connect, wish: str) -> None:
+@pytest.mark.parametrize("other", ["h2c", "websocket"])
+def test_an_upgrade_is_ignored(connect: Connect, other: str) -> None:
     connection = connect()
-    upgrade = f"\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: {wish}\r\nHTTP2-Settings: AA\r\n\r\n".encode()
+    upgrade = f"\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: {other}\r\nHTTP2-Settings: AA\r\n\r\n".encode()
     for request in (POST.replace(b"\r\n\r\n", upgrade), POST):
         connection.sendall(request % (5, b"abcde"))
         assert last_byte(connection) == b"5"
 
 
-def test_a_wish_for_another_protocol_with_a_body_in_pieces_is_ignored(connect: Connect) -> None:
+def test_an_upgrade_with_a_body_in_pieces_is_ignored(connect: Connect) -> None:
     connection = connect()
     connection.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: ")
     for piece in (b"chunked\r\n\r\n", b"3\r\nabc", b"\r\n2\r\nab\r\n", b"0\r\n\r\n"):
@@ -257,7 +259,7 @@ def test_a_wish_for_another_protocol_with_a_body_in_pieces_is_ignored(connect: C
     assert last_byte(connection) == b"5"
 
 
-def test_a_client_that_sends_no_more_is_still_answered(connect: Connect) -> None:
+def test_a_client_that_half_closes_is_still_answered(connect: Connect) -> None:
     connection = connect()
     connection.sendall(POST % (6, b"slowly"))
     connection.shutdown(socket.SHUT_WR)
@@ -277,19 +279,19 @@ def test_a_client_that_sends_no_more_is_still_answered(connect: Connect) -> None
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     ],
 )
-def test_what_breaks_the_rules_or_a_bound_is_refused(connect: Connect, request_bytes: bytes, status: int) -> None:
+def test_malformed_and_oversized_requests_are_rejected(connect: Connect, request_bytes: bytes, status: int) -> None:
     connection = connect()
     connection.sendall(request_bytes)
     assert everything(connection).startswith(f"HTTP/1.1 {status} ")
 
 
-def test_long_bodies_count_for_no_head(connect: Connect) -> None:
+def test_bodies_do_not_count_as_headers(connect: Connect) -> None:
     connection = connect()
     connection.sendall(POST % (200_000, b"x" * 200_000) + LAST_POST % (2, b"ab"))
     assert "200000HTTP/1.1 200 OK" in everything(connection)
 
 
-def test_a_bad_request_behind_a_good_one_is_refused(connect: Connect) -> None:
+def test_a_malformed_request_after_a_valid_one_is_rejected(connect: Connect) -> None:
     connection = connect()
     connection.sendall(POST % (1, b"a"))
     assert last_byte(connection) == b"1"
@@ -297,7 +299,7 @@ def test_a_bad_request_behind_a_good_one_is_refused(connect: Connect) -> None:
     assert everything(connection).startswith("HTTP/1.1 400 ")
 
 
-# Answers to requests that are still being sent
+# Responses to requests that are still being sent
 
 EARLY = POST.replace(b"POST /", b"POST /early")
 LAST = POST.replace(b"POST /", b"POST /last")
@@ -310,9 +312,9 @@ def in_chunks(length: int, path: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("path", ["/early", "/last"])
-def test_a_client_that_sends_all_before_it_reads_has_its_answer(connect: Connect, path: str) -> None:
+def test_a_client_that_sends_all_before_it_reads_gets_its_response(connect: Connect, path: str) -> None:
     host, port = connect().getpeername()
-    # urllib asks for the end of the connection behind the answer.
+    # urllib asks to close the connection after the response.
     with urllib.request.urlopen(f"http://{host}:{port}{path}", data=b"x" * MUCH, timeout=30) as answer:
         assert answer.read() == b"0"
     keeps = http.client.HTTPConnection(host, port, timeout=30)
@@ -322,26 +324,26 @@ def test_a_client_that_sends_all_before_it_reads_has_its_answer(connect: Connect
 
 
 @pytest.mark.parametrize("path", [b"/early", b"/last"])
-def test_so_has_one_that_sends_it_in_chunks(connect: Connect, path: bytes) -> None:
+def test_a_client_that_sends_all_in_chunks_gets_its_response(connect: Connect, path: bytes) -> None:
     connection = connect()
     connection.sendall(in_chunks(MUCH, path))
     assert last_byte(connection) == b"0"
 
 
-def test_a_malformed_request_with_much_behind_it_has_its_answer(connect: Connect) -> None:
+def test_a_malformed_request_with_much_data_after_it_gets_its_response(connect: Connect) -> None:
     connection = connect()
     connection.sendall(b"POST / HTTP/1.1\r\nX: \x00\r\n\r\n" + b"x" * MUCH)
     assert everything(connection).startswith("HTTP/1.1 400 ")
 
 
-def test_a_client_whose_head_is_refused_may_finish_its_body(connect: Connect) -> None:
+def test_a_client_whose_headers_are_rejected_may_finish_its_body(connect: Connect) -> None:
     connection = connect()
     head = b"POST / HTTP/1.1\r\nHost: a\r\nX: %s\r\nContent-Length: %d\r\n\r\n" % (b"x" * 9000, MUCH)
     connection.sendall(head + b"x" * MUCH)
     assert everything(connection).startswith("HTTP/1.1 431 ")
 
 
-def test_a_request_of_which_a_part_came_with_the_one_before_is_answered(connect: Connect) -> None:
+def test_a_request_whose_start_came_with_the_previous_one_is_answered(connect: Connect) -> None:
     connection = connect()
     second = POST % (4, b"abcd")
     for end in (10, len(second) - 2):
@@ -352,7 +354,7 @@ def test_a_request_of_which_a_part_came_with_the_one_before_is_answered(connect:
 
 
 @pytest.mark.parametrize("request_bytes", [EARLY % (MUCH, b"x" * MUCH), in_chunks(MUCH, b"/early")])
-def test_the_connection_is_kept_when_the_rest_has_come(connect: Connect, request_bytes: bytes) -> None:
+def test_the_connection_is_kept_when_the_rest_has_arrived(connect: Connect, request_bytes: bytes) -> None:
     connection = connect()
     connection.sendall(request_bytes)
     assert last_byte(connection) == b"0"
@@ -360,7 +362,7 @@ def test_the_connection_is_kept_when_the_rest_has_come(connect: Connect, request
     assert last_byte(connection) == b"2"
 
 
-def test_the_answer_comes_before_the_rest(connect: Connect) -> None:
+def test_the_response_is_sent_before_the_rest_arrives(connect: Connect) -> None:
     connection = connect()
     connection.sendall(EARLY % (4, b"ab"))
     assert last_byte(connection) == b"0"
@@ -368,7 +370,7 @@ def test_the_answer_comes_before_the_rest(connect: Connect) -> None:
     assert last_byte(connection) == b"2"
 
 
-def test_a_body_that_is_not_asked_for_is_not_waited_for(connect: Connect) -> None:
+def test_without_a_100_continue_the_body_is_not_waited_for(connect: Connect) -> None:
     connection = connect()
     connection.sendall(EARLY.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n") % (MUCH, b""))
     answer = everything(connection)
@@ -376,7 +378,7 @@ def test_a_body_that_is_not_asked_for_is_not_waited_for(connect: Connect) -> Non
     assert answer.endswith("0")
 
 
-def test_a_body_that_is_asked_for_is_read(connect: Connect) -> None:
+def test_after_a_100_continue_the_body_is_read(connect: Connect) -> None:
     connection = connect()
     for _ in range(2):
         connection.sendall(POST.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n") % (3, b""))
@@ -386,18 +388,16 @@ def test_a_body_that_is_asked_for_is_read(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("request_bytes", [EARLY, LAST])
-def test_a_client_that_was_answered_and_falls_silent_hears_no_second_answer(
-    connect: Connect, request_bytes: bytes
-) -> None:
+def test_a_client_that_stalls_after_its_response_gets_no_second_one(connect: Connect, request_bytes: bytes) -> None:
     connection = connect()
     connection.sendall(request_bytes % (10, b"short"))
     assert everything(connection).count("HTTP/1.1 ") == 1
-    until(lambda: scheduled("close_now") == 0, what="the server to wait no longer")
-    until(lambda: is_cut(connection), what="the server to hang up")
+    until(lambda: scheduled("close_now") == 0, what="the server to stop waiting")
+    until(lambda: is_cut(connection), what="the server to close the connection")
 
 
 @pytest.mark.parametrize("request_bytes", [EARLY, LAST])
-def test_a_client_that_sends_much_more_is_cut_off(
+def test_a_client_that_sends_much_after_its_response_is_cut_off(
     connect: Connect, request_bytes: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "MAX_LINGER_BYTES", 1024 * 1024)
@@ -407,18 +407,18 @@ def test_a_client_that_sends_much_more_is_cut_off(
 
 
 @pytest.mark.parametrize("request_bytes", [EARLY, LAST])
-def test_a_client_that_sends_for_long_is_cut_off(
+def test_a_client_that_sends_for_long_after_its_response_is_cut_off(
     connect: Connect, request_bytes: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "LINGER_TIMEOUT", 0.5)
     monkeypatch.setattr(protocol, "READ_TIMEOUT", 3600)
     connection = connect()
     connection.sendall(request_bytes % (2**40, b"x"))
-    until(lambda: is_cut(connection), what="the server to hang up")
+    until(lambda: is_cut(connection), what="the server to close the connection")
 
 
 def is_cut(connection: socket.socket) -> bool:
-    """Whether a connection takes nothing more, after one byte more."""
+    """True when the connection is reset, which one more byte shows."""
     try:
         connection.sendall(b"x")
     except ConnectionError:
@@ -426,7 +426,7 @@ def is_cut(connection: socket.socket) -> bool:
     return False
 
 
-def test_no_timer_is_left_of_what_was_dropped(connect: Connect) -> None:
+def test_the_timer_ends_with_the_discarded_request(connect: Connect) -> None:
     connection = connect()
     connection.sendall(EARLY % (4, b"ab"))
     assert last_byte(connection) == b"0"
@@ -437,7 +437,7 @@ def test_no_timer_is_left_of_what_was_dropped(connect: Connect) -> None:
 
 
 def scheduled(name: str) -> int:
-    """How many calls of this name the loop will make later."""
+    """The number of calls of this name that the loop has scheduled."""
 
     async def count() -> int:
         timers = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
