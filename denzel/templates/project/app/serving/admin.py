@@ -67,7 +67,7 @@ def resend(deployment: Deployment, arguments: Sequence[str]) -> Any:
 
 
 def resend_failed(deployment: Deployment, arguments: Sequence[str]) -> Any:
-    """Send every callback that was given up now."""
+    """Send now every callback that was given up."""
     _no_arguments(arguments)
     return _resent(deployment.outbox.resend_failed())
 

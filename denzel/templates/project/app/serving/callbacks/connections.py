@@ -65,7 +65,7 @@ class _Connection(HTTPConnection):
 
 
 class ConnectionPool:
-    """Sends POSTs to endpoints that the policy permits. Any number of threads may use it.
+    """Keep-alive connections for POSTs to endpoints that the policy permits, for use by any number of threads.
 
     Nothing is read from the environment: neither proxies nor credentials. Redirects are not followed.
     """

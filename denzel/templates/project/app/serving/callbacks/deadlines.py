@@ -13,7 +13,7 @@ TICK = 0.1
 
 
 class Deadlines:
-    """Shuts down sockets whose exchange has taken too long, in one thread for all.
+    """One thread that shuts down the sockets whose exchange has taken too long.
 
     A socket's own time-out is for each read: an endpoint that sends a byte now and then never reaches it.
     """

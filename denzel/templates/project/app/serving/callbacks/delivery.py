@@ -29,7 +29,7 @@ def body(callback: Callback) -> bytes:
 
 
 class Delivery:
-    """Posts callbacks, and classifies the result of each attempt."""
+    """Delivery of callbacks over a pool of connections, by one attempt each."""
 
     def __init__(self, connections: ConnectionPool, *, key: bytes, timeout: float, retry_for: float) -> None:
         self._connections = connections

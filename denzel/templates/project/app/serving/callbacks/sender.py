@@ -39,7 +39,7 @@ SHUTDOWN_GRACE = 3.0
 
 
 class CallbackSender:
-    """Delivers the callbacks of an outbox. One thread uses Redis, others deliver."""
+    """Delivery of an outbox's callbacks: one thread uses Redis, others deliver."""
 
     def __init__(
         self,

@@ -68,7 +68,7 @@ class SubmitResult:
 
 
 class TaskQueue:
-    """The queue in one Redis. Every method raises BrokerAway when Redis is away. It belongs to one event loop."""
+    """The queue in one Redis, for one event loop. Every method raises BrokerAway when Redis is away."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._settings = settings

@@ -35,7 +35,7 @@ Waiter = asyncio.Future[CompletionNotice | None]
 
 
 class CompletionWatcher:
-    """Resolves waiters when the ends of their tasks are announced. Listening starts with the first of them."""
+    """Subscription to the announced ends of tasks, which resolves their waiters. It starts with the first of them."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis

@@ -27,7 +27,7 @@ Flush = Callable[[list[Any]], list[Any]]
 
 
 class BatchingExecutor:
-    """Up to `max_threads` threads, started when they are needed. It belongs to one event loop."""
+    """Up to `max_threads` threads, started when they are needed, for one event loop."""
 
     def __init__(self, max_threads: int, name: str, flush: Flush | None = None) -> None:
         """With `flush`, what the functions of `run` return are its arguments, many at a time while there are many.

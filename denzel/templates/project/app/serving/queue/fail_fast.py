@@ -12,7 +12,7 @@ from app.serving.store.connection import Answer
 
 
 class FailFast:
-    """Bounds how long a request waits for a Redis that neither responds nor refuses: for one time-out.
+    """A limit of one time-out on how long a request waits for a Redis that neither responds nor refuses.
 
     Requests that were queued before a time-out fail at once: to try each would take minutes.
     """

@@ -42,7 +42,7 @@ def error_response(status: int, description: str) -> bytes:
 
 
 class RequestRejected(Exception):
-    """A request breaks a limit or is not supported; raised through the parser, which then stops."""
+    """A request that breaks a limit or is not supported; raised through the parser, which then stops."""
 
 
 def answer_before_body(app: Any) -> Any:
