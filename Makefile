@@ -35,9 +35,10 @@ test: check
 live: install
 	$(TWO_AT_A_TIME) -m 'docker or local'
 
-# The pages that are made from the code.
+# The page and the picture that are made from the code.
 docs: install
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_architecture.py
 
 demo: install
 	$(BIN)/python examples/demo.py

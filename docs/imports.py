@@ -86,9 +86,9 @@ SERVING = Half(
     REPOSITORY / "denzel" / "templates" / "project" / "app" / "serving",
     "app.serving",
     (
-        ("api.http", "worker", "monitor", "admin"),
+        ("api.http", "worker"),
         ("api", "sidecar"),
-        ("queue",),
+        ("queue", "monitor", "admin"),
         ("worker.batching",),
         ("worker.model", "callbacks"),
         ("store", "pipeline"),
