@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 from pathlib import Path
 
 import click
+import make_architecture
+import make_cli
 import pytest
-from support.paths import REPOSITORY
+from imports import COMMAND, SERVING, Half
+from support.paths import PROJECT, REPOSITORY
 
 from denzel import errors
 from denzel.cli import main
@@ -25,6 +27,7 @@ _RAISES_ITS_ARGUMENT = {"_raise_failed": 2}
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
+_SOURCE = re.compile(r"(app|denzel)/[\w./]+")
 _COMMAND = re.compile(r"(?<![\w/.-])denzel ([a-z][\w-]*)((?: +(?:--?[a-z][\w-]*|[\w.:/-]+))*)")
 
 
@@ -47,12 +50,11 @@ def table(page: Path, heading: str) -> list[list[str]]:
 
 
 def test_the_command_line_page_is_what_the_commands_say() -> None:
-    specification = importlib.util.spec_from_file_location("make_cli", DOCS / "make_cli.py")
-    assert specification is not None
-    assert specification.loader is not None
-    make_cli = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(make_cli)
     assert make_cli.PAGE.read_text(encoding="utf-8") == make_cli.page(), "type: make docs"
+
+
+def test_the_picture_of_the_packages_is_what_the_imports_say() -> None:
+    assert make_architecture.PICTURE.read_text(encoding="utf-8") == make_architecture.picture(), "type: make docs"
 
 
 def test_every_setting_is_documented_and_no_other() -> None:
@@ -70,12 +72,17 @@ def test_a_setting_is_documented_with_its_default_and_what_is_allowed(name: str)
     assert allowed == KEYS[name].allowed
 
 
-def test_the_map_of_the_house_has_every_room_and_no_other() -> None:
-    tool, app = ROOT / "denzel", ROOT / "denzel" / "templates" / "project" / "app"
-    paths = {path.relative_to(tool) for path in (*tool.glob("*.py"), *tool.glob("backends/*.py"))}
-    paths |= {path.relative_to(app) for path in app.rglob("*.py")}
-    shown = {name for row in table(ROOT / "CONTRIBUTING.md", "room") for name in _CODE.findall(row[0])}
-    assert shown == {str(path) for path in paths if path.name != "__init__.py"} | {"templates/project/"}
+@pytest.mark.parametrize(("half", "heading"), [(COMMAND, "`denzel/`"), (SERVING, "`app/serving/`")])
+def test_the_map_of_the_house_has_every_package_and_no_other(half: Half, heading: str) -> None:
+    shown = [name for row in table(ROOT / "CONTRIBUTING.md", f"in {heading}") for name in _CODE.findall(row[0])]
+    assert sorted(shown) == sorted(half.packages)
+
+
+@each_page
+def test_every_module_and_folder_that_a_page_names_is_there(page: Path) -> None:
+    """Those of the command and of the serving code, by their paths."""
+    named = [code for code in _CODE.findall(page.read_text(encoding="utf-8")) if _SOURCE.fullmatch(code)]
+    assert [path for path in named if not (ROOT / path).exists() and not (PROJECT / path).exists()] == []
 
 
 def anchors(page: Path) -> set[str]:
@@ -166,11 +173,8 @@ def _pattern(message: ast.expr) -> str | None:
 
 
 def documented_messages() -> list[str]:
-    return [
-        message
-        for row in table(DOCS / "troubleshooting.md", "what you see")
-        for message in re.findall(r"`([^`]+)`", row[0])
-    ]
+    rows = table(DOCS / "troubleshooting.md", "what you see")
+    return [message for row in rows for message in re.findall(r"`([^`]+)`", row[0])]
 
 
 def test_the_messages_are_found() -> None:
@@ -187,13 +191,8 @@ def test_every_error_of_the_tool_is_in_the_table(pattern: str, kind: str) -> Non
 
 
 def test_the_table_has_no_error_that_does_not_exist() -> None:
-    patterns = [pattern for pattern, _ in raised_messages()]
-    stale = [
-        message
-        for message in documented_messages()
-        if not any(re.fullmatch(pattern, message) for pattern in patterns if pattern != ".*")
-    ]
-    assert stale == []
+    patterns = [pattern for pattern, _ in raised_messages() if pattern != ".*"]
+    assert [said for said in documented_messages() if not any(re.fullmatch(each, said) for each in patterns)] == []
 
 
 def test_the_rows_of_the_table_say_why_and_what_to_do() -> None:
