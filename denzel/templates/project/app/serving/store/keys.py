@@ -34,7 +34,7 @@ SENDING = "denzel:callbacks:sending"
 #: A list that is not empty while the sender of callbacks has something to look for.
 WAKEUP = "denzel:callbacks:bell"
 
-#: The channel on which the end of each task is published.
+#: The channel of ended tasks: a JSON list of `[id]` or, where a request waits for it, `[id, status, result]`.
 COMPLETIONS = "denzel:ended"
 
 #: A hash with `mode` and `timeout`, when `denzel response` has changed the response mode.
@@ -50,7 +50,7 @@ QUARANTINED = "denzel:quarantine:task:"
 
 
 def task(task_id: str) -> str:
-    """The hash that is the record of one task."""
+    """The record of one task: `status`, `callback_uri`, `awaited` if a request waits for it, in the end `result`."""
     return TASK + task_id
 
 
@@ -75,7 +75,7 @@ def note(owner: str) -> str:
 
 
 def idempotency(digest: str) -> str:
-    """The hash with the task that was accepted with one `Idempotency-Key`, of which `digest` is the digest."""
+    """The task that was accepted with an `Idempotency-Key` of this digest, and the digest of its body."""
     return f"denzel:idempotency:{digest}"
 
 
