@@ -17,26 +17,26 @@ PICTURE = Path(__file__).with_name("architecture.svg")
 #: Two short lines for each package; those at the foot have one.
 COMMAND_WORDS = {
     "cli": "every command,|on one page",
-    "terminal": "options, texts, tables,|progress on the screen",
+    "terminal": "options, progress,|texts, tables",
     "loadtest.drill": "fault injection:|kill, recover, count",
-    "loadtest.bench": "load, measurements,|bottleneck",
+    "loadtest.bench": "load, metrics,|bottleneck",
     "loadtest": "target, requests,|preflight check",
-    "loadtest.http": "a lean HTTP client,|a callback sink",
-    "lifecycle": "launch, start, stop:|policy and status",
-    "admin": "client of the project's|app.serving.admin",
-    "webhooks": "the callback server|of denzel listen",
+    "loadtest.http": "lean HTTP client,|callback sink",
+    "lifecycle": "launch, start, stop;|policy, status",
+    "admin": "client of the|serving code",
+    "webhooks": "callback server of|denzel listen",
     "backends": "opens the backend|that .env names",
     "backends.docker": "Docker Compose,|Docker's SDK",
     "backends.local": "supervisord, uv,|processes",
     "backends.base": "the contract:|few primitives",
     "project": "folder, .env, lock,|logs, scaffold",
     "runner": "starts programs",
-    "services": "services and states",
-    "errors": "messages and hints",
+    "services": "services, states",
+    "errors": "messages, hints",
     "text": "plurals",
 }
 SERVING_WORDS = {
-    "api.http": "HTTP/1.1 below ASGI,|limits for clients",
+    "api.http": "HTTP below ASGI,|limits for clients",
     "worker": "Celery's worker,|its pool, shutdown",
     "monitor": "the dashboard:|Flower",
     "admin": "lists and orders|for operators",
@@ -46,21 +46,21 @@ SERVING_WORDS = {
     "worker.batching": "dispatcher, runner,|poller, scoreboard",
     "worker.model": "your model in a|pool process",
     "callbacks": "delivery, retries,|egress policy",
-    "store": "all that is in Redis:|keys, scripts, claims",
-    "pipeline": "imports your|app/logic/pipeline.py",
-    "callback_uri": "checks callback_uri",
-    "errors": "failures as results",
+    "store": "all that is in Redis|and its Lua scripts",
+    "pipeline": "imports your|logic/pipeline.py",
+    "callback_uri": "address check",
+    "errors": "failures as JSON",
     "json_values": "results as JSON",
     "settings": "the environment",
 }
 
-#: Letters that fit into a line of a box, in the widest of the fonts.
-MAX_LETTERS = 23
+#: Letters that fit into a line of a box, and into a column of the foot, in the widest of the fonts.
+MAX_LETTERS, MAX_IN_FOOT = 20, 16
 
 WIDTH, MARGIN, GUTTER, PADDING = 1160, 20, 28, 12
 HALF = (WIDTH - 2 * MARGIN - GUTTER) // 2
 INNER = HALF - 2 * PADDING
-TOP, BOX_WIDTH, BOX_HEIGHT, ROW_GAP = 84, 148, 60, 46
+TOP, BOX_WIDTH, BOX_HEIGHT, ROW_GAP = 88, 148, 66, 46
 FOOT_HEIGHT, CAPTION_HEIGHT = 92, 70
 
 #: So many arrows to a package give it and them a colour of their own.
@@ -78,9 +78,9 @@ Lines that join lead to the same package; packages with many arrows have a colou
 import each other."""
 
 STYLE = """
-  text { font: 12px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: #57606a; }
-  .title { font-size: 17px; font-weight: 600; fill: #1f2328; }
-  .name { font: 600 13.5px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+  text { font: 13px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: #57606a; }
+  .title { font-size: 19px; font-weight: 600; fill: #1f2328; }
+  .name { font: 600 14.5px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
   .name { fill: #1f2328; }
   .middle { text-anchor: middle; }
   .page { fill: #ffffff; }
@@ -128,12 +128,12 @@ def picture() -> str:
         parts += [
             f'<g class="{name}" transform="translate({MARGIN + number * (HALF + GUTTER) + PADDING} 0)">',
             _rectangle("half", -PADDING + 0.5, MARGIN + 0.5, HALF, bottom - MARGIN),
-            _text(heading, 4, MARGIN + 26, "title"),
-            _text(about, 4, MARGIN + 45),
+            _text(heading, 4, MARGIN + 28, "title"),
+            _text(about, 4, MARGIN + 50),
             *half.draw(inner),
             "</g>",
         ]
-    parts += [_text(line, MARGIN, bottom + 28 + 20 * number) for number, line in enumerate(CAPTION.splitlines())]
+    parts += [_text(line, MARGIN, bottom + 28 + 22 * number) for number, line in enumerate(CAPTION.splitlines())]
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -141,14 +141,16 @@ class _Half:
     """One half: its packages in rows, the lines between them, and the foot, to which no lines are drawn."""
 
     def __init__(self, half: Half, words: Mapping[str, str]) -> None:
-        lines = [line for text in words.values() for line in text.split("|")]
-        if {*words} != {*half.packages} or len(max(lines, key=len)) > MAX_LETTERS:
-            raise ValueError(f"every package of {half.prefix} needs words that fit into its box, and no other")
+        if {*words} != {*half.packages}:
+            raise ValueError(f"every package of {half.prefix} needs words, and no other has any")
         self._words = words
         floors = [*half.floors]
         self._foot: tuple[str, ...] = ()
         while all((half.root / f"{package}.py").exists() for package in floors[-1]):
             self._foot = floors.pop() + self._foot
+        for name, text in words.items():
+            if max(map(len, text.split("|"))) > (MAX_IN_FOOT if name in self._foot else MAX_LETTERS):
+                raise ValueError(f"the words of {name} are too long: {text}")
         arrows = reduce(arrow for arrow in half.arrows() if not {*arrow} & {*self._foot})
         self._many = [name for name in half.packages if sum(end == name for _, end in arrows) >= MANY]
         self._layout: Layout = lay_out(floors, arrows, width=INNER, box=BOX_WIDTH)
@@ -189,9 +191,9 @@ class _Half:
 
     def _box(self, name: str, x: float, top: float) -> Iterator[str]:
         yield _rectangle("box", x - BOX_WIDTH / 2, top, BOX_WIDTH, BOX_HEIGHT)
-        yield _text(name, x, top + 20, "middle name")
+        yield _text(name, x, top + 22, "middle name")
         for number, line in enumerate(self._words[name].split("|")):
-            yield _text(line, x, top + 37 + 14.5 * number, "middle")
+            yield _text(line, x, top + 41 + 16 * number, "middle")
 
     def _draw_foot(self, top: float) -> Iterator[str]:
         yield _rectangle("foot", 0, top, INNER, FOOT_HEIGHT)
