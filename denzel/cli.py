@@ -54,7 +54,7 @@ class Commands(click.Group):
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenProject:
     """The project around the current folder, with its settings and its backend."""
 
     project: Project
@@ -65,17 +65,17 @@ class Opened:
     def name(self) -> str:
         return self.settings.compose_name
 
-    def look(self) -> Status | None:
+    def read_status(self) -> Status | None:
         return read_status(self.project, self.backend, name=self.name)
 
-    def looks(self, *, every: float) -> Iterator[Status]:
+    def statuses(self, *, interval: float) -> Iterator[Status]:
         """The status again and again; raises NotLaunched when it is not, or no longer, launched."""
         while True:
-            status = self.look()
+            status = self.read_status()
             if status is None:
                 raise NotLaunched("The project is not launched.", hint="denzel launch")
             yield status
-            time.sleep(every)
+            time.sleep(interval)
 
 
 def current_folder() -> Path:
@@ -85,10 +85,10 @@ def current_folder() -> Path:
         raise ProjectNotFound("The current folder does not exist any more.", hint="Go to another one (cd).") from None
 
 
-def opened(options: dict[str, str] | None = None) -> Opened:
+def open_project(options: dict[str, str] | None = None) -> OpenProject:
     project = find_project(current_folder())
     settings = settings_file.load(project.env_file, os.environ, options)
-    return Opened(project, settings, open_backend(project, settings))
+    return OpenProject(project, settings, open_backend(project, settings))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -120,15 +120,15 @@ def launch(
     """Build and start all services, the first time."""
     given = {"API_PORT": api_port, "MONITOR_PORT": monitor_port, "MONITOR_HOST": monitor_host, "BACKEND": backend}
     options = {key: str(value) for key, value in given.items() if value is not None}
-    here = opened(options)
+    here = open_project(options)
     lifecycle.launch(
         here.project,
         here.backend,
         here.settings,
-        previous=opened().backend,
+        previous=open_project().backend,
         options=options,
-        look=here.look if wait else None,
-        progress=console.Watching(),
+        read_status=here.read_status if wait else None,
+        progress=console.Progress(),
     )
     console.launched(here.settings)
 
@@ -137,9 +137,13 @@ def launch(
 @wait_option
 def start(wait: bool) -> None:
     """Start the services that are stopped."""
-    here = opened()
+    here = open_project()
     lifecycle.start(
-        here.project, here.backend, here.settings, look=here.look if wait else None, progress=console.Watching()
+        here.project,
+        here.backend,
+        here.settings,
+        read_status=here.read_status if wait else None,
+        progress=console.Progress(),
     )
     console.launched(here.settings)
 
@@ -147,8 +151,8 @@ def start(wait: bool) -> None:
 @main.command()
 def stop() -> None:
     """Stop the services; what is queued stays queued."""
-    here = opened()
-    lifecycle.stop(here.project, here.backend, progress=console.Watching())
+    here = open_project()
+    lifecycle.stop(here.project, here.backend, progress=console.Progress())
     console.say("Stopped. denzel start continues.")
 
 
@@ -156,9 +160,13 @@ def stop() -> None:
 @wait_option
 def restart(wait: bool) -> None:
     """Stop and start, with code and settings as they are now."""
-    here = opened()
+    here = open_project()
     lifecycle.restart(
-        here.project, here.backend, here.settings, look=here.look if wait else None, progress=console.Watching()
+        here.project,
+        here.backend,
+        here.settings,
+        read_status=here.read_status if wait else None,
+        progress=console.Progress(),
     )
     console.launched(here.settings)
 
@@ -173,13 +181,13 @@ def restart(wait: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask before unfinished tasks are lost.")
 def shutdown(purge: bool, yes: bool) -> None:
     """Remove the services; the stored data stays, unless purged."""
-    here = opened()
+    here = open_project()
     removed = lifecycle.shutdown(
         here.project,
         here.backend,
         purge=purge,
         confirm=lambda question: yes or console.confirm(question),
-        progress=console.Watching(),
+        progress=console.Progress(),
     )
     console.say("Removed." if removed else "Nothing was removed.")
     if purge and not removed:
@@ -191,14 +199,14 @@ def shutdown(purge: bool, yes: bool) -> None:
 @json_option("status")
 def status(live: bool, as_json: bool) -> None:
     """Show the state of the services and of the worker."""
-    here = opened()
+    here = open_project()
     here.backend.check_name_is_free()
     if as_json:
-        console.shown_status_json(here.look())
+        console.shown_status_json(here.read_status())
     elif live:
-        console.shown_live_status(here.looks(every=1))
+        console.shown_live_status(here.statuses(interval=1))
     else:
-        console.shown_status(next(here.looks(every=0)))
+        console.shown_status(next(here.statuses(interval=0)))
 
 
 @main.command()
@@ -208,7 +216,7 @@ def status(live: bool, as_json: bool) -> None:
 @click.option("--live/--no-live", default=False, show_default=True, help="Keep following, until Ctrl-C.")
 def logs(service: str, live: bool) -> None:
     """Show what the services printed."""
-    here = opened()
+    here = open_project()
     chosen = list(Service) if service == "all" else [Service(service)]
     lifecycle.check_launched(here.backend)
     console.lines(here.backend.logs(chosen, follow=live))
@@ -228,7 +236,7 @@ def logworker(live: bool) -> None:
 )
 def shell(service: str) -> None:
     """Open a shell inside a service."""
-    here = opened()
+    here = open_project()
     lifecycle.check_launched(here.backend)
     sys.exit(here.backend.shell(Service(service)))
 
@@ -242,7 +250,7 @@ def response(synchronous: bool | None, timeout: float | None) -> None:
     """Change how POST /predict answers, without a restart."""
     if synchronous is None:
         raise click.UsageError("Pass --sync or --async.")
-    here = opened()
+    here = open_project()
     running = lifecycle.respond(here.project, here.backend, synchronous=synchronous, timeout=timeout)
     mode = "with the result" if synchronous else "at once, with the task id"
     console.say(f"POST /predict answers {mode}{'' if running else ', from the next start on'}.")
@@ -278,7 +286,7 @@ def callbacks(context: click.Context, failed: bool, pending: bool, as_json: bool
         return
     if failed and pending:
         raise click.UsageError("Pass --failed or --pending, or neither for both.")
-    here = opened()
+    here = open_project()
     lifecycle.check_launched(here.backend)
     state = "FAILED" if failed else "PENDING" if pending else None
     kept = admin.read_callbacks(here.backend, state=state)
@@ -297,7 +305,7 @@ def resend_callbacks(task_ids: tuple[str, ...], failed: bool) -> None:
         raise click.UsageError("Both ids and --failed were passed. Pass the ids of tasks, or --failed for all.")
     if not task_ids and not failed:
         raise click.UsageError("Pass the ids of tasks, or --failed.")
-    here = opened()
+    here = open_project()
     lifecycle.check_launched(here.backend)
     outcome = admin.resend_failed(here.backend) if failed else admin.resend(here.backend, task_ids)
     console.resent(outcome)
@@ -313,7 +321,7 @@ def tasks(context: click.Context, quarantined: bool, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         refuse_options_of_the_list(context)
         return
-    here = opened()
+    here = open_project()
     lifecycle.check_launched(here.backend)
     if quarantined:
         kept = admin.read_quarantined(here.backend)
@@ -327,7 +335,7 @@ def tasks(context: click.Context, quarantined: bool, as_json: bool) -> None:
 @click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
 def replay_tasks(task_ids: tuple[str, ...]) -> None:
     """Run quarantined tasks again."""
-    here = opened()
+    here = open_project()
     lifecycle.check_launched(here.backend)
     outcome = admin.replay(here.backend, task_ids)
     console.replayed(outcome)
@@ -339,7 +347,7 @@ def replay_tasks(task_ids: tuple[str, ...]) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask before the requests of these tasks are lost.")
 def discard_tasks(task_ids: tuple[str, ...], yes: bool) -> None:
     """Remove quarantined tasks for good."""
-    here = opened()
+    here = open_project()
     lifecycle.check_launched(here.backend)
     if not yes and not console.confirm("The requests of these tasks cannot be run again afterwards. Go on?"):
         console.say("Nothing was discarded.")
@@ -377,7 +385,7 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
         drill.check_enough(tasks, parts)
     except TooFewTasks as error:
         raise click.UsageError(f"{error} {error.hint}") from None
-    here = opened()
+    here = open_project()
     lifecycle.check_launched(here.backend)
     requests = request_file.read_requests(path or here.project.example)
     if not yes and not console.confirm(
@@ -393,8 +401,8 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
         tasks=tasks,
         parts=parts,
         receiver_port=port or 0,
-        look=here.look,
-        progress=console.Watching(aside=as_json),
+        look=here.read_status,
+        progress=console.Progress(to_stderr=as_json),
     )
     console.shown_json(results.as_data(figures)) if as_json else console.drilled(figures)
     if figures.interrupted:
@@ -446,7 +454,7 @@ def bench(
 
     if rate is not None and clients is not None:
         raise click.UsageError("Both --rate and --clients were passed. Pass --rate for requests at fixed times.")
-    here = opened()
+    here = open_project()
     lifecycle.check_launched(here.backend)
     figures = bench.bench(
         here.project,
@@ -456,8 +464,8 @@ def bench(
         plan=generator.LoadProfile(seconds=seconds, rate=rate, clients=(clients or 16) if rate is None else None),
         synchronous=synchronous,
         receiver_port=port or 0,
-        look=here.look,
-        progress=console.Watching(aside=as_json),
+        look=here.read_status,
+        progress=console.Progress(to_stderr=as_json),
     )
     console.shown_json(metrics.as_data(figures)) if as_json else console.benched(figures)
     if figures.interrupted:
@@ -488,14 +496,14 @@ def updateosreqs(yes: bool, wait: bool) -> None:
 
 
 def _update(kinds: tuple[str, ...], *, consent: bool, wait: bool) -> None:
-    here = opened()
+    here = open_project()
     lifecycle.update_requirements(
         here.project,
         here.backend,
         here.settings,
         kinds=kinds,
         consent=consent,
-        look=here.look if wait else None,
-        progress=console.Watching(),
+        read_status=here.read_status if wait else None,
+        progress=console.Progress(),
     )
     console.launched(here.settings)

@@ -1,4 +1,4 @@
-"""Launch, stop, change and remove a project: the policy over a backend."""
+"""Launch, start, stop, update and removal of a project: the policy over a backend."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from denzel.errors import (
     ToolMissing,
 )
 from denzel.lifecycle import redis_state
-from denzel.lifecycle.readiness import Look, raise_failure, wait_until_ready
+from denzel.lifecycle.readiness import StatusReader, raise_failure, wait_until_ready
 from denzel.project import dotenv as settings_file
 from denzel.project import lock
 from denzel.project.dotenv import Settings
@@ -41,19 +41,19 @@ PIP_REQUIREMENTS = "PIP_REQUIREMENTS_UPDATED"
 
 
 class LaunchProgress(Protocol):
-    """Whoever watches a long command."""
+    """Callbacks of a long command."""
 
     def doing(self, text: str) -> None:
-        """A new phase begins."""
+        """Called when a phase begins."""
 
     def note(self, text: str) -> None:
-        """Something worth knowing."""
+        """Called with a remark."""
 
-    def built(self, step: BuildStep) -> None:
-        """A step of the build begins."""
+    def on_step(self, step: BuildStep) -> None:
+        """Called when a step of the build begins."""
 
-    def saw(self, status: Status) -> None:
-        """The services are being waited for, and are now so."""
+    def on_status(self, status: Status) -> None:
+        """Called with each status that is read while the services start."""
 
 
 def launch(
@@ -63,15 +63,15 @@ def launch(
     *,
     previous: Backend,
     options: Mapping[str, str],
-    look: Look | None,
+    read_status: StatusReader | None,
     progress: LaunchProgress,
 ) -> None:
-    """Build and start the services for the first time, and wait until `look` sees the model loaded (None: do not wait).
+    """Build and start the services for the first time; with `read_status`, wait until the model is loaded.
 
-    `options` are the settings given on the command line, which are stored in .env once every check has passed;
-    `previous` is the backend that was stored there before, on which the project must not be launched any more.
+    `options` are the settings given on the command line, which are written to .env once every check has passed;
+    `previous` is the backend that .env named before, on which the project must not be launched any more.
     """
-    with lock.exclusive(project.activity_file) as announce:
+    with lock.exclusive(project.lock_file) as set_state:
         backend.check()
         backend.check_name_is_free()
         _check_not_launched(backend, previous)
@@ -83,38 +83,48 @@ def launch(
         project.open_entrypoints()
         if backend.changes_the_machine and project.has_os_requirements:
             progress.note("requirements.sh is not run here. It would change this machine: denzel updateosreqs --yes")
-        _build(backend, announce, progress, stamps={"PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})
-        _up(backend, settings, announce, look, progress)
+        _build(backend, set_state, progress, stamps={"PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})
+        _up(backend, settings, set_state, read_status, progress)
 
 
 def start(
-    project: Project, backend: Backend, settings: Settings, *, look: Look | None, progress: LaunchProgress
+    project: Project,
+    backend: Backend,
+    settings: Settings,
+    *,
+    read_status: StatusReader | None,
+    progress: LaunchProgress,
 ) -> None:
-    """Start what is stopped or missing; raises NotLaunched."""
-    with lock.exclusive(project.activity_file) as announce:
+    """Start the services that are stopped or missing; raises NotLaunched."""
+    with lock.exclusive(project.lock_file) as set_state:
         check_launched(backend)
         _check_settings(settings)
-        _up(backend, settings, announce, look, progress)
+        _up(backend, settings, set_state, read_status, progress)
 
 
 def stop(project: Project, backend: Backend, *, progress: LaunchProgress) -> None:
-    """Stop every service, letting running predictions end; raises NotLaunched."""
-    with lock.exclusive(project.activity_file):
+    """Stop every service once its running predictions have ended; raises NotLaunched."""
+    with lock.exclusive(project.lock_file):
         check_launched(backend)
         progress.doing("Stopping the services")
         backend.stop()
 
 
 def restart(
-    project: Project, backend: Backend, settings: Settings, *, look: Look | None, progress: LaunchProgress
+    project: Project,
+    backend: Backend,
+    settings: Settings,
+    *,
+    read_status: StatusReader | None,
+    progress: LaunchProgress,
 ) -> None:
-    """Stop, then start, with the code and the settings as they are now; raises NotLaunched."""
-    with lock.exclusive(project.activity_file) as announce:
+    """Stop, then start, with the current code and settings; raises NotLaunched."""
+    with lock.exclusive(project.lock_file) as set_state:
         check_launched(backend)
         _check_settings(settings)
         progress.doing("Stopping the services")
         backend.stop()
-        _up(backend, settings, announce, look, progress)
+        _up(backend, settings, set_state, read_status, progress)
 
 
 def update_requirements(
@@ -124,13 +134,13 @@ def update_requirements(
     *,
     kinds: tuple[str, ...],
     consent: bool,
-    look: Look | None,
+    read_status: StatusReader | None,
     progress: LaunchProgress,
 ) -> None:
-    """Install the requirements anew and recreate the services; while that fails, what runs keeps running.
+    """Install the requirements again and recreate the services; when that fails, the running services are untouched.
 
-    `kinds` names which: OS_REQUIREMENTS, PIP_REQUIREMENTS or both. Those of the operating system need the user's
-    `consent` where they would change this machine; without it NotPermitted is raised.
+    `kinds` is OS_REQUIREMENTS, PIP_REQUIREMENTS or both. Those of the operating system need the user's `consent`
+    where they would change this machine; without it NotPermitted is raised.
     """
     if OS_REQUIREMENTS in kinds and backend.changes_the_machine and project.has_os_requirements and not consent:
         raise NotPermitted(
@@ -139,12 +149,12 @@ def update_requirements(
         )
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     stamps = dict.fromkeys(kinds, stamp)
-    with lock.exclusive(project.activity_file) as announce:
+    with lock.exclusive(project.lock_file) as set_state:
         check_launched(backend)
         _check_settings(settings)
-        _build(backend, announce, progress, stamps=stamps)
+        _build(backend, set_state, progress, stamps=stamps)
         settings_file.change(project.env_file, stamps)
-        _up(backend, settings, announce, look, progress)
+        _up(backend, settings, set_state, read_status, progress)
 
 
 def shutdown(
@@ -152,9 +162,9 @@ def shutdown(
 ) -> bool:
     """Remove the services, and with `purge` their data and image, asking `confirm` first when tasks would be lost.
 
-    Returns whether anything was removed: False when there was nothing, or when the answer was no.
+    Returns True when something was removed: False when there was nothing, or when the answer was no.
     """
-    with lock.exclusive(project.activity_file):
+    with lock.exclusive(project.lock_file):
         backend.check()
         backend.check_name_is_free()
         launched = backend.is_launched()
@@ -168,11 +178,14 @@ def shutdown(
 
 
 def respond(project: Project, backend: Backend, *, synchronous: bool, timeout: float | None) -> bool:
-    """Change how POST /predict answers, at once and for later; returns whether a running project was told."""
+    """Set how POST /predict answers, in .env and in a running project; `timeout` is in seconds, None keeps it.
+
+    Returns True when the project is running, and so has changed at once.
+    """
     changes = {"RESPONSE_MODE": "sync" if synchronous else "async"}
     if timeout is not None:
         changes["RESPONSE_TIMEOUT"] = f"{timeout:g}"
-    with lock.exclusive(project.activity_file):
+    with lock.exclusive(project.lock_file):
         with suppress(BackendUnavailable, ToolMissing):
             backend.check_name_is_free()
         settings_file.change(project.env_file, changes)
@@ -185,7 +198,7 @@ def respond(project: Project, backend: Backend, *, synchronous: bool, timeout: f
 
 
 def check_launched(backend: Backend) -> None:
-    """Raise NotLaunched, or why the backend cannot tell, unless the project is launched."""
+    """Raise NotLaunched unless the project is launched, or the backend's error when that cannot be read."""
     backend.check()
     backend.check_name_is_free()
     if not backend.is_launched():
@@ -204,7 +217,7 @@ def _check_not_launched(backend: Backend, previous: Backend) -> None:
 
 
 def _check_settings(settings: Settings) -> None:
-    """Refuse what no service can be started with, while those that run are still up."""
+    """Refuse settings with which no service could start, before anything that runs is stopped."""
     if not ipaddress.ip_address(settings.monitor_host).is_loopback and not settings.monitor_password:
         raise SettingInvalid(
             f"MONITOR_HOST is {settings.monitor_host}: the dashboard would be open to others without a password.",
@@ -212,7 +225,7 @@ def _check_settings(settings: Settings) -> None:
         )
     if settings.api_port == settings.monitor_port:
         raise PortTaken(
-            f"Port {settings.api_port} is asked for twice, for the api and for the monitor.",
+            f"Port {settings.api_port} is set twice, for the api and for the monitor.",
             hint="Pass another one with --api-port or --monitor-port, or set it in .env.",
         )
     for service, host in ((Service.API, settings.api_host), (Service.MONITOR, settings.monitor_host)):
@@ -230,7 +243,7 @@ def _check_ports_are_free(settings: Settings) -> None:
         (Service.MONITOR, settings.monitor_host, settings.monitor_port),
     ):
         refusal = _refusal(host, port)
-        # A port below 1024 is not ours to try; Docker, which publishes it, mostly may.
+        # We may not bind a port below 1024 to try it; Docker, which publishes it, mostly may.
         if refusal is not None and not isinstance(refusal, PermissionError):
             raise PortTaken(
                 f"Port {port} is already taken ({host}: {refusal.strerror}).",
@@ -239,7 +252,7 @@ def _check_ports_are_free(settings: Settings) -> None:
 
 
 def _refusal(host: str, port: int) -> OSError | None:
-    """Why the system would not let a server listen there; None when it would."""
+    """The error with which the system refuses to let a server listen there; None when it allows it."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -249,33 +262,39 @@ def _refusal(host: str, port: int) -> OSError | None:
     return None
 
 
-def _build(backend: Backend, announce: lock.Announce, progress: LaunchProgress, *, stamps: Mapping[str, str]) -> None:
+def _build(
+    backend: Backend, set_state: lock.StateSetter, progress: LaunchProgress, *, stamps: Mapping[str, str]
+) -> None:
     def on_step(step: BuildStep) -> None:
-        announce(step.state)
-        progress.built(step)
+        set_state(step.state)
+        progress.on_step(step)
 
     progress.doing("Installing the requirements")
-    announce(State.INSTALLING_OS)
+    set_state(State.INSTALLING_OS)
     backend.build(on_step, stamps=stamps)
 
 
 def _up(
-    backend: Backend, settings: Settings, announce: lock.Announce, look: Look | None, progress: LaunchProgress
+    backend: Backend,
+    settings: Settings,
+    set_state: lock.StateSetter,
+    read_status: StatusReader | None,
+    progress: LaunchProgress,
 ) -> None:
     progress.doing("Starting the services")
-    # Until the first of them is made there is nothing else by which `status` could tell this from no launch at all.
-    announce(State.STARTING)
+    # Until the first container exists, only this state distinguishes a launch from no launch for `status`.
+    set_state(State.STARTING)
     try:
         backend.up()
     except CommandFailed as error:
-        announce(None)
-        status = look() if look else None
+        set_state(None)
+        status = read_status() if read_status else None
         if status is not None:
-            raise_failure(backend, status, said=error.detail)
+            raise_failure(backend, status, detail=error.detail)
         raise
-    announce(None)
-    # The api has just read its mode from .env; what `denzel response` told the running one is in there. And what ended
-    # while it loaded the model, the last time, may have been mended.
+    set_state(None)
+    # The api has just read its mode from .env, which holds what `denzel response` set. And a model that failed to load
+    # the last time may have been fixed.
     redis_state.forget(backend, RESPONSE_KEY, loads_key(worker_name(settings.compose_name)))
-    if look is not None:
-        wait_until_ready(backend, look, progress.saw)
+    if read_status is not None:
+        wait_until_ready(backend, read_status, progress.on_status)

@@ -1,4 +1,4 @@
-"""The wait for services that were started: until the model is loaded, or why it will not be."""
+"""The wait for started services: until the model is loaded, or an error that says why it cannot be."""
 
 from __future__ import annotations
 
@@ -11,75 +11,75 @@ from denzel.errors import ServiceFailed
 from denzel.services import DIED_LOADING, Service, State, Status
 
 #: Seconds that a service may be DOWN while all are being started.
-_DOWN_FOR = 10
+_DOWN_LIMIT = 10
 
-#: How often a service that fails may have said nothing before it is given up.
-_SILENT_LOOKS = 6
+#: Reads of a failing worker's status without a cause before the wait is given up.
+_MAX_WITHOUT_CAUSE = 6
 
-#: Lines of a failing service's log that are shown.
+#: Lines of a failing service's log to show.
 _LOG_TAIL = 20
 
-#: Reads the status; None when the project is not launched, or no longer.
-Look = Callable[[], Status | None]
+#: Returns the project's status; None when it is not launched, or no longer.
+StatusReader = Callable[[], Status | None]
 
 
 def wait_until_ready(
     backend: Backend,
-    look: Look,
-    saw: Callable[[Status], None],
+    read_status: StatusReader,
+    on_status: Callable[[Status], None],
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Look until the model is loaded, telling `saw` each time; raises ServiceFailed when that will not come to be."""
+    """Read the status, passing each to `on_status`, until the model is loaded; raises ServiceFailed when it fails."""
     down_since: float | None = None
-    silent = 0
+    without_cause = 0
     while True:
-        status = look()
+        status = read_status()
         if status is None:
             raise ServiceFailed("The services were removed while they started.", hint="denzel launch")
-        saw(status)
+        on_status(status)
         if status.ready:
             return
-        # A worker that dies is started again and again, and may be about to say why.
-        silent += _fails_silently(status)
-        if not _fails_silently(status) or silent > _SILENT_LOOKS:
+        # A worker that dies is restarted again and again, and may be about to report the cause.
+        without_cause += _lacks_cause(status)
+        if not _lacks_cause(status) or without_cause > _MAX_WITHOUT_CAUSE:
             raise_failure(backend, status)
         if all(report.state is not State.DOWN for report in status.services.values()):
             down_since = None
         else:
             down_since = clock() if down_since is None else down_since
-            if clock() - down_since > _DOWN_FOR:
+            if clock() - down_since > _DOWN_LIMIT:
                 down = next(service for service, report in status.services.items() if report.state is State.DOWN)
                 _raise_failed(backend, down, f"The service {down.value} does not stay up.")
         sleep(0.5)
 
 
-def _fails_silently(status: Status) -> bool:
-    """Whether the worker's service fails, and has not said anything since it was started last."""
+def _lacks_cause(status: Status) -> bool:
+    """True when the worker's service fails, and has not reported anything since its last start."""
     failing = status.services[Service.DENZEL].state is State.ERROR
     return failing and status.worker.state is State.ERROR and not status.worker.cause
 
 
-def raise_failure(backend: Backend, status: Status, *, said: str = "") -> None:
-    """Raise ServiceFailed when something will not come up by waiting; `said` is what is known beside its log."""
+def raise_failure(backend: Backend, status: Status, *, detail: str = "") -> None:
+    """Raise ServiceFailed when waiting longer is of no use; `detail` is output to show after the service's log."""
     cause = status.worker.cause if status.worker.state is State.ERROR else ""
     if status.services[Service.DENZEL].state is State.ERROR and status.worker.state is State.LOADING:
-        # With MODEL_SHARING=fork, whoever loads the model is who would report.
+        # With MODEL_SHARING=fork, the process that loads the model is the one that would report.
         cause = DIED_LOADING
     if cause:
         _raise_failed(backend, Service.DENZEL, f"The model could not be loaded: {cause}.", hint=_hint(cause))
     for service, report in status.services.items():
         if report.state is State.ERROR:
-            _raise_failed(backend, service, f"The service {service.value} does not come up.", said=said)
+            _raise_failed(backend, service, f"The service {service.value} does not come up.", detail=detail)
 
 
-def _raise_failed(backend: Backend, service: Service, message: str, *, hint: str = "", said: str = "") -> NoReturn:
+def _raise_failed(backend: Backend, service: Service, message: str, *, hint: str = "", detail: str = "") -> NoReturn:
     tail = "\n".join(backend.logs([service], tail=_LOG_TAIL))
     raise ServiceFailed(
         message,
-        hint=hint or f"The whole log: denzel logs --service {service.value}. When mended: denzel restart",
-        detail="\n".join(filter(None, (tail, said))),
+        hint=hint or f"The whole log: denzel logs --service {service.value}. When fixed: denzel restart",
+        detail="\n".join(filter(None, (tail, detail))),
     )
 
 
@@ -89,9 +89,9 @@ def _hint(cause: str) -> str:
         return "Add the package to requirements.txt, then: denzel updatereqs"
     if cause.startswith((DIED_LOADING, "load_model ended its process")):
         return (
-            "Memory may have run out: set a lower WORKER_CONCURRENCY in .env. Or load_model itself ends it: denzel"
+            "Memory may have run out: set a lower WORKER_CONCURRENCY in .env. Or load_model itself ended it: denzel"
             " logs --service denzel. Then: denzel restart"
         )
     if kind == "FileNotFoundError":
         return "Put the file into app/assets (paths are relative to the project folder), then: denzel restart"
-    return "Mend app/logic/pipeline.py, then: denzel restart"
+    return "Fix app/logic/pipeline.py, then: denzel restart"

@@ -1,4 +1,4 @@
-"""What a project has in Redis, as far as a change of it forgets that or would lose it."""
+"""A project's state in Redis: keys to delete at a start, and unfinished work that a purge would lose."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from denzel.errors import ServiceNotRunning
 from denzel.services import QUEUE_KEY, UNACKED_KEY, UNDELIVERED_KEY, Service, State
 from denzel.text import pluralize
 
-#: Seconds that a Redis which was just started may take to answer. One with much data takes longer, and is left to it.
-_STARTS_WITHIN = 10
+#: Seconds to wait for an answer of a Redis that has just started. With much data it takes longer, and is not awaited.
+_START_TIMEOUT = 10
 
 
 def forget(backend: Backend, *keys: str) -> None:
-    """Remove these keys of Redis, which may have been started a moment ago."""
-    ends = time.monotonic() + _STARTS_WITHIN
+    """Delete keys in a Redis that may still be starting; without effect when it does not answer in time."""
+    deadline = time.monotonic() + _START_TIMEOUT
     while True:
         try:
             backend.redis("DEL", *keys)
         except ServiceNotRunning:
-            if backend.services()[Service.REDIS].state in (State.DOWN, State.ERROR) or time.monotonic() > ends:
+            if backend.services()[Service.REDIS].state in (State.DOWN, State.ERROR) or time.monotonic() > deadline:
                 return
             time.sleep(0.1)
         else:
@@ -28,7 +28,7 @@ def forget(backend: Backend, *keys: str) -> None:
 
 
 def loss(backend: Backend) -> str:
-    """What a purge would lose, as a question; empty when nothing."""
+    """A question that names what a purge would lose; empty when that is nothing."""
     if not backend.holds_data():
         return ""
     try:

@@ -1,4 +1,4 @@
-"""What is up: the states of the services and the reports of the workers, merged into one value."""
+"""A project's status: the states of its services and the report of its worker, merged into one value."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from denzel.services import (
     worker_name,
 )
 
-# In one go: a worker that begins a new life in between would be taken for one that ended.
+# In one step: a worker that restarts between two reads would be taken for one that ended.
 _READ = "return {redis.call('HMGET', KEYS[1], 'state', 'cause'), redis.call('HVALS', KEYS[2])}"
 
-# The workers' own words, and ours.
+# The serving code's words for a worker's state, and ours.
 _WORKER_STATES = {"LOADING": State.LOADING, "UP": State.UP, "ERROR": State.ERROR}
 
 
 def read_status(project: Project, backend: Backend, *, name: str) -> Status | None:
     """The status of the project called `name`; None when it is not launched and no command is launching it."""
-    building = lock.announced(project.activity_file)
-    # First: a worker that dies, and is started again, soon takes back what its last life has said.
+    building = lock.read_state(project.lock_file)
+    # Read first: a worker that dies and is restarted soon overwrites the report of the process before it.
     reported = _reported(backend, worker_name(name))
     services = backend.services()
     if building is None and not backend.is_launched():
@@ -45,19 +45,19 @@ def read_status(project: Project, backend: Backend, *, name: str) -> Status | No
     return Status(services=services, worker=worker)
 
 
-def _waits(service: Service, report: ServiceReport, announced: State) -> bool:
-    """Whether what was announced is what this service waits for: to be made, or for its requirements."""
-    return report.state is State.DOWN if announced is State.STARTING else service.carries_requirements
+def _waits(service: Service, report: ServiceReport, building: State) -> bool:
+    """True when the running command's state is this service's too: it is to be created, or to get its requirements."""
+    return report.state is State.DOWN if building is State.STARTING else service.carries_requirements
 
 
 def _reported(backend: Backend, name: str) -> tuple[str | None, str | None]:
-    """The state and the cause that the worker has reported."""
+    """The state and the cause that the worker has reported; None for each without a report."""
     try:
         (state, cause), loads = backend.redis("EVAL", _READ, "2", worker_key(name), loads_key(name))
     except ServiceNotRunning:
         # Redis is down, starting or failing, as its own state says.
         return None, None
-    # Between two lives nobody reports, and whoever was loading the model has not come to an end with it.
+    # No report, but a host still listed as loading: the process that loaded the model died before it was done.
     if (state == "LOADING" and "DIED" in loads) or (state is None and loads):
         return "ERROR", DIED_LOADING
     return state, cause

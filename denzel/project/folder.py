@@ -1,4 +1,4 @@
-"""The project: found from any folder inside it, and its paths."""
+"""A user's project folder: its paths, its owner, and the search for it from any folder inside."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from denzel.errors import ProjectNotFound
 
-#: The user that services run as when the project belongs to root, whom they must not be.
+#: User and group id of the services in a project that belongs to root; as root they must not run.
 UNPRIVILEGED = 10001
 
 
@@ -37,7 +37,7 @@ class Project:
 
     @property
     def has_os_requirements(self) -> bool:
-        """Whether requirements.sh does anything."""
+        """True when requirements.sh has a line that is neither empty nor a comment."""
         text = (self.root / "requirements.sh").read_text(encoding="utf-8")
         return any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
 
@@ -51,28 +51,28 @@ class Project:
 
     @property
     def service_user(self) -> tuple[int, int]:
-        """User and group id that the services run as: the folder's owner, unless that is root."""
+        """User and group id of the services: the folder's owner, unless that is root."""
         status = self.root.stat()
         if status.st_uid == 0:
             return UNPRIVILEGED, UNPRIVILEGED
         return status.st_uid, status.st_gid or UNPRIVILEGED
 
     def hand_over_logs(self) -> None:
-        """Give root's logs to the user that the services run as; any other owner's are theirs already."""
+        """Give logs that belong to root to the services' user; those of any other owner are theirs already."""
         if os.geteuid() == 0:
             for path in (self.logs, *self.logs.iterdir()):
                 os.chown(path, *self.service_user)
 
     def open_entrypoints(self) -> None:
-        """Let others read the entrypoints, whatever umask the folder was copied under: Redis has a user of its own."""
+        """Let every user read the entrypoints, whatever umask they were copied under: Redis runs as its own user."""
         folder = self.root / "entrypoints"
         for path in (folder, *folder.iterdir()):
             if path.stat().st_mode & 0o005 != 0o005:
                 path.chmod(path.stat().st_mode | 0o055)
 
     @property
-    def activity_file(self) -> Path:
-        """Locked while a denzel command changes the project; says what it is doing."""
+    def lock_file(self) -> Path:
+        """Locked while a denzel command changes the project, and holds its state meanwhile."""
         return self.root / ".denzel" / "activity"
 
 

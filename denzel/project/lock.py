@@ -1,4 +1,4 @@
-"""What a denzel command is doing to a project at this moment, for the commands of other terminals to see."""
+"""The lock of a project, held by one changing command at a time, and the state it publishes for other terminals."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import IO
 from denzel.errors import NotPermitted, ProjectLocked
 from denzel.services import State
 
-Announce = Callable[[State | None], None]
+StateSetter = Callable[[State | None], None]
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[Announce]:
-    """Hold the project for one changing command; raises Busy while another one does.
+def exclusive(path: Path) -> Iterator[StateSetter]:
+    """Hold the project for one changing command; raises ProjectLocked while another one does, and NotPermitted.
 
-    Gives a function that announces a state. The system drops the lock when this process ends, however it ends, so what
-    is read is never the trace of a command that died.
+    Yields a function that publishes a state, None for none. The kernel drops the lock when this process ends, however
+    it ends, so a command that died leaves no state behind.
     """
     try:
         path.parent.mkdir(exist_ok=True)
@@ -33,19 +33,19 @@ def exclusive(path: Path) -> Iterator[Announce]:
     with file:
         _lock(file)
 
-        def announce(state: State | None) -> None:
+        def set_state(state: State | None) -> None:
             file.seek(0)
             file.truncate()
             file.write(state.name if state else "")
             file.flush()
 
-        announce(None)
-        yield announce
-        announce(None)
+        set_state(None)
+        yield set_state
+        set_state(None)
 
 
-def announced(path: Path) -> State | None:
-    """The state that a running command has announced, if any."""
+def read_state(path: Path) -> State | None:
+    """The state that a running command has published; None without one."""
     try:
         with path.open() as file:
             try:
@@ -59,7 +59,7 @@ def announced(path: Path) -> State | None:
 
 
 def _lock(file: IO[str]) -> None:
-    # Whoever reads an announcement holds the lock for an instant; only who changes the project holds it longer.
+    # A reader of the state holds the lock for an instant; only a changing command holds it longer.
     deadline = time.monotonic() + 1
     while True:
         try:

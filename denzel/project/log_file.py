@@ -1,4 +1,4 @@
-"""Log files, read across their rotations."""
+"""Reading and following log files across their rotations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TextIO
 
 from denzel.errors import NotLaunched
 
-#: Seconds between two looks at a file that has nothing new.
+#: Seconds between two reads of a file that has nothing new.
 _FOLLOW_INTERVAL = 0.2
 
 
@@ -22,7 +22,7 @@ def read_log(path: Path) -> Iterator[str]:
 
 
 def follow_log(path: Path, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[str]:
-    """The lines of the current file, then each new one, also when a new file takes its place; without end."""
+    """The lines of the current file, then each new one, also after a rotation; without end. Raises NotLaunched."""
     with _Following(path) as following:
         while True:
             lines = following.new_lines()
@@ -32,7 +32,7 @@ def follow_log(path: Path, *, sleep: Callable[[float], None] = time.sleep) -> It
 
 
 def merge_logs(paths: Mapping[str, Path], *, follow: bool, tail: int | None) -> Iterator[str]:
-    """The lines of several files, each after its name; `tail` lines of each, or all. With `follow` without end."""
+    """The lines of several files, each after its name; the last `tail` of each, or all. With `follow`, without end."""
     width = max(map(len, paths), default=0)
     followed = {name: _Following(path) for name, path in paths.items() if path.exists()}
     first = True
@@ -53,7 +53,7 @@ def merge_logs(paths: Mapping[str, Path], *, follow: bool, tail: int | None) -> 
 
 
 class _Following:
-    """One file, read on and on."""
+    """A log file that is read as it grows, and reopened when a new file has taken its place."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -79,7 +79,7 @@ class _Following:
         return complete
 
     def rest(self) -> list[str]:
-        """What stands after the last completed line, as the last words of a program that was killed."""
+        """The unfinished last line, if any: what a program printed before it was killed."""
         return [self._partial] if self._partial else []
 
     def _replaced(self) -> bool:

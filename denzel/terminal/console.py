@@ -182,29 +182,29 @@ def confirm(question: str) -> bool:
     raise ConfirmationRequired("There was no answer.", hint="To go on without being asked, pass --yes.")
 
 
-class Watching:
+class Progress:
     """Tells of a long command: its phases, the steps of the build, and each service as it comes up.
 
     With `aside` it tells so on the standard error, beside data.
     """
 
-    def __init__(self, *, aside: bool = False) -> None:
-        self._aside = aside
+    def __init__(self, *, to_stderr: bool = False) -> None:
+        self._to_stderr = to_stderr
         self._seen: dict[Service | str, State] = {}
         self._step = ""
 
     def doing(self, text: str) -> None:
-        click.echo(f"{text} ...", err=self._aside)
+        click.echo(f"{text} ...", err=self._to_stderr)
 
     def note(self, text: str) -> None:
-        click.echo(text, err=self._aside)
+        click.echo(text, err=self._to_stderr)
 
-    def built(self, step: BuildStep) -> None:
+    def on_step(self, step: BuildStep) -> None:
         if step.text != self._step:
             click.echo(f"    {step.text}")
         self._step = step.text
 
-    def saw(self, status: Status) -> None:
+    def on_status(self, status: Status) -> None:
         for service, report in status.services.items():
             if self._seen.get(service) is not report.state:
                 click.echo(_service_line(service, report.state, report.port))

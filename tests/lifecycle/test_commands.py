@@ -62,7 +62,7 @@ class Watcher:
         self.phases: list[str] = []
         self.notes: list[str] = []
         self.steps: list[BuildStep] = []
-        self.announced: list[State | None] = []
+        self.states: list[State | None] = []
         self.seen: list[Status] = []
 
     def doing(self, text: str) -> None:
@@ -71,11 +71,11 @@ class Watcher:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def built(self, step: BuildStep) -> None:
+    def on_step(self, step: BuildStep) -> None:
         self.steps.append(step)
-        self.announced.append(lock.announced(self._project.activity_file))
+        self.states.append(lock.read_state(self._project.lock_file))
 
-    def saw(self, status: Status) -> None:
+    def on_status(self, status: Status) -> None:
         self.seen.append(status)
 
 
@@ -105,12 +105,12 @@ def launched(backend: FakeBackend) -> FakeBackend:
     return backend
 
 
-def looking(project: Project, backend: FakeBackend) -> lifecycle.Look:
+def status_reader(project: Project, backend: FakeBackend) -> lifecycle.StatusReader:
     return lambda: read_status(project, backend, name="iris")
 
 
-def seeing(*statuses: Status | None) -> lifecycle.Look:
-    """Sees each status once, in order."""
+def scripted_reader(*statuses: Status | None) -> lifecycle.StatusReader:
+    """Reads each status once, in order."""
     return iter(statuses).__next__
 
 
@@ -124,11 +124,13 @@ def launch(
     watcher: Watcher,
     *,
     previous: FakeBackend | None = None,
-    look: lifecycle.Look | None = None,
+    read_status: lifecycle.StatusReader | None = None,
     options: dict[str, str] | None = None,
 ) -> None:
     settings, previous = settings_file.load(project.env_file, {}, options), previous or backend
-    lifecycle.launch(project, backend, settings, previous=previous, options=options or {}, look=look, progress=watcher)
+    lifecycle.launch(
+        project, backend, settings, previous=previous, options=options or {}, read_status=read_status, progress=watcher
+    )
 
 
 def update(
@@ -137,10 +139,10 @@ def update(
     watcher: Watcher,
     *kinds: str,
     consent: bool = False,
-    look: lifecycle.Look | None = None,
+    read_status: lifecycle.StatusReader | None = None,
 ) -> None:
     lifecycle.update_requirements(
-        project, backend, settings_of(project), kinds=kinds, consent=consent, look=look, progress=watcher
+        project, backend, settings_of(project), kinds=kinds, consent=consent, read_status=read_status, progress=watcher
     )
 
 
@@ -169,18 +171,18 @@ def taken(port: int) -> Iterator[None]:
 
 
 def test_launch_checks_builds_and_starts(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
-    launch(project, backend, watcher, look=looking(project, backend))
+    launch(project, backend, watcher, read_status=status_reader(project, backend))
     assert backend.done == ["check", "build", "up"]
     assert watcher.phases == ["Installing the requirements", "Starting the services"]
     assert watcher.seen == [read_status(project, backend, name="iris")]
     assert watcher.seen[0].ready
 
 
-def test_launch_announces_what_it_installs(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
+def test_launch_publishes_what_it_installs(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
     launch(project, backend, watcher)
     assert [step.state for step in watcher.steps] == [State.INSTALLING_OS, State.INSTALLING_PIP]
-    assert watcher.announced == [State.INSTALLING_OS, State.INSTALLING_PIP]
-    assert lock.announced(project.activity_file) is None
+    assert watcher.states == [State.INSTALLING_OS, State.INSTALLING_PIP]
+    assert lock.read_state(project.lock_file) is None
 
 
 def test_launch_stores_its_options(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
@@ -201,7 +203,7 @@ def test_launch_builds_and_stores_the_user_that_services_run_as(
 
 def test_launch_without_waiting_does_not_look(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
     backend.comes_up_as = {service: State.STARTING for service in Service if service is not Service.REDIS}
-    launch(project, backend, watcher, look=None)
+    launch(project, backend, watcher, read_status=None)
     assert watcher.seen == []
 
 
@@ -249,7 +251,7 @@ def test_launch_refuses_one_port_for_two_services(
     project: Project, backend: FakeBackend, watcher: Watcher, free_port: int
 ) -> None:
     both = {"API_PORT": str(free_port), "MONITOR_PORT": str(free_port)}
-    with unchanged(project, backend), refused(PortTaken, f"Port {free_port} is asked for twice"):
+    with unchanged(project, backend), refused(PortTaken, f"Port {free_port} is set twice"):
         launch(project, backend, watcher, options=both)
 
 
@@ -275,7 +277,7 @@ def test_launch_opens_the_monitor_with_a_password(project: Project, backend: Fak
 
 def test_launch_waits_its_turn(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
     with (
-        lock.exclusive(project.activity_file),
+        lock.exclusive(project.lock_file),
         unchanged(project, backend),
         refused(ProjectLocked, "Another denzel command"),
     ):
@@ -289,7 +291,7 @@ def test_a_launch_whose_build_fails_starts_nothing_and_can_be_repeated(
     with refused(BuildFailed, "could not be built"):
         launch(project, backend, watcher)
     assert not backend.is_launched()
-    assert lock.announced(project.activity_file) is None
+    assert lock.read_state(project.lock_file) is None
     backend.failures.clear()
     launch(project, backend, watcher)
     assert backend.is_launched()
@@ -346,7 +348,7 @@ def test_launch_tells_that_it_does_not_change_the_machine(
 
 
 def start(project: Project, backend: FakeBackend, watcher: Watcher, *seen: Status | None) -> None:
-    lifecycle.start(project, backend, settings_of(project), look=seeing(*seen), progress=watcher)
+    lifecycle.start(project, backend, settings_of(project), read_status=scripted_reader(*seen), progress=watcher)
 
 
 def test_a_start_tells_what_it_sees_until_all_is_up(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
@@ -364,44 +366,52 @@ def test_a_start_that_the_backend_refuses_names_the_service_at_fault(
     with pytest.raises(CommandFailed, match="exit code 1"):
         start(project, launched, watcher, status())
     with pytest.raises(CommandFailed, match="exit code 1"):
-        lifecycle.start(project, launched, settings_of(project), look=None, progress=watcher)
+        lifecycle.start(project, launched, settings_of(project), read_status=None, progress=watcher)
 
 
 def test_stop_and_start(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
     lifecycle.stop(project, launched, progress=watcher)
     lifecycle.stop(project, launched, progress=watcher)
     assert {report.state for report in launched.services().values()} == {State.DOWN}
-    lifecycle.start(project, launched, settings_of(project), look=looking(project, launched), progress=watcher)
-    lifecycle.start(project, launched, settings_of(project), look=looking(project, launched), progress=watcher)
+    lifecycle.start(
+        project, launched, settings_of(project), read_status=status_reader(project, launched), progress=watcher
+    )
+    lifecycle.start(
+        project, launched, settings_of(project), read_status=status_reader(project, launched), progress=watcher
+    )
     assert launched.done == ["check", "stop", "check", "stop", "check", "up", "check", "up"]
     assert watcher.seen[-1].ready
 
 
 def test_start_brings_back_what_was_removed_by_hand(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
     del launched.machine.services[Service.API]
-    lifecycle.start(project, launched, settings_of(project), look=looking(project, launched), progress=watcher)
+    lifecycle.start(
+        project, launched, settings_of(project), read_status=status_reader(project, launched), progress=watcher
+    )
     assert launched.services()[Service.API].state is State.UP
 
 
 def test_restart_stops_and_starts(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
-    lifecycle.restart(project, launched, settings_of(project), look=looking(project, launched), progress=watcher)
+    lifecycle.restart(
+        project, launched, settings_of(project), read_status=status_reader(project, launched), progress=watcher
+    )
     assert launched.done == ["check", "stop", "up"]
     assert watcher.phases == ["Stopping the services", "Starting the services"]
 
 
 def test_restart_keeps_the_stored_tasks(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
     launched.redis("LPUSH", QUEUE_KEY, "a task")
-    lifecycle.restart(project, launched, settings_of(project), look=None, progress=watcher)
+    lifecycle.restart(project, launched, settings_of(project), read_status=None, progress=watcher)
     assert launched.redis("LLEN", QUEUE_KEY) == 1
 
 
 COMMANDS: dict[str, Callable[[Project, FakeBackend, Watcher], object]] = {
     "start": lambda project, backend, watcher: lifecycle.start(
-        project, backend, settings_of(project), look=None, progress=watcher
+        project, backend, settings_of(project), read_status=None, progress=watcher
     ),
     "stop": lambda project, backend, watcher: lifecycle.stop(project, backend, progress=watcher),
     "restart": lambda project, backend, watcher: lifecycle.restart(
-        project, backend, settings_of(project), look=None, progress=watcher
+        project, backend, settings_of(project), read_status=None, progress=watcher
     ),
     "update": lambda project, backend, watcher: update(project, backend, watcher, PIP_REQUIREMENTS),
 }
@@ -440,7 +450,7 @@ def test_the_services_of_another_folder_are_left_alone(
 def test_updating_builds_once_and_replaces_the_services(
     project: Project, launched: FakeBackend, watcher: Watcher, kinds: tuple[str, ...]
 ) -> None:
-    update(project, launched, watcher, *kinds, look=looking(project, launched))
+    update(project, launched, watcher, *kinds, read_status=status_reader(project, launched))
     assert launched.done == ["check", "build", "up"]
     assert set(launched.machine.stamps) == set(kinds)
     stamps = {name: text for name, text in stored(project).items() if name.endswith("_UPDATED") and text}
@@ -455,7 +465,7 @@ def test_a_failed_update_keeps_what_runs_and_stores_no_stamp(
     with unchanged(project, launched), refused(BuildFailed, "scikit-lern"):
         update(project, launched, watcher, OS_REQUIREMENTS, PIP_REQUIREMENTS)
     assert {report.state for report in launched.services().values()} == {State.UP}
-    assert lock.announced(project.activity_file) is None
+    assert lock.read_state(project.lock_file) is None
 
 
 BOTH = (OS_REQUIREMENTS, PIP_REQUIREMENTS)
@@ -609,7 +619,7 @@ def test_response_survives_a_restart_in_the_settings_alone(
     project: Project, launched: FakeBackend, watcher: Watcher
 ) -> None:
     lifecycle.respond(project, launched, synchronous=True, timeout=2)
-    lifecycle.restart(project, launched, settings_of(project), look=None, progress=watcher)
+    lifecycle.restart(project, launched, settings_of(project), read_status=None, progress=watcher)
     assert launched.redis("HGETALL", RESPONSE_KEY) == {}
     assert stored(project)["RESPONSE_MODE"] == "sync"
 
@@ -638,7 +648,7 @@ def test_a_start_forgets_also_where_redis_takes_a_moment(
     launched.redis("HSET", mark, "a-host", "DIED")
     launched.redis("HSET", RESPONSE_KEY, "mode", "sync")
     slow = SlowRedis(project, settings, launched.machine)
-    lifecycle.restart(project, slow, settings, look=None, progress=watcher)
+    lifecycle.restart(project, slow, settings, read_status=None, progress=watcher)
     assert slow.redis("HGETALL", mark) == slow.redis("HGETALL", RESPONSE_KEY) == {}
 
 
@@ -647,7 +657,7 @@ def test_a_start_does_not_wait_for_a_redis_that_fails(
 ) -> None:
     launched.comes_up_as = {Service.REDIS: State.ERROR}
     started = time.monotonic()
-    lifecycle.restart(project, launched, settings_of(project), look=None, progress=watcher)
+    lifecycle.restart(project, launched, settings_of(project), read_status=None, progress=watcher)
     assert time.monotonic() - started < 5
 
 
@@ -658,7 +668,7 @@ def test_a_start_forgets_that_the_model_killed_the_worker_before(
     settings = settings_of(project)
     mark = loads_key(worker_name(settings.compose_name))
     launched.redis("HSET", mark, "a-host", "DIED")
-    lifecycle.restart(project, launched, settings, look=None, progress=watcher)
+    lifecycle.restart(project, launched, settings, read_status=None, progress=watcher)
     assert launched.redis("HGETALL", mark) == {}
 
 

@@ -143,8 +143,8 @@ def test_a_report_of_another_project_is_not_ours(project: Project, backend: Fake
 def test_a_build_shows_in_the_services_that_carry_the_requirements(
     project: Project, backend: FakeBackend, installing: State
 ) -> None:
-    with lock.exclusive(project.activity_file) as announce:
-        announce(installing)
+    with lock.exclusive(project.lock_file) as set_state:
+        set_state(installing)
         first = read(project, backend)
         launch(backend)
         again = read(project, backend)

@@ -1,4 +1,4 @@
-"""The life of a project on real services: changed, stopped, broken, mended, removed."""
+"""The life of a project on real services: changed, stopped, broken, fixed, removed."""
 
 from __future__ import annotations
 
@@ -115,11 +115,11 @@ def test_the_worker_is_loading_while_its_model_loads_however_long(lab: Driven) -
     lab.order()
 
 
-def test_a_model_that_does_not_load_is_reported_and_mended_by_a_restart(lab: Driven) -> None:
+def test_a_model_that_does_not_load_is_reported_and_fixed_by_a_restart(lab: Driven) -> None:
     lab.order(fail_with="weights are missing")
     said = lab.denzel("restart", code=1)
     assert "Error: The model could not be loaded: RuntimeError: weights are missing." in said
-    assert "Hint: Mend app/logic/pipeline.py, then: denzel restart" in said
+    assert "Hint: Fix app/logic/pipeline.py, then: denzel restart" in said
     assert "in load_model" in said
     worker = lab.status()["workers"][0]
     assert worker == {"name": f"worker@{lab.name}", "state": "ERROR", "cause": "RuntimeError: weights are missing"}

@@ -1,4 +1,4 @@
-"""What a running command announces, and that only one changes a project at a time."""
+"""The lock of a project: one changing command at a time, and the state it publishes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ HOLD = """
 import pathlib, sys
 from denzel.project import lock
 from denzel.services import State
-with lock.exclusive(pathlib.Path(sys.argv[1])) as announce:
-    announce(State.INSTALLING_PIP)
+with lock.exclusive(pathlib.Path(sys.argv[1])) as set_state:
+    set_state(State.INSTALLING_PIP)
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -43,31 +43,31 @@ def another_command(path: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_nothing_is_announced_before_any_command(path: Path) -> None:
-    assert lock.announced(path) is None
+def test_there_is_no_state_before_any_command(path: Path) -> None:
+    assert lock.read_state(path) is None
 
 
-def test_what_is_announced_is_read_by_others(path: Path) -> None:
-    with lock.exclusive(path) as announce:
-        assert lock.announced(path) is None
-        announce(State.INSTALLING_OS)
-        assert lock.announced(path) is State.INSTALLING_OS
-        announce(State.INSTALLING_PIP)
-        assert lock.announced(path) is State.INSTALLING_PIP
-        announce(None)
-        assert lock.announced(path) is None
-    assert lock.announced(path) is None
+def test_a_published_state_is_read_by_others(path: Path) -> None:
+    with lock.exclusive(path) as set_state:
+        assert lock.read_state(path) is None
+        set_state(State.INSTALLING_OS)
+        assert lock.read_state(path) is State.INSTALLING_OS
+        set_state(State.INSTALLING_PIP)
+        assert lock.read_state(path) is State.INSTALLING_PIP
+        set_state(None)
+        assert lock.read_state(path) is None
+    assert lock.read_state(path) is None
 
 
-def test_nothing_is_announced_after_a_command_that_failed(path: Path) -> None:
+def test_no_state_is_left_by_a_command_that_failed(path: Path) -> None:
     def fail() -> None:
-        with lock.exclusive(path) as announce:
-            announce(State.INSTALLING_OS)
+        with lock.exclusive(path) as set_state:
+            set_state(State.INSTALLING_OS)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert lock.announced(path) is None
+    assert lock.read_state(path) is None
 
 
 def test_a_second_command_is_told_to_wait(path: Path) -> None:
@@ -80,16 +80,16 @@ def test_the_other_command_is_not_disturbed(path: Path) -> None:
     with another_command(path):
         with pytest.raises(ProjectLocked), lock.exclusive(path):
             pass
-        assert lock.announced(path) is State.INSTALLING_PIP
+        assert lock.read_state(path) is State.INSTALLING_PIP
 
 
 def test_a_command_that_is_killed_leaves_no_trace(path: Path) -> None:
     with another_command(path) as process:
         process.kill()
         process.wait()
-        assert lock.announced(path) is None
-        with lock.exclusive(path) as announce:
-            announce(State.INSTALLING_OS)
+        assert lock.read_state(path) is None
+        with lock.exclusive(path) as set_state:
+            set_state(State.INSTALLING_OS)
 
 
 def test_a_command_begins_when_the_other_ends_in_time(path: Path) -> None:

@@ -139,14 +139,14 @@ def test_a_launched_project_says_where_it_answers(project: Project, capsys: pyte
 
 
 def test_watching_tells_each_step_and_each_change_once(capsys: pytest.CaptureFixture[str]) -> None:
-    watching = console.Watching()
-    watching.doing("Installing the requirements")
+    progress = console.Progress()
+    progress.doing("Installing the requirements")
     for _ in range(2):
-        watching.built(BuildStep(state=State.INSTALLING_OS, text="4/8 RUN bash requirements.sh"))
-    watching.doing("Starting the services")
-    watching.saw(status(State.LOADING, api=State.STARTING))
-    watching.saw(status(State.LOADING))
-    watching.saw(status())
+        progress.on_step(BuildStep(state=State.INSTALLING_OS, text="4/8 RUN bash requirements.sh"))
+    progress.doing("Starting the services")
+    progress.on_status(status(State.LOADING, api=State.STARTING))
+    progress.on_status(status(State.LOADING))
+    progress.on_status(status())
     assert capsys.readouterr().out == (
         "Installing the requirements ...\n"
         "    4/8 RUN bash requirements.sh\n"

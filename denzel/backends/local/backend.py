@@ -121,7 +121,7 @@ class LocalBackend(Backend):
         self._run_file.remove()
         if purge:
             for path in self._home.iterdir() if self._home.exists() else ():
-                if path != self._project.activity_file:
+                if path != self._project.lock_file:
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def holds_data(self) -> bool:

@@ -96,7 +96,7 @@ def bench(
         times=times or TIMES,
     )
     # A second Ctrl-C leaves undone what the first one left to do.
-    with lock.exclusive(project.activity_file), suppress(KeyboardInterrupt):
+    with lock.exclusive(project.lock_file), suppress(KeyboardInterrupt):
         asyncio.run(course.run())
     return course.figures(processes(settings))
 

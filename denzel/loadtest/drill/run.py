@@ -81,7 +81,7 @@ def drill(
     target = find_target(settings, look())
     api = Api(*target.api, key=target.key)
     with ExitStack() as stack:
-        stack.enter_context(lock.exclusive(project.activity_file))
+        stack.enter_context(lock.exclusive(project.lock_file))
         receiver = stack.enter_context(Receiver(target.listen, receiver_port, secret=settings.callback_secret))
         load = stack.enter_context(
             Load(
