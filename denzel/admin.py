@@ -1,4 +1,4 @@
-"""What the serving code keeps of unfinished work: callbacks that are not delivered, tasks that have not ended."""
+"""Client of the program app.serving.admin: callbacks that are not delivered, tasks that have not ended."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from denzel.backends.base import Backend
 from denzel.errors import CommandFailed, ServiceNotRunning, TaskUnknown
 from denzel.services import Service
 
-#: The program in the service `denzel` that answers: app/serving/admin.py; or app/operations.py, in a project that was
-#: made before December 2026 and so has its serving code flat in app/.
+#: Run in the service `denzel`, and prints JSON: app/serving/admin.py; or app/operations.py, in a project made before
+#: December 2026, which has its serving code flat in app/.
 PROGRAM = ("python", "-m", "app.serving.admin")
 FLAT_PROGRAM = ("python", "-m", "app.operations")
 
-#: How Python names the package that a flat project has not.
+#: Python's message for the package that a flat project lacks.
 _IS_FLAT = "No module named 'app.serving'"
 
-#: How the program reports that Redis does not answer: with this exit code, and one line that holds the reason.
+#: The program's exit code, and the line on its standard error with the reason, when Redis does not answer.
 _REDIS_AWAY = 1
 _REDIS_AWAY_LINE = re.compile(r"Redis can ?not be asked: (?P<reason>.*)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Callback:
-    """A callback that is not delivered: PENDING while it will be tried again, at `next_try`, and FAILED after.
+    """A callback that is not delivered: PENDING until its last attempt, FAILED after it.
 
-    Times are in Unix seconds.
+    `next_try` is in Unix seconds; None while it is being sent, and when it is FAILED.
     """
 
     task_id: str
@@ -43,7 +43,10 @@ class Callback:
 
 @dataclass(frozen=True, kw_only=True)
 class UnfinishedTask:
-    """A task that has not ended: its position among those that wait, or the host of its worker, and since when."""
+    """A task that has not ended: its position among those that wait, or the host of its worker.
+
+    `since` is when it began to wait, or to run, in Unix seconds.
+    """
 
     task_id: str
     status: str
@@ -55,7 +58,10 @@ class UnfinishedTask:
 
 @dataclass(frozen=True, kw_only=True)
 class QuarantinedTask:
-    """A task that ended because it killed its worker too often; its request is kept."""
+    """A task that was given up because it killed its worker too often, at `since` (Unix seconds) for the last time.
+
+    Its request is kept.
+    """
 
     task_id: str
     deliveries: int
@@ -64,77 +70,77 @@ class QuarantinedTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdminOutcome:
-    """The tasks that something was done for, and those with which nothing is stored."""
+class BulkResult:
+    """Outcome of one action on several tasks: ids for which it was done, and ids for which nothing is stored."""
 
     done: tuple[str, ...]
     unknown: tuple[str, ...]
 
 
 def read_callbacks(backend: Backend, *, state: str | None = None) -> list[Callback]:
-    """The callbacks that are not delivered; those in one `state` (PENDING or FAILED), or all."""
+    """The callbacks that are not delivered: those in one `state` (PENDING or FAILED), or all."""
     kept = [Callback(**_only(Callback, entry)) for entry in _ask(backend, "callbacks")]
     return [callback for callback in kept if state in (None, callback.state)]
 
 
 def read_tasks(backend: Backend) -> list[UnfinishedTask]:
-    """The tasks that have not ended, a thousand at most: those that run, then those that wait, in their order."""
+    """The tasks that have not ended, at most 1000: those that run, then those that wait, in their order."""
     return [UnfinishedTask(**_only(UnfinishedTask, entry)) for entry in _ask(backend, "tasks")]
 
 
 def read_quarantined(backend: Backend) -> list[QuarantinedTask]:
-    """The tasks that killed their worker too often."""
+    """The tasks in quarantine."""
     return [QuarantinedTask(**_only(QuarantinedTask, entry)) for entry in _ask(backend, "quarantined")]
 
 
-def resend(backend: Backend, task_ids: Sequence[str]) -> AdminOutcome:
+def resend(backend: Backend, task_ids: Sequence[str]) -> BulkResult:
     """Send the callbacks of these tasks again, now."""
     answer = _ask(backend, "resend", *task_ids)
-    return AdminOutcome(done=tuple(answer["resent"]), unknown=tuple(answer["unknown"]))
+    return BulkResult(done=tuple(answer["resent"]), unknown=tuple(answer["unknown"]))
 
 
-def resend_failed(backend: Backend) -> AdminOutcome:
+def resend_failed(backend: Backend) -> BulkResult:
     """Send every callback that was given up again, now."""
     answer = _ask(backend, "resend-failed")
-    return AdminOutcome(done=tuple(answer["resent"]), unknown=tuple(answer["unknown"]))
+    return BulkResult(done=tuple(answer["resent"]), unknown=tuple(answer["unknown"]))
 
 
-def replay(backend: Backend, task_ids: Sequence[str]) -> AdminOutcome:
+def replay(backend: Backend, task_ids: Sequence[str]) -> BulkResult:
     """Run these quarantined tasks again."""
     answer = _ask(backend, "replay", *task_ids)
-    return AdminOutcome(done=tuple(answer["replayed"]), unknown=tuple(answer["unknown"]))
+    return BulkResult(done=tuple(answer["replayed"]), unknown=tuple(answer["unknown"]))
 
 
-def discard(backend: Backend, task_ids: Sequence[str]) -> AdminOutcome:
-    """Remove these tasks from quarantine, with their requests: they cannot be run again."""
+def discard(backend: Backend, task_ids: Sequence[str]) -> BulkResult:
+    """Remove these tasks from quarantine with their requests: they cannot be run again."""
     answer = _ask(backend, "discard", *task_ids)
-    return AdminOutcome(done=tuple(answer["discarded"]), unknown=tuple(answer["unknown"]))
+    return BulkResult(done=tuple(answer["discarded"]), unknown=tuple(answer["unknown"]))
 
 
-def check_callbacks_known(outcome: AdminOutcome) -> None:
+def check_callbacks_known(result: BulkResult) -> None:
     """Raise TaskUnknown when a task has no callback that could be sent again."""
-    if outcome.unknown:
+    if result.unknown:
         raise TaskUnknown(
-            f"No callback is stored of {', '.join(outcome.unknown)}.",
+            f"No callback is stored for {', '.join(result.unknown)}.",
             hint="See which are not delivered: denzel callbacks",
         )
 
 
-def check_tasks_known(outcome: AdminOutcome) -> None:
+def check_tasks_known(result: BulkResult) -> None:
     """Raise TaskUnknown when a task is not in quarantine."""
-    if outcome.unknown:
+    if result.unknown:
         raise TaskUnknown(
-            f"Not in quarantine: {', '.join(outcome.unknown)}.", hint="See what is: denzel tasks --quarantined"
+            f"Not in quarantine: {', '.join(result.unknown)}.", hint="See what is: denzel tasks --quarantined"
         )
 
 
 def as_data(entries: Sequence[Callback | UnfinishedTask | QuarantinedTask]) -> list[dict[str, Any]]:
-    """What JSON can say of them."""
+    """The entries as JSON values."""
     return [asdict(entry) for entry in entries]
 
 
 def _ask(backend: Backend, *words: str) -> Any:
-    """The program's answer; raises ServiceNotRunning, also when Redis does not answer."""
+    """The program's answer; raises ServiceNotRunning, also when Redis does not answer, and CommandFailed."""
     try:
         return json.loads(_execute(backend, words))
     except CommandFailed as error:
@@ -156,5 +162,5 @@ def _execute(backend: Backend, words: Sequence[str]) -> str:
 
 
 def _only(kind: type[Any], entry: dict[str, Any]) -> dict[str, Any]:
-    """What `kind` has a place for: the serving code of a newer release may say more."""
+    """The fields that `kind` has: the serving code of a newer release may print more."""
     return {name: entry[name] for name in kind.__dataclass_fields__}

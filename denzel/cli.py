@@ -307,9 +307,9 @@ def resend_callbacks(task_ids: tuple[str, ...], failed: bool) -> None:
         raise click.UsageError("Pass the ids of tasks, or --failed.")
     here = open_project()
     lifecycle.check_launched(here.backend)
-    outcome = admin.resend_failed(here.backend) if failed else admin.resend(here.backend, task_ids)
-    console.resent(outcome)
-    admin.check_callbacks_known(outcome)
+    result = admin.resend_failed(here.backend) if failed else admin.resend(here.backend, task_ids)
+    console.resent(result)
+    admin.check_callbacks_known(result)
 
 
 @main.group(invoke_without_command=True)
@@ -337,9 +337,9 @@ def replay_tasks(task_ids: tuple[str, ...]) -> None:
     """Run quarantined tasks again."""
     here = open_project()
     lifecycle.check_launched(here.backend)
-    outcome = admin.replay(here.backend, task_ids)
-    console.replayed(outcome)
-    admin.check_tasks_known(outcome)
+    result = admin.replay(here.backend, task_ids)
+    console.replayed(result)
+    admin.check_tasks_known(result)
 
 
 @tasks.command("discard")
@@ -352,9 +352,9 @@ def discard_tasks(task_ids: tuple[str, ...], yes: bool) -> None:
     if not yes and not console.confirm("The requests of these tasks cannot be run again afterwards. Go on?"):
         console.say("Nothing was discarded.")
         sys.exit(1)
-    outcome = admin.discard(here.backend, task_ids)
-    console.discarded(outcome)
-    admin.check_tasks_known(outcome)
+    result = admin.discard(here.backend, task_ids)
+    console.discarded(result)
+    admin.check_tasks_known(result)
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""Every error a user can meet: what is wrong with its value, then what to type next."""
+"""Errors that a user can act on: what is wrong, with its value, and the next step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 class DenzelError(Exception):
-    """Something the user can act on. `hint` is the next step; `detail` is what others said, such as a log."""
+    """Base of the errors that a user can act on: `hint` is the next step, `detail` the output of another program."""
 
     def __init__(self, message: str, *, hint: str = "", detail: str = "") -> None:
         super().__init__(message)
@@ -20,19 +20,19 @@ class ProjectNotFound(DenzelError):
 
 
 class NameNotUsable(DenzelError):
-    """A project cannot be named so, or not here."""
+    """A project cannot have this name, or not in this folder."""
 
 
 class SettingInvalid(DenzelError):
-    """A value, or a line, of .env or of the environment that cannot be."""
+    """A value or a line of .env, or of the environment, that is not allowed."""
 
 
 class PortTaken(DenzelError):
-    """Another program has the port."""
+    """Another program uses the port."""
 
 
 class AlreadyLaunched(DenzelError):
-    """`launch` of a project that is launched."""
+    """`launch` of a project that is launched already."""
 
 
 class NotLaunched(DenzelError):
@@ -48,7 +48,7 @@ class NotPermitted(DenzelError):
 
 
 class BackendUnavailable(DenzelError):
-    """What runs the services cannot be used."""
+    """The backend cannot run services here."""
 
 
 class BuildFailed(DenzelError):
@@ -56,7 +56,7 @@ class BuildFailed(DenzelError):
 
 
 class ServiceFailed(DenzelError):
-    """A service does not come up, or its model does not load."""
+    """A service does not come up, or the model does not load."""
 
 
 class ServiceNotRunning(DenzelError):
@@ -64,23 +64,23 @@ class ServiceNotRunning(DenzelError):
 
 
 class TaskUnknown(DenzelError):
-    """An id with which nothing is stored that the command could act on."""
+    """A task id for which nothing is stored that the command could act on."""
 
 
 class RequestUnusable(DenzelError):
-    """A drill's request that cannot be sent, or that the api refuses."""
+    """A request of a drill or a bench that cannot be sent, or that the api refuses."""
 
 
 class ConfirmationRequired(DenzelError):
-    """A question that must be answered first, and nobody is there to answer it."""
+    """A question that must be answered first, and there was no answer."""
 
 
 class TooFewTasks(DenzelError):
-    """A drill of fewer requests than it needs to see what it kills recover."""
+    """A drill of fewer requests than it takes to see each part recover."""
 
 
 class DrillFailed(DenzelError):
-    """A drill has seen what must not be: a task lost, made twice, or a part that does not recover."""
+    """A drill that found a promise broken: a task lost or accepted twice, or a part that did not recover."""
 
 
 class ToolMissing(DenzelError):
@@ -88,12 +88,12 @@ class ToolMissing(DenzelError):
 
 
 class CommandFailed(DenzelError):
-    """A program that denzel started failed; `detail` is what it said."""
+    """A program that denzel started failed; `detail` is its standard error."""
 
     def __init__(self, argv: Sequence[str], code: int, stderr: str) -> None:
         super().__init__(
             f"{shlex.join(argv)} failed with exit code {code}.",
-            hint="Mend what it says above, then repeat the command.",
+            hint="Fix the cause, shown above, then repeat the command.",
             detail=stderr.strip(),
         )
         self.argv = list(argv)

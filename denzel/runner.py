@@ -1,4 +1,4 @@
-"""The only room that starts programs: from argument lists, never through a shell."""
+"""Subprocesses: the one module that starts programs, from argument lists and never through a shell."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from denzel.errors import CommandFailed, ToolMissing
 
-#: Seconds that a program may take to end when it is told to.
-_PATIENCE = 5
+#: Seconds between SIGTERM and SIGKILL for a program whose output is no longer read.
+_TERMINATE_TIMEOUT = 5
 
-#: What to install for a program that is not there.
+#: Hints for a program that is not installed.
 INSTALL = {"docker": "Install Docker Engine and its Compose plugin: https://docs.docker.com/engine/install/"}
 
 
@@ -25,9 +25,9 @@ def run(
     timeout: float | None = None,
     stdin: str = "",
 ) -> str:
-    """Run to the end, with `variables` in its environment and `stdin` to read, and return the standard output.
+    """Run a program to its end, with `variables` added to its environment, and return its standard output.
 
-    Raises CommandFailed, also for a program that is ended after `timeout` seconds, and ToolMissing.
+    Raises CommandFailed, also for a program that is killed after `timeout` seconds, and ToolMissing.
     """
     try:
         done = subprocess.run(
@@ -51,9 +51,9 @@ def run(
 
 
 def lines(argv: Sequence[str], *, cwd: Path | None = None, variables: Mapping[str, str] | None = None) -> Iterator[str]:
-    """The lines a program prints, on either stream, as they come; raises CommandFailed at its end, and ToolMissing.
+    """The lines that a program prints on either stream, as they come; raises ToolMissing, and CommandFailed at the end.
 
-    `variables` are set in its environment. The program is ended when the caller stops reading.
+    `variables` are added to its environment. The program is terminated when the caller stops reading.
     """
     try:
         process = subprocess.Popen(
@@ -78,14 +78,14 @@ def lines(argv: Sequence[str], *, cwd: Path | None = None, variables: Mapping[st
         if code != 0:
             raise CommandFailed(argv, code, "".join(tail))
     finally:
-        # First the pipe: a program that is writing into it would wait for a reader, and not hear that it should end.
+        # The pipe first: a program that blocks on writing to it might not handle the signal.
         if process.stdout is not None:
             process.stdout.close()
         _end(process)
 
 
 def attach(argv: Sequence[str], *, cwd: Path | None = None, variables: Mapping[str, str] | None = None) -> int:
-    """Hand this terminal over to a program and return its exit code; raises ToolMissing."""
+    """Run a program on this terminal and return its exit code; raises ToolMissing."""
     try:
         return subprocess.run(argv, cwd=cwd, env=_environment(variables), check=False).returncode
     except FileNotFoundError as error:
@@ -97,7 +97,7 @@ def _end(process: subprocess.Popen[str]) -> None:
         return
     process.terminate()
     try:
-        process.wait(_PATIENCE)
+        process.wait(_TERMINATE_TIMEOUT)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -108,7 +108,7 @@ def _environment(variables: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _not_found(argv: Sequence[str], error: FileNotFoundError) -> Exception:
-    """The program is not there; or the folder to run it in, which is an error of ours."""
+    """ToolMissing for a missing program; the error itself when the folder to run it in is missing, which is a bug."""
     if error.filename != argv[0]:
         return error
     return ToolMissing(f"The program {argv[0]} is not installed.", hint=INSTALL.get(argv[0], f"Install {argv[0]}."))

@@ -1,4 +1,4 @@
-"""The four services, and the words for what they and their workers are."""
+"""The four services, their states, and the names and keys that both halves share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 class Service(enum.Enum):
-    """A service, by the name it has in docker-compose.yml; in the order in which `status` lists them."""
+    """A service by its name in docker-compose.yml, in the order in which `status` lists them."""
 
     DENZEL = "denzel"
     MONITOR = "monitor"
@@ -17,11 +17,12 @@ class Service(enum.Enum):
 
     @property
     def carries_requirements(self) -> bool:
-        """Whether the service runs from the project's image, with the user's requirements in it."""
+        """True when the service runs with the user's requirements, from the project's image."""
         return self is not Service.REDIS
 
 
-#: The settings of .env that each service is given, beside names, addresses and the password of Redis.
+#: The keys of .env in each service's environment, beside its names, its addresses and the password of Redis; as under
+#: `environment` in docker-compose.yml.
 SETTINGS: Mapping[Service, tuple[str, ...]] = {
     Service.API: (
         "API_WORKERS",
@@ -57,7 +58,7 @@ SETTINGS: Mapping[Service, tuple[str, ...]] = {
 
 
 class State(enum.Enum):
-    """What a service or a worker is, in the words that `status` prints."""
+    """State of a service or of a worker, in the words that `status` prints."""
 
     INSTALLING_PIP = "PIP INSTALLING..."
     INSTALLING_OS = "OS COMMANDS..."
@@ -70,7 +71,7 @@ class State(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceReport:
-    """One service: its state, and the port it is published on, if any."""
+    """One service: its state, and the port that it is published on, None for none."""
 
     state: State
     port: int | None = None
@@ -78,7 +79,7 @@ class ServiceReport:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerReport:
-    """One worker: its name, its state, and the cause when that is ERROR."""
+    """One worker: its name, its state, and the cause when that is ERROR and known."""
 
     name: str
     state: State
@@ -87,32 +88,33 @@ class WorkerReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """A project at one moment."""
+    """States of a project's services and of its worker at one moment."""
 
     services: Mapping[Service, ServiceReport]
     worker: WorkerReport
 
     @property
     def ready(self) -> bool:
-        """Whether every service is up and the model is loaded."""
+        """True when every service is up and the model is loaded."""
         return self.worker.state is State.UP and all(report.state is State.UP for report in self.services.values())
 
 
 def worker_name(project_name: str) -> str:
-    """The name of the project's worker, for Celery and for `status`."""
+    """The name of a project's worker, for Celery and for `status`."""
     return f"worker@{project_name}"
 
 
-#: The words of GET /status for a task that has ended.
+#: Statuses of ended tasks, as in GET /status.
 SUCCESS = "SUCCESS"
 FAILURE = "FAILURE"
 REVOKED = "REVOKED"
-ENDED = (SUCCESS, FAILURE, REVOKED)
+TERMINAL_STATES = (SUCCESS, FAILURE, REVOKED)
 
-#: The cause when a process died while loading the model, and nobody knows more.
+#: The cause when a process died while loading the model, and nothing more was reported.
 DIED_LOADING = "a process died while loading the model"
 
-# What the serving code stores in Redis, as far as this side reads or writes it; store/keys.py is the other owner.
+# Keys of the serving code in Redis that denzel reads or writes too: store/keys.py is their owner on the other side,
+# but `unacked`, which is Kombu's hash of the messages that were taken and are not acknowledged.
 QUEUE_KEY = "denzel"
 UNACKED_KEY = "unacked"
 UNDELIVERED_KEY = "denzel:undelivered"
@@ -120,10 +122,10 @@ RESPONSE_KEY = "denzel:response"
 
 
 def loads_key(name: str) -> str:
-    """The hash of the hosts on which a worker's main process loads the model itself: LOADING, or DIED before."""
+    """The hash of the hosts on which a worker's main process loads the model itself: LOADING, or DIED after a death."""
     return f"denzel:loads:{name}"
 
 
 def worker_key(name: str) -> str:
-    """The hash that holds `state` and `cause` of a worker while it lives."""
+    """The hash with `state` and `cause` of a running worker."""
     return f"denzel:worker:{name}"

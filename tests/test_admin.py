@@ -1,4 +1,4 @@
-"""What is unfinished, asked of the real admin.py: here when Redis does not answer."""
+"""The client of the real app.serving.admin, when Redis does not answer."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from denzel.project.scaffold import start_project
 from denzel.services import Service
 
 
-class OperationsBackend(FakeBackend):
-    """One whose service denzel runs its programs here."""
+class LocalPrograms(FakeBackend):
+    """A backend that runs the programs of its services on this machine."""
 
     folder: Path
     variables: Mapping[str, str]
@@ -33,25 +33,25 @@ class OperationsBackend(FakeBackend):
 
 
 @pytest.fixture(params=["new", "earlier"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path, earlier: Path) -> OperationsBackend:
+def backend(request: pytest.FixtureRequest, tmp_path: Path, earlier: Path) -> LocalPrograms:
     """Of a new project, and of one whose program is another module: app/operations.py."""
     if request.param == "new":
         project = start_project("iris", tmp_path)
     else:
         project = Project(shutil.copytree(earlier / "project", tmp_path / "iris"))
-    backend = OperationsBackend(project, dotenv.load(project.env_file, {}))
+    backend = LocalPrograms(project, dotenv.load(project.env_file, {}))
     backend.folder = project.root
     return backend
 
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """One where connections are taken, and nothing is answered, as by a server that hangs."""
+    """A port where connections are accepted and never answered, as by a server that hangs."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
         yield server.getsockname()[1]
 
 
-ASKED: dict[str, Callable[[OperationsBackend], Any]] = {
+REQUESTS: dict[str, Callable[[LocalPrograms], Any]] = {
     "callbacks": admin.read_callbacks,
     "tasks": admin.read_tasks,
     "quarantined": admin.read_quarantined,
@@ -60,23 +60,21 @@ ASKED: dict[str, Callable[[OperationsBackend], Any]] = {
 }
 
 
-@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
-def test_a_redis_that_is_away_is_said_to_be(
-    backend: OperationsBackend, ask: Callable[[OperationsBackend], Any]
-) -> None:
+@pytest.mark.parametrize("ask", REQUESTS.values(), ids=REQUESTS)
+def test_a_redis_that_is_down_is_reported(backend: LocalPrograms, ask: Callable[[LocalPrograms], Any]) -> None:
     backend.variables = {"REDIS_URL": f"redis://127.0.0.1:{find_free_port()}/0"}
     with pytest.raises(ServiceNotRunning, match=r"^redis does not answer: .*Connection refused\.$") as caught:
         ask(backend)
     assert caught.value.hint == "denzel logs --service redis"
 
 
-def test_a_redis_that_hangs_is_said_to_be(backend: OperationsBackend, silent_port: int) -> None:
+def test_a_redis_that_hangs_is_reported(backend: LocalPrograms, silent_port: int) -> None:
     backend.variables = {"REDIS_URL": f"redis://127.0.0.1:{silent_port}/0"}
     with pytest.raises(ServiceNotRunning, match=r"^redis does not answer: Timeout .*[^.]\.$"):
         admin.read_tasks(backend)
 
 
-def test_any_other_failure_stays_as_it_is(backend: OperationsBackend) -> None:
+def test_any_other_failure_stays_as_it_is(backend: LocalPrograms) -> None:
     backend.variables = {"REDIS_URL": "redis://127.0.0.1:1/0", "RESULT_LIFETIME": "for ever"}
     with pytest.raises(CommandFailed) as caught:
         admin.read_tasks(backend)

@@ -344,8 +344,8 @@ def test_launch_again_says_what_was_meant() -> None:
 
 @pytest.mark.usefixtures("project")
 def test_launch_shows_the_failure_of_a_build(machines: Machines) -> None:
-    machines.set["failures"] = {"build": BuildFailed("No such package.", hint="Mend it.", detail="pip said")}
-    assert failed("launch") == ["pip said", "", "Error: No such package.", "Hint: Mend it."]
+    machines.set["failures"] = {"build": BuildFailed("No such package.", hint="Fix it.", detail="pip said")}
+    assert failed("launch") == ["pip said", "", "Error: No such package.", "Hint: Fix it."]
     assert changed(machines.machine) == []
 
 
@@ -725,7 +725,7 @@ def test_unknown_ids_are_named_after_what_was_done(machines: Machines) -> None:
     knows(machines, "replay one", {"replayed": [], "unknown": ["one"]})
     assert denzel("callbacks", "resend", "one", "two", "three").stdout.startswith("1 callback is sent again now.")
     assert failed("callbacks", "resend", "one", "two", "three") == [
-        "Error: No callback is stored of one, three.",
+        "Error: No callback is stored for one, three.",
         "Hint: See which are not delivered: denzel callbacks",
     ]
     knows(machines, "discard two one", {"discarded": ["two"], "unknown": ["one"]})

@@ -1,4 +1,4 @@
-"""The settings of a project: .env, and the environment over it, as one frozen object."""
+"""Settings of a project: .env, overridden by the environment and by options, as one frozen object."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ from denzel.errors import NotPermitted, SettingInvalid
 
 @dataclass(frozen=True)
 class Key:
-    """One key of .env: its default, how its text becomes a value, and the words for what is allowed."""
+    """One key of .env: its default as text, its parser, and the description of the allowed values, with their unit.
+
+    `parse` raises ValueError for a text that is not allowed.
+    """
 
     default: str
     parse: Callable[[str], Any]
@@ -27,9 +30,10 @@ class Key:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What denzel itself needs to know of .env; the serving code reads the rest from its own environment.
+    """The settings that denzel itself uses, each named by its key; the serving code reads others.
 
-    `texts` is every key as text, for the programs that denzel starts.
+    `redis_memory_mb` is in megabytes (0: no limit), `response_timeout` in seconds. `texts` has every key as text, with
+    defaults filled in, for the programs that denzel starts.
     """
 
     compose_name: str
@@ -61,12 +65,12 @@ def _matches(pattern: str) -> Callable[[str], str]:
     return parse
 
 
-def _number(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], Any]:
+def _number(kind: Callable[[str], float], minimum: float, maximum: float) -> Callable[[str], Any]:
     def parse(text: str) -> float:
         if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
             raise ValueError
         value = kind(text)
-        if not least <= value <= most:
+        if not minimum <= value <= maximum:
             raise ValueError
         return value
 
@@ -87,7 +91,7 @@ def _secret(text: str) -> str:
     return text
 
 
-def _receivers(text: str) -> tuple[str, ...]:
+def _host_list(text: str) -> tuple[str, ...]:
     words = tuple(filter(None, text.split(",")))
     for word in words:
         try:
@@ -97,13 +101,13 @@ def _receivers(text: str) -> tuple[str, ...]:
     return words
 
 
-_RECEIVERS = "host names, *.domains, addresses and networks (10.0.0.0/8), with commas and no spaces between"
+_HOSTS = "host names, *.domains, addresses and networks (10.0.0.0/8), with commas and no spaces between"
 _PORT = (_number(int, 1, 65535), "a port number from 1 to 65535")
 _SECONDS = "a number of seconds"
 _STAMP = (_matches(r"[0-9TZ:+-]*"), "written by denzel; leave it as it is")
 _ID = (_number(int, 1, 2**31), "a user or group id of 1 or more")
 
-#: Every key that .env may hold.
+#: Every key of .env; a key without a text has its default. docs/settings.md says what each is for.
 KEYS: Mapping[str, Key] = {
     "COMPOSE_PROJECT_NAME": Key(
         "",
@@ -136,8 +140,8 @@ KEYS: Mapping[str, Key] = {
     "CALLBACK_RETRY_FOR": Key("86400", _number(int, 0, 10**8), f"a whole {_SECONDS[2:]} of 0 or more"),
     "CALLBACK_LIFETIME": Key("604800", _number(int, 1, 10**9), f"a whole {_SECONDS[2:]} of 1 or more"),
     "CALLBACK_SECRET": Key("", _secret, "whsec_ and 24 to 64 bytes in base64, or empty"),
-    "CALLBACK_ALLOW": Key("", _receivers, _RECEIVERS),
-    "CALLBACK_DENY": Key("", _receivers, _RECEIVERS),
+    "CALLBACK_ALLOW": Key("", _host_list, _HOSTS),
+    "CALLBACK_DENY": Key("", _host_list, _HOSTS),
     "STOP_TIMEOUT": Key("30", _number(int, 10, 86400), f"a whole {_SECONDS[2:]} from 10 to 86400"),
     "MONITOR_HOST": Key("127.0.0.1", _address, "an IPv4 address of this machine, or 0.0.0.0 for all"),
     "MONITOR_PORT": Key("5555", *_PORT),
@@ -153,17 +157,17 @@ KEYS: Mapping[str, Key] = {
     "PIP_REQUIREMENTS_UPDATED": Key("", *_STAMP),
 }
 
-#: Keys of others, which Compose and Docker read from the same file.
+#: Prefixes of keys that Compose, Docker and BuildKit read from the same file.
 _FOREIGN = ("COMPOSE_", "DOCKER_", "BUILDKIT_")
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
 
-#: A value in quotes, and perhaps a comment. As for Compose, it ends at the first quote of its kind with no \ before it.
+#: A quoted value, and perhaps a comment. As in Compose, it ends at the first quote of its kind without a \ before it.
 _QUOTED = re.compile(r"""(['"])(?>(.*?)(?<!\\)\1)\s*(#.*)?""")
 
 
 def load(env_file: Path, environ: Mapping[str, str], options: Mapping[str, str] | None = None) -> Settings:
-    """The settings of a project: command-line options, then environment, then .env, then default.
+    """The settings of a project: of each key the option, else the environment's text, else .env's, else the default.
 
     Raises SettingInvalid.
     """
@@ -172,26 +176,13 @@ def load(env_file: Path, environ: Mapping[str, str], options: Mapping[str, str] 
     values = check(texts)
     return Settings(
         compose_name=values["COMPOSE_PROJECT_NAME"],
-        backend=values["BACKEND"],
-        api_host=values["API_HOST"],
-        api_port=values["API_PORT"],
-        monitor_host=values["MONITOR_HOST"],
-        monitor_port=values["MONITOR_PORT"],
-        monitor_user=values["MONITOR_USER"],
-        monitor_password=values["MONITOR_PASSWORD"],
-        redis_password=values["REDIS_PASSWORD"],
-        redis_server=values["REDIS_SERVER"],
-        redis_memory_mb=values["REDIS_MEMORY_MB"],
-        redis_fsync=values["REDIS_FSYNC"],
-        callback_secret=values["CALLBACK_SECRET"],
-        response_mode=values["RESPONSE_MODE"],
-        response_timeout=values["RESPONSE_TIMEOUT"],
         texts={name: texts.get(name) or key.default for name, key in KEYS.items()},
+        **{field.name: values[field.name.upper()] for field in fields(Settings) if field.name.upper() in KEYS},
     )
 
 
 def check(texts: Mapping[str, str]) -> dict[str, Any]:
-    """Every key with its typed value, defaults filled in; raises SettingInvalid for a value that is not allowed."""
+    """Every key's typed value, with defaults filled in; raises SettingInvalid for a text that is not allowed."""
     values: dict[str, Any] = {}
     for name, key in KEYS.items():
         text = texts.get(name) or key.default
@@ -205,7 +196,9 @@ def check(texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def read(env_file: Path) -> dict[str, str]:
-    """The keys of the file with their texts; raises SettingInvalid for an unknown key or what is not KEY=value."""
+    """The keys of the file with their texts; raises SettingInvalid for an unknown key, and for any line but KEY=value,
+    an empty one or a comment.
+    """
     try:
         lines = _lines(env_file)
     except UnicodeDecodeError as error:
@@ -232,15 +225,15 @@ def read(env_file: Path) -> dict[str, str]:
             allowed = KEYS[name].allowed if name in KEYS else "any text"
             raise SettingInvalid(
                 f"{name} is {value!r}; allowed is {allowed}, without quotes or within one pair.",
-                hint=f"Mend line {number} of {env_file}: after the closing quote, only # and a comment may follow.",
+                hint=f"Fix line {number} of {env_file}: after the closing quote, only # and a comment may follow.",
             )
-        # Also inside quotes: the serving code makes nothing of spaces there either.
+        # Also inside quotes: the serving code ignores spaces there too.
         values[name] = plain.strip()
     return values
 
 
 def change(env_file: Path, changes: Mapping[str, str]) -> None:
-    """Set keys in the file and leave every other line as it is."""
+    """Set keys in the file and leave every other line as it is; raises SettingInvalid and NotPermitted."""
     check({**read(env_file), **changes})
     lines = _lines(env_file)
     missing = dict(changes)
@@ -254,8 +247,8 @@ def change(env_file: Path, changes: Mapping[str, str]) -> None:
 
 
 def replace(env_file: Path, text: str) -> None:
-    """Put `text` in the file's place, readable by its owner alone; the old text stays when that fails."""
-    # Beside the file, in a folder that neither the image nor version control takes.
+    """Replace the file's text atomically, readable by its owner alone; raises NotPermitted."""
+    # In a folder on the same disk, which neither the image nor version control includes.
     folder = env_file.parent / ".denzel"
     try:
         folder.mkdir(exist_ok=True)
@@ -280,16 +273,16 @@ def replace(env_file: Path, text: str) -> None:
 
 
 def _lines(env_file: Path) -> list[str]:
-    """Ended as Compose ends them: no other sign begins a line."""
+    """The lines of the file. As in Compose, only a line feed ends one."""
     return env_file.read_bytes().decode("utf-8-sig").removesuffix("\n").split("\n")
 
 
 def _unquote(value: str) -> str | None:
-    """Without quotes and comment; None when the quotes are not closed, or more than a comment follows them."""
+    """The value without quotes and comment; None when a quote is not closed, or followed by more than a comment."""
     if value.startswith(("'", '"')):
         quoted = _QUOTED.fullmatch(value)
         return quoted[2] if quoted else None
-    # For Compose, # begins a comment after a space, and is part of the value after anything else.
+    # In Compose, # begins a comment after a space, and is part of the value otherwise.
     return value.partition(" #")[0]
 
 

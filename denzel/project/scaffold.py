@@ -1,4 +1,4 @@
-"""From templates/project to a user's project: the only room that renders templates."""
+"""A new project, rendered from templates/project; the one module that uses Jinja."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_NAME = 63
 
 
 def start_project(name: str, parent: Path, *, gpu: bool = False) -> Project:
-    """Render a new project called `name` in `parent`; raises NameNotUsable. Writes all of it, or nothing."""
+    """Render a new project called `name` in `parent`, all of it or nothing; raises NameNotUsable."""
     check_name(name)
     target = parent / name
     if target.exists() or target.is_symlink():
@@ -43,7 +43,7 @@ def start_project(name: str, parent: Path, *, gpu: bool = False) -> Project:
 
 
 def check_name(name: str) -> None:
-    """Raise NameNotUsable unless `name` can be a folder, and lower-cased a Compose project and a Docker image."""
+    """Raise NameNotUsable unless `name` can be a folder, and in lower case a Compose project and a Docker image."""
     hint = "Use letters, digits, _ and -, starting with a letter, for example iris_classifier."
     if not re.fullmatch("[A-Za-z][A-Za-z0-9_-]*", name):
         raise NameNotUsable(f"{name!r} cannot be the name of a project.", hint=hint)
@@ -90,6 +90,6 @@ def _render(target: Path, values: dict[str, object]) -> None:
                 destination.write_text(text, encoding="utf-8")
             else:
                 shutil.copyfile(path, destination)
-            # Not every way of installing keeps the mode, and the user's umask may close what the services must read.
+            # Not every installer keeps modes, and the user's umask may forbid what the services must read.
             destination.chmod(0o755 if path.is_dir() or path.suffix == ".sh" else 0o644)
     (target / ".env").chmod(0o600)

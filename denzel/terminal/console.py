@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from denzel.admin import AdminOutcome, Callback, QuarantinedTask, UnfinishedTask
+from denzel.admin import BulkResult, Callback, QuarantinedTask, UnfinishedTask
 from denzel.backends.base import BuildStep
 from denzel.errors import ConfirmationRequired, DenzelError
 from denzel.loadtest.bench import metrics
@@ -113,21 +113,21 @@ def shown_quarantined(kept: Sequence[QuarantinedTask]) -> None:
     click.echo("\n".join(tables.quarantined(kept, now=time.time())))
 
 
-def resent(outcome: AdminOutcome) -> None:
-    if outcome.done:
-        click.echo(f"{_so_many_are(len(outcome.done), 'callback')} sent again now. How it goes: denzel callbacks")
-    elif not outcome.unknown:
+def resent(result: BulkResult) -> None:
+    if result.done:
+        click.echo(f"{_so_many_are(len(result.done), 'callback')} sent again now. How it goes: denzel callbacks")
+    elif not result.unknown:
         click.echo("No callbacks have failed.")
 
 
-def replayed(outcome: AdminOutcome) -> None:
-    if outcome.done:
-        click.echo(f"{_so_many_are(len(outcome.done), 'task')} queued again. How it goes: denzel tasks")
+def replayed(result: BulkResult) -> None:
+    if result.done:
+        click.echo(f"{_so_many_are(len(result.done), 'task')} queued again. How it goes: denzel tasks")
 
 
-def discarded(outcome: AdminOutcome) -> None:
-    if outcome.done:
-        click.echo(f"{_so_many_are(len(outcome.done), 'task')} discarded.")
+def discarded(result: BulkResult) -> None:
+    if result.done:
+        click.echo(f"{_so_many_are(len(result.done), 'task')} discarded.")
 
 
 def listening(settings: Settings, host: str, port: int) -> None:

@@ -287,7 +287,7 @@ def test_launch_waits_its_turn(project: Project, backend: FakeBackend, watcher: 
 def test_a_launch_whose_build_fails_starts_nothing_and_can_be_repeated(
     project: Project, backend: FakeBackend, watcher: Watcher
 ) -> None:
-    backend.failures["build"] = BuildFailed("The image could not be built.", hint="Mend it.")
+    backend.failures["build"] = BuildFailed("The image could not be built.", hint="Fix it.")
     with refused(BuildFailed, "could not be built"):
         launch(project, backend, watcher)
     assert not backend.is_launched()
@@ -461,7 +461,7 @@ def test_updating_builds_once_and_replaces_the_services(
 def test_a_failed_update_keeps_what_runs_and_stores_no_stamp(
     project: Project, launched: FakeBackend, watcher: Watcher
 ) -> None:
-    launched.failures["build"] = BuildFailed("No matching distribution found for scikit-lern.", hint="Mend it.")
+    launched.failures["build"] = BuildFailed("No matching distribution found for scikit-lern.", hint="Fix it.")
     with unchanged(project, launched), refused(BuildFailed, "scikit-lern"):
         update(project, launched, watcher, OS_REQUIREMENTS, PIP_REQUIREMENTS)
     assert {report.state for report in launched.services().values()} == {State.UP}

@@ -277,7 +277,7 @@ def test_quotes_that_are_not_closed_are_refused_with_their_line_and_what_to_do(e
     refused = problem(write(env_file, "API_PORT='8001' or so"))
     allowed = "a port number from 1 to 65535, without quotes or within one pair"
     assert str(refused) == f"API_PORT is \"'8001' or so\"; allowed is {allowed}."
-    assert refused.hint == f"Mend line 5 of {env_file}: after the closing quote, only # and a comment may follow."
+    assert refused.hint == f"Fix line 5 of {env_file}: after the closing quote, only # and a comment may follow."
 
 
 def test_quotes_of_composes_own_keys_are_closed_too(env_file: Path) -> None:

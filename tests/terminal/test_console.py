@@ -114,7 +114,7 @@ def test_an_error_comes_after_what_others_said(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == (
         "no space left on device\n\n"
         "Error: docker compose up failed with exit code 1.\n"
-        "Hint: Mend what it says above, then repeat the command.\n"
+        "Hint: Fix the cause, shown above, then repeat the command.\n"
     )
 
 

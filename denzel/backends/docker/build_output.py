@@ -49,7 +49,7 @@ def build_failure(image: str, output: list[str]) -> BuildFailed:
     pip = next((error for error in errors if not error.startswith("Ignored the following")), "")
     failed = next((line for line in reversed(output) if "failed to solve" in line), "")
     script = re.search(r"bash .*requirements\.sh.*exit code: (\d+)", failed)
-    hint = "Mend {}, then repeat the command. What ran before still runs."
+    hint = "Fix {}, then repeat the command. What ran before still runs."
     if script:
         reason, hint = f"requirements.sh ended with exit code {script[1]}", hint.format("requirements.sh")
     elif pip:

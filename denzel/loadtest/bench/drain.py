@@ -10,7 +10,7 @@ from http import HTTPStatus
 from denzel.loadtest.bench.request_log import RequestLog, read_json
 from denzel.loadtest.bench.requests import RequestTemplates
 from denzel.loadtest.http.client import Client, NoAnswer
-from denzel.services import ENDED
+from denzel.services import TERMINAL_STATES
 
 #: Requests that look after tasks, at the same time, at most.
 _ASKED_AT_ONCE = 16
@@ -48,7 +48,7 @@ class Drain:
             # Nobody is called back for these.
             silent = [number for number in record.under_way if number not in record.uncalled]
             for number in silent[:_ASKED_AT_ONCE]:
-                if await self.status(record.under_way[number]) in (*ENDED, None):
+                if await self.status(record.under_way[number]) in (*TERMINAL_STATES, None):
                     record.under_way.pop(number, None)
             await asyncio.sleep(self._look)
         return True

@@ -32,7 +32,7 @@ from denzel.loadtest.target import Target, find_target
 from denzel.project import lock
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
-from denzel.services import ENDED, RESPONSE_KEY, Service, Status
+from denzel.services import RESPONSE_KEY, TERMINAL_STATES, Service, Status
 from denzel.text import pluralize
 
 #: Seconds that a request of `--sync` waits for its result, at most.
@@ -231,7 +231,7 @@ class BenchRun:
             raise _refusal(answer)
         self._synchronous = not task_of(answer) or answer.status == HTTPStatus.ACCEPTED
         if not await self._ends.through(record, within):
-            if number in record.under_way and await self._ends.status(record.under_way[number]) not in ENDED:
+            if number in record.under_way and await self._ends.status(record.under_way[number]) not in TERMINAL_STATES:
                 raise preflight.not_ended(within)
             raise preflight.not_called_back(self._sink.address(self._target.host, number), within)
         if record.failed:

@@ -16,7 +16,7 @@ from typing import Any
 from denzel.errors import RequestUnusable
 from denzel.loadtest import preflight
 from denzel.loadtest.drill.results import NO_CONNECTION, SentTask
-from denzel.services import ENDED
+from denzel.services import TERMINAL_STATES
 
 #: Requests that are sent at the same time, at most.
 _SENDERS = 8
@@ -190,7 +190,7 @@ def read_status(api: Api, task: SentTask, clock: Callable[[], float]) -> SentTas
     if answer is None:
         return replace(task, gone=True)
     status = str(answer.get("status"))
-    if status not in ENDED:
+    if status not in TERMINAL_STATES:
         return replace(task, status=status)
     # An api that says nothing of callbacks leaves it to the receiver to know.
     callback = answer.get("callback") or {}

@@ -174,7 +174,7 @@ def test_build_failure_of_the_os_requirements_says_what_they_printed() -> None:
     )
     assert "requirements.sh" in str(failure)
     assert "127" in str(failure)
-    assert failure.hint.startswith("Mend requirements.sh")
+    assert failure.hint.startswith("Fix requirements.sh")
     assert "no-such-command: command not found" in failure.detail
 
 

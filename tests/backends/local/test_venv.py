@@ -107,7 +107,7 @@ error: No solution found when resolving dependencies
   \u00d7 No solution found when resolving dependencies:
   ╰─▶ Because scikit-lern was not found in the package registry and you require scikit-lern, we can conclude
       that your requirements are unsatisfiable.""",
-        "Mend requirements.txt",
+        "Fix requirements.txt",
     ),
 }
 
@@ -166,7 +166,7 @@ def test_without_a_network_the_message_says_so(
         monkeypatch.setenv(name, value)
     with pytest.raises(BuildFailed, match="The requirements could not be installed") as failure:
         build(project)
-    assert failure.value.hint.startswith("Look at your network")
+    assert failure.value.hint.startswith("Check your network")
     assert failure.value.detail
     assert not (project.root / ".denzel" / "venv").is_symlink()
 
