@@ -1,4 +1,4 @@
-"""Every command on one page: parse, call one function, say one thing."""
+"""The command line on one page: each command parses its options, calls one function and prints one message."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from denzel.terminal.options import (
 
 
 class Commands(click.Group):
-    """The one error boundary: a DenzelError becomes its message and hint, anything else keeps its traceback."""
+    """The one error boundary: a DenzelError becomes its message and hint, any other exception keeps its traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -69,7 +69,7 @@ class OpenProject:
         return read_status(self.project, self.backend, name=self.name)
 
     def statuses(self, *, interval: float) -> Iterator[Status]:
-        """The status again and again; raises NotLaunched when it is not, or no longer, launched."""
+        """The status again and again, every `interval` seconds; raises NotLaunched unless the project is launched."""
         while True:
             status = self.read_status()
             if status is None:
@@ -82,7 +82,7 @@ def current_folder() -> Path:
     try:
         return Path.cwd()
     except FileNotFoundError:
-        raise ProjectNotFound("The current folder does not exist any more.", hint="Go to another one (cd).") from None
+        raise ProjectNotFound("The current folder no longer exists.", hint="Go to another one (cd).") from None
 
 
 def open_project(options: dict[str, str] | None = None) -> OpenProject:
@@ -101,7 +101,10 @@ def main() -> None:
 @click.argument("name")
 @click.option("--gpu/--no-gpu", default=False, show_default=True, help="Support for NVIDIA GPUs.")
 def startproject(name: str, gpu: bool) -> None:
-    """Build the skeleton of a project in the folder NAME."""
+    """Build the skeleton of a project in the folder NAME.
+
+    Then write app/logic/pipeline.py, and launch it: denzel launch (with Docker), or denzel launch --backend local.
+    """
     # Imported here: no other command renders templates.
     from denzel.project import scaffold
 
@@ -112,12 +115,14 @@ def startproject(name: str, gpu: bool) -> None:
 @click.option("--api-port", type=PORT, help="Port of the API.  [default: 8000]")
 @click.option("--monitor-port", type=PORT, help="Port of the dashboard.  [default: 5555]")
 @click.option("--monitor-host", help="Address the dashboard is published on.  [default: 127.0.0.1]")
-@click.option("--backend", type=click.Choice(["docker", "local"]), help="What runs the services.  [default: docker]")
+@click.option(
+    "--backend", type=click.Choice(["docker", "local"]), help="In Docker, or on this machine.  [default: docker]"
+)
 @wait_option
 def launch(
     api_port: int | None, monitor_port: int | None, monitor_host: str | None, backend: str | None, wait: bool
 ) -> None:
-    """Build and start all services, the first time."""
+    """Build and start all services for the first time."""
     given = {"API_PORT": api_port, "MONITOR_PORT": monitor_port, "MONITOR_HOST": monitor_host, "BACKEND": backend}
     options = {key: str(value) for key, value in given.items() if value is not None}
     here = open_project(options)
@@ -150,7 +155,7 @@ def start(wait: bool) -> None:
 
 @main.command()
 def stop() -> None:
-    """Stop the services; what is queued stays queued."""
+    """Stop the services; queued tasks stay queued."""
     here = open_project()
     lifecycle.stop(here.project, here.backend, progress=console.Progress())
     console.say("Stopped. denzel start continues.")
@@ -159,7 +164,7 @@ def stop() -> None:
 @main.command()
 @wait_option
 def restart(wait: bool) -> None:
-    """Stop and start, with code and settings as they are now."""
+    """Stop and start, with the current code and settings."""
     here = open_project()
     lifecycle.restart(
         here.project,
@@ -176,9 +181,9 @@ def restart(wait: bool) -> None:
     "--purge/--no-purge",
     default=False,
     show_default=True,
-    help="Remove the image and the stored data too, and wait for nothing that runs.",
+    help="Remove the image and the stored data too, without waiting for running tasks.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask before unfinished tasks are lost.")
+@click.option("--yes", is_flag=True, help="Remove unfinished tasks without asking.")
 def shutdown(purge: bool, yes: bool) -> None:
     """Remove the services; the stored data stays, unless purged."""
     here = open_project()
@@ -211,7 +216,7 @@ def status(live: bool, as_json: bool) -> None:
 
 @main.command()
 @click.option(
-    "--service", type=click.Choice([*SERVICES, "all"]), default="all", show_default=True, help="Whose log to show."
+    "--service", type=click.Choice([*SERVICES, "all"]), default="all", show_default=True, help="Service to show."
 )
 @click.option("--live/--no-live", default=False, show_default=True, help="Keep following, until Ctrl-C.")
 def logs(service: str, live: bool) -> None:
@@ -232,7 +237,7 @@ def logworker(live: bool) -> None:
 
 @main.command()
 @click.option(
-    "--service", type=click.Choice(SERVICES), default="denzel", show_default=True, help="Where to open the shell."
+    "--service", type=click.Choice(SERVICES), default="denzel", show_default=True, help="Service to open it in."
 )
 def shell(service: str) -> None:
     """Open a shell inside a service."""
@@ -245,7 +250,7 @@ def shell(service: str) -> None:
 @click.option(
     "--sync/--async", "synchronous", default=None, help="Answer with the result, or at once with the task id."
 )
-@click.option("--timeout", type=FiniteRange(0, 300), help="Seconds that a synchronous answer may take.")
+@click.option("--timeout", type=FiniteRange(0, 300), help="Seconds that a synchronous answer waits for the result.")
 def response(synchronous: bool | None, timeout: float | None) -> None:
     """Change how POST /predict answers, without a restart."""
     if synchronous is None:
@@ -260,13 +265,13 @@ def response(synchronous: bool | None, timeout: float | None) -> None:
 @click.option("--port", type=PORT, default=9000, show_default=True, help="Port to listen on.")
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1; with containers 0.0.0.0]")
 def listen(port: int, host: str | None) -> None:
-    """Receive callbacks, and check their signatures."""
-    # Imported here: no other command is a server.
+    """Receive callbacks and check their signatures."""
+    # Imported here: no other command needs a server.
     from denzel.webhooks import listener
 
     project = find_project(current_folder())
     settings = settings_file.load(project.env_file, os.environ)
-    # Containers come in over Docker's bridge.
+    # Containers connect over Docker's bridge.
     address = host or ("127.0.0.1" if settings.backend == "local" else "0.0.0.0")
     secret = listener.Secret(project.env_file, os.environ, known=settings.callback_secret)
     with listener.listening(address, port, secret=secret) as callbacks:
@@ -313,7 +318,7 @@ def resend_callbacks(task_ids: tuple[str, ...], failed: bool) -> None:
 
 
 @main.group(invoke_without_command=True)
-@click.option("--quarantined", is_flag=True, help="Those that killed their worker too often, instead.")
+@click.option("--quarantined", is_flag=True, help="List those that killed their worker too often instead.")
 @json_option("list")
 @click.pass_context
 def tasks(context: click.Context, quarantined: bool, as_json: bool) -> None:
@@ -344,12 +349,12 @@ def replay_tasks(task_ids: tuple[str, ...]) -> None:
 
 @tasks.command("discard")
 @click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
-@click.option("--yes", is_flag=True, help="Do not ask before the requests of these tasks are lost.")
+@click.option("--yes", is_flag=True, help="Discard the tasks and their requests without asking.")
 def discard_tasks(task_ids: tuple[str, ...], yes: bool) -> None:
     """Remove quarantined tasks for good."""
     here = open_project()
     lifecycle.check_launched(here.backend)
-    if not yes and not console.confirm("The requests of these tasks cannot be run again afterwards. Go on?"):
+    if not yes and not console.confirm("These tasks cannot be run again afterwards. Continue?"):
         console.say("Nothing was discarded.")
         sys.exit(1)
     result = admin.discard(here.backend, task_ids)
@@ -358,7 +363,7 @@ def discard_tasks(task_ids: tuple[str, ...], yes: bool) -> None:
 
 
 @main.command()
-@click.option("--tasks", type=click.IntRange(min=1), default=500, show_default=True, help="How many requests are sent.")
+@click.option("--tasks", type=click.IntRange(min=1), default=500, show_default=True, help="Number of requests to send.")
 @click.option(
     "--kill",
     "parts",
@@ -366,16 +371,16 @@ def discard_tasks(task_ids: tuple[str, ...], yes: bool) -> None:
     metavar="PARTS",
     default=",".join(results.PARTS),
     show_default=True,
-    help="What is killed, in this order.",
+    help="Parts to kill, in this order.",
 )
 @file_option
 @click.option("--port", type=PORT, help="Port of the drill's receiver.  [default: a free one]")
 @json_option("figures")
-@click.option("--yes", is_flag=True, help="Do not ask before services are killed.")
+@click.option("--yes", is_flag=True, help="Kill services without asking.")
 def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | None, as_json: bool, yes: bool) -> None:
     """Kill the services one by one, and count what is lost.
 
-    It sends requests to a running project meanwhile, and waits for the result and the callback of each.
+    Requests are sent to a running project meanwhile, and the result and the callback of each are awaited.
     """
     # Imported here, as for bench: no other command sends requests.
     from denzel.loadtest import request_file
@@ -389,11 +394,11 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
     lifecycle.check_launched(here.backend)
     requests = request_file.read_requests(path or here.project.example)
     if not yes and not console.confirm(
-        f"This kills services of {here.name}, and sends it {tasks} requests. Do not do it to one in use. Go on?"
+        f"This kills services of {here.name} and sends it {tasks} requests. Do not run it on one in use. Continue?"
     ):
         console.say("Nothing was killed.")
         sys.exit(1)
-    figures = drill.drill(
+    report = drill.drill(
         here.project,
         here.backend,
         here.settings,
@@ -404,10 +409,10 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
         look=here.read_status,
         progress=console.Progress(to_stderr=as_json),
     )
-    console.shown_json(results.as_data(figures)) if as_json else console.drilled(figures)
-    if figures.interrupted:
+    console.shown_json(results.as_data(report)) if as_json else console.drilled(report)
+    if report.interrupted:
         raise KeyboardInterrupt
-    results.check(figures)
+    results.check(report)
 
 
 @main.command()
@@ -415,21 +420,21 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
 @click.option(
     "--clients",
     type=click.IntRange(1, 1000),
-    help="Clients, each of which sends the next request when the one before is through.  [default: 16]",
+    help="Clients that each send one request after another.  [default: 16]",
 )
 @click.option(
     "--seconds",
     type=FiniteRange(0, 86400, min_open=True),
     default=10,
     show_default=True,
-    help="For how long requests are sent.",
+    help="Duration of the load, in seconds.",
 )
 @file_option
 @click.option(
     "--sync/--async",
     "synchronous",
     default=None,
-    help="Ask for the result, or for the task id.  [default: as it answers]",
+    help="Ask for the result, or for the task id.  [default: RESPONSE_MODE]",
 )
 @click.option("--port", type=PORT, help="Port of the bench's receiver.  [default: a free one]")
 @json_option("figures")
@@ -442,10 +447,10 @@ def bench(
     port: int | None,
     as_json: bool,
 ) -> None:
-    """Measure how fast the project is, and why not faster.
+    """Measure how fast the project is, and what limits it.
 
-    It sends real requests to a running project, and follows each to its result or its callback. Ctrl-C ends it early,
-    with what it has measured.
+    Real requests are sent to a running project, and each is followed to its result or its callback. Ctrl-C ends the
+    bench early, with the figures so far.
     """
     # Imported here, as for drill.
     from denzel.loadtest import request_file
@@ -456,7 +461,7 @@ def bench(
         raise click.UsageError("Both --rate and --clients were passed. Pass --rate for requests at fixed times.")
     here = open_project()
     lifecycle.check_launched(here.backend)
-    figures = bench.bench(
+    report = bench.bench(
         here.project,
         here.backend,
         here.settings,
@@ -467,8 +472,8 @@ def bench(
         look=here.read_status,
         progress=console.Progress(to_stderr=as_json),
     )
-    console.shown_json(metrics.as_data(figures)) if as_json else console.benched(figures)
-    if figures.interrupted:
+    console.shown_json(metrics.as_data(report)) if as_json else console.benched(report)
+    if report.interrupted:
         raise KeyboardInterrupt
 
 
@@ -476,14 +481,14 @@ def bench(
 @yes_option
 @wait_option
 def updatereqs(yes: bool, wait: bool) -> None:
-    """Install both requirements anew, at their newest versions."""
+    """Install all requirements again, at their newest versions."""
     _update((lifecycle.OS_REQUIREMENTS, lifecycle.PIP_REQUIREMENTS), consent=yes, wait=wait)
 
 
 @main.command()
 @wait_option
 def updatepipreqs(wait: bool) -> None:
-    """Install requirements.txt anew, at its newest versions."""
+    """Install requirements.txt again, at the newest versions."""
     _update((lifecycle.PIP_REQUIREMENTS,), consent=False, wait=wait)
 
 
@@ -491,7 +496,7 @@ def updatepipreqs(wait: bool) -> None:
 @yes_option
 @wait_option
 def updateosreqs(yes: bool, wait: bool) -> None:
-    """Run requirements.sh anew."""
+    """Run requirements.sh again."""
     _update((lifecycle.OS_REQUIREMENTS,), consent=yes, wait=wait)
 
 

@@ -692,7 +692,7 @@ def test_quarantined_tasks_are_discarded_when_it_was_meant(machines: Machines) -
     knows(machines, "discard one two", {"discarded": ["one", "two"], "unknown": []})
     result = denzel("tasks", "discard", "one", "two", stdin="n\n")
     assert result.exit_code == 1
-    assert "The requests of these tasks cannot be run again afterwards. Go on?" in result.stdout
+    assert "These tasks cannot be run again afterwards. Continue?" in result.stdout
     assert result.stdout.endswith("Nothing was discarded.\n")
     assert "pass --yes" in denzel("tasks", "discard", "one", "two").stderr
     assert [command for backend in machines.opened for command in backend.executed] == []
@@ -702,7 +702,7 @@ def test_quarantined_tasks_are_discarded_when_it_was_meant(machines: Machines) -
 
 def test_an_option_of_a_list_before_another_command_is_named(launched: Project) -> None:
     shown = denzel("callbacks", "--failed", "resend", "an-id").stderr
-    assert "Error: --failed before resend does nothing: it is an option of the list.\n" in shown
+    assert "Error: --failed has no effect before resend: it is an option of the list.\n" in shown
 
 
 @pytest.mark.parametrize(

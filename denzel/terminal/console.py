@@ -1,4 +1,4 @@
-"""Every word and colour that the user sees; what stands in columns is made in tables.py."""
+"""Terminal output: every text and colour that the commands print, but for tables and figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from denzel.loadtest.drill.results import DrillReport
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
 from denzel.services import Service, State, Status, WorkerReport
-from denzel.terminal import tables
+from denzel.terminal import figures, tables
 from denzel.terminal.tables import escape
 from denzel.text import pluralize
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 _COLOURS = {State.UP: "green", State.ERROR: "red", State.DOWN: "red"}
 
-#: Bytes that are shown of a body that is no JSON.
-_SHOWN_OF_NO_JSON = 500
+#: Bytes to show of a body that is not JSON.
+_MAX_RAW_BODY = 500
 
 
 def say(text: str) -> None:
@@ -40,7 +40,9 @@ def say(text: str) -> None:
 def scaffolded(project: Project) -> None:
     name = project.root.name
     click.echo(f"Successfully built {name} project skeleton")
-    click.echo(f"Next: cd {name}, edit app/logic/pipeline.py, then denzel launch")
+    click.echo(f"Next: cd {name}, edit app/logic/pipeline.py, then")
+    click.echo("    denzel launch                  (with Docker)")
+    click.echo("    denzel launch --backend local  (without)")
 
 
 def launched(settings: Settings) -> None:
@@ -49,38 +51,38 @@ def launched(settings: Settings) -> None:
 
 
 def error(problem: DenzelError) -> None:
-    """The one shape of an error: what others said, what is wrong, what to do."""
+    """Print an error on standard error in its one shape: detail, message, hint."""
     if problem.detail:
         click.echo(problem.detail, err=True)
         click.echo(err=True)
-    # Ids, reasons and the like in it come from others.
+    # It may hold ids and reasons that came from outside.
     click.echo(f"{click.style('Error:', fg='red')} {escape(str(problem))}", err=True)
     if problem.hint:
         click.echo(f"{click.style('Hint:', fg='yellow')} {problem.hint}", err=True)
 
 
-def shown_status(seen: Status) -> None:
-    click.echo("\n".join(_status_lines(seen)))
+def shown_status(status: Status) -> None:
+    click.echo("\n".join(_status_lines(status)))
 
 
-def shown_status_json(seen: Status | None) -> None:
-    if seen is None:
+def shown_status_json(status: Status | None) -> None:
+    if status is None:
         click.echo(json.dumps({"launched": False}))
         return
     services = {
         service.value: {"state": report.state.value} | ({"port": report.port} if report.port else {})
-        for service, report in seen.services.items()
+        for service, report in status.services.items()
     }
-    worker = {"name": seen.worker.name, "state": seen.worker.state.value, "cause": seen.worker.cause}
-    click.echo(json.dumps({"launched": True, "ready": seen.ready, "services": services, "workers": [worker]}))
+    worker = {"name": status.worker.name, "state": status.worker.state.value, "cause": status.worker.cause}
+    click.echo(json.dumps({"launched": True, "ready": status.ready, "services": services, "workers": [worker]}))
 
 
-def shown_live_status(seen: Iterable[Status]) -> None:
-    """Each status in the place of the one before, where the screen allows it; until Ctrl-C."""
+def shown_live_status(statuses: Iterable[Status]) -> None:
+    """Print each status that differs from the one before, on a terminal in its place; until Ctrl-C."""
     shown = ""
     with _until_interrupted():
-        for current in seen:
-            text = "\n".join(_status_lines(current))
+        for status in statuses:
+            text = "\n".join(_status_lines(status))
             if text != shown:
                 if shown and sys.stdout.isatty():
                     click.echo(f"\033[{shown.count(chr(10)) + 1}A\033[J", nl=False)
@@ -115,19 +117,19 @@ def shown_quarantined(kept: Sequence[QuarantinedTask]) -> None:
 
 def resent(result: BulkResult) -> None:
     if result.done:
-        click.echo(f"{_so_many_are(len(result.done), 'callback')} sent again now. How it goes: denzel callbacks")
+        click.echo(f"{_count_are(len(result.done), 'callback')} sent again now. To follow: denzel callbacks")
     elif not result.unknown:
         click.echo("No callbacks have failed.")
 
 
 def replayed(result: BulkResult) -> None:
     if result.done:
-        click.echo(f"{_so_many_are(len(result.done), 'task')} queued again. How it goes: denzel tasks")
+        click.echo(f"{_count_are(len(result.done), 'task')} queued again. To follow: denzel tasks")
 
 
 def discarded(result: BulkResult) -> None:
     if result.done:
-        click.echo(f"{_so_many_are(len(result.done), 'task')} discarded.")
+        click.echo(f"{_count_are(len(result.done), 'task')} discarded.")
 
 
 def listening(settings: Settings, host: str, port: int) -> None:
@@ -137,7 +139,7 @@ def listening(settings: Settings, host: str, port: int) -> None:
 
 
 def received(callbacks: Iterable[ReceivedCallback]) -> None:
-    """Callbacks as they arrive, each with its body in the next line; until Ctrl-C."""
+    """Print callbacks as they arrive, each with its body in the next line; until Ctrl-C."""
     with _until_interrupted():
         for callback in callbacks:
             when = datetime.fromtimestamp(callback.when)
@@ -146,33 +148,32 @@ def received(callbacks: Iterable[ReceivedCallback]) -> None:
             click.echo(_body(callback.body))
 
 
-def drilled(figures: DrillReport) -> None:
-    """What a drill came to, in all and part by part."""
+def drilled(report: DrillReport) -> None:
     click.echo()
-    click.echo("\n".join(tables.drill(figures)))
+    click.echo("\n".join(figures.drill(report)))
 
 
-def benched(figures: metrics.BenchReport) -> None:
-    """What a bench has measured: throughput, latencies, their spread, who was busy, and what it comes to."""
+def benched(report: metrics.BenchReport) -> None:
+    """Print the figures of a bench, and the bottleneck that they show."""
     click.echo()
-    click.echo("\n".join(tables.bench(figures)))
+    click.echo("\n".join(figures.bench(report)))
     click.echo()
-    click.echo(f"{click.style('Bottleneck:', bold=True)} {figures.verdict.bottleneck or 'none'}: {figures.verdict.why}")
+    click.echo(f"{click.style('Bottleneck:', bold=True)} {report.verdict.bottleneck or 'none'}: {report.verdict.why}")
 
 
 def lines(text: Iterable[str]) -> None:
-    """Lines as they come, until they end or Ctrl-C."""
+    """Print lines as they come, until they end or Ctrl-C."""
     with _until_interrupted():
         for line in text:
             click.echo(line)
 
 
 def interrupted() -> None:
-    click.echo("Interrupted. What is up now: denzel status", err=True)
+    click.echo("Interrupted. To see what is up: denzel status", err=True)
 
 
 def confirm(question: str) -> bool:
-    """The answer of the user; raises Unanswered when there is none, as where the standard input is closed."""
+    """Ask the user; raises ConfirmationRequired without an answer, as when the standard input is closed."""
     try:
         if sys.stdin is not None:
             return click.confirm(question)
@@ -183,9 +184,9 @@ def confirm(question: str) -> bool:
 
 
 class Progress:
-    """Tells of a long command: its phases, the steps of the build, and each service as it comes up.
+    """Prints the progress of a long command: its phases, the steps of a build, each service as it comes up.
 
-    With `aside` it tells so on the standard error, beside data.
+    With `to_stderr`, phases and notes go to the standard error, as the standard output has data.
     """
 
     def __init__(self, *, to_stderr: bool = False) -> None:
@@ -214,9 +215,9 @@ class Progress:
         self._seen[status.worker.name] = status.worker.state
 
 
-def _status_lines(seen: Status) -> list[str]:
-    services = [_service_line(service, report.state, report.port) for service, report in seen.services.items()]
-    return ["Services:", *services, _worker_line(seen.worker)]
+def _status_lines(status: Status) -> list[str]:
+    services = [_service_line(service, report.state, report.port) for service, report in status.services.items()]
+    return ["Services:", *services, _worker_line(status.worker)]
 
 
 def _service_line(service: Service, state: State, port: int | None) -> str:
@@ -234,7 +235,7 @@ def _styled(state: State) -> str:
     return click.style(state.value, fg=_COLOURS.get(state, "yellow"))
 
 
-def _so_many_are(number: int, noun: str) -> str:
+def _count_are(number: int, noun: str) -> str:
     return f"{pluralize(number, noun)} {'is' if number == 1 else 'are'}"
 
 
@@ -247,14 +248,14 @@ def _signature(callback: ReceivedCallback) -> str:
 
 
 def _body(body: bytes) -> str:
-    """A body as JSON in one line; what is none is said to be so, and shown from its beginning."""
+    """A body as JSON in one line; of one that is not JSON, the beginning."""
     if not body:
         return "(empty)"
     try:
         return escape(json.dumps(json.loads(body.decode()), ensure_ascii=False))
     except (ValueError, RecursionError):
-        shown = escape(body[:_SHOWN_OF_NO_JSON].decode("utf-8", "backslashreplace"))
-        return f"(not JSON) {shown}" + (f"... ({len(body)} bytes)" if len(body) > _SHOWN_OF_NO_JSON else "")
+        shown = escape(body[:_MAX_RAW_BODY].decode("utf-8", "backslashreplace"))
+        return f"(not JSON) {shown}" + (f"... ({len(body)} bytes)" if len(body) > _MAX_RAW_BODY else "")
 
 
 def _reachable(host: str) -> str:

@@ -1,4 +1,4 @@
-"""Options that several commands have, and what values of options may be."""
+"""Options that several commands share, and the types of option values."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _Command = Callable[..., None]
 
 
 class FiniteRange(click.FloatRange):
-    """A number, and not the `nan` that Python takes for one: it is in every range."""
+    """A range of numbers without `nan`, which Python parses as a number and click finds in every range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number; a usage error for what is none."""
+        """The value as a number; a usage error when it is not one."""
         number: float = super().convert(value, param, ctx)
         if math.isnan(number):
             self.fail(f"{value!r} is not a number.", param, ctx)
@@ -31,47 +31,47 @@ SERVICES = [service.value for service in (Service.API, Service.DENZEL, Service.M
 
 
 def wait_option(command: _Command) -> _Command:
-    """The option of every command that starts services."""
+    """Add --wait, for commands that start services."""
     return click.option(
         "--wait/--no-wait",
         default=True,
         show_default=True,
-        help="Return when the model is loaded, or before.",
+        help="Wait until the model is loaded.",
     )(command)
 
 
 def file_option(command: _Command) -> _Command:
-    """The option of every command that sends requests."""
+    """Add --file, for commands that send requests."""
     return click.option(
         "--file",
         "path",
         type=click.Path(path_type=Path),
-        help="JSON file with a request, a list of them, or one in each line; they are sent in turn."
+        help="JSON file: one request, a list, or one request in each line; they are sent in turn."
         "  [default: app/assets/example.json of the project]",
     )(command)
 
 
 def yes_option(command: _Command) -> _Command:
-    """The option of every command that runs requirements.sh."""
+    """Add --yes, for commands that run requirements.sh."""
     return click.option("--yes", is_flag=True, help="Run requirements.sh on this machine too (local backend).")(command)
 
 
 def json_option(what: str) -> Callable[[_Command], _Command]:
-    """The option of every command that can print what it has as JSON."""
-    return click.option("--json", "as_json", is_flag=True, help=f"Print the {what} as data.")
+    """Add --json, for commands that can print their output as JSON."""
+    return click.option("--json", "as_json", is_flag=True, help=f"Print the {what} as JSON.")
 
 
 def refuse_options_of_the_list(context: click.Context) -> None:
-    """Refuse options before the name of a command below a list: they choose what is listed, and would do nothing."""
+    """Raise UsageError for options of a list before the name of its subcommand, where they have no effect."""
     for option in context.command.params:
         if option.name and context.params.get(option.name):
             raise click.UsageError(
-                f"{option.opts[0]} before {context.invoked_subcommand} does nothing: it is an option of the list."
+                f"{option.opts[0]} has no effect before {context.invoked_subcommand}: it is an option of the list."
             )
 
 
 def read_parts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    """Names of what a drill can kill, with commas between."""
+    """Parse the names of parts that a drill can kill, separated by commas; raises BadParameter."""
     parts = tuple(word.strip() for word in value.split(","))
     for part in parts:
         if part not in results.PARTS:

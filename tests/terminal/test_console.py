@@ -120,10 +120,12 @@ def test_an_error_comes_after_what_others_said(capsys: pytest.CaptureFixture[str
 
 def test_a_new_project_is_greeted_with_the_next_step(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     console.scaffolded(project)
-    shown = capsys.readouterr().out
-    assert shown.startswith("Successfully built iris project skeleton\n")
-    assert "cd iris" in shown
-    assert "denzel launch" in shown
+    assert capsys.readouterr().out == (
+        "Successfully built iris project skeleton\n"
+        "Next: cd iris, edit app/logic/pipeline.py, then\n"
+        "    denzel launch                  (with Docker)\n"
+        "    denzel launch --backend local  (without)\n"
+    )
 
 
 def test_a_launched_project_says_where_it_answers(project: Project, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What stands in columns: how it is aligned, and how times are told in it."""
+"""Tables and charts of text: alignment, times in words, bars and sparklines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from denzel.admin import Callback
 from denzel.terminal import tables
+from denzel.terminal.tables import bar, sparkline
 
 NOW = 1_700_000_000.0
 
@@ -28,7 +29,7 @@ def callback(**changes: Any) -> Callback:
 @pytest.mark.parametrize(
     ("ahead", "words"),
     [
-        (-5, "when its receiver has room"),
+        (-5, "when its endpoint is free"),
         (-1, "now"),
         (0, "now"),
         (40, "in 40 s"),
@@ -62,3 +63,18 @@ def test_what_others_sent_is_shown_and_not_obeyed() -> None:
     [_, row] = tables.callbacks([callback(uri="http://a/\033[2J", last_error="one\ntwo\x9b")], now=NOW)
     assert "http://a/\\x1b[2J" in row
     assert "one\\ntwo\\x9b" in row
+
+
+def test_bars_are_in_proportion_and_seen_when_they_are_more_than_nothing() -> None:
+    assert bar(10, 10, width=4) == "████"
+    assert bar(5, 10, width=4) == "██"
+    assert bar(5, 8, width=4) == "██▌"
+    assert bar(1, 10_000, width=4) == "▏"
+    assert bar(0, 10, width=4) == bar(0, 0, width=4) == ""
+
+
+def test_a_sparkline_begins_at_zero_and_keeps_the_peaks() -> None:
+    assert sparkline([0, 4, 8], width=10) == "▁▅█"
+    assert sparkline([0] * 50 + [8] + [0] * 49, width=10) == "▁▁▁▁▁█▁▁▁▁"
+    assert sparkline([0, 0], width=10) == "▁▁"
+    assert sparkline([], width=10) == ""

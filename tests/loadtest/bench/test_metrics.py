@@ -7,7 +7,6 @@ import random
 import pytest
 
 from denzel.loadtest.bench.metrics import histogram, latency, percentile
-from denzel.terminal.charts import bar, sparkline
 
 
 @pytest.mark.parametrize(
@@ -56,18 +55,3 @@ def test_the_few_that_took_much_longer_are_one_bucket() -> None:
 
 def test_a_request_that_took_no_time_has_a_place() -> None:
     assert [bucket.count for bucket in histogram([0.0, 0.0])] == [2]
-
-
-def test_bars_are_in_proportion_and_seen_when_they_are_more_than_nothing() -> None:
-    assert bar(10, 10, width=4) == "████"
-    assert bar(5, 10, width=4) == "██"
-    assert bar(5, 8, width=4) == "██▌"
-    assert bar(1, 10_000, width=4) == "▏"
-    assert bar(0, 10, width=4) == bar(0, 0, width=4) == ""
-
-
-def test_a_sparkline_begins_at_zero_and_keeps_the_peaks() -> None:
-    assert sparkline([0, 4, 8], width=10) == "▁▅█"
-    assert sparkline([0] * 50 + [8] + [0] * 49, width=10) == "▁▁▁▁▁█▁▁▁▁"
-    assert sparkline([0, 0], width=10) == "▁▁"
-    assert sparkline([], width=10) == ""

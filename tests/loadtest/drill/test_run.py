@@ -588,7 +588,7 @@ def test_a_loss_is_exit_code_1(here: SmallBackend, small: SmallProject, monkeypa
 def test_it_asks_before_it_kills(here: SmallBackend, small: SmallProject) -> None:
     result = denzel("--tasks", "50", stdin="n\n")
     assert result.exit_code == 1
-    assert "This kills services of iris, and sends it 50 requests." in result.stdout
+    assert "This kills services of iris and sends it 50 requests." in result.stdout
     assert "Nothing was killed." in result.stdout
     assert (small.killed, small.accepted) == ([], {})
 
@@ -609,7 +609,7 @@ def test_too_few_tasks_for_the_parts_are_wrong_usage(here: SmallBackend) -> None
     result = denzel("--tasks", "36", "--yes")
     assert result.exit_code == 2
     assert "Error: 36 tasks are too few to see each part recover. Pass --tasks 37 or more" in result.stderr
-    assert "Go on?" not in result.stdout
+    assert "Continue?" not in result.stdout
 
 
 @pytest.mark.parametrize(("parts", "fewest"), [(["api"], 9), (["api", "api"], 13), (["receiver", "worker"], 21)])
@@ -670,7 +670,7 @@ def test_a_file_that_is_missing_is_said_before_anything_is_asked(here: SmallBack
     result = denzel("--file", "missing.json")
     assert result.exit_code == 1
     assert "Error: missing.json cannot be read: No such file or directory." in result.stderr
-    assert "Go on?" not in result.stdout
+    assert "Continue?" not in result.stdout
 
 
 def interrupted(here: SmallBackend, small: SmallProject, *options: str) -> Result:
@@ -698,7 +698,7 @@ def test_ctrl_c_shows_how_far_it_came(here: SmallBackend, small: SmallProject) -
     rows = dict(re.findall(r"^([a-z ]+?)  +(\d+)$", interrupted(here, small).stdout, re.MULTILINE))
     assert int(rows["accepted"]) > 4
     assert (rows["completed"], rows["called back"], rows["lost"]) == ("1", "1", "0")
-    assert int(rows["not through yet"]) == int(rows["accepted"]) - 1
+    assert int(rows["not finished yet"]) == int(rows["accepted"]) - 1
 
 
 def test_ctrl_c_is_told_in_the_data(here: SmallBackend, small: SmallProject) -> None:
