@@ -32,7 +32,7 @@ OWNERS = {
     "click": {"cli", "terminal.options", "terminal.console"},
     "subprocess": {"runner"},
     "jinja2": {"project.scaffold"},
-    "docker": {"backends.docker.backend"},
+    "docker": {"backends.docker.engine"},
     "psutil": {"backends.local.processes", "loadtest.bench.sampler"},
     "redis": {"backends.local.backend"},
     "supervisor": {"backends.local.supervisor"},

@@ -1,4 +1,4 @@
-"""The docker backend without an engine: what it starts, and how it understands what Docker says."""
+"""The docker backend without an engine: the commands it runs, and the errors it makes of their output."""
 
 from __future__ import annotations
 
@@ -6,85 +6,23 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from docker.models.containers import ExecResult
 
 from denzel.backends.base import BuildStep
-from denzel.backends.docker.backend import DockerBackend, container_report
+from denzel.backends.docker.backend import DockerBackend
 from denzel.errors import (
     BackendUnavailable,
     BuildFailed,
     CommandFailed,
     DenzelError,
     NotLaunched,
-    ServiceNotRunning,
     ToolMissing,
 )
 from denzel.project import dotenv
 from denzel.project.folder import Project
 from denzel.project.scaffold import start_project
-from denzel.services import Service, ServiceReport, State
-
-# ------------------------------------------------------------------ what a container is
-
-
-def inspected(status: str, *, health: str | None = None, restarts: int = 0, **bindings: str) -> dict[str, Any]:
-    """The part of `docker inspect` that is read."""
-    state: dict[str, Any] = {"Status": status, "Running": status == "running", "ExitCode": 0, "Error": ""}
-    if health is not None:
-        state["Health"] = {"Status": health, "FailingStreak": 0, "Log": []}
-    ports = {f"{inner[1:]}/tcp": [{"HostIp": "0.0.0.0", "HostPort": outer}] for inner, outer in bindings.items()}
-    return {"State": state, "RestartCount": restarts, "HostConfig": {"PortBindings": ports}}
-
-
-CONTAINERS = {
-    "healthy": (inspected("running", health="healthy"), State.UP),
-    "healthy after restarts": (inspected("running", health="healthy", restarts=7), State.UP),
-    "without a health check": (inspected("running"), State.UP),
-    "starting": (inspected("running", health="starting"), State.STARTING),
-    "starting again": (inspected("running", health="starting", restarts=1), State.STARTING),
-    "starting again and again": (inspected("running", health="starting", restarts=2), State.ERROR),
-    "unhealthy": (inspected("running", health="unhealthy"), State.ERROR),
-    "between two crashes": (inspected("restarting", health="unhealthy", restarts=3), State.ERROR),
-    "about to start": (inspected("created"), State.STARTING),
-    "stopped": (inspected("exited", health="unhealthy"), State.DOWN),
-    "paused": (inspected("paused", health="healthy"), State.DOWN),
-    "being removed": (inspected("removing"), State.DOWN),
-    "dead": (inspected("dead"), State.ERROR),
-}
-
-
-@pytest.mark.parametrize(("attributes", "state"), CONTAINERS.values(), ids=CONTAINERS)
-def test_container_report_puts_dockers_words_into_ours(attributes: dict[str, Any], state: State) -> None:
-    assert container_report(attributes) == ServiceReport(state=state)
-
-
-def test_container_report_of_one_that_could_not_be_started_is_an_error() -> None:
-    attributes = inspected("created")
-    attributes["State"] |= {"ExitCode": 128, "Error": "driver failed programming external connectivity on endpoint x"}
-    assert container_report(attributes).state is State.ERROR
-
-
-def test_container_report_has_the_published_port() -> None:
-    assert container_report(inspected("running", health="healthy", _8000="18000")).port == 18000
-    assert container_report(inspected("exited", _5555="15555")).port == 15555
-
-
-def test_container_report_without_published_ports() -> None:
-    attributes = inspected("running")
-    for nothing in (None, {}, {"6379/tcp": None}, {"6379/tcp": []}, {"6379/tcp": [{"HostIp": "", "HostPort": ""}]}):
-        attributes["HostConfig"]["PortBindings"] = nothing
-        assert container_report(attributes).port is None
-
-
-def test_a_word_of_docker_that_is_unknown_fails_loudly() -> None:
-    with pytest.raises(KeyError, match="levitating"):
-        container_report(inspected("levitating"))
-
-
-# ------------------------------------------------------------------ a docker command that fails
+from denzel.services import Service, State
 
 
 @pytest.fixture
@@ -228,7 +166,7 @@ def test_a_build_passes_the_stamps_over_the_settings(
     assert (project.root / "said").read_text() == f"2026-01-02T03:04:05Z 8000 {project.root} compose build api\n"
 
 
-def test_a_build_tells_its_steps_and_fails_with_its_output(backend: DockerBackend, install: Install) -> None:
+def test_a_build_reports_its_steps_and_fails_with_its_output(backend: DockerBackend, install: Install) -> None:
     said = "ERROR: No matching distribution found for scikit-lern"
     output = f"#10 [api stage-0 6/8] RUN python -m pip install\n#10 0.312 {said}\n#10 ERROR: exit code: 1"
     install("docker", f"while read -r line; do echo \"$line\"; done <<'END'\n{output}\nEND\nexit 17")
@@ -242,27 +180,3 @@ def test_logs_are_free_of_screen_control(backend: DockerBackend, install: Instal
     # Compose 2.26 clears the line before it prints it, where there is no screen too.
     install("docker", "printf '\\033[2Kredis-1  | Ready\\n'")
     assert list(backend.logs([Service.REDIS])) == ["redis-1  | Ready"]
-
-
-class Container:
-    """One in which redis-cli runs, and what of its output arrives, one time after another."""
-
-    def __init__(self, *outputs: bytes) -> None:
-        self._outputs = list(outputs)
-
-    def exec_run(self, argv: list[str]) -> ExecResult:
-        return ExecResult(0, self._outputs.pop(0))
-
-
-@pytest.mark.parametrize("lost", [b"", b'P","a cause"]\n'], ids=["all", "the beginning"])
-def test_redis_is_asked_again_when_its_answer_is_lost_on_its_way(
-    backend: DockerBackend, monkeypatch: pytest.MonkeyPatch, lost: bytes
-) -> None:
-    container = Container(lost, lost, b'["UP","a cause"]\n')
-    monkeypatch.setattr(backend, "_running", lambda service: container)
-    assert backend.redis("HMGET", "a-key", "state", "cause") == ["UP", "a cause"]
-
-
-def test_redis_is_not_asked_without_an_end(backend: DockerBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_running", lambda service: Container(*[b""] * 100))
-    assert "redis does not answer" in str(problem(lambda: backend.redis("GET", "a-key"), ServiceNotRunning))
