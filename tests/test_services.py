@@ -145,17 +145,17 @@ def backend(project: Project) -> local.LocalBackend:
 
 
 @pytest.fixture
-def run(project: Project) -> LaunchRecord:
+def record(project: Project) -> LaunchRecord:
     """A launch, with the settings of the project."""
     settled = dotenv.load(project.env_file, {}).texts
     return LaunchRecord(folder="", venv="", server="", redis_port=4711, settings=settled)
 
 
 @pytest.fixture
-def programs(project: Project, backend: local.LocalBackend, run: local.LaunchRecord) -> dict[str, dict[str, str]]:
+def programs(project: Project, backend: local.LocalBackend, record: local.LaunchRecord) -> dict[str, dict[str, str]]:
     """The services as the configuration of supervisord has them."""
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"))
-    parser.read_string(Supervisor(project.root).configuration(backend._programs(run), log="supervisord.log"))
+    parser.read_string(Supervisor(project.root).configuration(backend._programs(record), log="supervisord.log"))
     return {name.partition(":")[2]: dict(parser[name]) for name in parser if name.startswith("program:")}
 
 
@@ -226,7 +226,7 @@ def test_both_backends_ask_a_service_the_same_question(
     project: Project,
     containers: dict[str, dict[str, Any]],
     backend: local.LocalBackend,
-    run: LaunchRecord,
+    record: LaunchRecord,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[tuple[list[str], float]] = []
@@ -237,7 +237,7 @@ def test_both_backends_ask_a_service_the_same_question(
         return ""
 
     monkeypatch.setattr("denzel.runner.run", note)
-    monkeypatch.setattr(LaunchRecordFile, "read", lambda self: run)
+    monkeypatch.setattr(LaunchRecordFile, "read", lambda self: record)
     for service in Service:
         backend._healthy(service)
         check = containers[service.value]["healthcheck"]

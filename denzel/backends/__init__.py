@@ -1,4 +1,4 @@
-"""What can run the services of a project."""
+"""Backends: the programs that run a project's services."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from denzel.project.folder import Project
 
 def open_backend(project: Project, settings: Settings) -> Backend:
     """The backend that the settings name."""
-    # Imported here: each needs libraries that the other does not, and that take their time.
+    # Imported here: each needs libraries that the other does not, and that are slow to import.
     if settings.backend == "local":
         from denzel.backends.local.backend import LocalBackend
 

@@ -1,4 +1,4 @@
-"""The contract of a backend: few primitives, on which lifecycle.py and status.py build what users see."""
+"""The contract of a backend: few primitives, on which the package `lifecycle` builds the commands."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from denzel.services import Service, ServiceReport, State
 
 @dataclass(frozen=True, kw_only=True)
 class BuildStep:
-    """One step of a build: what `status` says meanwhile, and a line for whoever watches."""
+    """One step of a build: the state that `status` shows meanwhile, and a line of text for the user."""
 
     state: State
     text: str
 
 
 def not_running(service: Service) -> ServiceNotRunning:
-    """What a backend raises when it is asked for something inside a service that does not run."""
+    """The error of a backend for a service that would have to run."""
     return ServiceNotRunning(f"The service {service.value} is not running.", hint="denzel start")
 
 
 class Backend(ABC):
-    """The services of one project. Methods raise DenzelError subclasses only, for what a user can act on."""
+    """The services of one project. Its methods raise subclasses of DenzelError for all that a user can act on."""
 
     name: ClassVar[str]
 
-    #: Whether requirements.sh would change the user's own machine, and so needs their consent.
+    #: True when requirements.sh would change the user's own machine, and so needs their consent.
     changes_the_machine: ClassVar[bool] = False
 
     @abstractmethod
@@ -38,7 +38,7 @@ class Backend(ABC):
 
     @abstractmethod
     def is_launched(self) -> bool:
-        """Whether anything of the project's services is there, running or stopped."""
+        """True when any service of the project exists, running or stopped."""
 
     @abstractmethod
     def check_name_is_free(self) -> None:
@@ -46,29 +46,29 @@ class Backend(ABC):
 
     @abstractmethod
     def build(self, on_step: Callable[[BuildStep], None], *, stamps: Mapping[str, str]) -> None:
-        """Install the requirements beside what runs now; raises BuildFailed with the end of the output.
+        """Install the requirements without touching what runs; raises BuildFailed with the end of the output.
 
-        `stamps` are the settings OS_REQUIREMENTS_UPDATED and PIP_REQUIREMENTS_UPDATED to build with, in place of those
-        in .env: where one differs from the last build's, its requirements are installed anew, at their newest versions.
+        `stamps` are settings to build with in place of those in .env. When OS_REQUIREMENTS_UPDATED or
+        PIP_REQUIREMENTS_UPDATED differs from the last build's, its requirements are installed at their newest versions.
         """
 
     @abstractmethod
     def up(self) -> None:
-        """Make and start every service that is missing, stopped or outdated; leave the others alone."""
+        """Create and start every service that is missing, stopped or outdated; leave the others alone."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Stop every service gracefully; what is stopped or missing is no error."""
+        """Stop every service gracefully; a stopped or missing one is no error."""
 
     @abstractmethod
     def down(self, *, purge: bool) -> None:
-        """Remove the services. With `purge`, remove their stored data and what was built too, and wait for no work that
-        is under way. What is gone is no error.
+        """Remove the services; a missing one is no error. With `purge`, remove stored data and the build too, without
+        waiting for running tasks.
         """
 
     @abstractmethod
     def holds_data(self) -> bool:
-        """Whether data of the project is stored, as `purge` would remove it."""
+        """True when there is stored data that `purge` would remove."""
 
     @abstractmethod
     def services(self) -> dict[Service, ServiceReport]:
@@ -76,7 +76,7 @@ class Backend(ABC):
 
     @abstractmethod
     def logs(self, services: Collection[Service], *, follow: bool = False, tail: int | None = None) -> Iterator[str]:
-        """The lines that services printed, each after its service's name; `tail` lines of each, or all."""
+        """The lines that services printed, each after its service's name; the last `tail` of each, or all."""
 
     @abstractmethod
     def shell(self, service: Service) -> int:
@@ -84,28 +84,28 @@ class Backend(ABC):
 
     @abstractmethod
     def execute(self, service: Service, argv: Sequence[str], *, stdin: str = "") -> str:
-        """Run a program in a service, as its user, in the project folder and with its environment; its standard output.
+        """Run a program in a service, as its user, in the project folder, with its environment; return the output.
 
-        Raises ServiceNotRunning; and CommandFailed, with what the program said, also when there is no such program.
+        Raises ServiceNotRunning, and CommandFailed with the program's standard error, also when it does not exist.
         """
 
     @abstractmethod
     def kill(self, service: Service) -> None:
-        """End every process of a service at once (SIGKILL), and return when they have ended; raises ServiceNotRunning.
+        """Kill every process of a service (SIGKILL), and return when they have ended; raises ServiceNotRunning.
 
-        It is a crash and no stop: what keeps the services running starts it again.
+        This is a crash and not a stop: whatever supervises the services restarts it.
         """
 
     @abstractmethod
     def processor_time(self) -> dict[Service, float]:
-        """For how many seconds the processors have worked for each service that runs, since it was started.
+        """Seconds of processor time of each running service since its start; without one that ends meanwhile.
 
-        It may raise BackendUnavailable, and leaves out a service that ends meanwhile.
+        May raise BackendUnavailable.
         """
 
     @abstractmethod
     def redis(self, *command: str) -> Any:
-        """Run one command on the project's Redis: text, numbers, None, lists and dicts; raises ServiceNotRunning.
+        """Run one command on the project's Redis, perhaps more than once; raises ServiceNotRunning.
 
-        The command may be run more than once.
+        The reply is made of text, numbers, None, lists and dicts.
         """

@@ -1,4 +1,4 @@
-"""A small receiver of callbacks: what arrives, and whether its signature is good."""
+"""A small callback endpoint: it queues what arrives, with the result of the signature check."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from denzel.webhooks.signature import find_fault
 
 @dataclass(frozen=True, kw_only=True)
 class ReceivedCallback:
-    """One callback that arrived: when (Unix seconds), where, and whether its signature is good.
+    """One callback: its arrival in Unix seconds, its path, and the result of the signature check.
 
-    `fault` is why its signature is bad, empty when it is good. `repeated`: one with its `webhook-id` came before.
+    `fault` is the reason of a bad signature, empty for a good one. `repeated`: its `webhook-id` had arrived before.
     """
 
     when: float
@@ -34,7 +34,7 @@ class ReceivedCallback:
 
 
 class Secret:
-    """CALLBACK_SECRET as it is at each call; while .env cannot be used, as it was the last time."""
+    """Reads CALLBACK_SECRET at each call; while .env is not valid, it returns the last value."""
 
     def __init__(self, env_file: Path, environ: Mapping[str, str], *, known: str) -> None:
         self._env_file = env_file
@@ -42,7 +42,7 @@ class Secret:
         self._known = known
 
     def __call__(self) -> str:
-        # Somebody may be changing the file just now.
+        # The file may be edited at this moment.
         with suppress(DenzelError):
             self._known = dotenv.load(self._env_file, self._environ).callback_secret
         return self._known
@@ -52,9 +52,9 @@ class Secret:
 def listening(
     host: str, port: int, *, secret: Callable[[], str], body_limit: int = BODY_LIMIT
 ) -> Iterator[Iterator[ReceivedCallback]]:
-    """Receive on a port meanwhile: callbacks as they arrive, without an end; raises PortTaken and SettingInvalid.
+    """Listen on a port, and yield an endless iterator of the callbacks; raises PortTaken and SettingInvalid.
 
-    `secret` is asked for each callback, as it may change while this listens.
+    `secret` is called for each callback, as it may change meanwhile.
     """
     callbacks: SimpleQueue[ReceivedCallback] = SimpleQueue()
     with _open(host, port, _handler(callbacks, secret=secret, body_limit=body_limit)) as server:
@@ -71,14 +71,14 @@ def _open(host: str, port: int, handler: type[CallbackHandler]) -> CallbackServe
     try:
         return CallbackServer((host, port), handler)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no address"
+        reason = getattr(error, "strerror", None) or "it is not an address"
         if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise PortTaken(
                 f"Port {port} is already taken ({host}: {reason}).", hint="Pass another one with --port."
             ) from None
         raise SettingInvalid(
-            f"Nobody can listen at {host}, port {port}: {reason}.",
-            hint="Pass an address of this machine with --host, and with --port one above 1023.",
+            f"Cannot listen at {host}, port {port}: {reason}.",
+            hint="Pass an address of this machine with --host, and a port above 1023 with --port.",
         ) from None
 
 
@@ -95,11 +95,11 @@ def _handler(
             webhook_id = headers.get("webhook-id", "")
             signed = "webhook-signature" in headers
             fault = find_fault(headers, body, secret=secret(), now=time.time()) if signed else ""
-            # One at a time, so that they are told in the order in which they were answered.
+            # One at a time, so that they are queued in the order in which they were answered.
             with answering:
                 self.send_response(204)
                 self.end_headers()
-                # After the answer: what is seen here is delivered, as far as its sender knows.
+                # After the answer: for the sender, every callback in the queue is delivered.
                 callbacks.put(
                     ReceivedCallback(
                         when=time.time(),

@@ -1,4 +1,4 @@
-"""The HTTP server under whatever receives callbacks."""
+"""HTTP server for callback endpoints: the base of `denzel listen` and of the drill's receiver."""
 
 from __future__ import annotations
 
@@ -9,43 +9,42 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any
 
-#: Bytes that the body of a callback may have.
+#: Limit of a callback's body in bytes.
 BODY_LIMIT = 64 * 2**20
 
-#: Seconds that a sender may be silent.
-PATIENCE = 60
+#: Seconds to wait for more of a request.
+READ_TIMEOUT = 60
 
 
 class CallbackServer(ThreadingHTTPServer):
-    """One that takes bursts, has its port for itself, and does not mind a sender that goes away."""
+    """A threading server that accepts bursts, shares its port with no other, and ignores connections that break."""
 
-    #: Callbacks may come in a burst, which a short queue would turn away.
+    #: Callbacks come in bursts; the default backlog of 5 would refuse many of them.
     request_queue_size = 256
-    # A port is one receiver's alone.
     allow_reuse_port = False
 
     def server_bind(self) -> None:
-        # HTTPServer's own would ask for the name of this machine, which may take long.
+        # HTTPServer's own looks up this machine's name, which may take long.
         TCPServer.server_bind(self)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A sender that goes away in the middle is no fault of ours."""
+        """Ignore a sender that breaks the connection."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
 
 class CallbackHandler(ABC, BaseHTTPRequestHandler):
-    """Reads one callback after another, and refuses what is none: another method, or no length, or one over the limit.
+    """Reads callbacks, and refuses other methods (405), bodies without a length (411) or over `body_limit` bytes (413).
 
-    It may listen on every address of the machine, so nothing that comes is trusted.
+    It may listen on every address of the machine, so no input is trusted.
     """
 
-    timeout = PATIENCE
+    timeout = READ_TIMEOUT
     body_limit = BODY_LIMIT
 
     @abstractmethod
     def take(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Answer a callback, or do not; the names of the headers are in lower case."""
+        """Handle a callback, with or without an answer; the names of the headers are in lower case."""
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
@@ -67,7 +66,7 @@ class CallbackHandler(ABC, BaseHTTPRequestHandler):
         if status == 405:
             self.send_header("Allow", "POST")
         self.send_header("Content-Length", "0")
-        # The body, if there is one, is not read.
+        # A body, if any, is not read.
         self.send_header("Connection", "close")
         self.end_headers()
 
@@ -77,4 +76,4 @@ class CallbackHandler(ABC, BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse_method
 
     def log_message(self, *_: Any) -> None:
-        """Be quiet: the callbacks are all there is to say."""
+        """Log nothing."""

@@ -1,4 +1,4 @@
-"""The signatures of callbacks, checked as any receiver may check them: https://www.standardwebhooks.com."""
+"""Verification of callback signatures after Standard Webhooks, https://www.standardwebhooks.com, version v1."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 
-#: Seconds that the time of a callback may be away from now.
+#: Largest difference between a callback's timestamp and now, in seconds; as in the libraries of Standard Webhooks.
 TOLERANCE = 300
 
 
 def find_fault(headers: Mapping[str, str], body: bytes, *, secret: str, now: float) -> str:
-    """Why a signature is not the sender's, or not of this body, or not of now (Unix seconds); empty when it is good.
+    """The reason to reject a callback: its signature, or a timestamp too far from `now` (Unix seconds); else empty.
 
-    The names of the headers are in lower case; `secret` is the project's, `whsec_` and base64.
+    The names of the headers are in lower case. `secret` is CALLBACK_SECRET: `whsec_` and base64, or empty.
     """
     if not secret:
         return "there is no CALLBACK_SECRET in .env to check it with"

@@ -1,4 +1,4 @@
-"""What `docker compose build` prints, read: which step runs, and what went wrong."""
+"""Parser of the plain output of `docker compose build`: the steps that run, and the cause of a failure."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _WORTH_SHOWING = re.compile(r"\s*(Downloading .* \([\d.]+ [MG]B\)|Installing col
 
 
 class BuildReader:
-    """Tells from the output of a build which of its commands really run; those taken from the cache pass silently."""
+    """Finds in the output of a build the commands that really run; cached ones are left out."""
 
     def __init__(self) -> None:
         self._begun: dict[str, tuple[str, str]] = {}
         self._running: dict[str, State] = {}
 
     def feed(self, line: str) -> Iterator[BuildStep]:
-        """The steps that this line shows to have begun, or to go on with something worth showing."""
+        """The step that begins with this line of output, or continues with one worth showing."""
         if match := _BUILD_STEP.fullmatch(line):
             step, number, command = match.groups()
             self._begun[step] = (number, command)
@@ -42,10 +42,10 @@ class BuildReader:
 
 
 def build_failure(image: str, output: list[str]) -> BuildFailed:
-    """What went wrong in a build, in pip's own words where it was pip."""
+    """The error for a failed build, in pip's own words where pip failed."""
     said = [match[2] for line in output if (match := _BUILD_OUTPUT.fullmatch(line))]
     errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
-    # pip says first what it could not install; before it, at most which versions this Python is too new or old for.
+    # pip's first error names the package; only the one on ignored versions of it may come before.
     pip = next((error for error in errors if not error.startswith("Ignored the following")), "")
     failed = next((line for line in reversed(output) if "failed to solve" in line), "")
     script = re.search(r"bash .*requirements\.sh.*exit code: (\d+)", failed)
@@ -56,7 +56,7 @@ def build_failure(image: str, output: list[str]) -> BuildFailed:
         reason, hint = pip.rstrip("."), hint.format("requirements.txt")
     else:
         reason = failed.removeprefix("failed to solve: ") or "see the output above"
-        hint = hint.format("what it names")
+        hint = hint.format("the cause")
     return BuildFailed(
         f"The image {image} could not be built: {reason}.", hint=hint, detail="\n".join((said or output)[-20:])
     )

@@ -1,4 +1,4 @@
-"""Docker Compose: the commands that denzel gives it, which run nothing by themselves, and what it says of a failure."""
+"""Docker Compose: builders of argument lists, which run nothing by themselves, and the cause of a failed `up`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _TAKEN_PORT = re.compile(r"(?:Bind for|listen tcp4?|host port(?: for)?) \S*?:(\d
 
 
 def compose(*arguments: str) -> list[str]:
-    """A `docker compose` command; the project is the one in the folder it runs in."""
+    """A `docker compose` command, to be run in the project's folder."""
     return ["docker", "compose", *arguments]
 
 
 def build_command() -> list[str]:
-    """Build the one image; every service of the project's own runs from it."""
+    """Build the one image, from which the project's own services run."""
     return compose("build", Service.API.value)
 
 
@@ -26,7 +26,7 @@ def up_command() -> list[str]:
 
 
 def down_command(*, purge: bool) -> list[str]:
-    # What is running is lost with the data: nothing to wait for.
+    # Running tasks are lost with the data: there is nothing to wait for.
     return compose("down", "--remove-orphans", *(["--volumes", "--timeout", "0"] if purge else []))
 
 
@@ -36,23 +36,23 @@ def logs_command(services: Collection[Service], *, follow: bool, tail: int | Non
 
 
 def shell_command(service: Service, *, terminal: bool) -> list[str]:
-    """A shell for a person at a terminal, or for what is piped in: bash, or sh where there is none."""
-    choose = "if command -v bash >/dev/null; then exec bash; else exec sh; fi"
-    return compose("exec", *([] if terminal else ["--no-TTY"]), service.value, "sh", "-c", choose)
+    """A shell for a person at a terminal, or for piped input: bash, or sh without it."""
+    script = "if command -v bash >/dev/null; then exec bash; else exec sh; fi"
+    return compose("exec", *([] if terminal else ["--no-TTY"]), service.value, "sh", "-c", script)
 
 
 def execute_command(service: Service, argv: Sequence[str]) -> list[str]:
-    """Run a program in a service, as the user and with the environment of its container."""
+    """Run a program in a service, with the user and the environment of its container."""
     return compose("exec", "--no-TTY", service.value, *argv)
 
 
 def up_failure(image: str, error: CommandFailed) -> Exception:
-    """Why `up` failed, as far as a user can act on it; or else the error itself."""
+    """The error for a failed `up` that a user can act on, or else `error` itself."""
     taken = _TAKEN_PORT.search(error.stderr)
     if taken:
         return PortTaken(
             f"Port {taken[1]} is already taken.",
-            hint="Stop the program that has it; or denzel shutdown, then launch with --api-port or --monitor-port.",
+            hint="Stop the program that uses it; or denzel shutdown, then launch with --api-port or --monitor-port.",
         )
     if "No such image" in error.stderr:
         return NotLaunched(f"The image {image} is gone.", hint="Build it again: denzel updatereqs")

@@ -1,4 +1,4 @@
-"""The services as processes of this machine: no Docker, no root, nothing outside the project but a socket."""
+"""Backend without containers: the services as processes of this machine, started by supervisord in the project."""
 
 from __future__ import annotations
 
@@ -17,8 +17,15 @@ from redis.retry import Retry
 
 from denzel import runner
 from denzel.backends.base import Backend, BuildStep, not_running
-from denzel.backends.local.launch_record import DATA, SETTLED, LaunchRecord, LaunchRecordFile, write_secret
-from denzel.backends.local.processes import MARK, end_project, kill_project, kill_tree, processes_of, processor_seconds
+from denzel.backends.local.launch_record import DATA, FIXED_SETTINGS, LaunchRecord, LaunchRecordFile, write_secret
+from denzel.backends.local.processes import (
+    MARK,
+    end_project,
+    kill_project,
+    kill_tree,
+    processor_seconds,
+    project_processes,
+)
 from denzel.backends.local.supervisor import Program, Supervisor
 from denzel.backends.local.venv import PythonEnvironment, bundled_server, find_uv
 from denzel.errors import BackendUnavailable, CommandFailed, DenzelError, ServiceNotRunning, ToolMissing
@@ -27,14 +34,14 @@ from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
 from denzel.services import Service, ServiceReport, State
 
-#: Seconds that a running service may take until it is healthy, as `start_period` in docker-compose.yml.
+#: Seconds that a running service may take to become healthy, as `start_period` in docker-compose.yml.
 _START_PERIOD = 120
 
-# supervisord's words, and ours. A program that runs is what its health check says.
+# supervisord's words for a program's state, and ours. That of a running one is the state of its health check.
 _PROGRAM_STATES = {
     "STOPPED": State.DOWN,
     "STOPPING": State.DOWN,
-    # It is about to be started again.
+    # Restarted in a moment.
     "EXITED": State.STARTING,
     "BACKOFF": State.STARTING,
     "FATAL": State.ERROR,
@@ -42,15 +49,15 @@ _PROGRAM_STATES = {
 }
 _RUNNING = ("STARTING", "RUNNING")
 
-#: The order in which services are started; they are stopped the other way round, so that Redis sees the end of all.
+#: The order in which services are started. They are stopped in reverse, so that Redis is there until the end.
 _PRIORITIES = {Service.REDIS: 1, Service.DENZEL: 2, Service.MONITOR: 3, Service.API: 4}
 
-#: Seconds that Redis may take to answer.
-_REDIS_PATIENCE = 5
+#: Seconds to wait for an answer of Redis.
+_REDIS_TIMEOUT = 5
 
 
 class LocalBackend(Backend):
-    """One project on this machine, everything of it in the folder .denzel."""
+    """One project on this machine, all of it in the folder .denzel but a socket in the temporary folder."""
 
     name = "local"
     changes_the_machine = True
@@ -61,7 +68,7 @@ class LocalBackend(Backend):
         self._home = project.root / ".denzel"
         self._python = PythonEnvironment(project, settings)
         self._data = project.root / DATA
-        self._run_file = LaunchRecordFile(project)
+        self._record_file = LaunchRecordFile(project)
         self._supervisor = Supervisor(project.root)
         self._stamps: Mapping[str, str] = {}
 
@@ -73,52 +80,53 @@ class LocalBackend(Backend):
             _system_server()
 
     def is_launched(self) -> bool:
-        # What runs is there, even after somebody has removed the folder .denzel.
+        # Services may run although the folder .denzel was removed.
         return (
-            self._run_file.read() is not None
+            self._record_file.read() is not None
             or self._supervisor.states() is not None
-            or bool(processes_of(self._project.root))
+            or bool(project_processes(self._project.root))
         )
 
     def check_name_is_free(self) -> None:
-        """Every folder runs for itself here, whatever the name."""
+        """Do nothing: here projects are told apart by their folders."""
 
     def build(self, on_step: Callable[[BuildStep], None], *, stamps: Mapping[str, str]) -> None:
         self._stamps = stamps
         self._python.make(on_step, stamps)
 
     def up(self) -> None:
-        run = self._settled()
-        if self._run_file.read() == run and self._supervisor.states() is not None and not self._supervisor.is_ending():
+        record = self._new_record()
+        up_to_date = self._record_file.read() == record and self._supervisor.states() is not None
+        if up_to_date and not self._supervisor.is_ending():
             self._supervisor.start_missing()
             return
-        self._end()
+        self._stop_all()
         for folder in (self._data, self._home / "logs"):
-            # Tasks and results are their owner's alone.
+            # Only the owner may read tasks and results.
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         configuration = self._home / "supervisord.conf"
-        text = self._supervisor.configuration(self._programs(run), log=".denzel/logs/supervisord.log")
+        text = self._supervisor.configuration(self._programs(record), log=".denzel/logs/supervisord.log")
         write_secret(configuration, text)
-        self._run_file.write(run)
+        self._record_file.write(record)
         try:
-            self._supervisor.start(configuration, run.environment(self._supervisor.temporary))
+            self._supervisor.start(configuration, record.environment(self._supervisor.temp_folder))
         except DenzelError:
             # Nothing runs, so nothing is launched.
-            self._run_file.remove()
+            self._record_file.remove()
             raise
-        self._python.drop_others(Path(run.venv))
+        self._python.drop_others(Path(record.venv))
 
     def stop(self) -> None:
-        self._end()
+        self._stop_all()
 
     def down(self, *, purge: bool) -> None:
         if purge:
-            # What is running is lost with the data.
+            # Running tasks are lost with the data: there is nothing to wait for.
             kill_project(self._project.root)
         else:
-            self._end()
+            self._stop_all()
         self._supervisor.remove()
-        self._run_file.remove()
+        self._record_file.remove()
         if purge:
             for path in self._home.iterdir() if self._home.exists() else ():
                 if path != self._project.lock_file:
@@ -130,14 +138,14 @@ class LocalBackend(Backend):
     def services(self) -> dict[Service, ServiceReport]:
         programs = self._supervisor.states()
         if programs is None:
-            # Whoever killed supervisord alone has left its services without anybody who looks after them.
-            state = State.ERROR if processes_of(self._project.root) else State.DOWN
+            # Services without a supervisord, which was killed alone, are not restarted any more.
+            state = State.ERROR if project_processes(self._project.root) else State.DOWN
             return {service: ServiceReport(state=state) for service in Service}
         with ThreadPoolExecutor(len(Service)) as pool:
             states = dict(zip(Service, pool.map(lambda service: self._state(service, programs), Service), strict=True))
-        run = self._run_file.read()
-        settled = run.settings if run is not None else self._settings.texts
-        ports = {Service.API: int(settled["API_PORT"]), Service.MONITOR: int(settled["MONITOR_PORT"])}
+        record = self._record_file.read()
+        settings = record.settings if record is not None else self._settings.texts
+        ports = {Service.API: int(settings["API_PORT"]), Service.MONITOR: int(settings["MONITOR_PORT"])}
         return {
             service: ServiceReport(state=state, port=None if state is State.DOWN else ports.get(service))
             for service, state in states.items()
@@ -167,20 +175,20 @@ class LocalBackend(Backend):
         return times
 
     def redis(self, *command: str) -> Any:
-        run = self._run_file.read()
-        if run is None or self._supervisor.states() is None:
+        record = self._record_file.read()
+        if record is None or self._supervisor.states() is None:
             raise not_running(Service.REDIS)
         client = redis.Redis(
-            port=run.redis_port,
-            password=run.settings["REDIS_PASSWORD"],
+            port=record.redis_port,
+            password=record.settings["REDIS_PASSWORD"],
             decode_responses=True,
-            socket_timeout=_REDIS_PATIENCE,
-            socket_connect_timeout=_REDIS_PATIENCE,
-            # By default it would wait again and again, and between.
+            socket_timeout=_REDIS_TIMEOUT,
+            socket_connect_timeout=_REDIS_TIMEOUT,
+            # By default it would retry, with pauses.
             retry=Retry(NoBackoff(), 0),
             protocol=3,
         )
-        # As the server says it: "OK" and not True.
+        # Replies as the server sends them: "OK" and not True.
         client.response_callbacks.clear()
         try:
             return client.execute_command(*command)  # type: ignore[no-untyped-call]
@@ -192,20 +200,20 @@ class LocalBackend(Backend):
             client.close()
 
     def _running(self, service: Service) -> Mapping[str, Any]:
-        """What supervisord says of a service that runs; raises ServiceNotRunning."""
+        """supervisord's record of a running service; raises ServiceNotRunning."""
         program = (self._supervisor.states() or {}).get(service.value)
         if program is None or program["statename"] not in _RUNNING or not program["pid"]:
             raise not_running(service)
         return program
 
     def _inside(self, service: Service) -> dict[str, str]:
-        """The environment of what the user runs inside a service; raises ServiceNotRunning."""
+        """The environment of a program that the user runs inside a service; raises ServiceNotRunning."""
         self._running(service)
-        run = self._run_file.read()
-        if run is None:
+        record = self._record_file.read()
+        if record is None:
             raise not_running(service)
-        # Without the mark: what the user does in there does not end with the services.
-        return {**run.environment(self._supervisor.temporary), MARK: "", **run.variables(service)}
+        # Without the mark: the user's programs are not to be ended with the services.
+        return {**record.environment(self._supervisor.temp_folder), MARK: "", **record.variables(service)}
 
     def _state(self, service: Service, programs: Mapping[str, Mapping[str, Any]]) -> State:
         program = programs.get(service.value)
@@ -218,19 +226,19 @@ class LocalBackend(Backend):
         return State.STARTING if program["now"] - program["start"] < _START_PERIOD else State.ERROR
 
     def _healthy(self, service: Service) -> bool:
-        run = self._run_file.read()
-        if run is None:
+        record = self._record_file.read()
+        if record is None:
             return False
         try:
             command = ["bash", "entrypoints/health.sh", service.value]
-            runner.run(command, cwd=self._project.root, variables=run.variables(service), timeout=5)
+            runner.run(command, cwd=self._project.root, variables=record.variables(service), timeout=5)
         except CommandFailed:
             return False
         return True
 
-    def _settled(self) -> LaunchRecord:
-        """The run as it should be now; it keeps the port of Redis while that server runs."""
-        before = self._run_file.read()
+    def _new_record(self) -> LaunchRecord:
+        """The record of a launch with the current settings; the port of Redis is kept while that runs."""
+        before = self._record_file.read()
         venv = self._python.folder()
         running = before is not None and self._supervisor.states() is not None
         return LaunchRecord(
@@ -240,16 +248,16 @@ class LocalBackend(Backend):
             redis_port=before.redis_port
             if before is not None and running
             else _free_port(but=(self._settings.api_port, self._settings.monitor_port)),
-            settings={key: self._stamps.get(key, self._settings.texts[key]) for key in SETTLED},
+            settings={key: self._stamps.get(key, self._settings.texts[key]) for key in FIXED_SETTINGS},
         )
 
-    def _programs(self, run: LaunchRecord) -> list[Program]:
+    def _programs(self, record: LaunchRecord) -> list[Program]:
         return [
             Program(
                 name=service.value,
                 priority=_PRIORITIES[service],
                 command=f"bash entrypoints/{service.value}.sh",
-                environment=run.variables(service),
+                environment=record.variables(service),
                 log=str(self._log(service).relative_to(self._project.root)),
                 stop_seconds=int(self._settings.texts["STOP_TIMEOUT"]),
             )
@@ -259,8 +267,8 @@ class LocalBackend(Backend):
     def _log(self, service: Service) -> Path:
         return self._home / "logs" / f"{service.value}.log"
 
-    def _end(self) -> None:
-        """Stop supervisord and its programs, and whatever a supervisord that was killed left behind."""
+    def _stop_all(self) -> None:
+        """Stop supervisord and its programs, and those that a killed supervisord left behind."""
         self._supervisor.stop()
         end_project(self._project.root, within=int(self._settings.texts["STOP_TIMEOUT"]))
 
@@ -276,7 +284,7 @@ def _system_server() -> str:
 
 
 def _free_port(*, but: Collection[int]) -> int:
-    """A port of loopback that nobody has, and that is not one of `but`."""
+    """A free port of 127.0.0.1 that is not one of `but`."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

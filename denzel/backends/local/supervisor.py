@@ -1,4 +1,4 @@
-"""supervisord, which keeps the local services running: its configuration, and asking it over its socket."""
+"""supervisord, which runs the local services: its configuration, its start, and its XML-RPC interface."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ from supervisor.xmlrpc import SupervisorTransport
 from denzel import runner
 from denzel.errors import CommandFailed, NotPermitted
 
-#: Bytes that the path of the socket's folder may have: the socket is first bound with a number after its name.
+#: Bytes of the longest path of the socket's folder: a socket's own may have about 100 (sun_path in <sys/un.h> has 104
+#: or 108), and supervisord binds it first with its process id as a suffix.
 _MAX_FOLDER = 85
 
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """One service as supervisord runs it, in the project folder; a higher priority starts later and stops earlier."""
+    """One service as supervisord runs it, in the project folder. A higher priority starts later and stops earlier.
+
+    `stop_seconds` is the time between SIGTERM and SIGKILL.
+    """
 
     name: str
     priority: int
@@ -37,8 +41,8 @@ class Program:
 
 
 class Supervisor:
-    """The supervisord of one folder. Its socket lies in a short folder under the temporary one: paths of sockets may
-    have about a hundred characters only. A link in the project leads there, for whom the temporary one is another.
+    """The supervisord of one project. Its socket is in a folder with a short path below the temporary folder; a link in
+    the project leads to it, as the temporary folder of another command may be a different one.
     """
 
     def __init__(self, root: Path) -> None:
@@ -48,8 +52,8 @@ class Supervisor:
         self._socket = self._folder / "s"
 
     @property
-    def temporary(self) -> Path:
-        """A folder for what the programs leave lying about; it goes with the socket's."""
+    def temp_folder(self) -> Path:
+        """The folder for temporary files of the programs, inside the socket's and removed with it."""
         return self._folder / "tmp"
 
     def configuration(self, programs: Sequence[Program], *, log: str) -> str:
@@ -60,7 +64,7 @@ class Supervisor:
             f"[unix_http_server]\nfile = {socket}\nchmod = 0600",
             (
                 f"[supervisord]\nlogfile = {log}\nlogfile_maxbytes = 1MB\nlogfile_backups = 1\npidfile = {pid}\n"
-                # By default it would clear the logs of others out of the temporary folder.
+                # By default it would remove log files of other programs from the temporary folder.
                 f"childlogdir = {_escaped(str(self._folder))}\nnocleanup = true"
             ),
             f"[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory = {factory}",
@@ -69,7 +73,10 @@ class Supervisor:
         return "\n\n".join(parts) + "\n"
 
     def start(self, configuration: Path, environment: Mapping[str, str]) -> None:
-        """Start supervisord in the background, with every program; it outlives this process and its terminal."""
+        """Start supervisord in the background, with every program, to outlive this process and its terminal.
+
+        Raises NotPermitted, and CommandFailed when it does not answer within 10 s.
+        """
         self._folder.mkdir(mode=0o700, exist_ok=True)
         status = self._folder.lstat()
         if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
@@ -77,7 +84,7 @@ class Supervisor:
                 f"{self._folder} belongs to another user.",
                 hint="Remove it, or point TMPDIR to a folder of your own.",
             )
-        self.temporary.mkdir(exist_ok=True)
+        self.temp_folder.mkdir(exist_ok=True)
         self._link.unlink(missing_ok=True)
         self._link.symlink_to(self._folder)
         runner.run(
@@ -92,25 +99,25 @@ class Supervisor:
             time.sleep(0.05)
 
     def states(self) -> dict[str, dict[str, Any]] | None:
-        """What supervisord says of each program (`statename`, `start`, `now`); None when it does not run."""
-        answer = self._ask("getAllProcessInfo")
+        """supervisord's record of each program (`statename`, `start`, `now`, `pid`); None when it does not run."""
+        answer = self._call("getAllProcessInfo")
         return None if answer is None else {process["name"]: process for process in answer or []}
 
     def is_ending(self) -> bool:
-        """Whether supervisord is on its way out, or about to begin anew: it stops its programs, and starts none."""
-        # Meanwhile it refuses every question.
-        return self._ask("getState") is False
+        """True while supervisord shuts down or restarts: it stops its programs, and starts none."""
+        # Meanwhile it answers every call with a fault.
+        return self._call("getState") is False
 
     def start_missing(self) -> None:
         """Start the programs that are not running."""
         for name, process in (self.states() or {}).items():
             if process["statename"] in ("STOPPED", "EXITED", "FATAL"):
-                self._ask("startProcess", name, False)
+                self._call("startProcess", name, False)
 
     def stop(self) -> None:
-        """Stop every program gracefully, one after the other, and supervisord; returns when they are gone."""
-        # Again and again: one that is restarting does not take the first.
-        while self._ask("shutdown") is not None:
+        """Stop every program gracefully, one after another, and supervisord; return when all have ended."""
+        # Repeated, as a restarting supervisord ignores it.
+        while self._call("shutdown") is not None:
             time.sleep(0.05)
         self._socket.unlink(missing_ok=True)
 
@@ -119,8 +126,8 @@ class Supervisor:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._link.unlink(missing_ok=True)
 
-    def _ask(self, method: str, *arguments: Any) -> Any:
-        """The answer of one call, None when nobody answers; a call that comes too late for its process is no error."""
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """The result of one remote call; None when supervisord does not answer, False for a fault."""
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")
         proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
         try:
@@ -142,7 +149,7 @@ def _section(program: Program) -> str:
             f"environment = {environment}",
             f"priority = {program.priority}",
             "autorestart = true",
-            # A program that ends sooner counts as failing; after these tries in a row it is left alone.
+            # A program that ends sooner has failed to start; after so many failures in a row it is given up.
             "startsecs = 5",
             "startretries = 5",
             f"stopwaitsecs = {program.stop_seconds}",
@@ -156,9 +163,9 @@ def _section(program: Program) -> str:
 
 
 def _socket_folder(link: Path, name: str) -> Path:
-    """Where the socket is, as the link says unless that was copied with its folder; or where it is to be."""
-    if link.is_symlink() and (noted := link.readlink()).name == name:
-        return noted
+    """The socket's folder: the target of the link, unless that was copied with its project; or a new one."""
+    if link.is_symlink() and (target := link.readlink()).name == name:
+        return target
     folder = Path(tempfile.gettempdir()) / name
     return folder if len(os.fsencode(folder)) <= _MAX_FOLDER else Path("/tmp") / name
 

