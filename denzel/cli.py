@@ -158,7 +158,7 @@ def stop() -> None:
     """Stop the services; queued tasks stay queued."""
     here = open_project()
     lifecycle.stop(here.project, here.backend, progress=console.Progress())
-    console.say("Stopped. denzel start continues.")
+    console.say("Stopped. To continue: denzel start")
 
 
 @main.command()
@@ -185,7 +185,7 @@ def restart(wait: bool) -> None:
 )
 @click.option("--yes", is_flag=True, help="Remove unfinished tasks without asking.")
 def shutdown(purge: bool, yes: bool) -> None:
-    """Remove the services; the stored data stays, unless purged."""
+    """Remove the services; the stored data is kept, unless purged."""
     here = open_project()
     removed = lifecycle.shutdown(
         here.project,

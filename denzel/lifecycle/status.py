@@ -55,7 +55,7 @@ def _reported(backend: Backend, name: str) -> tuple[str | None, str | None]:
     try:
         (state, cause), loads = backend.redis("EVAL", _READ, "2", worker_key(name), loads_key(name))
     except ServiceNotRunning:
-        # Redis is down, starting or failing, as its own state says.
+        # Redis is down, starting or failing, as its own state shows.
         return None, None
     # No report, but a host still listed as loading: the process that loaded the model died before it was done.
     if (state == "LOADING" and "DIED" in loads) or (state is None and loads):

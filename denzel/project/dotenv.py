@@ -107,7 +107,7 @@ _SECONDS = "a number of seconds"
 _STAMP = (_matches(r"[0-9TZ:+-]*"), "written by denzel; leave it as it is")
 _ID = (_number(int, 1, 2**31), "a user or group id of 1 or more")
 
-#: Every key of .env; a key without a text has its default. docs/settings.md says what each is for.
+#: Every key of .env, as documented in docs/settings.md; a key without a text has its default.
 KEYS: Mapping[str, Key] = {
     "COMPOSE_PROJECT_NAME": Key(
         "",

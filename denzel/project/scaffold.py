@@ -24,7 +24,7 @@ def start_project(name: str, parent: Path, *, gpu: bool = False) -> Project:
     check_name(name)
     target = parent / name
     if target.exists() or target.is_symlink():
-        raise NameNotUsable(f"{target} exists already.", hint="Pass another name, or move that away first.")
+        raise NameNotUsable(f"{target} already exists.", hint="Pass another name, or move it away first.")
     try:
         work = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}."))
     except OSError as error:

@@ -23,7 +23,7 @@ def find_fault(headers: Mapping[str, str], body: bytes, *, secret: str, now: flo
         return f"its webhook-timestamp is {timestamp!r}"
     age = now - int(timestamp)
     if abs(age) > TOLERANCE:
-        return f"it was made {abs(age):.0f} s {'ago' if age > 0 else 'from now'}; allowed are {TOLERANCE} s"
+        return f"it was made {abs(age):.0f} s {'ago' if age > 0 else 'from now'}; at most {TOLERANCE} s are allowed"
     given = [word.partition(",") for word in headers.get("webhook-signature", "").split()]
     known = [signature.encode("utf-8", "replace") for version, _, signature in given if version == "v1"]
     if not known:
@@ -32,5 +32,5 @@ def find_fault(headers: Mapping[str, str], body: bytes, *, secret: str, now: flo
     content = f"{webhook_id}.{timestamp}.".encode("latin-1", "replace") + body
     expected = base64.b64encode(hmac.digest(key, content, hashlib.sha256))
     if not any(hmac.compare_digest(expected, signature) for signature in known):
-        return "it was made with another secret than CALLBACK_SECRET in .env, or of another body"
+        return "it was made with a secret other than CALLBACK_SECRET in .env, or for another body"
     return ""

@@ -201,7 +201,7 @@ def test_a_folder_a_file_and_a_dangling_link_are_in_the_way(tmp_path: Path) -> N
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("folder", "file", "link"):
-        with pytest.raises(NameNotUsable, match=f"{tmp_path / name} exists already") as refused:
+        with pytest.raises(NameNotUsable, match=f"{tmp_path / name} already exists") as refused:
             start_project(name, tmp_path)
         assert refused.value.hint
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "link"]

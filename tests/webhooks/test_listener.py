@@ -102,10 +102,10 @@ def test_a_callback_without_a_signature_is_not_signed(ear: Ear) -> None:
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"webhook-id": "task-2"}, "made with another secret"),
+        ({"webhook-id": "task-2"}, "made with a secret other than"),
         ({"webhook-signature": "v2,abc"}, "no signature of version v1"),
-        ({"webhook-signature": "v1"}, "made with another secret"),
-        ({"webhook-signature": "v1,\xfc"}, "made with another secret"),
+        ({"webhook-signature": "v1"}, "made with a secret other than"),
+        ({"webhook-signature": "v1,\xfc"}, "made with a secret other than"),
         ({"webhook-signature": ""}, "no signature of version v1"),
         ({"webhook-timestamp": "soon"}, "webhook-timestamp is 'soon'"),
         ({"webhook-timestamp": "-1"}, "webhook-timestamp is '-1'"),
@@ -119,7 +119,7 @@ def test_a_changed_header_makes_a_bad_signature(ear: Ear, changes: dict[str, str
 
 
 def test_another_secret_or_another_body_makes_a_bad_signature(ear: Ear) -> None:
-    assert "another secret" in ear.receive(headers=signed(secret=OTHER_SECRET)).fault
+    assert "a secret other than" in ear.receive(headers=signed(secret=OTHER_SECRET)).fault
     assert "another body" in ear.receive(body="{}", headers=signed()).fault
 
 

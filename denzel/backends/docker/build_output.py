@@ -43,8 +43,8 @@ class BuildReader:
 
 def build_failure(image: str, output: list[str]) -> BuildFailed:
     """The error for a failed build, in pip's own words where pip failed."""
-    said = [match[2] for line in output if (match := _BUILD_OUTPUT.fullmatch(line))]
-    errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
+    printed = [match[2] for line in output if (match := _BUILD_OUTPUT.fullmatch(line))]
+    errors = [line.removeprefix("ERROR: ") for line in printed if line.startswith("ERROR: ")]
     # pip's first error names the package; only the one on ignored versions of it may come before.
     pip = next((error for error in errors if not error.startswith("Ignored the following")), "")
     failed = next((line for line in reversed(output) if "failed to solve" in line), "")
@@ -58,7 +58,7 @@ def build_failure(image: str, output: list[str]) -> BuildFailed:
         reason = failed.removeprefix("failed to solve: ") or "see the output above"
         hint = hint.format("the cause")
     return BuildFailed(
-        f"The image {image} could not be built: {reason}.", hint=hint, detail="\n".join((said or output)[-20:])
+        f"The image {image} could not be built: {reason}.", hint=hint, detail="\n".join((printed or output)[-20:])
     )
 
 
