@@ -91,7 +91,7 @@ def open_project(options: dict[str, str] | None = None) -> OpenProject:
     return OpenProject(project, settings, open_backend(project, settings))
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="denzel")
 def main() -> None:
     """From a trained model to a running prediction service."""
@@ -99,7 +99,7 @@ def main() -> None:
 
 @main.command()
 @click.argument("name")
-@click.option("--gpu/--no-gpu", default=False, show_default=True, help="Support for NVIDIA GPUs.")
+@click.option("--gpu/--no-gpu", default=False, help="Support for NVIDIA GPUs.")
 def startproject(name: str, gpu: bool) -> None:
     """Build the skeleton of a project in the folder NAME.
 
@@ -115,9 +115,7 @@ def startproject(name: str, gpu: bool) -> None:
 @click.option("--api-port", type=PORT, help="Port of the API.  [default: 8000]")
 @click.option("--monitor-port", type=PORT, help="Port of the dashboard.  [default: 5555]")
 @click.option("--monitor-host", help="Address the dashboard is published on.  [default: 127.0.0.1]")
-@click.option(
-    "--backend", type=click.Choice(["docker", "local"]), help="In Docker, or on this machine.  [default: docker]"
-)
+@click.option("--backend", type=click.Choice(["docker", "local"]), help="Docker, or this machine.  [default: docker]")
 @wait_option
 def launch(
     api_port: int | None, monitor_port: int | None, monitor_host: str | None, backend: str | None, wait: bool
@@ -133,7 +131,7 @@ def launch(
         previous=open_project().backend,
         options=options,
         read_status=here.read_status if wait else None,
-        progress=console.Progress(),
+        progress=console.ProgressPrinter(),
     )
     console.launched(here.settings)
 
@@ -148,7 +146,7 @@ def start(wait: bool) -> None:
         here.backend,
         here.settings,
         read_status=here.read_status if wait else None,
-        progress=console.Progress(),
+        progress=console.ProgressPrinter(),
     )
     console.launched(here.settings)
 
@@ -157,7 +155,7 @@ def start(wait: bool) -> None:
 def stop() -> None:
     """Stop the services; queued tasks stay queued."""
     here = open_project()
-    lifecycle.stop(here.project, here.backend, progress=console.Progress())
+    lifecycle.stop(here.project, here.backend, progress=console.ProgressPrinter())
     console.say("Stopped. To continue: denzel start")
 
 
@@ -171,7 +169,7 @@ def restart(wait: bool) -> None:
         here.backend,
         here.settings,
         read_status=here.read_status if wait else None,
-        progress=console.Progress(),
+        progress=console.ProgressPrinter(),
     )
     console.launched(here.settings)
 
@@ -180,7 +178,6 @@ def restart(wait: bool) -> None:
 @click.option(
     "--purge/--no-purge",
     default=False,
-    show_default=True,
     help="Remove the image and the stored data too, without waiting for running tasks.",
 )
 @click.option("--yes", is_flag=True, help="Remove unfinished tasks without asking.")
@@ -192,7 +189,7 @@ def shutdown(purge: bool, yes: bool) -> None:
         here.backend,
         purge=purge,
         confirm=lambda question: yes or console.confirm(question),
-        progress=console.Progress(),
+        progress=console.ProgressPrinter(),
     )
     console.say("Removed." if removed else "Nothing was removed.")
     if purge and not removed:
@@ -200,7 +197,7 @@ def shutdown(purge: bool, yes: bool) -> None:
 
 
 @main.command()
-@click.option("--live/--no-live", default=False, show_default=True, help="Keep watching, until Ctrl-C.")
+@click.option("--live/--no-live", default=False, help="Keep watching, until Ctrl-C.")
 @json_option("status")
 def status(live: bool, as_json: bool) -> None:
     """Show the state of the services and of the worker."""
@@ -215,10 +212,8 @@ def status(live: bool, as_json: bool) -> None:
 
 
 @main.command()
-@click.option(
-    "--service", type=click.Choice([*SERVICES, "all"]), default="all", show_default=True, help="Service to show."
-)
-@click.option("--live/--no-live", default=False, show_default=True, help="Keep following, until Ctrl-C.")
+@click.option("--service", type=click.Choice([*SERVICES, "all"]), default="all", help="Service to show.")
+@click.option("--live/--no-live", default=False, help="Keep following, until Ctrl-C.")
 def logs(service: str, live: bool) -> None:
     """Show what the services printed."""
     here = open_project()
@@ -228,7 +223,7 @@ def logs(service: str, live: bool) -> None:
 
 
 @main.command()
-@click.option("--live/--no-live", default=False, show_default=True, help="Keep following, until Ctrl-C.")
+@click.option("--live/--no-live", default=False, help="Keep following, until Ctrl-C.")
 def logworker(live: bool) -> None:
     """Show the worker's log file, logs/worker.log."""
     path = find_project(current_folder()).worker_log
@@ -236,9 +231,7 @@ def logworker(live: bool) -> None:
 
 
 @main.command()
-@click.option(
-    "--service", type=click.Choice(SERVICES), default="denzel", show_default=True, help="Service to open it in."
-)
+@click.option("--service", type=click.Choice(SERVICES), default="denzel", help="Service to open it in.")
 def shell(service: str) -> None:
     """Open a shell inside a service."""
     here = open_project()
@@ -262,7 +255,7 @@ def response(synchronous: bool | None, timeout: float | None) -> None:
 
 
 @main.command()
-@click.option("--port", type=PORT, default=9000, show_default=True, help="Port to listen on.")
+@click.option("--port", type=PORT, default=9000, help="Port to listen on.")
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1; with containers 0.0.0.0]")
 def listen(port: int, host: str | None) -> None:
     """Receive callbacks and check their signatures."""
@@ -363,14 +356,13 @@ def discard_tasks(task_ids: tuple[str, ...], yes: bool) -> None:
 
 
 @main.command()
-@click.option("--tasks", type=click.IntRange(min=1), default=500, show_default=True, help="Number of requests to send.")
+@click.option("--tasks", type=click.IntRange(min=1), default=500, help="Number of requests to send.")
 @click.option(
     "--kill",
     "parts",
     callback=read_parts,
     metavar="PARTS",
     default=",".join(results.PARTS),
-    show_default=True,
     help="Parts to kill, in this order.",
 )
 @file_option
@@ -407,7 +399,7 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
         parts=parts,
         receiver_port=port or 0,
         look=here.read_status,
-        progress=console.Progress(to_stderr=as_json),
+        progress=console.ProgressPrinter(to_stderr=as_json),
     )
     console.shown_json(results.as_data(report)) if as_json else console.drilled(report)
     if report.interrupted:
@@ -418,16 +410,10 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
 @main.command()
 @click.option("--rate", type=FiniteRange(0, 100_000, min_open=True), help="Requests per second, at fixed times.")
 @click.option(
-    "--clients",
-    type=click.IntRange(1, 1000),
-    help="Clients that each send one request after another.  [default: 16]",
+    "--clients", type=click.IntRange(1, 1000), help="Clients that each send one request after another.  [default: 16]"
 )
 @click.option(
-    "--seconds",
-    type=FiniteRange(0, 86400, min_open=True),
-    default=10,
-    show_default=True,
-    help="Duration of the load, in seconds.",
+    "--seconds", type=FiniteRange(0, 86400, min_open=True), default=10, help="Duration of the load, in seconds."
 )
 @file_option
 @click.option(
@@ -470,7 +456,7 @@ def bench(
         synchronous=synchronous,
         receiver_port=port or 0,
         look=here.read_status,
-        progress=console.Progress(to_stderr=as_json),
+        progress=console.ProgressPrinter(to_stderr=as_json),
     )
     console.shown_json(metrics.as_data(report)) if as_json else console.benched(report)
     if report.interrupted:
@@ -509,6 +495,6 @@ def _update(kinds: tuple[str, ...], *, consent: bool, wait: bool) -> None:
         kinds=kinds,
         consent=consent,
         read_status=here.read_status if wait else None,
-        progress=console.Progress(),
+        progress=console.ProgressPrinter(),
     )
     console.launched(here.settings)

@@ -27,20 +27,14 @@ from denzel.project import dotenv as settings_file
 from denzel.project import lock
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
-from denzel.services import (
-    RESPONSE_KEY,
-    Service,
-    State,
-    Status,
-    loads_key,
-    worker_name,
-)
+from denzel.project.lock import StateSetter
+from denzel.services import RESPONSE_KEY, Service, State, Status, loads_key, worker_name
 
 OS_REQUIREMENTS = "OS_REQUIREMENTS_UPDATED"
 PIP_REQUIREMENTS = "PIP_REQUIREMENTS_UPDATED"
 
 
-class LaunchProgress(Protocol):
+class Progress(Protocol):
     """Callbacks of a long command."""
 
     def doing(self, text: str) -> None:
@@ -64,7 +58,7 @@ def launch(
     previous: Backend,
     options: Mapping[str, str],
     read_status: StatusReader | None,
-    progress: LaunchProgress,
+    progress: Progress,
 ) -> None:
     """Build and start the services for the first time; with `read_status`, wait until the model is loaded.
 
@@ -88,12 +82,7 @@ def launch(
 
 
 def start(
-    project: Project,
-    backend: Backend,
-    settings: Settings,
-    *,
-    read_status: StatusReader | None,
-    progress: LaunchProgress,
+    project: Project, backend: Backend, settings: Settings, *, read_status: StatusReader | None, progress: Progress
 ) -> None:
     """Start the services that are stopped or missing; raises NotLaunched."""
     with lock.exclusive(project.lock_file) as set_state:
@@ -102,7 +91,7 @@ def start(
         _up(backend, settings, set_state, read_status, progress)
 
 
-def stop(project: Project, backend: Backend, *, progress: LaunchProgress) -> None:
+def stop(project: Project, backend: Backend, *, progress: Progress) -> None:
     """Stop every service once its running predictions have ended; raises NotLaunched."""
     with lock.exclusive(project.lock_file):
         check_launched(backend)
@@ -111,12 +100,7 @@ def stop(project: Project, backend: Backend, *, progress: LaunchProgress) -> Non
 
 
 def restart(
-    project: Project,
-    backend: Backend,
-    settings: Settings,
-    *,
-    read_status: StatusReader | None,
-    progress: LaunchProgress,
+    project: Project, backend: Backend, settings: Settings, *, read_status: StatusReader | None, progress: Progress
 ) -> None:
     """Stop, then start, with the current code and settings; raises NotLaunched."""
     with lock.exclusive(project.lock_file) as set_state:
@@ -135,7 +119,7 @@ def update_requirements(
     kinds: tuple[str, ...],
     consent: bool,
     read_status: StatusReader | None,
-    progress: LaunchProgress,
+    progress: Progress,
 ) -> None:
     """Install the requirements again and recreate the services; when that fails, the running services are untouched.
 
@@ -158,7 +142,7 @@ def update_requirements(
 
 
 def shutdown(
-    project: Project, backend: Backend, *, purge: bool, confirm: Callable[[str], bool], progress: LaunchProgress
+    project: Project, backend: Backend, *, purge: bool, confirm: Callable[[str], bool], progress: Progress
 ) -> bool:
     """Remove the services, and with `purge` their data and image, asking `confirm` first when tasks would be lost.
 
@@ -262,9 +246,7 @@ def _refusal(host: str, port: int) -> OSError | None:
     return None
 
 
-def _build(
-    backend: Backend, set_state: lock.StateSetter, progress: LaunchProgress, *, stamps: Mapping[str, str]
-) -> None:
+def _build(backend: Backend, set_state: StateSetter, progress: Progress, *, stamps: Mapping[str, str]) -> None:
     def on_step(step: BuildStep) -> None:
         set_state(step.state)
         progress.on_step(step)
@@ -275,11 +257,7 @@ def _build(
 
 
 def _up(
-    backend: Backend,
-    settings: Settings,
-    set_state: lock.StateSetter,
-    read_status: StatusReader | None,
-    progress: LaunchProgress,
+    backend: Backend, settings: Settings, set_state: StateSetter, read_status: StatusReader | None, progress: Progress
 ) -> None:
     progress.doing("Starting the services")
     # Until the first container exists, only this state distinguishes a launch from no launch for `status`.

@@ -95,24 +95,16 @@ def shown_json(data: Any) -> None:
 
 
 def shown_callbacks(kept: Sequence[Callback], *, state: str | None) -> None:
-    if not kept:
-        click.echo("No callbacks have failed." if state == "FAILED" else "No callbacks are waiting.")
-        return
-    click.echo("\n".join(tables.callbacks(kept, now=time.time())))
+    none = "No callbacks have failed." if state == "FAILED" else "No callbacks are waiting."
+    click.echo("\n".join(tables.callbacks(kept, now=time.time())) if kept else none)
 
 
 def shown_tasks(kept: Sequence[UnfinishedTask]) -> None:
-    if not kept:
-        click.echo("No tasks are running or waiting.")
-        return
-    click.echo("\n".join(tables.tasks(kept, now=time.time())))
+    click.echo("\n".join(tables.tasks(kept, now=time.time())) if kept else "No tasks are running or waiting.")
 
 
 def shown_quarantined(kept: Sequence[QuarantinedTask]) -> None:
-    if not kept:
-        click.echo("No tasks are in quarantine.")
-        return
-    click.echo("\n".join(tables.quarantined(kept, now=time.time())))
+    click.echo("\n".join(tables.quarantined(kept, now=time.time())) if kept else "No tasks are in quarantine.")
 
 
 def resent(result: BulkResult) -> None:
@@ -183,7 +175,7 @@ def confirm(question: str) -> bool:
     raise ConfirmationRequired("There was no answer.", hint="To go on without being asked, pass --yes.")
 
 
-class Progress:
+class ProgressPrinter:
     """Prints the progress of a long command: its phases, the steps of a build, each service as it comes up.
 
     With `to_stderr`, phases and notes go to the standard error, as the standard output has data.

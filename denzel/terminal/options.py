@@ -32,12 +32,7 @@ SERVICES = [service.value for service in (Service.API, Service.DENZEL, Service.M
 
 def wait_option(command: _Command) -> _Command:
     """Add --wait, for commands that start services."""
-    return click.option(
-        "--wait/--no-wait",
-        default=True,
-        show_default=True,
-        help="Wait until the model is loaded.",
-    )(command)
+    return click.option("--wait/--no-wait", default=True, help="Wait until the model is loaded.")(command)
 
 
 def file_option(command: _Command) -> _Command:

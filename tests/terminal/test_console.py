@@ -141,7 +141,7 @@ def test_a_launched_project_says_where_it_answers(project: Project, capsys: pyte
 
 
 def test_watching_tells_each_step_and_each_change_once(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = console.Progress()
+    progress = console.ProgressPrinter()
     progress.doing("Installing the requirements")
     for _ in range(2):
         progress.on_step(BuildStep(state=State.INSTALLING_OS, text="4/8 RUN bash requirements.sh"))

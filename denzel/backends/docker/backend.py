@@ -11,17 +11,8 @@ from typing import Any
 
 from denzel import runner
 from denzel.backends.base import Backend, BuildStep
+from denzel.backends.docker import compose
 from denzel.backends.docker.build_output import BuildReader, build_failure
-from denzel.backends.docker.compose import (
-    build_command,
-    compose,
-    down_command,
-    execute_command,
-    logs_command,
-    shell_command,
-    up_command,
-    up_failure,
-)
 from denzel.backends.docker.engine import Engine, unreachable
 from denzel.errors import AlreadyLaunched, BackendUnavailable, CommandFailed
 from denzel.project.dotenv import Settings
@@ -83,7 +74,7 @@ class DockerBackend(Backend):
         output: list[str] = []
         reader = BuildReader()
         try:
-            for line in self._lines(build_command(), {**stamps, "BUILDKIT_PROGRESS": "plain"}):
+            for line in self._lines(compose.build_command(), {**stamps, "BUILDKIT_PROGRESS": "plain"}):
                 output.append(line)
                 for step in reader.feed(line):
                     on_step(step)
@@ -92,16 +83,16 @@ class DockerBackend(Backend):
 
     def up(self) -> None:
         try:
-            self._run(up_command())
+            self._run(compose.up_command())
         except CommandFailed as error:
-            raise up_failure(self._image, error) from None
+            raise compose.up_failure(self._image, error) from None
         self._engine.prune_images()
 
     def stop(self) -> None:
-        self._run(compose("stop"))
+        self._run(compose.command("stop"))
 
     def down(self, *, purge: bool) -> None:
-        self._run(down_command(purge=purge))
+        self._run(compose.down_command(purge=purge))
         if purge:
             self._engine.remove_image(self._image)
             self._engine.prune_images()
@@ -113,18 +104,18 @@ class DockerBackend(Backend):
         return {service: ServiceReport(state=State.DOWN) for service in Service} | self._engine.reports()
 
     def logs(self, services: Collection[Service], *, follow: bool = False, tail: int | None = None) -> Iterator[str]:
-        for line in self._lines(logs_command(services, follow=follow, tail=tail)):
+        for line in self._lines(compose.logs_command(services, follow=follow, tail=tail)):
             # Compose 2.26 clears the screen's line first, even without a screen.
             yield _CLEAR_LINE.sub("", line)
 
     def shell(self, service: Service) -> int:
         self._engine.running(service)
-        command = shell_command(service, terminal=sys.stdin.isatty())
+        command = compose.shell_command(service, terminal=sys.stdin.isatty())
         return runner.attach(command, cwd=self._project.root, variables=self._settings.texts)
 
     def execute(self, service: Service, argv: Sequence[str], *, stdin: str = "") -> str:
         self._engine.running(service)
-        command = execute_command(service, argv)
+        command = compose.execute_command(service, argv)
         try:
             return self._run(command, stdin=stdin)
         except CommandFailed as error:

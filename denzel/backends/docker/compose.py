@@ -11,39 +11,39 @@ from denzel.services import Service
 _TAKEN_PORT = re.compile(r"(?:Bind for|listen tcp4?|host port(?: for)?) \S*?:(\d+)\b.*already (?:allocated|in use)")
 
 
-def compose(*arguments: str) -> list[str]:
+def command(*arguments: str) -> list[str]:
     """A `docker compose` command, to be run in the project's folder."""
     return ["docker", "compose", *arguments]
 
 
 def build_command() -> list[str]:
     """Build the one image, from which the project's own services run."""
-    return compose("build", Service.API.value)
+    return command("build", Service.API.value)
 
 
 def up_command() -> list[str]:
-    return compose("up", "--detach", "--no-build", "--remove-orphans", "--quiet-pull")
+    return command("up", "--detach", "--no-build", "--remove-orphans", "--quiet-pull")
 
 
 def down_command(*, purge: bool) -> list[str]:
     # Running tasks are lost with the data: there is nothing to wait for.
-    return compose("down", "--remove-orphans", *(["--volumes", "--timeout", "0"] if purge else []))
+    return command("down", "--remove-orphans", *(["--volumes", "--timeout", "0"] if purge else []))
 
 
 def logs_command(services: Collection[Service], *, follow: bool, tail: int | None) -> list[str]:
     options = [*(["--follow"] if follow else []), *(["--tail", str(tail)] if tail is not None else [])]
-    return compose("logs", "--no-color", *options, *(service.value for service in services))
+    return command("logs", "--no-color", *options, *(service.value for service in services))
 
 
 def shell_command(service: Service, *, terminal: bool) -> list[str]:
     """A shell for a person at a terminal, or for piped input: bash, or sh without it."""
     script = "if command -v bash >/dev/null; then exec bash; else exec sh; fi"
-    return compose("exec", *([] if terminal else ["--no-TTY"]), service.value, "sh", "-c", script)
+    return command("exec", *([] if terminal else ["--no-TTY"]), service.value, "sh", "-c", script)
 
 
 def execute_command(service: Service, argv: Sequence[str]) -> list[str]:
     """Run a program in a service, with the user and the environment of its container."""
-    return compose("exec", "--no-TTY", service.value, *argv)
+    return command("exec", "--no-TTY", service.value, *argv)
 
 
 def up_failure(image: str, error: CommandFailed) -> Exception:

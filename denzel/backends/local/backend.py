@@ -18,14 +18,7 @@ from redis.retry import Retry
 from denzel import runner
 from denzel.backends.base import Backend, BuildStep, not_running
 from denzel.backends.local.launch_record import DATA, FIXED_SETTINGS, LaunchRecord, LaunchRecordFile, write_secret
-from denzel.backends.local.processes import (
-    MARK,
-    end_project,
-    kill_project,
-    kill_tree,
-    processor_seconds,
-    project_processes,
-)
+from denzel.backends.local.processes import MARK, end_project, kill_project, kill_tree, processes_of, processor_seconds
 from denzel.backends.local.supervisor import Program, Supervisor
 from denzel.backends.local.venv import PythonEnvironment, bundled_server, find_uv
 from denzel.errors import BackendUnavailable, CommandFailed, DenzelError, ServiceNotRunning, ToolMissing
@@ -84,7 +77,7 @@ class LocalBackend(Backend):
         return (
             self._record_file.read() is not None
             or self._supervisor.states() is not None
-            or bool(project_processes(self._project.root))
+            or bool(processes_of(self._project.root))
         )
 
     def check_name_is_free(self) -> None:
@@ -139,7 +132,7 @@ class LocalBackend(Backend):
         programs = self._supervisor.states()
         if programs is None:
             # Services without a supervisord, which was killed alone, are not restarted any more.
-            state = State.ERROR if project_processes(self._project.root) else State.DOWN
+            state = State.ERROR if processes_of(self._project.root) else State.DOWN
             return {service: ServiceReport(state=state) for service in Service}
         with ThreadPoolExecutor(len(Service)) as pool:
             states = dict(zip(Service, pool.map(lambda service: self._state(service, programs), Service), strict=True))

@@ -16,7 +16,7 @@ MARK = "DENZEL_PROJECT_FOLDER"
 _KILL_ROUNDS = 5
 
 
-def project_processes(root: Path) -> list[psutil.Process]:
+def processes_of(root: Path) -> list[psutil.Process]:
     """The processes of the project in this folder, supervisord's or not, even after the folder was moved."""
     folder = os.path.realpath(root)
     return [process for process in psutil.process_iter() if folder in _folders(process)]
@@ -24,7 +24,7 @@ def project_processes(root: Path) -> list[psutil.Process]:
 
 def end_project(root: Path, *, within: float) -> None:
     """Terminate every process of the project in this folder, and kill those left after `within` seconds."""
-    processes = project_processes(root)
+    processes = processes_of(root)
     ids = {process.pid for process in processes}
     for process in processes:
         # Children end with their parent, in order.
@@ -40,7 +40,7 @@ def kill_project(root: Path) -> None:
     """Kill every process of the project in this folder."""
     for _ in range(_KILL_ROUNDS):
         # A process may have started others before it was killed.
-        if not (left := project_processes(root)):
+        if not (left := processes_of(root)):
             return
         _kill(left)
 

@@ -27,10 +27,7 @@ _MAX_FOLDER = 85
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """One service as supervisord runs it, in the project folder. A higher priority starts later and stops earlier.
-
-    `stop_seconds` is the time between SIGTERM and SIGKILL.
-    """
+    """One service as supervisord runs it, in the project folder; a higher priority starts later and stops earlier."""
 
     name: str
     priority: int

@@ -13,14 +13,7 @@ import psutil
 import pytest
 from support.waiting import until
 
-from denzel.backends.local.processes import (
-    MARK,
-    end_project,
-    kill_project,
-    kill_tree,
-    processor_seconds,
-    project_processes,
-)
+from denzel.backends.local.processes import MARK, end_project, kill_project, kill_tree, processes_of, processor_seconds
 
 # A parent that ends its child when it is asked to end, one that starts a child then, and one that does not listen.
 FAMILY = "trap 'kill $child; echo >goodbye; exit' TERM; sleep 60 & child=$!; echo $child >child; wait"
@@ -53,19 +46,19 @@ def child(folder: Path) -> int:
 
 
 def test_those_of_a_project_carry_its_mark(family: subprocess.Popen[bytes], tmp_path: Path) -> None:
-    assert {process.pid for process in project_processes(tmp_path)} == {family.pid, child(tmp_path)}
-    assert project_processes(tmp_path.parent) == []
+    assert {process.pid for process in processes_of(tmp_path)} == {family.pid, child(tmp_path)}
+    assert processes_of(tmp_path.parent) == []
 
 
 def test_they_are_found_when_their_folder_was_moved(family: subprocess.Popen[bytes], tmp_path: Path) -> None:
     moved = tmp_path.rename(tmp_path.parent / "moved")
-    assert {process.pid for process in project_processes(moved)} == {family.pid, child(moved)}
+    assert {process.pid for process in processes_of(moved)} == {family.pid, child(moved)}
 
 
 def test_they_end_by_themselves_when_asked(family: subprocess.Popen[bytes], tmp_path: Path) -> None:
     end_project(tmp_path, within=10)
     assert (tmp_path / "goodbye").exists()
-    until(lambda: project_processes(tmp_path) == [], what="the child to be gone with its parent")
+    until(lambda: processes_of(tmp_path) == [], what="the child to be gone with its parent")
 
 
 def test_one_that_does_not_end_in_time_is_ended(tmp_path: Path) -> None:
@@ -78,12 +71,12 @@ def test_what_it_has_started_meanwhile_is_ended_with_it(tmp_path: Path) -> None:
     with started(tmp_path, RESTARTING):
         end_project(tmp_path, within=1)
         assert (tmp_path / "later").exists()
-        until(lambda: project_processes(tmp_path) == [], what="all of them to be gone")
+        until(lambda: processes_of(tmp_path) == [], what="all of them to be gone")
 
 
 def test_a_kill_takes_all_below_too(family: subprocess.Popen[bytes], tmp_path: Path) -> None:
     kill_tree(family.pid)
-    assert project_processes(tmp_path) == []
+    assert processes_of(tmp_path) == []
     assert not (tmp_path / "goodbye").exists()
     kill_tree(family.pid)
 
@@ -91,7 +84,7 @@ def test_a_kill_takes_all_below_too(family: subprocess.Popen[bytes], tmp_path: P
 def test_a_kill_of_a_project_takes_who_does_not_listen(tmp_path: Path) -> None:
     with started(tmp_path, DEAF) as deaf:
         kill_project(tmp_path)
-        assert project_processes(tmp_path) == []
+        assert processes_of(tmp_path) == []
         assert not psutil.pid_exists(deaf.pid)
     kill_project(tmp_path)
 
