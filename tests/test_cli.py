@@ -1,4 +1,4 @@
-"""The command line: what each command prints, and with which exit code it ends."""
+"""The command line: the output and the exit code of each command."""
 
 from __future__ import annotations
 
@@ -116,14 +116,14 @@ def denzel(*arguments: str, stdin: str = "") -> Result:
 
 
 def done(*arguments: str, stdin: str = "") -> str:
-    """What a command prints that ends well."""
+    """The output of a command that succeeds."""
     result = denzel(*arguments, stdin=stdin)
     assert (result.exit_code, result.stderr) == (0, ""), result.output
     return result.stdout
 
 
 def failed(*arguments: str) -> list[str]:
-    """The last lines that a command prints on stderr, when it ends with something that the user can act on."""
+    """The lines on stderr of a command that ends with an error that the user can act on."""
     result = denzel(*arguments)
     assert result.exit_code == 1, result.output
     assert isinstance(result.exception, SystemExit)
@@ -244,7 +244,7 @@ def test_startproject_refuses_an_existing_folder(nowhere: Path) -> None:
 
 
 @pytest.mark.parametrize("command", INSIDE.values(), ids=INSIDE)
-def test_outside_a_project_it_says_where_to_go(nowhere: Path, machines: Machines, command: list[str]) -> None:
+def test_outside_a_project_the_hint_is_where_to_go(nowhere: Path, machines: Machines, command: list[str]) -> None:
     assert failed(*command) == [
         f"Error: {nowhere} is not inside a denzel project.",
         "Hint: Go to the folder of your project (cd), or make one: denzel startproject NAME",
@@ -256,13 +256,13 @@ def test_outside_a_project_it_says_where_to_go(nowhere: Path, machines: Machines
     "command", ["start", "stop", "restart", "status", "logs", "updatereqs", "updatepipreqs", "updateosreqs"]
 )
 @pytest.mark.usefixtures("project")
-def test_before_the_launch_it_says_so(machines: Machines, command: str) -> None:
+def test_a_command_before_the_launch_is_an_error(machines: Machines, command: str) -> None:
     assert failed(command) == ["Error: The project is not launched.", "Hint: denzel launch"]
     assert changed(machines.machine) == []
 
 
 @pytest.mark.usefixtures("project")
-def test_before_the_launch_the_rest_says_so_too() -> None:
+def test_other_commands_before_the_launch() -> None:
     assert done("shutdown").endswith("...\nNothing was removed.\n")
     assert json.loads(done("status", "--json")) == {"launched": False}
     assert "no worker log yet" in failed("logworker")[0]
@@ -290,7 +290,7 @@ def test_broken_settings_are_an_error_of_every_command(project: Project, command
     "command", [["launch"], ["start"], ["stop"], ["restart"], ["shutdown"], ["updatereqs"]], ids=" ".join
 )
 @pytest.mark.usefixtures("launched")
-def test_a_backend_that_is_not_there_is_an_error(machines: Machines, command: list[str]) -> None:
+def test_a_missing_backend_is_an_error(machines: Machines, command: list[str]) -> None:
     machines.set["failures"] = {
         "check": BackendUnavailable("No engine.", hint="Start it.", detail="dial unix: refused")
     }
@@ -299,7 +299,7 @@ def test_a_backend_that_is_not_there_is_an_error(machines: Machines, command: li
 
 
 @pytest.mark.usefixtures("launched")
-def test_what_nobody_foresaw_keeps_its_traceback(machines: Machines) -> None:
+def test_an_unforeseen_exception_keeps_its_traceback(machines: Machines) -> None:
     machines.set["failures"] = {"stop": ZeroDivisionError("unforeseen")}
     result = denzel("stop")
     assert isinstance(result.exception, ZeroDivisionError)
@@ -308,7 +308,7 @@ def test_what_nobody_foresaw_keeps_its_traceback(machines: Machines) -> None:
 # ------------------------------------------------------------------ the life of a project
 
 
-def test_launch_tells_what_it_does_and_where_the_project_answers(project: Project, machines: Machines) -> None:
+def test_launch_prints_its_progress_and_the_addresses(project: Project, machines: Machines) -> None:
     api_port, monitor_port = find_free_port(), find_free_port()
     assert done("launch", "--api-port", str(api_port), "--monitor-port", str(monitor_port)) == (
         "Installing the requirements ...\n"
@@ -335,7 +335,7 @@ def test_launch_without_waiting_returns_while_the_model_loads(machines: Machines
 
 
 @pytest.mark.usefixtures("launched")
-def test_launch_again_says_what_was_meant() -> None:
+def test_launch_again_names_start() -> None:
     assert failed("launch") == [
         'Error: Project already launched! Did you mean "denzel start"?',
         "Hint: denzel start",
@@ -357,7 +357,7 @@ def test_launch_shows_why_the_model_does_not_load(machines: Machines) -> None:
     assert lines[-2] == "Error: The model could not be loaded: FileNotFoundError: iris.pkl."
 
 
-def test_launch_without_settings_says_where_to_get_them(project: Project, machines: Machines) -> None:
+def test_launch_without_settings_names_where_to_get_them(project: Project, machines: Machines) -> None:
     project.env_file.unlink()
     lines = failed("launch")
     assert str(project.env_file) in lines[0]
@@ -367,7 +367,7 @@ def test_launch_without_settings_says_where_to_get_them(project: Project, machin
 
 
 @pytest.mark.usefixtures("project")
-def test_launch_on_another_backend_is_stored_for_every_later_command(project: Project, machines: Machines) -> None:
+def test_the_backend_of_a_launch_is_stored_for_later_commands(project: Project, machines: Machines) -> None:
     done("launch", "--backend", "local")
     assert settings_file.read(project.env_file)["BACKEND"] == "local"
     assert (changed(machines.machine), set(changed(machines.local))) == ([], {State.UP})
@@ -379,7 +379,7 @@ def test_launch_on_another_backend_is_stored_for_every_later_command(project: Pr
 
 @pytest.mark.parametrize("stopped", [False, True])
 @pytest.mark.usefixtures("launched")
-def test_launch_on_another_backend_waits_for_the_shutdown(project: Project, machines: Machines, stopped: bool) -> None:
+def test_launch_on_another_backend_needs_a_shutdown_first(project: Project, machines: Machines, stopped: bool) -> None:
     if stopped:
         done("stop")
     assert failed("launch", "--backend", "local") == [
@@ -462,7 +462,7 @@ def test_purge_asks_before_tasks_are_lost(
 
 
 @pytest.mark.usefixtures("launched")
-def test_without_a_standard_input_nobody_is_there_to_ask(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_standard_input_there_is_no_answer(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
     assert machines.machine.data is not None
     machines.machine.data[QUEUE_KEY] = ["a task"]
     monkeypatch.setattr("sys.stdin", None)
@@ -481,7 +481,7 @@ def test_response_changes_how_predict_answers(machines: Machines) -> None:
     assert machines.machine.data[RESPONSE_KEY] == {"mode": "async", "timeout": "2.5"}
 
 
-# ------------------------------------------------------------------ looking
+# ------------------------------------------------------------------ status, logs, shell
 
 
 def test_status_as_the_manual_shows_it(launched: Project) -> None:
@@ -496,7 +496,7 @@ def test_status_as_the_manual_shows_it(launched: Project) -> None:
     )
 
 
-def test_status_as_data(launched: Project) -> None:
+def test_status_as_json(launched: Project) -> None:
     seen = json.loads(done("status", "--json"))
     assert seen["ready"] is True
     assert set(seen["services"]) == {service.value for service in Service}
@@ -600,16 +600,16 @@ RUNNING = {
 QUARANTINED = {"task_id": FAILED["task_id"], "deliveries": 3, "reason": "the worker died", "since": None}
 
 
-def knows(machines: Machines, words: str, answer: object) -> None:
-    """What app.serving.admin says on the backends to come, or raises."""
-    told = answer if isinstance(answer, Exception) else json.dumps(answer)
-    answers = {("python", "-m", "app.serving.admin", *words.split()): told}
+def serve(machines: Machines, words: str, answer: object) -> None:
+    """Set the output of app.serving.admin on the next backends, or the error."""
+    output = answer if isinstance(answer, Exception) else json.dumps(answer)
+    answers = {("python", "-m", "app.serving.admin", *words.split()): output}
     machines.set["answers"] = {**machines.set.get("answers", {}), **answers}
 
 
 @pytest.mark.usefixtures("launched")
 def test_callbacks_lists_those_that_are_not_delivered(machines: Machines) -> None:
-    knows(machines, "callbacks", [PENDING, FAILED])
+    serve(machines, "callbacks", [PENDING, FAILED])
     heads, first, second = done("callbacks").splitlines()
     assert heads.split()[:3] == ["TASK", "STATE", "ATTEMPTS"]
     assert first.split()[:4] == [PENDING["task_id"], "PENDING", "3", "503"]
@@ -619,16 +619,16 @@ def test_callbacks_lists_those_that_are_not_delivered(machines: Machines) -> Non
 
 @pytest.mark.usefixtures("launched")
 def test_callbacks_lists_one_state_alone(machines: Machines) -> None:
-    knows(machines, "callbacks", [PENDING, FAILED])
+    serve(machines, "callbacks", [PENDING, FAILED])
     assert [line.split()[1] for line in done("callbacks", "--failed").splitlines()] == ["STATE", "FAILED"]
     assert [line.split()[1] for line in done("callbacks", "--pending").splitlines()] == ["STATE", "PENDING"]
 
 
 @pytest.mark.usefixtures("launched")
-def test_lists_as_data_are_what_the_service_said(machines: Machines) -> None:
-    knows(machines, "callbacks", [PENDING, {**FAILED, "said-by": "a newer release"}])
-    knows(machines, "tasks", [RUNNING])
-    knows(machines, "quarantined", [QUARANTINED])
+def test_lists_as_json_are_the_output_of_the_service(machines: Machines) -> None:
+    serve(machines, "callbacks", [PENDING, {**FAILED, "said-by": "a newer release"}])
+    serve(machines, "tasks", [RUNNING])
+    serve(machines, "quarantined", [QUARANTINED])
     assert json.loads(done("callbacks", "--json")) == [PENDING, FAILED]
     assert json.loads(done("callbacks", "--failed", "--json")) == [FAILED]
     assert json.loads(done("tasks", "--json")) == [RUNNING]
@@ -636,9 +636,9 @@ def test_lists_as_data_are_what_the_service_said(machines: Machines) -> None:
 
 
 @pytest.mark.usefixtures("launched")
-def test_empty_lists_say_so(machines: Machines) -> None:
+def test_empty_lists_are_a_sentence(machines: Machines) -> None:
     for words in ("callbacks", "tasks", "quarantined"):
-        knows(machines, words, [])
+        serve(machines, words, [])
     assert done("callbacks") == "No callbacks are waiting.\n"
     assert done("callbacks", "--failed") == "No callbacks have failed.\n"
     assert done("tasks") == "No tasks are running or waiting.\n"
@@ -656,7 +656,7 @@ def test_tasks_lists_those_that_have_not_ended(machines: Machines) -> None:
         "host": None,
         "since": None,
     }
-    knows(machines, "tasks", [RUNNING, waiting])
+    serve(machines, "tasks", [RUNNING, waiting])
     heads, first, second = done("tasks").splitlines()
     assert heads.split() == ["TASK", "STATUS", "POSITION", "DELIVERIES", "SINCE", "HOST"]
     assert first.split()[:4] == [RUNNING["task_id"], "STARTED", "-", "1"]
@@ -666,30 +666,30 @@ def test_tasks_lists_those_that_have_not_ended(machines: Machines) -> None:
 
 @pytest.mark.usefixtures("launched")
 def test_tasks_in_quarantine_are_listed_with_the_reason(machines: Machines) -> None:
-    knows(machines, "quarantined", [QUARANTINED])
+    serve(machines, "quarantined", [QUARANTINED])
     assert done("tasks", "--quarantined").splitlines()[1].endswith("3           -      the worker died")
 
 
 @pytest.mark.usefixtures("launched")
 def test_callbacks_are_sent_again(machines: Machines) -> None:
-    knows(machines, "resend one two", {"resent": ["one", "two"], "unknown": []})
-    knows(machines, "resend-failed", {"resent": ["three"], "unknown": []})
+    serve(machines, "resend one two", {"resent": ["one", "two"], "unknown": []})
+    serve(machines, "resend-failed", {"resent": ["three"], "unknown": []})
     assert done("callbacks", "resend", "one", "two").startswith("2 callbacks are sent again now.")
     assert done("callbacks", "resend", "--failed").startswith("1 callback is sent again now.")
-    knows(machines, "resend-failed", {"resent": [], "unknown": []})
+    serve(machines, "resend-failed", {"resent": [], "unknown": []})
     assert done("callbacks", "resend", "--failed") == "No callbacks have failed.\n"
     assert {service for backend in machines.opened for service, _ in backend.executed} == {Service.DENZEL}
 
 
 @pytest.mark.usefixtures("launched")
 def test_quarantined_tasks_are_run_again(machines: Machines) -> None:
-    knows(machines, "replay one", {"replayed": ["one"], "unknown": []})
+    serve(machines, "replay one", {"replayed": ["one"], "unknown": []})
     assert done("tasks", "replay", "one").startswith("1 task is queued again.")
 
 
 @pytest.mark.usefixtures("launched")
-def test_quarantined_tasks_are_discarded_when_it_was_meant(machines: Machines) -> None:
-    knows(machines, "discard one two", {"discarded": ["one", "two"], "unknown": []})
+def test_quarantined_tasks_are_discarded_after_consent(machines: Machines) -> None:
+    serve(machines, "discard one two", {"discarded": ["one", "two"], "unknown": []})
     result = denzel("tasks", "discard", "one", "two", stdin="n\n")
     assert result.exit_code == 1
     assert "These tasks cannot be run again afterwards. Continue?" in result.stdout
@@ -721,14 +721,14 @@ def test_a_resend_is_of_ids_or_of_all_that_failed(launched: Project, arguments: 
 
 @pytest.mark.usefixtures("launched")
 def test_unknown_ids_are_named_after_what_was_done(machines: Machines) -> None:
-    knows(machines, "resend one two three", {"resent": ["two"], "unknown": ["one", "three"]})
-    knows(machines, "replay one", {"replayed": [], "unknown": ["one"]})
+    serve(machines, "resend one two three", {"resent": ["two"], "unknown": ["one", "three"]})
+    serve(machines, "replay one", {"replayed": [], "unknown": ["one"]})
     assert denzel("callbacks", "resend", "one", "two", "three").stdout.startswith("1 callback is sent again now.")
     assert failed("callbacks", "resend", "one", "two", "three") == [
         "Error: No callback is stored for one, three.",
         "Hint: See which are not delivered: denzel callbacks",
     ]
-    knows(machines, "discard two one", {"discarded": ["two"], "unknown": ["one"]})
+    serve(machines, "discard two one", {"discarded": ["two"], "unknown": ["one"]})
     assert denzel("tasks", "discard", "two", "one", "--yes").stdout == "1 task is discarded.\n"
     for command in (["replay", "one"], ["discard", "two", "one", "--yes"]):
         assert failed("tasks", *command) == [
@@ -738,14 +738,14 @@ def test_unknown_ids_are_named_after_what_was_done(machines: Machines) -> None:
 
 
 @pytest.mark.parametrize("command", [["callbacks"], ["tasks"], ["callbacks", "resend", "--failed"]], ids=" ".join)
-def test_lists_need_the_service_that_knows(launched: Project, machines: Machines, command: list[str]) -> None:
+def test_lists_need_the_service_denzel(launched: Project, machines: Machines, command: list[str]) -> None:
     done("stop")
     assert failed(*command) == ["Error: The service denzel is not running.", "Hint: denzel start"]
 
 
 @pytest.mark.usefixtures("launched")
-def test_what_the_service_said_when_it_failed_is_shown(machines: Machines) -> None:
-    knows(machines, "callbacks", CommandFailed(["python"], 1, "redis does not answer"))
+def test_the_output_of_a_failed_service_is_shown(machines: Machines) -> None:
+    serve(machines, "callbacks", CommandFailed(["python"], 1, "redis does not answer"))
     assert failed("callbacks")[0] == "redis does not answer"
 
 
@@ -764,7 +764,7 @@ def listening(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def said(process: subprocess.Popen[str]) -> str:
+def read_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline()
 
@@ -774,7 +774,7 @@ def test_listen_shows_callbacks_until_ctrl_c(project: Project, free_port: int, b
     settings_file.change(project.env_file, {"BACKEND": backend})
     secret = settings_file.load(project.env_file, {}).callback_secret
     with listening(project.pipeline.parent, "--port", str(free_port)) as process:
-        assert said(process) == f"Listening on port {free_port}. Use as callback_uri: http://{name}:{free_port}/\n"
+        assert read_line(process) == f"Listening on port {free_port}. Use as callback_uri: http://{name}:{free_port}/\n"
         body, now = '{"a": "\u00fc"}', datetime.now(UTC)
         headers = {
             "webhook-id": "an-id",
@@ -785,25 +785,25 @@ def test_listen_shows_callbacks_until_ctrl_c(project: Project, free_port: int, b
             request = Request(f"http://127.0.0.1:{free_port}/stash", body.encode(), sent)
             with urlopen(request, timeout=10) as answer:
                 assert answer.status == 204
-        assert re.fullmatch(r"\d\d:\d\d:\d\d /stash an-id signature good\n", said(process))
-        assert said(process) == f"{body}\n"
-        assert re.fullmatch(r"\S+ /stash an-id signature BAD: it was made with .* \(repeated\)\n", said(process))
-        assert said(process) == f"{body}\n"
-        assert re.fullmatch(r"\S+ /stash no webhook-id not signed\n", said(process))
+        assert re.fullmatch(r"\d\d:\d\d:\d\d /stash an-id signature good\n", read_line(process))
+        assert read_line(process) == f"{body}\n"
+        assert re.fullmatch(r"\S+ /stash an-id signature BAD: it was made with .* \(repeated\)\n", read_line(process))
+        assert read_line(process) == f"{body}\n"
+        assert re.fullmatch(r"\S+ /stash no webhook-id not signed\n", read_line(process))
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
 
 
-def test_listen_knows_the_secret_as_it_is_now(project: Project, free_port: int) -> None:
-    """Whoever changes it restarts the services, and not the listener."""
+def test_listen_uses_the_current_secret(project: Project, free_port: int) -> None:
+    """A change restarts the services, and not the listener."""
     before = settings_file.load(project.env_file, {}).callback_secret
     after = "whsec_" + "A" * 32
     with listening(project.root, "--port", str(free_port)) as process:
-        said(process)
+        read_line(process)
 
-        def heard(secret: str) -> str:
+        def arrival(secret: str) -> str:
             now = datetime.now(UTC)
             headers = {
                 "webhook-id": "an-id",
@@ -811,21 +811,21 @@ def test_listen_knows_the_secret_as_it_is_now(project: Project, free_port: int) 
                 "webhook-signature": Webhook(secret).sign("an-id", now, "{}"),
             }
             urlopen(Request(f"http://127.0.0.1:{free_port}/", b"{}", headers), timeout=10).close()
-            line = said(process)
-            said(process)
+            line = read_line(process)
+            read_line(process)
             return line.removesuffix(" (repeated)\n").strip()
 
-        assert heard(before).endswith("signature good")
+        assert arrival(before).endswith("signature good")
         settings_file.change(project.env_file, {"CALLBACK_SECRET": after})
-        assert heard(after).endswith("signature good")
-        assert "signature BAD: it was made with a secret other than" in heard(before)
+        assert arrival(after).endswith("signature good")
+        assert "signature BAD: it was made with a secret other than" in arrival(before)
         text = project.env_file.read_text()
         project.env_file.write_text("half a li")
-        assert heard(after).endswith("signature good")
+        assert arrival(after).endswith("signature good")
         project.env_file.unlink()
-        assert heard(after).endswith("signature good")
+        assert arrival(after).endswith("signature good")
         project.env_file.write_text(text.replace(after, before))
-        assert heard(before).endswith("signature good")
+        assert arrival(before).endswith("signature good")
 
 
 def test_listen_refuses_a_taken_port(project: Project) -> None:
@@ -843,5 +843,5 @@ def test_listen_is_open_to_containers_alone(
     """127.0.0.2 is another address of this machine, as that of Docker's bridge is."""
     settings_file.change(project.env_file, {"BACKEND": backend})
     with listening(project.root, "--port", str(free_port)) as process, socket.socket() as probe:
-        said(process)
+        read_line(process)
         assert (probe.connect_ex(("127.0.0.2", free_port)) == 0) == open_to_others

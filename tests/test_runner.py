@@ -1,4 +1,4 @@
-"""The one room that starts programs; small real programs show what it does."""
+"""Starting programs, with small real ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_run_returns_the_output() -> None:
     assert runner.run(python("import sys; print('a'); print('b', file=sys.stderr)")) == "a\n"
 
 
-def test_run_fails_with_the_command_its_code_and_what_it_said() -> None:
+def test_run_fails_with_the_command_its_code_and_its_stderr() -> None:
     with pytest.raises(CommandFailed) as failure:
         runner.run(FAILS)
     assert failure.value.argv == FAILS
@@ -48,7 +48,7 @@ def test_no_program_reads_the_terminal() -> None:
     assert list(runner.lines(STDIN)) == ["''"]
 
 
-def test_run_hands_over_what_there_is_to_read() -> None:
+def test_run_passes_stdin() -> None:
     assert runner.run(STDIN, stdin="a\n") == "'a\\n'\n"
 
 
@@ -100,7 +100,7 @@ def test_lines_keep_the_end_of_a_long_output() -> None:
     assert failure.value.detail.split() == [str(number) for number in range(150, 200)]
 
 
-def test_a_program_is_ended_when_nobody_reads_on() -> None:
+def test_a_program_is_terminated_when_its_output_is_no_longer_read() -> None:
     lines = runner.lines(python("import os, time; print(os.getpid(), flush=True); time.sleep(60)"))
     pid = int(next(lines))
     assert _runs(pid)
@@ -109,9 +109,9 @@ def test_a_program_is_ended_when_nobody_reads_on() -> None:
 
 
 def test_attach_returns_the_exit_code(tmp_path: Path) -> None:
-    code = "import os, pathlib, sys; pathlib.Path('said').write_text(os.environ['WORD']); sys.exit(7)"
+    code = "import os, pathlib, sys; pathlib.Path('word').write_text(os.environ['WORD']); sys.exit(7)"
     assert runner.attach(python(code), cwd=tmp_path, variables={"WORD": "hello"}) == 7
-    assert (tmp_path / "said").read_text() == "hello"
+    assert (tmp_path / "word").read_text() == "hello"
 
 
 def _runs(pid: int) -> bool:

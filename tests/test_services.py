@@ -1,4 +1,4 @@
-"""Facts that both sides must know, the tool and the serving code, have one owner on each: here they are compared."""
+"""Facts that the command and the serving code share have one owner on each side: here they are compared."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ def test_redis_keys_are_the_same_on_both_sides() -> None:
     assert services.DIED_LOADING == DIED
 
 
-def test_the_health_check_asks_for_the_workers_report(entrypoints: str) -> None:
+def test_the_health_check_reads_the_workers_report(entrypoints: str) -> None:
     assert f'redis "EXISTS {keys.worker(worker_name("${PROJECT_NAME}"))}" :1' in entrypoints
 
 
-def test_the_states_of_workers_have_a_word_on_the_other_side() -> None:
+def test_the_states_of_workers_are_the_same_on_both_sides() -> None:
     assert {state.value for state in WorkerState} <= {state.name for state in State}
 
 
@@ -94,7 +94,7 @@ def test_services_are_those_of_compose(compose: str) -> None:
     assert set(listed) == {service.value for service in Service}
 
 
-def test_the_worker_has_the_name_that_status_looks_for(entrypoints: str) -> None:
+def test_the_worker_has_the_name_that_status_reads(entrypoints: str) -> None:
     hostname = worker_name("${PROJECT_NAME}")
     assert f'--hostname "{hostname}"' in entrypoints
     assert f'denzel) redis "EXISTS {keys.worker(hostname)}" :1 ;;' in entrypoints
@@ -222,7 +222,7 @@ def test_redis_has_one_password(
     assert containers["redis"]["environment"]["REDISCLI_AUTH"] == "${REDIS_PASSWORD}"
 
 
-def test_both_backends_ask_a_service_the_same_question(
+def test_both_backends_check_a_services_health_alike(
     project: Project,
     containers: dict[str, dict[str, Any]],
     backend: local.LocalBackend,
@@ -249,7 +249,7 @@ def test_both_backends_ask_a_service_the_same_question(
         assert check["start_period"] == f"{local._START_PERIOD}s"
 
 
-def test_the_health_check_knows_every_service(entrypoints: str) -> None:
+def test_the_health_check_has_every_service(entrypoints: str) -> None:
     usage = re.search(r"usage: health\.sh (\S+)\"", entrypoints)
     assert usage is not None
     assert set(usage[1].split("|")) == {service.value for service in Service}
@@ -292,7 +292,7 @@ def test_what_is_tested_here_is_what_users_run() -> None:
 
 
 class Noted(Mapping[str, str]):
-    """An empty environment that notes which variables are read."""
+    """An empty environment that records which variables are read."""
 
     def __init__(self) -> None:
         self.read: set[str] = set()
@@ -331,7 +331,7 @@ def test_compose_passes_what_the_services_read(compose: str, entrypoints: str) -
     assert passed == (read_by_the_serving_code() | read_by_entrypoints(entrypoints)) - UNSET_IN_CONTAINERS
 
 
-def test_every_setting_is_used_by_somebody(compose: str) -> None:
+def test_every_setting_is_used(compose: str) -> None:
     assert set(re.findall(r"\$\{([A-Z_]+)", compose)) == set(KEYS) - OF_NO_CONCERN_TO_COMPOSE
 
 
@@ -357,7 +357,7 @@ def test_defaults_of_the_serving_code_are_those_of_the_settings() -> None:
 
 
 @pytest.mark.parametrize("bound", ["least", "most"])
-def test_what_the_tool_allows_the_serving_code_takes(bound: str) -> None:
+def test_the_serving_code_accepts_what_the_command_allows(bound: str) -> None:
     extremes = {
         "API_THREADS": ("4", "10000"),
         "RESPONSE_TIMEOUT": ("0", "300"),
@@ -386,7 +386,7 @@ def test_the_env_file_has_every_key_in_order_below_a_comment(project: Project) -
         assert block.startswith("# "), block
 
 
-def test_the_env_file_says_the_defaults(project: Project) -> None:
+def test_the_env_file_has_the_defaults(project: Project) -> None:
     given = dict(re.findall("^([A-Z_]+)=(.*)$", project.env_file.read_text(), re.MULTILINE))
     own = {
         "COMPOSE_PROJECT_NAME",

@@ -1,4 +1,4 @@
-"""For projects on the local backend: one cache of packages for all, and a folder of the programs that are there."""
+"""Fixtures of the local backend: one package cache for all projects, and a PATH with few programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def package_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Lets every project of this run install from one cache; a project's own would be inside it."""
+    """One package cache for all projects of the run; by default each has its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UV_CACHE_DIR", str(tmp_path_factory.mktemp("uv-cache")))
         yield
@@ -19,7 +19,7 @@ def package_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The one folder of programs: it has bash, and no uv stands beside Python."""
+    """The one folder on PATH: it has bash, and there is no uv beside Python."""
     folder = tmp_path / "bin"
     folder.mkdir()
     bash = shutil.which("bash")

@@ -1,4 +1,4 @@
-"""What every backend must do: one suite over all of them, the fake one too.
+"""The contract of a backend: one suite over all of them, the fake included.
 
 Most tests begin with the `launched` fixture, which sees to it that every service is up, whatever the test before left.
 """
@@ -34,17 +34,17 @@ NO_STAMPS: dict[str, str] = {}
 
 
 class Rig(ABC):
-    """One project on one backend, and what a user does to it by hand."""
+    """One project on one backend, and the manual changes of a user to it."""
 
     #: The name of the backend in .env.
     backend: ClassVar[str] = "docker"
     #: What the installer says of a requirement `!!!`.
     complaint: ClassVar[str] = "Invalid requirement: '!!!'"
-    #: Whether two folders with one project name are in each other's way.
+    #: True when two folders cannot share a project name.
     names_are_shared: ClassVar[bool] = True
-    #: Whether what a user removes by hand is gone, rather than stopped.
+    #: True when a service that a user removes by hand is gone, and not just stopped.
     parts_can_be_removed: ClassVar[bool] = True
-    #: Whether what is asked to run really runs.
+    #: True when programs really run.
     runs_programs: ClassVar[bool] = True
 
     def __init__(self, folder: Path) -> None:
@@ -55,7 +55,7 @@ class Rig(ABC):
         self.elsewhere = Project(folder / "elsewhere" / self.project.root.name)
 
     def open(self) -> Backend:
-        """A backend as each command opens one, which remembers nothing."""
+        """A new backend, as each command opens one."""
         return self.open_for(self.project, self.settings)
 
     @abstractmethod
@@ -69,7 +69,7 @@ class Rig(ABC):
 
     @abstractmethod
     def life(self, service: Service) -> str:
-        """Another text each time that a service was started again by what keeps it running."""
+        """A text that changes with each restart of a service by its supervisor."""
 
     @abstractmethod
     def runs_the_newest_build(self) -> bool: ...
@@ -194,7 +194,7 @@ def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def absent(rig: Rig) -> Backend:
-    """A project of which there is nothing."""
+    """A project that was never built."""
     backend = rig.open()
     if backend.is_launched() or backend.holds_data():
         backend.down(purge=True)
@@ -246,7 +246,7 @@ def test_services_are_listed_in_the_order_of_status(absent: Backend) -> None:
     assert list(absent.services()) == list(Service)
 
 
-def test_a_name_that_nobody_uses_is_free(absent: Backend) -> None:
+def test_an_unused_name_is_free(absent: Backend) -> None:
     absent.check_name_is_free()
 
 
@@ -257,7 +257,7 @@ def test_stopping_and_removing_nothing_is_no_error(absent: Backend) -> None:
     assert not absent.is_launched()
 
 
-def test_services_that_were_never_launched_can_not_be_asked(absent: Backend) -> None:
+def test_services_that_were_never_launched_run_no_commands(absent: Backend) -> None:
     with pytest.raises(ServiceNotRunning):
         absent.redis("GET", "a")
     with pytest.raises(ServiceNotRunning):
@@ -268,20 +268,20 @@ def test_services_that_were_never_launched_can_not_be_asked(absent: Backend) -> 
         absent.kill(Service.DENZEL)
 
 
-def test_a_failed_build_says_why_and_launches_nothing(rig: Rig, absent: Backend) -> None:
+def test_a_failed_build_names_the_cause_and_launches_nothing(rig: Rig, absent: Backend) -> None:
     with pytest.raises(BuildFailed) as failure:
         rig.open_with_broken_requirements().build(lambda step: None, stamps=NO_STAMPS)
     assert rig.complaint in failure.value.detail
     assert not absent.is_launched()
 
 
-def test_up_without_a_build_says_so(absent: Backend) -> None:
+def test_up_without_a_build_is_refused(absent: Backend) -> None:
     with pytest.raises(NotLaunched, match="is gone") as gone:
         absent.up()
     assert "denzel updatereqs" in gone.value.hint
 
 
-def test_a_build_tells_what_it_installs_and_launches_nothing(rig: Rig, absent: Backend) -> None:
+def test_a_build_reports_its_steps_and_launches_nothing(rig: Rig, absent: Backend) -> None:
     (rig.project.root / "requirements.txt").write_text("")
     steps: list[BuildStep] = []
     absent.build(steps.append, stamps=stamps_of_now())
@@ -319,7 +319,7 @@ def test_what_was_launched_is_seen_by_the_next_command(rig: Rig, launched: Backe
     rig.open().check_name_is_free()
 
 
-def test_another_folder_can_not_use_the_name(rig: Rig, launched: Backend) -> None:
+def test_another_folder_cannot_use_the_name(rig: Rig, launched: Backend) -> None:
     if not rig.names_are_shared:
         rig.open_for(rig.elsewhere, rig.settings).check_name_is_free()
         return
@@ -328,7 +328,7 @@ def test_another_folder_can_not_use_the_name(rig: Rig, launched: Backend) -> Non
     assert "COMPOSE_PROJECT_NAME" in taken.value.hint
 
 
-def test_the_processor_time_of_every_service_is_told_and_does_not_shrink(rig: Rig, launched: Backend) -> None:
+def test_the_processor_time_of_every_service_grows(rig: Rig, launched: Backend) -> None:
     first = launched.processor_time()
     if rig.runs_programs:
         # A part of a second, so that no clock is too coarse to see it.
@@ -407,7 +407,7 @@ def test_a_program_has_the_python_packages_of_the_project(rig: Rig, launched: Ba
     )
 
 
-def test_a_program_that_fails_says_why(launched: Backend) -> None:
+def test_a_program_that_fails_is_an_error_with_its_stderr(launched: Backend) -> None:
     with pytest.raises(CommandFailed) as failure:
         launched.execute(Service.DENZEL, ["cat", "absent"])
     assert failure.value.code == 1

@@ -55,7 +55,7 @@ NO_OS_SCRIPT = "#!/usr/bin/env bash\n# apt-get install --yes libgomp1\n\n   # no
 
 
 class Watcher:
-    """Notes what a long command tells, and what another terminal would be told meanwhile."""
+    """Records the progress of a command, and the state that other terminals read meanwhile."""
 
     def __init__(self, project: Project) -> None:
         self._project = project
@@ -98,18 +98,18 @@ def watcher(project: Project) -> Watcher:
 
 @pytest.fixture
 def launched(backend: FakeBackend) -> FakeBackend:
-    """A backend with everything up, and nothing noted as done yet."""
+    """A backend with everything up, and an empty record of actions."""
     backend.build(lambda step: None, stamps={})
     backend.up()
     backend.done.clear()
     return backend
 
 
-def status_reader(project: Project, backend: FakeBackend) -> lifecycle.StatusReader:
+def reader(project: Project, backend: FakeBackend) -> lifecycle.StatusReader:
     return lambda: read_status(project, backend, name="iris")
 
 
-def scripted_reader(*statuses: Status | None) -> lifecycle.StatusReader:
+def reads(*statuses: Status | None) -> lifecycle.StatusReader:
     """Reads each status once, in order."""
     return iter(statuses).__next__
 
@@ -171,7 +171,7 @@ def taken(port: int) -> Iterator[None]:
 
 
 def test_launch_checks_builds_and_starts(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
-    launch(project, backend, watcher, read_status=status_reader(project, backend))
+    launch(project, backend, watcher, read_status=reader(project, backend))
     assert backend.done == ["check", "build", "up"]
     assert watcher.phases == ["Installing the requirements", "Starting the services"]
     assert watcher.seen == [read_status(project, backend, name="iris")]
@@ -191,9 +191,7 @@ def test_launch_stores_its_options(project: Project, backend: FakeBackend, watch
     assert stored(project)["API_PORT"] == port
 
 
-def test_launch_builds_and_stores_the_user_that_services_run_as(
-    project: Project, backend: FakeBackend, watcher: Watcher
-) -> None:
+def test_launch_stores_the_user_of_the_services(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
     settings_file.change(project.env_file, {"PROJECT_UID": "4242", "PROJECT_GID": "4242"})
     launch(project, backend, watcher)
     uid, gid = map(str, project.service_user)
@@ -201,7 +199,7 @@ def test_launch_builds_and_stores_the_user_that_services_run_as(
     assert backend.machine.stamps == {"PROJECT_UID": uid, "PROJECT_GID": gid}
 
 
-def test_launch_without_waiting_does_not_look(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
+def test_launch_without_waiting_reads_no_status(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
     backend.comes_up_as = {service: State.STARTING for service in Service if service is not Service.REDIS}
     launch(project, backend, watcher, read_status=None)
     assert watcher.seen == []
@@ -224,7 +222,7 @@ def test_launch_needs_its_name_for_itself(project: Project, backend: FakeBackend
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_launch_of_a_launched_project_says_what_was_meant(
+def test_launch_of_a_launched_project_names_start(
     project: Project, launched: FakeBackend, watcher: Watcher, stopped: bool
 ) -> None:
     if stopped:
@@ -262,9 +260,7 @@ def test_launch_refuses_an_address_of_another_machine(project: Project, backend:
     assert problem.value.hint
 
 
-def test_launch_refuses_an_open_monitor_without_a_password(
-    project: Project, backend: FakeBackend, watcher: Watcher
-) -> None:
+def test_launch_needs_a_password_for_an_open_monitor(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
     settings_file.change(project.env_file, {"MONITOR_PASSWORD": ""})
     with unchanged(project, backend), refused(SettingInvalid, r"MONITOR_HOST is 0\.0\.0\.0"):
         launch(project, backend, watcher, options={"MONITOR_HOST": "0.0.0.0"})
@@ -284,9 +280,7 @@ def test_launch_waits_its_turn(project: Project, backend: FakeBackend, watcher: 
         launch(project, backend, watcher)
 
 
-def test_a_launch_whose_build_fails_starts_nothing_and_can_be_repeated(
-    project: Project, backend: FakeBackend, watcher: Watcher
-) -> None:
+def test_launch_can_be_repeated_after_a_failed_build(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
     backend.failures["build"] = BuildFailed("The image could not be built.", hint="Fix it.")
     with refused(BuildFailed, "could not be built"):
         launch(project, backend, watcher)
@@ -320,7 +314,7 @@ def test_launch_is_refused_while_the_other_backend_has_the_project(
 
 
 @pytest.mark.parametrize("error", [BackendUnavailable("No engine."), ToolMissing("No docker.")])
-def test_launch_goes_on_where_the_other_backend_is_not_there(
+def test_launch_needs_no_other_backend(
     project: Project, backend: FakeBackend, watcher: Watcher, error: DenzelError
 ) -> None:
     class Away(FakeBackend):
@@ -334,7 +328,7 @@ def test_launch_goes_on_where_the_other_backend_is_not_there(
 @pytest.mark.parametrize(
     ("changes", "script", "told"), [(True, OS_SCRIPT, 1), (True, NO_OS_SCRIPT, 0), (False, OS_SCRIPT, 0)]
 )
-def test_launch_tells_that_it_does_not_change_the_machine(
+def test_launch_notes_that_it_leaves_the_machine_unchanged(
     project: Project, backend: FakeBackend, watcher: Watcher, changes: bool, script: str, told: int
 ) -> None:
     backend.changes_the_machine = changes
@@ -348,18 +342,16 @@ def test_launch_tells_that_it_does_not_change_the_machine(
 
 
 def start(project: Project, backend: FakeBackend, watcher: Watcher, *seen: Status | None) -> None:
-    lifecycle.start(project, backend, settings_of(project), read_status=scripted_reader(*seen), progress=watcher)
+    lifecycle.start(project, backend, settings_of(project), read_status=reads(*seen), progress=watcher)
 
 
-def test_a_start_tells_what_it_sees_until_all_is_up(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
+def test_a_start_reports_each_status_until_all_is_up(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
     story = [status(State.LOADING), status()]
     start(project, launched, watcher, *story, None)
     assert watcher.seen == story
 
 
-def test_a_start_that_the_backend_refuses_names_the_service_at_fault(
-    project: Project, launched: FakeBackend, watcher: Watcher
-) -> None:
+def test_a_failed_start_names_the_service_at_fault(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
     launched.failures["up"] = CommandFailed(["docker", "compose", "up"], 1, "dependency failed to start")
     with refused(ServiceFailed, "The service redis does not come up"):
         start(project, launched, watcher, status(redis=State.ERROR))
@@ -373,28 +365,20 @@ def test_stop_and_start(project: Project, launched: FakeBackend, watcher: Watche
     lifecycle.stop(project, launched, progress=watcher)
     lifecycle.stop(project, launched, progress=watcher)
     assert {report.state for report in launched.services().values()} == {State.DOWN}
-    lifecycle.start(
-        project, launched, settings_of(project), read_status=status_reader(project, launched), progress=watcher
-    )
-    lifecycle.start(
-        project, launched, settings_of(project), read_status=status_reader(project, launched), progress=watcher
-    )
+    lifecycle.start(project, launched, settings_of(project), read_status=reader(project, launched), progress=watcher)
+    lifecycle.start(project, launched, settings_of(project), read_status=reader(project, launched), progress=watcher)
     assert launched.done == ["check", "stop", "check", "stop", "check", "up", "check", "up"]
     assert watcher.seen[-1].ready
 
 
-def test_start_brings_back_what_was_removed_by_hand(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
+def test_start_restores_what_was_removed_by_hand(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
     del launched.machine.services[Service.API]
-    lifecycle.start(
-        project, launched, settings_of(project), read_status=status_reader(project, launched), progress=watcher
-    )
+    lifecycle.start(project, launched, settings_of(project), read_status=reader(project, launched), progress=watcher)
     assert launched.services()[Service.API].state is State.UP
 
 
 def test_restart_stops_and_starts(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
-    lifecycle.restart(
-        project, launched, settings_of(project), read_status=status_reader(project, launched), progress=watcher
-    )
+    lifecycle.restart(project, launched, settings_of(project), read_status=reader(project, launched), progress=watcher)
     assert launched.done == ["check", "stop", "up"]
     assert watcher.phases == ["Stopping the services", "Starting the services"]
 
@@ -450,7 +434,7 @@ def test_the_services_of_another_folder_are_left_alone(
 def test_updating_builds_once_and_replaces_the_services(
     project: Project, launched: FakeBackend, watcher: Watcher, kinds: tuple[str, ...]
 ) -> None:
-    update(project, launched, watcher, *kinds, read_status=status_reader(project, launched))
+    update(project, launched, watcher, *kinds, read_status=reader(project, launched))
     assert launched.done == ["check", "build", "up"]
     assert set(launched.machine.stamps) == set(kinds)
     stamps = {name: text for name, text in stored(project).items() if name.endswith("_UPDATED") and text}
@@ -505,7 +489,7 @@ def test_what_leaves_the_machine_alone_needs_no_consent(
 
 
 class Asked:
-    """Answers questions, and keeps them."""
+    """Answers questions, and records them."""
 
     def __init__(self, answer: bool) -> None:
         self._answer = answer
@@ -519,15 +503,13 @@ class Asked:
 def shut_down(
     project: Project, backend: FakeBackend, watcher: Watcher, *, purge: bool = True, answer: bool = False
 ) -> tuple[bool, list[str]]:
-    """Whether anything was removed, and what was asked."""
+    """True when anything was removed, and the questions."""
     asked = Asked(answer)
     removed = lifecycle.shutdown(project, backend, purge=purge, confirm=asked, progress=watcher)
     return removed, asked.questions
 
 
-def test_shutdown_removes_the_services_and_keeps_the_data(
-    project: Project, launched: FakeBackend, watcher: Watcher
-) -> None:
+def test_shutdown_keeps_the_data(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
     launched.redis("LPUSH", QUEUE_KEY, "a task")
     assert shut_down(project, launched, watcher, purge=False) == (True, [])
     assert not launched.is_launched()
@@ -540,9 +522,7 @@ def test_shutdown_of_nothing_is_no_error(project: Project, backend: FakeBackend,
     assert not backend.is_launched()
 
 
-def test_shutdown_of_what_is_half_gone_removes_the_rest(
-    project: Project, launched: FakeBackend, watcher: Watcher
-) -> None:
+def test_shutdown_removes_what_is_left(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
     launched.machine.services = {Service.REDIS: State.DOWN}
     assert shut_down(project, launched, watcher, purge=False) == (True, [])
     assert not launched.is_launched()
@@ -606,7 +586,7 @@ def test_launch_after_shutdown_with_other_ports(project: Project, launched: Fake
     ("synchronous", "timeout", "mode", "seconds"),
     [(True, 2.5, "sync", "2.5"), (True, None, "sync", "5"), (False, None, "async", "5")],
 )
-def test_response_tells_the_running_api_and_stores_it(
+def test_response_changes_the_running_api_and_the_settings(
     project: Project, launched: FakeBackend, synchronous: bool, timeout: float | None, mode: str, seconds: str
 ) -> None:
     assert lifecycle.respond(project, launched, synchronous=synchronous, timeout=timeout)
@@ -615,9 +595,7 @@ def test_response_tells_the_running_api_and_stores_it(
     assert launched.done == []
 
 
-def test_response_survives_a_restart_in_the_settings_alone(
-    project: Project, launched: FakeBackend, watcher: Watcher
-) -> None:
+def test_response_is_in_the_settings_after_a_restart(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
     lifecycle.respond(project, launched, synchronous=True, timeout=2)
     lifecycle.restart(project, launched, settings_of(project), read_status=None, progress=watcher)
     assert launched.redis("HGETALL", RESPONSE_KEY) == {}
@@ -625,7 +603,7 @@ def test_response_survives_a_restart_in_the_settings_alone(
 
 
 class SlowRedis(FakeBackend):
-    """Its Redis has been started, and answers after somebody has looked twice."""
+    """A backend whose Redis answers only after its state was read twice."""
 
     looks = 0
 
@@ -640,9 +618,7 @@ class SlowRedis(FakeBackend):
         return super().services()
 
 
-def test_a_start_forgets_also_where_redis_takes_a_moment(
-    project: Project, launched: FakeBackend, watcher: Watcher
-) -> None:
+def test_start_waits_for_redis_to_forget(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
     settings = settings_of(project)
     mark = loads_key(worker_name(settings.compose_name))
     launched.redis("HSET", mark, "a-host", "DIED")
@@ -652,19 +628,17 @@ def test_a_start_forgets_also_where_redis_takes_a_moment(
     assert slow.redis("HGETALL", mark) == slow.redis("HGETALL", RESPONSE_KEY) == {}
 
 
-def test_a_start_does_not_wait_for_a_redis_that_fails(
-    project: Project, launched: FakeBackend, watcher: Watcher
-) -> None:
+def test_start_does_not_wait_for_a_failing_redis(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
     launched.comes_up_as = {Service.REDIS: State.ERROR}
     started = time.monotonic()
     lifecycle.restart(project, launched, settings_of(project), read_status=None, progress=watcher)
     assert time.monotonic() - started < 5
 
 
-def test_a_start_forgets_that_the_model_killed_the_worker_before(
+def test_start_forgets_an_earlier_death_while_loading(
     project: Project, launched: FakeBackend, watcher: Watcher
 ) -> None:
-    """It may be mended; `status` would go on saying it, and the wait for the model be over at once."""
+    """It may be fixed; otherwise `status` would still report it, and the wait would end at once."""
     settings = settings_of(project)
     mark = loads_key(worker_name(settings.compose_name))
     launched.redis("HSET", mark, "a-host", "DIED")
@@ -673,9 +647,7 @@ def test_a_start_forgets_that_the_model_killed_the_worker_before(
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_response_of_a_stopped_project_is_stored_for_later(
-    project: Project, backend: FakeBackend, stopped: bool
-) -> None:
+def test_response_of_a_stopped_project_is_stored(project: Project, backend: FakeBackend, stopped: bool) -> None:
     if stopped:
         backend.build(lambda step: None, stamps={})
         backend.up()
@@ -684,13 +656,13 @@ def test_response_of_a_stopped_project_is_stored_for_later(
     assert stored(project)["RESPONSE_MODE"] == "sync"
 
 
-def test_response_refuses_a_timeout_that_can_not_be(project: Project, launched: FakeBackend) -> None:
+def test_response_refuses_an_invalid_timeout(project: Project, launched: FakeBackend) -> None:
     with unchanged(project, launched), refused(SettingInvalid, "RESPONSE_TIMEOUT is '301'"):
         lifecycle.respond(project, launched, synchronous=True, timeout=301)
     assert launched.redis("HGETALL", RESPONSE_KEY) == {}
 
 
-def test_a_machine_may_hold_a_project_that_denzel_did_not_see_before(project: Project) -> None:
+def test_a_project_may_have_been_started_without_denzel(project: Project) -> None:
     """As after `docker compose up` without denzel."""
     machine = Machine(folder=project.root, services=dict.fromkeys(Service, State.UP), image=1, running_image=1)
     backend = FakeBackend(project, settings_file.load(project.env_file, {}), machine)

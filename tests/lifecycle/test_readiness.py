@@ -1,4 +1,4 @@
-"""The wait for services that were started: what is seen meanwhile, and how it is said that it is of no use."""
+"""The wait for started services: the statuses it reports, and the errors that end it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from denzel.services import Service, State, Status
 
 
 class Clock:
-    """A time that passes while somebody sleeps, and not otherwise."""
+    """A clock that only sleeping advances."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -38,7 +38,7 @@ def launched(tmp_path: Path) -> FakeBackend:
 
 
 def wait(backend: FakeBackend, *story: Status | None) -> list[Status]:
-    """What is told by a wait that sees each status once, in order."""
+    """The statuses that a wait reports when it reads these, in order."""
     seen: list[Status] = []
     clock = Clock()
     wait_until_ready(backend, iter(story).__next__, seen.append, clock=clock, sleep=clock.sleep)
@@ -89,13 +89,13 @@ def test_a_worker_that_fails_without_a_cause_is_a_failing_service(launched: Fake
     assert str(problem) == "The service denzel does not come up."
 
 
-def test_a_worker_that_is_between_two_lives_may_be_about_to_say_why(launched: FakeBackend) -> None:
+def test_a_worker_between_two_starts_may_still_report_the_cause(launched: FakeBackend) -> None:
     silent, loading = status(State.ERROR, denzel=State.ERROR), status(State.LOADING, denzel=State.ERROR)
     problem = failure(launched, silent, silent, loading)
     assert str(problem) == "The model could not be loaded: a process died while loading the model."
 
 
-def test_a_worker_that_dies_while_it_loads_the_model_itself_could_not_load_it(launched: FakeBackend) -> None:
+def test_a_worker_that_dies_while_loading_could_not_load_the_model(launched: FakeBackend) -> None:
     problem = failure(launched, status(State.LOADING), status(State.LOADING, denzel=State.ERROR))
     assert str(problem) == "The model could not be loaded: a process died while loading the model."
 

@@ -1,4 +1,4 @@
-"""What is up: the services' states and the worker's report in one value."""
+"""Status: the services' states and the worker's report in one value."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_silent_worker_in_a_failing_service_is_failing(project: Project, backe
 
 @pytest.mark.parametrize("report", [{}, {"state": "LOADING", "cause": ""}])
 @pytest.mark.parametrize("service", [State.STARTING, State.UP, State.ERROR])
-def test_a_worker_that_died_while_it_loaded_the_model_itself_is_failing_in_every_life_and_between(
+def test_a_worker_that_died_while_loading_is_failing_before_and_after_its_restart(
     project: Project, backend: FakeBackend, report: dict[str, str], service: State
 ) -> None:
     backend.worker = report
@@ -90,7 +90,7 @@ def test_a_worker_that_died_while_it_loaded_the_model_itself_is_failing_in_every
     assert read(project, backend).worker == WorkerReport(name=WORKER, state=State.ERROR, cause=DIED_LOADING)
 
 
-def test_a_worker_that_was_loading_and_says_no_more_has_died(project: Project, backend: FakeBackend) -> None:
+def test_a_loading_worker_without_a_report_has_died(project: Project, backend: FakeBackend) -> None:
     backend.worker = {"state": "LOADING", "cause": ""}
     launch(backend)
     backend.redis("HSET", loads_key(WORKER), "a-host", "LOADING")
@@ -100,7 +100,7 @@ def test_a_worker_that_was_loading_and_says_no_more_has_died(project: Project, b
 
 
 @pytest.mark.parametrize(("state", "cause"), [("UP", ""), ("ERROR", "ValueError: no")])
-def test_what_a_worker_says_itself_counts_more_than_an_earlier_death(
+def test_a_report_of_the_worker_outweighs_an_earlier_death(
     project: Project, backend: FakeBackend, state: str, cause: str
 ) -> None:
     backend.worker = {"state": state, "cause": cause}
@@ -122,7 +122,7 @@ def test_a_worker_without_its_service_is_down(project: Project, backend: FakeBac
     assert read(project, backend).worker == WorkerReport(name=WORKER, state=State.DOWN)
 
 
-def test_an_old_report_says_nothing_of_a_stopped_project(project: Project, backend: FakeBackend) -> None:
+def test_an_old_report_does_not_count_in_a_stopped_project(project: Project, backend: FakeBackend) -> None:
     launch(backend)
     backend.stop()
     assert backend.machine.data is not None

@@ -1,4 +1,4 @@
-"""The settings: .env, the environment over it, and what may not be in them."""
+"""Settings: .env, overridden by the environment, and refused texts."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ BAD = [(name, text) for name, (_, bad) in VALUES.items() for text in bad]
 
 @pytest.fixture
 def env_file(tmp_path: Path) -> Path:
-    """An .env with what it needs, and a comment."""
+    """An .env with the required keys, and a comment."""
     path = tmp_path / ".env"
     path.write_text("# Ours\nCOMPOSE_PROJECT_NAME=iris\n\nREDIS_PASSWORD=eight-or-more\n")
     path.chmod(0o600)
@@ -288,7 +288,7 @@ def test_quotes_of_composes_own_keys_are_closed_too(env_file: Path) -> None:
 
 
 @pytest.mark.parametrize("sign", ["\r", "\x0c", "\x85", "\u2028"])
-def test_no_other_sign_begins_a_line(env_file: Path, sign: str) -> None:
+def test_only_a_line_feed_begins_a_line(env_file: Path, sign: str) -> None:
     assert dotenv.load(write(env_file, f"# ours{sign}API_PORT=8001"), {}).api_port == 8000
     dotenv.change(env_file, {"API_PORT": "8002"})
     assert f"# ours{sign}API_PORT=8001\nAPI_PORT=8002\n" in env_file.read_bytes().decode()
@@ -307,7 +307,7 @@ def test_space_alone_is_no_value(env_file: Path) -> None:
     assert dotenv.load(write(env_file, 'MODEL_SHARING=" "'), {"API_PORT": "  "}).texts["MODEL_SHARING"] == "process"
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / ".env") in str(problem(tmp_path / ".env"))
 
 

@@ -70,7 +70,7 @@ def test_no_state_is_left_by_a_command_that_failed(path: Path) -> None:
     assert lock.read_state(path) is None
 
 
-def test_a_second_command_is_told_to_wait(path: Path) -> None:
+def test_a_second_command_is_refused(path: Path) -> None:
     with another_command(path), pytest.raises(ProjectLocked) as busy, lock.exclusive(path):
         pass
     assert "denzel status --live" in busy.value.hint

@@ -1,4 +1,4 @@
-"""Log files, read across their rotations: the worker's, and those of several services together."""
+"""Reading and following log files across rotations, one or several."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_what_is_not_text_does_not_stop_the_reader(path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [read_log, follow_log])
-def test_without_a_file_there_is_what_to_do(path: Path, read: object) -> None:
+def test_a_missing_file_has_a_hint(path: Path, read: object) -> None:
     assert callable(read)
     with pytest.raises(NotLaunched, match=str(path)) as missing:
         next(read(path))
@@ -93,7 +93,7 @@ def test_merged_lines_come_after_the_name_of_their_file(
     assert list(merge_logs(paths, follow=False, tail=tail)) == expected
 
 
-def test_the_last_words_of_a_program_are_shown_without_a_line_end(paths: dict[str, Path]) -> None:
+def test_an_unfinished_last_line_is_shown(paths: dict[str, Path]) -> None:
     append(paths["api"], "Killed")
     assert list(merge_logs({"api": paths["api"]}, follow=False, tail=1)) == ["api | Killed"]
 

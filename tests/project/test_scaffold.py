@@ -1,4 +1,4 @@
-"""What `startproject` renders, and what it refuses."""
+"""Projects that `startproject` renders, and names that it refuses."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_project_has_the_files_of_the_manual(project: Project) -> None:
     assert {name for name in SKELETON if not (project.root / name).exists()} == set()
 
 
-def test_the_files_that_say_nothing_are_empty(project: Project) -> None:
+def test_placeholder_files_are_empty(project: Project) -> None:
     assert (project.root / "__init__.py").read_bytes() == b""
     assert (project.root / "app" / "__init__.py").read_bytes() == b""
 
@@ -210,7 +210,7 @@ def test_a_folder_a_file_and_a_dangling_link_are_in_the_way(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody can write to, root neither")
-def test_a_place_that_can_not_be_written_to() -> None:
+def test_a_folder_that_cannot_be_written_to() -> None:
     with pytest.raises(NameNotUsable, match="/proc cannot be written to") as refused:
         start_project("iris", Path("/proc"))
     assert "cd" in refused.value.hint

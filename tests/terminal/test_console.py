@@ -1,4 +1,4 @@
-"""Every word that the user sees, as it comes out."""
+"""Terminal output, as the user sees it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_status_names_the_port_of_what_is_up_only(capsys: pytest.CaptureFixture[
     ]
 
 
-def test_status_as_data_has_what_the_text_has(capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_as_json_has_what_the_text_has(capsys: pytest.CaptureFixture[str]) -> None:
     console.shown_status_json(status(State.ERROR, cause="ValueError: no", redis=State.STARTING))
     assert json.loads(capsys.readouterr().out) == {
         "launched": True,
@@ -70,7 +70,7 @@ def test_status_as_data_has_what_the_text_has(capsys: pytest.CaptureFixture[str]
     }
 
 
-def test_status_as_data_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_as_json_before_the_launch(capsys: pytest.CaptureFixture[str]) -> None:
     console.shown_status_json(None)
     assert json.loads(capsys.readouterr().out) == {"launched": False}
 
@@ -102,14 +102,14 @@ def test_an_interrupt_ends_a_live_view_quietly(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == "line\n\n"
 
 
-def test_an_error_is_what_is_wrong_then_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_its_message_and_hint(capsys: pytest.CaptureFixture[str]) -> None:
     console.error(DenzelError("Port 8000 is already taken.", hint="Pass another one with --api-port."))
     seen = capsys.readouterr()
     assert seen.out == ""
     assert seen.err == "Error: Port 8000 is already taken.\nHint: Pass another one with --api-port.\n"
 
 
-def test_an_error_comes_after_what_others_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_comes_after_its_detail(capsys: pytest.CaptureFixture[str]) -> None:
     console.error(CommandFailed(["docker", "compose", "up"], 1, "no space left on device\n"))
     assert capsys.readouterr().err == (
         "no space left on device\n\n"
@@ -118,7 +118,7 @@ def test_an_error_comes_after_what_others_said(capsys: pytest.CaptureFixture[str
     )
 
 
-def test_a_new_project_is_greeted_with_the_next_step(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_new_project_has_a_next_step_for_each_backend(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     console.scaffolded(project)
     assert capsys.readouterr().out == (
         "Successfully built iris project skeleton\n"
@@ -128,7 +128,7 @@ def test_a_new_project_is_greeted_with_the_next_step(project: Project, capsys: p
     )
 
 
-def test_a_launched_project_says_where_it_answers(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_launch_prints_the_addresses(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     console.launched(dotenv.load(project.env_file, {}))
     console.launched(dotenv.load(project.env_file, {"API_HOST": "192.0.2.1", "MONITOR_HOST": "0.0.0.0"}))
     addresses = [line.split()[-1] for line in capsys.readouterr().out.splitlines()]
@@ -140,7 +140,7 @@ def test_a_launched_project_says_where_it_answers(project: Project, capsys: pyte
     ]
 
 
-def test_watching_tells_each_step_and_each_change_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_prints_each_step_and_each_change_once(capsys: pytest.CaptureFixture[str]) -> None:
     progress = console.ProgressPrinter()
     progress.doing("Installing the requirements")
     for _ in range(2):
@@ -163,7 +163,7 @@ def test_watching_tells_each_step_and_each_change_once(capsys: pytest.CaptureFix
     )
 
 
-def test_what_others_sent_does_not_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_from_outside_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     arrived = {"path": "/\033[2J", "webhook_id": "\033c", "signed": True, "fault": "\033c"}
     for body in (b"\033[2J\xff", b'{"a": "\xc2\x9b\\ud800"}', b"[" * 100_000):
         console.received([ReceivedCallback(when=0, repeated=False, body=body, **arrived)])  # type: ignore[arg-type]
@@ -198,11 +198,11 @@ def body_shown(body: bytes, capsys: pytest.CaptureFixture[str]) -> str:
     ],
     ids=range(10),
 )
-def test_a_body_is_shown_so_that_it_can_be_read(body: bytes, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_body_is_shown_in_one_readable_line(body: bytes, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert body_shown(body, capsys) == shown
 
 
-def test_a_terminal_without_the_letter_is_shown_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_character_that_the_terminal_lacks_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
     monkeypatch.setattr("sys.stdout", screen)
     console.received(

@@ -39,7 +39,7 @@ def callback(**changes: Any) -> Callback:
         (260000, "in 3 d"),
     ],
 )
-def test_the_next_try_is_told_in_words(ahead: float, words: str) -> None:
+def test_the_next_try_is_in_words(ahead: float, words: str) -> None:
     [_, row] = tables.callbacks([callback(next_try=NOW + ahead)], now=NOW)
     assert f"  {words}  " in row
 
@@ -59,13 +59,13 @@ def test_columns_are_aligned_and_nothing_is_cut() -> None:
     assert second.count(long) == 3
 
 
-def test_what_others_sent_is_shown_and_not_obeyed() -> None:
+def test_control_characters_in_a_cell_are_escaped() -> None:
     [_, row] = tables.callbacks([callback(uri="http://a/\033[2J", last_error="one\ntwo\x9b")], now=NOW)
     assert "http://a/\\x1b[2J" in row
     assert "one\\ntwo\\x9b" in row
 
 
-def test_bars_are_in_proportion_and_seen_when_they_are_more_than_nothing() -> None:
+def test_bars_are_in_proportion_and_visible_above_zero() -> None:
     assert bar(10, 10, width=4) == "████"
     assert bar(5, 10, width=4) == "██"
     assert bar(5, 8, width=4) == "██▌"

@@ -1,4 +1,4 @@
-"""The receiver of `denzel listen`, over real sockets; another implementation of Standard Webhooks signs."""
+"""The endpoint of `denzel listen`, over real sockets, with signatures by the package standardwebhooks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BODY = '{"a123": "Iris-setosa", "name": "ü"}'
 
 
 class Ear:
-    """A receiver that listens, and a sender for it."""
+    """A listening endpoint, and a sender for it."""
 
     def __init__(self, port: int, arrivals: Iterator[ReceivedCallback]) -> None:
         self.port = port
@@ -64,7 +64,7 @@ def ear() -> Iterator[Ear]:
         yield Ear(port, arrivals)
 
 
-def test_a_callback_is_answered_204_and_told_as_it_came(ear: Ear) -> None:
+def test_a_callback_is_answered_204_and_queued_as_it_came(ear: Ear) -> None:
     before = datetime.now(UTC).timestamp()
     arrival = ear.receive(headers=signed(), path="/stash?a=b")
     assert (arrival.path, arrival.webhook_id, arrival.body) == ("/stash?a=b", "task-1", BODY.encode())
@@ -72,7 +72,7 @@ def test_a_callback_is_answered_204_and_told_as_it_came(ear: Ear) -> None:
     assert not arrival.repeated
 
 
-def test_callbacks_are_told_in_the_order_in_which_they_came(ear: Ear) -> None:
+def test_callbacks_are_queued_in_the_order_of_arrival(ear: Ear) -> None:
     names = [f"task-{number}" for number in range(50)]
     assert [ear.request("POST", "/stash", b"{}", {"webhook-id": name}) for name in names] == [204] * 50
     assert [next(ear.arrivals).webhook_id for _ in names] == names
@@ -170,7 +170,7 @@ def test_a_body_without_a_length_is_411(ear: Ear, length: str) -> None:
     assert ear.receive().path == "/stash"
 
 
-def test_a_sender_that_goes_away_in_the_middle_is_nothing(ear: Ear, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sender_that_breaks_the_connection_is_ignored(ear: Ear, capsys: pytest.CaptureFixture[str]) -> None:
     for begun in (b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nhalf", b"POST /"):
         with socket.create_connection(("127.0.0.1", ear.port)) as connection:
             # Closed with a reset, as by a process that was killed.
@@ -180,7 +180,7 @@ def test_a_sender_that_goes_away_in_the_middle_is_nothing(ear: Ear, capsys: pyte
     assert capsys.readouterr().err == ""
 
 
-def test_a_slow_sender_holds_up_nobody(ear: Ear) -> None:
+def test_a_slow_sender_does_not_delay_others(ear: Ear) -> None:
     with socket.create_connection(("127.0.0.1", ear.port)) as slow:
         slow.sendall(b"POST /slow HTTP/1.1\r\nContent-Length: 4\r\n\r\nha")
         assert ear.receive().path == "/stash"

@@ -37,7 +37,7 @@ def backend(project: Project) -> DockerBackend:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Puts a program written in sh on PATH, where there is no other."""
+    """Put a program written in sh on PATH, as the only one."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -151,7 +151,7 @@ def test_up_without_the_image(backend: DockerBackend, install: Install) -> None:
     assert "denzel updatereqs" in gone.hint
 
 
-def test_up_that_fails_otherwise_keeps_what_docker_said(backend: DockerBackend, install: Install) -> None:
+def test_up_that_fails_otherwise_keeps_the_output_of_docker(backend: DockerBackend, install: Install) -> None:
     install("docker", "echo 'no space left on device' >&2; exit 1")
     with pytest.raises(CommandFailed) as failure:
         backend.up()
@@ -161,9 +161,9 @@ def test_up_that_fails_otherwise_keeps_what_docker_said(backend: DockerBackend, 
 def test_a_build_passes_the_stamps_over_the_settings(
     backend: DockerBackend, install: Install, project: Project
 ) -> None:
-    install("docker", 'echo "$PIP_REQUIREMENTS_UPDATED $API_PORT $PWD $*" > said')
+    install("docker", 'echo "$PIP_REQUIREMENTS_UPDATED $API_PORT $PWD $*" > arguments')
     backend.build(lambda step: None, stamps={"PIP_REQUIREMENTS_UPDATED": "2026-01-02T03:04:05Z"})
-    assert (project.root / "said").read_text() == f"2026-01-02T03:04:05Z 8000 {project.root} compose build api\n"
+    assert (project.root / "arguments").read_text() == f"2026-01-02T03:04:05Z 8000 {project.root} compose build api\n"
 
 
 def test_a_build_reports_its_steps_and_fails_with_its_output(backend: DockerBackend, install: Install) -> None:

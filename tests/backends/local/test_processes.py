@@ -1,4 +1,4 @@
-"""Processes of a project: which are its own, and how they end."""
+"""Processes of a project: finding and ending them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def child(folder: Path) -> int:
     return int((folder / "child").read_text())
 
 
-def test_those_of_a_project_carry_its_mark(family: subprocess.Popen[bytes], tmp_path: Path) -> None:
+def test_processes_of_a_project_are_found_by_its_mark(family: subprocess.Popen[bytes], tmp_path: Path) -> None:
     assert {process.pid for process in processes_of(tmp_path)} == {family.pid, child(tmp_path)}
     assert processes_of(tmp_path.parent) == []
 
@@ -55,33 +55,33 @@ def test_they_are_found_when_their_folder_was_moved(family: subprocess.Popen[byt
     assert {process.pid for process in processes_of(moved)} == {family.pid, child(moved)}
 
 
-def test_they_end_by_themselves_when_asked(family: subprocess.Popen[bytes], tmp_path: Path) -> None:
+def test_processes_end_on_sigterm(family: subprocess.Popen[bytes], tmp_path: Path) -> None:
     end_project(tmp_path, within=10)
     assert (tmp_path / "goodbye").exists()
     until(lambda: processes_of(tmp_path) == [], what="the child to be gone with its parent")
 
 
-def test_one_that_does_not_end_in_time_is_ended(tmp_path: Path) -> None:
+def test_a_process_that_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
     with started(tmp_path, DEAF) as deaf:
         end_project(tmp_path, within=0.2)
         assert not psutil.pid_exists(deaf.pid)
 
 
-def test_what_it_has_started_meanwhile_is_ended_with_it(tmp_path: Path) -> None:
+def test_processes_that_it_starts_meanwhile_are_killed_too(tmp_path: Path) -> None:
     with started(tmp_path, RESTARTING):
         end_project(tmp_path, within=1)
         assert (tmp_path / "later").exists()
         until(lambda: processes_of(tmp_path) == [], what="all of them to be gone")
 
 
-def test_a_kill_takes_all_below_too(family: subprocess.Popen[bytes], tmp_path: Path) -> None:
+def test_a_kill_takes_the_descendants_too(family: subprocess.Popen[bytes], tmp_path: Path) -> None:
     kill_tree(family.pid)
     assert processes_of(tmp_path) == []
     assert not (tmp_path / "goodbye").exists()
     kill_tree(family.pid)
 
 
-def test_a_kill_of_a_project_takes_who_does_not_listen(tmp_path: Path) -> None:
+def test_a_kill_takes_processes_that_ignore_sigterm(tmp_path: Path) -> None:
     with started(tmp_path, DEAF) as deaf:
         kill_project(tmp_path)
         assert processes_of(tmp_path) == []
@@ -89,7 +89,7 @@ def test_a_kill_of_a_project_takes_who_does_not_listen(tmp_path: Path) -> None:
     kill_project(tmp_path)
 
 
-def test_who_is_gone_has_no_processor_time(family: subprocess.Popen[bytes]) -> None:
+def test_a_process_that_ended_has_no_processor_time(family: subprocess.Popen[bytes]) -> None:
     assert processor_seconds(os.getpid()) > 0
     kill_tree(family.pid)
     with pytest.raises(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""supervisord's configuration, as supervisord itself reads it, and asking one that does not run."""
+"""supervisord's configuration, as supervisord itself reads it, and calls to one that does not run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FOLDERS = [
 
 
 def program(**changes: object) -> Program:
-    """A program, but for what is said."""
+    """A program with these changes."""
     facts: dict[str, object] = {
         "name": "api",
         "priority": 4,
@@ -41,7 +41,7 @@ def program(**changes: object) -> Program:
 
 
 def read(root: Path, *programs: Program, monkeypatch: pytest.MonkeyPatch) -> ServerOptions:
-    """What supervisord makes of the configuration, run in the project folder."""
+    """The options that supervisord reads from the configuration in the project folder."""
     root.mkdir(exist_ok=True)
     (root / "supervisord.conf").write_text(
         Supervisor(root).configuration(programs, log="supervisord.log"), encoding="utf-8"
@@ -55,7 +55,7 @@ def read(root: Path, *programs: Program, monkeypatch: pytest.MonkeyPatch) -> Ser
 
 
 def socket_folder(supervisor: Supervisor) -> Path:
-    """Where its socket is to be."""
+    """The path of its socket."""
     text = supervisor.configuration([], log="supervisord.log")
     (file,) = re.findall("^file = (.*)$", text, re.MULTILINE)
     return Path(file.replace("%%", "%")).parent
@@ -114,7 +114,7 @@ def test_the_socket_is_short_where_the_temporary_folder_is_not(tmp_path: Path, m
     assert len(f"{socket_folder(Supervisor(tmp_path))}/s.1234567") < 104
 
 
-def test_nobody_runs_where_nothing_was_started(tmp_path: Path) -> None:
+def test_a_supervisord_that_was_not_started_does_not_run(tmp_path: Path) -> None:
     supervisor = Supervisor(tmp_path)
     assert supervisor.states() is None
     supervisor.start_missing()
@@ -122,7 +122,7 @@ def test_nobody_runs_where_nothing_was_started(tmp_path: Path) -> None:
     supervisor.remove()
 
 
-def test_a_socket_that_nobody_listens_at_is_removed(tmp_path: Path, temporary: Path) -> None:
+def test_a_socket_without_a_listener_is_removed(tmp_path: Path, temporary: Path) -> None:
     supervisor = Supervisor(tmp_path)
     socket = socket_folder(supervisor) / "s"
     socket.parent.mkdir()
@@ -135,7 +135,7 @@ def test_a_socket_that_nobody_listens_at_is_removed(tmp_path: Path, temporary: P
 
 
 def test_a_folder_that_others_can_enter_is_not_used(tmp_path: Path, temporary: Path) -> None:
-    """Whoever makes it first in a shared temporary folder could answer in supervisord's place."""
+    """A user who creates it first in a shared temporary folder could answer in supervisord's place."""
     supervisor = Supervisor(tmp_path)
     folder = socket_folder(supervisor)
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""The Python environment of a local project: what it is made from, how it is made, and how that fails."""
+"""Python environments of a local project: fingerprint, installation and failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ local = pytest.mark.local
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """A project of which nothing is built."""
+    """A project that was never built."""
     return start_project("iris", tmp_path)
 
 
@@ -73,7 +73,7 @@ def test_another_python_makes_another_environment(project: Project, monkeypatch:
     assert fingerprint(project) != before
 
 
-def test_what_an_environment_is_not_made_from_does_not_change_it(project: Project) -> None:
+def test_other_settings_do_not_change_the_environment(project: Project) -> None:
     before = fingerprint(project)
     settings_file.change(project.env_file, {"API_PORT": "1234", "OS_REQUIREMENTS_UPDATED": STAMP})
     project.pipeline.write_text("# ours\n")
@@ -113,7 +113,7 @@ error: No solution found when resolving dependencies
 
 
 @pytest.mark.parametrize(("said", "hint"), SAID.values(), ids=SAID)
-def test_what_the_installer_says_is_passed_on(project: Project, programs: Path, said: str, hint: str) -> None:
+def test_the_message_of_the_installer_is_passed_on(project: Project, programs: Path, said: str, hint: str) -> None:
     (programs / "cat").symlink_to("/bin/cat")
     program(programs / "uv", f"[ $1 = venv ] && exit 0\ncat <<'END'\n{said}\nEND\nexit 1")
     with pytest.raises(BuildFailed, match="unsatisfiable") as failure:
@@ -159,7 +159,7 @@ UNREACHABLE = {
 
 @local
 @pytest.mark.parametrize("variables", UNREACHABLE.values(), ids=UNREACHABLE)
-def test_without_a_network_the_message_says_so(
+def test_a_missing_network_is_in_the_message(
     project: Project, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
     for name, value in {"UV_CACHE_DIR": str(project.root.parent / "cache"), **variables}.items():
@@ -173,7 +173,7 @@ def test_without_a_network_the_message_says_so(
 
 @local
 @pytest.mark.usefixtures("package_cache")
-def test_requirements_sh_is_run_when_it_is_asked_for_and_before_the_packages(project: Project) -> None:
+def test_requirements_sh_runs_on_request_before_the_packages(project: Project) -> None:
     (project.root / "requirements.sh").write_text('echo "in $PWD" >>ran\n')
     build(project)
     assert not (project.root / "ran").exists()
@@ -185,7 +185,7 @@ def test_requirements_sh_is_run_when_it_is_asked_for_and_before_the_packages(pro
 
 @local
 @pytest.mark.usefixtures("package_cache")
-def test_a_requirements_sh_that_fails_says_how_and_is_run_again(project: Project) -> None:
+def test_a_failed_requirements_sh_is_reported_and_run_again(project: Project) -> None:
     build(project)
     made = (project.root / ".denzel" / "venv").readlink()
     (project.root / "requirements.sh").write_text("echo no such package; exit 100\n")
