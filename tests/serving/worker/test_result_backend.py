@@ -215,7 +215,7 @@ def test_a_result_waits_for_redis_to_come_back(
             raise outages.pop()
         end(*arguments, **options)
 
-    backend._records.end = end_when_redis_is_back
+    backend._records.complete = end_when_redis_is_back
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     backend.mark_as_done("the-id", {"a": 1})
     assert record(records, "the-id") == TaskRecord(status="SUCCESS", result={"a": 1})

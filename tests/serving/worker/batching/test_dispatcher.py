@@ -36,8 +36,7 @@ LIMITS = BatchSettings(batch_size=4, batch_wait=0.002, time_limit=7.0, deliverie
 class Job:
     """A job of the pool, whose process does what the test says."""
 
-    def __init__(self, number: int, arguments: Any, options: dict[str, Any], pool: Pool) -> None:
-        self._job = number
+    def __init__(self, arguments: Any, options: dict[str, Any], pool: Pool) -> None:
         self.slot: int = arguments[0]
         self.items: list[QueuedTask] = arguments[1]
         self.stay: PollGrant | None = arguments[2]
@@ -55,13 +54,13 @@ class Job:
         self.options["accept_callback"](pid, 0.0)
 
     def done(self, *tasks: str, runtime: float = 0.0001, waiting: int = 0, batches: bool = False) -> None:
-        del self._pool._cache[self._job]
+        self._pool.running.remove(self)
         ended = [TaskResult(task_id, "SUCCESS", runtime, "{}") for task_id in tasks or self.tasks]
         seconds = runtime if batches else runtime * len(ended)
         self.options["callback"](BatchResult(ended, waiting, batches, seconds))
 
     def die(self, error: Exception | None = None) -> None:
-        del self._pool._cache[self._job]
+        self._pool.running.remove(self)
         try:
             raise error or WorkerLostError("SIGKILL")
         except (WorkerLostError, TimeLimitExceeded):
@@ -69,21 +68,20 @@ class Job:
 
 
 class Pool:
-    """Both the pool of Celery and that of billiard within; it runs nothing."""
+    """The pool of Celery; it runs nothing."""
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.killed: list[tuple[int, int]] = []
         self.closed = False
-        self._cache: dict[int, Job] = {}
-        self._pool = self
+        self.running: list[Job] = []
 
     def apply_async(self, run: Any, arguments: Any, **options: Any) -> Job | None:
         if self.closed:
             return None
-        job = Job(len(self.jobs), arguments, options, self)
+        job = Job(arguments, options, self)
         self.jobs.append(job)
-        self._cache[job._job] = job
+        self.running.append(job)
         return job
 
     def terminate_job(self, pid: int, signal: int) -> None:
@@ -129,7 +127,9 @@ class Deployment:
         self.board = Scoreboard(self.clock)
         self.claims = Claims(redis, ClaimLimits(deliveries=limits.deliveries, ttl=60))
         self.parcels = Dispatcher(self.claims, self.records, self.board, limits, lambda: None, clock=self.clock)  # type: ignore[arg-type,return-value]
-        self.parcels.start(self.worker, lambda: processes)
+        self.parcels.start(
+            self.worker, ready=lambda: processes, has_dropped=lambda job: job not in self.worker.pool.running
+        )
 
     def accept(self, *tasks: str) -> None:
         for task in tasks:
@@ -570,7 +570,7 @@ def test_what_waits_behind_a_long_task_goes_back_to_the_queue(deployment: Deploy
 def test_a_parcel_that_the_pool_has_dropped_goes_back(deployment: Deployment) -> None:
     deployment.accept("a")
     deployment.take()
-    deployment.worker.pool._cache.clear()
+    deployment.worker.pool.running.clear()
     deployment.parcels.look()
     assert deployment.waiting() == ["a"]
     assert deployment.parcels.room() == 2
@@ -760,7 +760,7 @@ def test_the_log_the_dashboard_and_celery_are_told_what_a_process_did_at_the_que
     deployment.records.cancel("b", ttl=60)
     job = deployment.last
     further = [PolledTask(TaskResult("a", "SUCCESS", 0.001, "{}"), "[1]", 1000.5, 1000.75)]
-    del deployment.worker.pool._cache[job._job]
+    deployment.worker.pool.running.remove(job)
     cancelled = [QueuedTask("gone", "", "[2]", 1000.25)]
     total = state.total_count["app.tasks.invoke_predict"]
     outcome = BatchResult([TaskResult("handed", "SUCCESS", 0.001, "{}")], 0, True, 0.002, further, ["b"], cancelled, 2)
@@ -783,7 +783,7 @@ def test_the_log_the_dashboard_and_celery_are_told_what_a_process_did_at_the_que
 
 def test_of_what_a_process_did_at_the_queue_some_is_told_at_a_time(deployment: Deployment) -> None:
     deployment.stay("a")
-    del deployment.worker.pool._cache[deployment.last._job]
+    deployment.worker.pool.running.remove(deployment.last)
     tasks = [
         PolledTask(TaskResult(f"task-{n}", "SUCCESS", 0.001, "{}"), "[1]", 0.0, 0.0) for n in range(WRITTEN_AT_ONCE + 1)
     ]
@@ -804,7 +804,7 @@ def test_of_what_a_process_did_at_the_queue_some_is_told_at_a_time(deployment: D
 
 def test_what_a_process_has_left_goes_back(deployment: Deployment) -> None:
     deployment.stay("a", "b")
-    del deployment.worker.pool._cache[deployment.last._job]
+    deployment.worker.pool.running.remove(deployment.last)
     deployment.last.options["callback"](BatchResult([], 0, True, 0.002, [], ["a", "b"]))
     assert deployment.waiting() == ["a", "b"]
     assert deployment.take() == [["a", "b"]]
@@ -892,7 +892,7 @@ def test_a_long_task_at_the_queue_is_known_as_if_it_had_been_handed_over(deploym
     assert deployment.take() == [["b", "c"]]
     # The process says that it has left them; they are others' now.
     job = next(job for job in deployment.worker.pool.jobs if job.tasks == ["handed"])
-    del deployment.worker.pool._cache[job._job]
+    deployment.worker.pool.running.remove(job)
     further = [PolledTask(TaskResult("long", "SUCCESS", 1.2, "{}"), "[]", 0.0, 0.0)]
     job.options["callback"](BatchResult([], 0, True, 1.2, further, ["b", "c"]))
     assert deployment.waiting() == []
@@ -918,7 +918,7 @@ def test_a_task_at_the_queue_that_has_ended_is_not_told_to_run_and_keeps_its_arg
     deployment.parcels.look()
     assert [(event, fields["uuid"]) for event, fields in deployment.worker.events] == [("task-started", "long")]
     further = [PolledTask(TaskResult("quick", "SUCCESS", 0.001, "{}"), "[1]", 1000.5, 1000.75)]
-    del deployment.worker.pool._cache[deployment.last._job]
+    deployment.worker.pool.running.remove(deployment.last)
     deployment.last.options["callback"](BatchResult([], 0, True, 0.002, further, ["long"], [], 2))
     deployment.parcels.tell()
     assert [fields["args"] for event, fields in deployment.worker.events if event == "task-succeeded"] == ["[1]"]
@@ -927,7 +927,7 @@ def test_a_task_at_the_queue_that_has_ended_is_not_told_to_run_and_keeps_its_arg
 
 def test_a_process_whose_parcel_the_pool_has_dropped_takes_nothing_more(deployment: Deployment) -> None:
     visit = deployment.stay("a")
-    del deployment.worker.pool._cache[deployment.last._job]
+    deployment.worker.pool.running.remove(deployment.last)
     deployment.parcels.look()
     deployment.accept("b")
     assert visit.next(waiting=1) == []

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from celery import bootsteps
-from celery.worker import state
-from celery.worker.request import Request as CeleryRequest
 from redis import RedisError
 
 from app.serving.settings import Settings
@@ -19,8 +18,17 @@ from app.serving.store.claims import RENEW_EVERY, DeadLettered
 from app.serving.store.connection import connect
 from app.serving.store.workers import HEARTBEAT_INTERVAL, WorkerRegistry
 from app.serving.worker import log_file
+from app.serving.worker.batching import celery_state
+from app.serving.worker.batching.dispatcher import SUPERVISION_INTERVAL
 from app.serving.worker.batching.events import FLUSH_INTERVAL
-from app.serving.worker.pool import CHECK_INTERVAL, loading_processes, maintain_pool, pool_processes, ready_processes
+from app.serving.worker.pool import (
+    accept_early_deaths,
+    has_dropped,
+    loading_processes,
+    maintain_pool,
+    pool_processes,
+    ready_processes,
+)
 from app.serving.worker.transport import Channel
 
 log = logging.getLogger(__name__)
@@ -40,10 +48,9 @@ class Registration(bootsteps.StartStopStep):  # type: ignore[misc]
         self._seen: dict[int, Any] = {}
 
     def start(self, worker: Any) -> None:
-        # Celery would give up when no process lives through its first second; a new one is started for each that dies.
-        worker.pool.did_start_ok = lambda: True
+        accept_early_deaths(worker)
         self._report(worker)
-        worker.timer.call_repeatedly(CHECK_INTERVAL, self._report, (worker,))
+        worker.timer.call_repeatedly(SUPERVISION_INTERVAL, self._report, (worker,))
 
     def _report(self, worker: Any) -> None:
         processes = ready_processes(worker), loading_processes(worker)
@@ -78,14 +85,16 @@ class Consumer(bootsteps.StartStopStep):  # type: ignore[misc]
         self._given_up: SimpleQueue[DeadLettered] = SimpleQueue()
 
     def start(self, worker: Any) -> None:
-        self._parcels.start(worker, lambda: len(ready_processes(worker)))
+        self._parcels.start(
+            worker, ready=lambda: len(ready_processes(worker)), has_dropped=partial(has_dropped, worker)
+        )
         # At once: what an earlier life of this worker had comes first.
         self._renew()
         threading.Thread(target=self._renew_for_ever, name="claims", daemon=True).start()
-        worker.timer.call_repeatedly(CHECK_INTERVAL, self._act_on_renewals, (worker,))
+        worker.timer.call_repeatedly(SUPERVISION_INTERVAL, self._act_on_renewals, (worker,))
         # Every 5 seconds, left alone: so late it would say of a process that its task died with it.
-        worker.timer.call_repeatedly(CHECK_INTERVAL, maintain_pool, (worker,))
-        worker.timer.call_repeatedly(CHECK_INTERVAL, self._parcels.look)
+        worker.timer.call_repeatedly(SUPERVISION_INTERVAL, maintain_pool, (worker,))
+        worker.timer.call_repeatedly(SUPERVISION_INTERVAL, self._parcels.look)
         worker.timer.call_repeatedly(FLUSH_INTERVAL, self._parcels.tell)
 
     def stop(self, worker: Any) -> None:
@@ -100,9 +109,7 @@ class Consumer(bootsteps.StartStopStep):  # type: ignore[misc]
             self._renew()
 
     def _renew(self) -> None:
-        # Those that go Celery's own way, and those in parcels.
-        requests = [request for request in list(state.requests.values()) if isinstance(request, CeleryRequest)]
-        known = {request.message.delivery_tag: request.id for request in requests} | self._parcels.known()
+        known = celery_state.unfinished() | self._parcels.known()
         try:
             renewed = self._parcels.claims.renew(known, self._parcels.visit)
             for task_id in renewed.cancelled:
@@ -117,7 +124,7 @@ class Consumer(bootsteps.StartStopStep):  # type: ignore[misc]
             self._parcels.given_up(self._given_up.get())
         while not self._cancelled.empty():
             task_id = self._cancelled.get()
-            request = state.requests.get(task_id)
+            request = celery_state.find(task_id)
             if request is not None:
                 request.terminate(worker.pool, signal="KILL")
             else:

@@ -27,7 +27,8 @@ from app.serving.worker.batching.runner import BatchResult, BatchRunner
 from app.serving.worker.batching.scoreboard import Scoreboard
 from app.serving.worker.bootsteps import Consumer, LogRotation, Registration
 from app.serving.worker.model.predictor import Predictor
-from app.serving.worker.pool_process import end_in_time, end_with_worker, load_model
+from app.serving.worker.pool import limit_exit_wait
+from app.serving.worker.pool_process import end_with_worker, load_model
 from app.serving.worker.preload import Preload
 from app.serving.worker.shutdown import StopInTime, deregister, requeue_all
 from app.serving.worker.sidecar import SidecarSupervisor
@@ -125,7 +126,7 @@ def take_by_claims(conf: Any, **_: Any) -> None:
 @signals.worker_process_init.connect
 def start_process(sender: str, **_: Any) -> None:
     """Ready a pool process for its first task."""
-    end_in_time(EXIT_GRACE)
+    limit_exit_wait(EXIT_GRACE)
     end_with_worker()
     load_model(predictor, WorkerRegistry(connect(celery_app.conf.denzel_settings.redis_url)), sender)
 

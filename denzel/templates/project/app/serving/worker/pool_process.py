@@ -7,17 +7,18 @@ import os
 import threading
 import time
 
-from billiard import pool as billiard_pool
 from redis import RedisError
 
 from app.serving.store.workers import WorkerRegistry, WorkerState
 from app.serving.worker.model.predictor import Predictor
-from app.serving.worker.pool import CHECK_INTERVAL
 
 log = logging.getLogger(__name__)
 
 #: Seconds that a process waits before it loads the model, when one before it died of that.
 PAUSE_AFTER_DEATH = 5.0
+
+#: Seconds between two checks that the worker is still there.
+PARENT_CHECK_INTERVAL = 1.0
 
 
 def load_model(predictor: Predictor, reports: WorkerRegistry, worker: str) -> None:
@@ -43,22 +44,13 @@ def _died_before(reports: WorkerRegistry, worker: str) -> bool:
         return False
 
 
-def end_in_time(grace: float) -> None:
-    """End this process within `grace` seconds of being told to: what its tasks leave behind is in Redis by then.
-
-    A worker that stops does not always count what it has read, and billiard would wait half a minute for that.
-    """
-    interval = billiard_pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL
-    billiard_pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = round(grace / interval)
-
-
 def end_with_worker() -> None:
     """End this process when the worker is gone: its task runs again elsewhere, and the memory is needed there."""
     worker = os.getppid()
 
     def watch() -> None:
         while os.getppid() == worker:
-            time.sleep(CHECK_INTERVAL)
+            time.sleep(PARENT_CHECK_INTERVAL)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -12,16 +12,19 @@ from types import FrameType
 from typing import Any
 
 from celery import bootsteps
-from celery.worker import state
 from redis import RedisError
 
 from app.serving.settings import Settings
 from app.serving.store.connection import connect
 from app.serving.store.workers import WorkerRegistry
-from app.serving.worker.pool import CHECK_INTERVAL, loading_processes, ready_processes
+from app.serving.worker.batching import celery_state
+from app.serving.worker.pool import loading_processes, ready_processes
 from app.serving.worker.transport import Channel
 
 log = logging.getLogger(__name__)
+
+#: Seconds between two looks for processes that load.
+KILL_INTERVAL = 1.0
 
 #: Seconds before the end of STOP_TIMEOUT at which running tasks go back to the queue at the latest.
 REQUEUE_MARGIN = 5
@@ -50,14 +53,14 @@ def end_loading(worker: Any) -> None:
     # Until this process ends: the pool puts others in the place of those that died.
     while True:
         _kill(loading_processes(worker))
-        time.sleep(CHECK_INTERVAL)
+        time.sleep(KILL_INTERVAL)
 
 
 def requeue_on_deadline(worker: Any) -> None:
     """When the time to stop is nearly over, put running tasks back to the queue, and end."""
     settings: Settings = worker.app.conf.denzel_settings
     time.sleep(settings.stop_timeout - REQUEUE_MARGIN)
-    log.warning("STOP_TIMEOUT is nearly over; %d running tasks go back to the queue", len(state.active_requests))
+    log.warning("STOP_TIMEOUT is nearly over; %d running tasks go back to the queue", celery_state.active())
     requeue_all()
     _kill(ready_processes(worker))
     deregister(worker)

@@ -19,12 +19,12 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import TimeLimitExceeded
-from celery.worker import state
 
 from app.serving.errors import time_limit_result
 from app.serving.store.claims import Claims, DeadLettered
 from app.serving.store.messages import TASK_NAME, QueuedTask, parse
 from app.serving.store.tasks import FAILURE, Completion, TaskStore
+from app.serving.worker.batching import celery_state
 from app.serving.worker.batching.events import TaskEvents
 from app.serving.worker.batching.in_flight import Batch, InFlight
 from app.serving.worker.batching.poller import POLL_TIMEOUT, SESSION_LIMIT, PollGrant
@@ -79,16 +79,18 @@ class Dispatcher:
         self._clock = clock
         self._worker: Any = None
         self._ready: Callable[[], int] = lambda: 0
+        self._has_dropped: Callable[[Any], bool] = lambda job: False
         self._parcels = InFlight(claims, board)
         self._sizes = AdaptiveBatchSize(batch_size=limits.batch_size, deliveries=limits.deliveries)
         self._gathering = BatchWindow(board, limits.batch_wait, clock)
         self._unsaid = PendingSettlements(claims, records, lifetime=limits.lifetime)
         self._visits = 0
 
-    def start(self, worker: Any, ready: Callable[[], int]) -> None:
-        """Take tasks for a worker of which so many processes are `ready`."""
+    def start(self, worker: Any, *, ready: Callable[[], int], has_dropped: Callable[[Any], bool]) -> None:
+        """Take tasks for a worker: `ready` counts its processes with a model, `has_dropped` is asked of its jobs."""
         self._worker = worker
         self._ready = ready
+        self._has_dropped = has_dropped
         self._events = TaskEvents(worker, self._clock)
         self._gathering.start(worker.timer)
 
@@ -116,7 +118,7 @@ class Dispatcher:
         taken = self.claims.take(free=free, limit=self._sizes.most(), sharers=sharing)
         for claimed in taken.claimed:
             item = parse(claimed.message, claimed.since)
-            if item is None or item.task_id in state.revoked:
+            if item is None or celery_state.is_revoked(item.task_id):
                 others.append(claimed.message)
             elif claimed.deliveries > 1:
                 alone.append([item])
@@ -159,10 +161,8 @@ class Dispatcher:
     def look(self) -> None:
         """Give back what waits behind a long task; say again what could not be said. To be called every second."""
         now = self._clock()
-        pool = self._worker.pool and self._worker.pool._pool
         for parcel in self._parcels:
-            if pool and parcel.job._job not in pool._cache:
-                # The pool has dropped it unbegun, as it does when a connection breaks.
+            if self._has_dropped(parcel.job):
                 self._close(parcel)
                 continue
             began, rests = self._board.began(parcel.slot)
@@ -189,14 +189,19 @@ class Dispatcher:
         self._events.flush()
 
     def _free(self) -> int:
-        return self._ready() - len(self._parcels) - len(state.reserved_requests)
+        return self._ready() - len(self._parcels) - celery_state.reserved()
 
     def _stay(self) -> PollGrant | None:
         """The leave for a process to stay at the queue. One at a time has it: two would share out what is not worth it.
 
         What Celery itself was told to revoke, those processes do not know; it remembers that for three hours.
         """
-        if self._parcels.staying is not None or not self._sizes.are_quick or state.revoked or not self._ready():
+        if (
+            self._parcels.staying is not None
+            or not self._sizes.are_quick
+            or celery_state.has_revoked()
+            or not self._ready()
+        ):
             return None
         self._visits += 1
         return PollGrant(self._visits, self._sizes.most())

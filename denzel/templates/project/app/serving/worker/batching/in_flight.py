@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from celery.worker import state
 from redis import RedisError
 
 from app.serving.store.claims import Claims
 from app.serving.store.messages import TASK_NAME, QueuedTask
+from app.serving.worker.batching import celery_state
 from app.serving.worker.batching.poller import PollGrant
 from app.serving.worker.batching.scoreboard import NOT_STARTED, SLOTS, Scoreboard
 
@@ -79,21 +79,20 @@ class Batch:
                 request = TaskView(item, self, self._end_task)
                 self.open[request.id] = request
                 self.seen.add(request.id)
-                state.task_accepted(request)
+                celery_state.accept(request)
 
     def close(self, task_id: str) -> TaskView | None:
         """The task has ended, or goes back to the queue. None where it was not open."""
         request = self.open.pop(task_id, None)
         if request is not None:
-            state.task_ready(request)
+            celery_state.remove(request)
         return request
 
     def count_further(self, task_ids: Iterable[str]) -> None:
         """Its process took these tasks from the queue itself, and they ended there: Celery counts them all."""
         for task_id in task_ids:
             if self.close(task_id) is None:
-                state.all_total_count[0] += 1
-                state.total_count[TASK_NAME] += 1
+                celery_state.count()
 
     def place_of(self, task_id: str) -> int:
         """At which place of its round a task is."""
