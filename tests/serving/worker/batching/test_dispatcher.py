@@ -124,9 +124,9 @@ class Deployment:
         self.redis = redis
         self.worker = Worker()
         self.clock = Clock()
-        self.board = Scoreboard(self.clock)
+        self.scoreboard = Scoreboard(self.clock)
         self.claims = Claims(redis, ClaimLimits(deliveries=limits.deliveries, ttl=60))
-        self.parcels = Dispatcher(self.claims, self.records, self.board, limits, lambda: None, clock=self.clock)  # type: ignore[arg-type,return-value]
+        self.parcels = Dispatcher(self.claims, self.records, self.scoreboard, limits, lambda: None, clock=self.clock)  # type: ignore[arg-type,return-value]
         self.parcels.start(
             self.worker, ready=lambda: processes, has_dropped=lambda job: job not in self.worker.pool.running
         )
@@ -159,10 +159,10 @@ class Deployment:
         assert stay is not None
         self.last.accept(77)
         self.accept(*tasks)
-        visit = PollSession(self.claims, self.board, self.last.slot, stay, clock=self.clock)
+        visit = PollSession(self.claims, self.scoreboard, self.last.slot, stay, clock=self.clock)
         assert [item.task_id for item in visit.next(waiting=len(tasks))] == list(tasks)
         self.records.complete("handed", "SUCCESS", {}, ttl=60)
-        self.board.enter(self.last.slot, ALL)
+        self.scoreboard.start(self.last.slot, ALL)
         return visit
 
     @property
@@ -442,7 +442,7 @@ def test_the_task_that_ran_when_its_process_died_is_counted_and_the_others_are_n
     deployment.learn(runtime=0.0005)
     deployment.accept("a", "b", "c")
     deployment.take()
-    deployment.board.enter(deployment.last.slot, 1)
+    deployment.scoreboard.start(deployment.last.slot, 1)
     deployment.last.die()
     assert deployment.waiting() == ["a", "b", "c"]
     assert [deployment.redis.hget(keys.task(task), "deliveries") for task in "abc"] == ["0", "1", "0"]
@@ -453,7 +453,7 @@ def test_the_tasks_of_a_batch_whose_process_died_run_alone_from_then_on(deployme
     deployment.learn(runtime=0.0001, batches=True)
     deployment.accept("good", "poison")
     deployment.take()
-    deployment.board.enter(deployment.last.slot, ALL)
+    deployment.scoreboard.start(deployment.last.slot, ALL)
     deployment.last.die()
     assert deployment.take() == [["good"], ["poison"]]
     deployment.worker.pool.jobs[-2].done(batches=True)
@@ -468,7 +468,7 @@ def test_more_suspects_than_processes_wait_in_the_queue(deployment: Deployment) 
     deployment.learn(runtime=0.0001, batches=True)
     deployment.accept(*"abcd")
     deployment.take()
-    deployment.board.enter(deployment.last.slot, ALL)
+    deployment.scoreboard.start(deployment.last.slot, ALL)
     deployment.last.die()
     assert deployment.take() == [["a"], ["b"]]
     assert deployment.waiting() == ["c", "d"]
@@ -482,7 +482,7 @@ def test_a_task_that_takes_too_long_fails_and_the_others_go_back(deployment: Dep
         deployment.last.options["timeout"]
         == 7.0 + HEAD_OF_LINE_LIMIT + SUPERVISION_INTERVAL + SESSION_LIMIT + POLL_TIMEOUT
     )
-    deployment.board.enter(deployment.last.slot, 1)
+    deployment.scoreboard.start(deployment.last.slot, 1)
     deployment.last.die(TimeLimitExceeded(8.0))
     assert deployment.record("b").result == {"args": ["the task took longer than TASK_TIME_LIMIT, 7 s"]}
     assert deployment.waiting() == ["a", "c"]
@@ -492,11 +492,11 @@ def test_a_batch_that_takes_too_long_is_tried_one_by_one(deployment: Deployment)
     deployment.learn(runtime=0.0001, batches=True)
     deployment.accept("a", "b")
     deployment.take()
-    deployment.board.enter(deployment.last.slot, ALL)
+    deployment.scoreboard.start(deployment.last.slot, ALL)
     deployment.last.die(TimeLimitExceeded(8.0))
     assert deployment.take() == [["a"], ["b"]]
     assert deployment.last.options["timeout"] == 7.0
-    deployment.board.enter(deployment.last.slot, ALL)
+    deployment.scoreboard.start(deployment.last.slot, ALL)
     deployment.last.die(TimeLimitExceeded(7.0))
     assert deployment.record("b").status == "FAILURE"
     assert deployment.record("a").status == "STARTED"
@@ -507,12 +507,12 @@ def test_a_running_task_that_is_cancelled_takes_its_process_and_no_other_task_al
     deployment.accept("a", "b", "c")
     deployment.take()
     deployment.last.accept(77)
-    deployment.board.enter(deployment.last.slot, 1)
+    deployment.scoreboard.start(deployment.last.slot, 1)
     deployment.records.cancel("b", ttl=60)
     state.requests["b"].terminate(deployment.worker.pool)
     assert deployment.worker.pool.killed == [(77, signal.SIGKILL)]
     # It may have gone on to the next before it died.
-    deployment.board.enter(deployment.last.slot, 2)
+    deployment.scoreboard.start(deployment.last.slot, 2)
     deployment.last.die()
     assert deployment.record("b").status == "REVOKED"
     assert ("task-revoked", "b") in [(event, fields["uuid"]) for event, fields in deployment.worker.events]
@@ -528,7 +528,7 @@ def test_a_cancelled_task_ends_its_batch_and_the_others_begin_anew_as_if_they_ha
     for batch in ("wxya", "xya", "ya"):
         assert deployment.take() == [list(batch)]
         deployment.last.accept(77)
-        deployment.board.enter(deployment.last.slot, ALL)
+        deployment.scoreboard.start(deployment.last.slot, ALL)
         deployment.records.cancel(batch[0], ttl=60)
         deployment.parcels.end_task(batch[0])
         deployment.last.die()
@@ -544,10 +544,10 @@ def test_a_task_that_is_cancelled_before_its_turn_in_a_parcel_never_runs(deploym
     deployment.last.accept(77)
     deployment.records.cancel("b", ttl=60)
     deployment.parcels.end_task("b")
-    assert deployment.board.enter(deployment.last.slot, 0)  # not before it began: then it may run them all at once
+    assert deployment.scoreboard.start(deployment.last.slot, 0)  # not before it began: then it may run them all at once
     deployment.parcels.end_task("b")
     assert deployment.worker.pool.killed == []
-    assert not deployment.board.enter(deployment.last.slot, 1)
+    assert not deployment.scoreboard.start(deployment.last.slot, 1)
     deployment.last.done("a")
     assert deployment.take() == [["c"]]
 
@@ -557,7 +557,7 @@ def test_what_waits_behind_a_long_task_goes_back_to_the_queue(deployment: Deploy
     deployment.accept("long", "b", "c")
     deployment.take(after=0)
     deployment.last.accept(77)
-    deployment.board.enter(deployment.last.slot, 0)
+    deployment.scoreboard.start(deployment.last.slot, 0)
     deployment.parcels.look()
     assert deployment.waiting() == []
     deployment.clock.now += HEAD_OF_LINE_LIMIT + 0.1
@@ -620,7 +620,7 @@ def test_a_parcel_is_closed_although_nobody_can_be_told_of_it(deployment: Deploy
     first, second = deployment.worker.pool.jobs
     with pytest.raises(OSError, match="the socket is gone"):
         first.done()
-    deployment.board.enter(second.slot, 0)
+    deployment.scoreboard.start(second.slot, 0)
     with pytest.raises(OSError, match="the socket is gone"):
         second.die(TimeLimitExceeded(7.0))
     assert deployment.parcels.room() == 2
@@ -678,7 +678,7 @@ def test_a_process_may_stay_at_the_queue_while_tasks_are_quick(deployment: Deplo
     deployment.accept("quick")
     deployment.take()
     assert deployment.last.stay == PollGrant(number=1, most=50)
-    assert deployment.board.may_stay(deployment.last.slot)
+    assert deployment.scoreboard.may_poll(deployment.last.slot)
 
 
 @pytest.mark.parametrize("batches", [False, True])
@@ -687,7 +687,7 @@ def test_no_process_stays_where_tasks_are_slow(batches: bool, deployment: Deploy
     deployment.accept("slow")
     deployment.take()
     assert deployment.last.stay is None
-    assert not deployment.board.may_stay(deployment.last.slot)
+    assert not deployment.scoreboard.may_poll(deployment.last.slot)
 
 
 def test_one_process_at_a_time_stays(deployment: Deployment) -> None:
@@ -824,7 +824,7 @@ def test_a_task_at_the_queue_that_kills_its_process_too_often_is_given_up(deploy
     deployment.last.die()
     for _ in range(2):
         deployment.take()
-        deployment.board.enter(deployment.last.slot, ALL)
+        deployment.scoreboard.start(deployment.last.slot, ALL)
         deployment.last.die()
     assert deployment.record("poison").status == "FAILURE"
 
@@ -880,7 +880,7 @@ def test_a_cancelled_task_that_the_process_has_left_behind_kills_nothing(deploym
 
 def test_a_long_task_at_the_queue_is_known_as_if_it_had_been_handed_over(deployment: Deployment) -> None:
     deployment.stay("long", "b", "c")
-    deployment.board.enter(deployment.last.slot, 0)
+    deployment.scoreboard.start(deployment.last.slot, 0)
     deployment.worker.events.clear()
     deployment.clock.now += HEAD_OF_LINE_LIMIT + 0.1
     deployment.parcels.look()
@@ -912,7 +912,7 @@ def test_what_is_known_of_a_task_at_the_queue_is_since_when_it_waited(deployment
 def test_a_task_at_the_queue_that_has_ended_is_not_told_to_run_and_keeps_its_arguments(deployment: Deployment) -> None:
     deployment.stay("quick", "long")
     deployment.records.complete("quick", "SUCCESS", {}, ttl=60)
-    deployment.board.enter(deployment.last.slot, 1)
+    deployment.scoreboard.start(deployment.last.slot, 1)
     deployment.worker.events.clear()
     deployment.clock.now += 0.6
     deployment.parcels.look()
@@ -938,23 +938,23 @@ def test_a_process_that_goes_on_is_not_taken_to_be_where_it_was(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deployment.stay("a")
-    deployment.board.enter(deployment.last.slot, 0)
-    place = deployment.board.place
+    deployment.scoreboard.start(deployment.last.slot, 0)
+    index = deployment.scoreboard.index
 
-    def place_and_go_on(slot: int) -> int:
-        before = place(slot)
-        deployment.board.begin_round(slot, 1, 2)
-        deployment.board.enter(slot, 0)
+    def index_and_go_on(slot: int) -> int:
+        before = index(slot)
+        deployment.scoreboard.assign_round(slot, 1, 2)
+        deployment.scoreboard.start(slot, 0)
         return before
 
-    monkeypatch.setattr(deployment.board, "place", place_and_go_on)
+    monkeypatch.setattr(deployment.scoreboard, "index", index_and_go_on)
     deployment.parcels.end_task("a")
     assert deployment.worker.pool.killed == []
 
 
 def test_a_task_at_the_queue_that_takes_too_long_fails(deployment: Deployment) -> None:
     deployment.stay("long", "b")
-    deployment.board.enter(deployment.last.slot, 0)
+    deployment.scoreboard.start(deployment.last.slot, 0)
     deployment.last.die(TimeLimitExceeded(7))
     assert deployment.record("long").status == "FAILURE"
     assert deployment.take() == [["b"]]

@@ -48,15 +48,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def board(clock: Clock) -> Scoreboard:
-    board = Scoreboard(clock)
-    board.begin(SLOT, 1, stays=True)
-    return board
+def scoreboard(clock: Clock) -> Scoreboard:
+    scoreboard = Scoreboard(clock)
+    scoreboard.assign(SLOT, 1, polls=True)
+    return scoreboard
 
 
 @pytest.fixture
-def visit(claims: Claims, board: Scoreboard, clock: Clock) -> PollSession:
-    return PollSession(claims, board, SLOT, PollGrant(number=7, most=2), clock=clock)
+def visit(claims: Claims, scoreboard: Scoreboard, clock: Clock) -> PollSession:
+    return PollSession(claims, scoreboard, SLOT, PollGrant(number=7, most=2), clock=clock)
 
 
 def ids(items: list[QueuedTask]) -> list[str]:
@@ -74,30 +74,30 @@ def meanwhile(act: Callable[[], object], *, after: float) -> Iterator[None]:
 
 
 def test_what_waits_is_taken_round_by_round(
-    visit: PollSession, accept: Callable[..., None], claims: Claims, board: Scoreboard
+    visit: PollSession, accept: Callable[..., None], claims: Claims, scoreboard: Scoreboard
 ) -> None:
     accept("a", "b", "c")
     assert ids(visit.next(waiting=3)) == ["a", "b"]
-    assert board.round(SLOT) == 1
+    assert scoreboard.round(SLOT) == 1
     assert ids(claims.session_tasks(7)[1]) == ["a", "b"]
     assert ids(visit.next(waiting=1)) == ["c"]
-    assert board.round(SLOT) == 2
+    assert scoreboard.round(SLOT) == 2
     number, items = claims.session_tasks(7)
     assert (number, ids(items)) == (2, ["c"])
 
 
 def test_what_comes_soon_is_waited_for(
-    visit: PollSession, accept: Callable[..., None], board: Scoreboard, monkeypatch: pytest.MonkeyPatch
+    visit: PollSession, accept: Callable[..., None], scoreboard: Scoreboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.serving.worker.batching.poller.POLL_TIMEOUT", 1.5)
     with meanwhile(lambda: accept("a"), after=0.05):
         assert ids(visit.next(waiting=0)) == ["a"]
-    assert board.began(SLOT) == (1000.0, False)
+    assert scoreboard.since(SLOT) == (1000.0, False)
 
 
-def test_when_nothing_comes_the_process_goes_back(visit: PollSession, board: Scoreboard) -> None:
+def test_when_nothing_comes_the_process_goes_back(visit: PollSession, scoreboard: Scoreboard) -> None:
     assert visit.next(waiting=0) == []
-    assert board.began(SLOT) == (1000.0, True)
+    assert scoreboard.since(SLOT) == (1000.0, True)
 
 
 def test_a_process_goes_back_from_time_to_time(visit: PollSession, accept: Callable[..., None], clock: Clock) -> None:
@@ -108,10 +108,10 @@ def test_a_process_goes_back_from_time_to_time(visit: PollSession, accept: Calla
 
 
 def test_a_process_that_is_called_back_takes_nothing_more(
-    visit: PollSession, accept: Callable[..., None], board: Scoreboard, broker: Redis
+    visit: PollSession, accept: Callable[..., None], scoreboard: Scoreboard, broker: Redis
 ) -> None:
     accept("a")
-    board.call_back(SLOT)
+    scoreboard.revoke_grant(SLOT)
     assert visit.next(waiting=1) == []
     assert visit.next(waiting=0) == []
     assert broker.llen(keys.QUEUE) == 1
@@ -151,7 +151,7 @@ def test_cancelled_tasks_are_told_and_not_run(
     assert ids(visit.cancelled) == ["a"]
 
 
-def test_a_redis_that_is_away_sends_the_process_back(away: Redis, board: Scoreboard, clock: Clock) -> None:
-    visit = PollSession(Claims(away, LIMITS), board, SLOT, PollGrant(number=1, most=2), clock=clock)
+def test_a_redis_that_is_away_sends_the_process_back(away: Redis, scoreboard: Scoreboard, clock: Clock) -> None:
+    visit = PollSession(Claims(away, LIMITS), scoreboard, SLOT, PollGrant(number=1, most=2), clock=clock)
     assert visit.next(waiting=0) == []
     assert visit.next(waiting=1) == []

@@ -25,7 +25,7 @@ SLOT = 3
 
 
 @pytest.fixture
-def board() -> Scoreboard:
+def scoreboard() -> Scoreboard:
     return Scoreboard()
 
 
@@ -35,7 +35,7 @@ def claims(broker: Redis) -> Claims:
 
 
 @pytest.fixture
-def taken(claims: Claims, records: TaskStore, board: Scoreboard) -> Callable[..., list[QueuedTask]]:
+def taken(claims: Claims, records: TaskStore, scoreboard: Scoreboard) -> Callable[..., list[QueuedTask]]:
     """Accepts and takes a task for each of these inputs."""
 
     def take(*inputs: Any) -> list[QueuedTask]:
@@ -43,19 +43,19 @@ def taken(claims: Claims, records: TaskStore, board: Scoreboard) -> Callable[...
             records.enqueue(f"task-{number}", task_message(f"task-{number}", one), callback_uri=None, queue_limit=1000)
         claimed = claims.take(free=1, limit=len(inputs)).claimed
         items = [parse(one.message, one.since) for one in claimed]
-        board.begin(SLOT, len(items))
+        scoreboard.assign(SLOT, len(items))
         return [item for item in items if item is not None]
 
     return take
 
 
 @pytest.fixture
-def runner(records: TaskStore, claims: Claims, board: Scoreboard) -> Callable[..., BatchRunner]:
+def runner(records: TaskStore, claims: Claims, scoreboard: Scoreboard) -> Callable[..., BatchRunner]:
     def make(*, records: Any = records, sleep: Callable[[float], None] = pytest.fail, **functions: Any) -> BatchRunner:
         pipeline = SimpleNamespace(load_model=lambda: "model", process=lambda model, one: one, **functions)
         predictor = Predictor(lambda: pipeline)
         predictor.load(pytest.fail, sleep=pytest.fail)
-        return BatchRunner(predictor, ResultWriter(records, lifetime=60, sleep=sleep), claims, board)
+        return BatchRunner(predictor, ResultWriter(records, lifetime=60, sleep=sleep), claims, scoreboard)
 
     return make
 
@@ -111,13 +111,13 @@ def test_a_process_that_is_told_to_end_ends(runner: Any, taken: Any, records: Ta
     assert results(records, items) == [("STARTED", None)]
 
 
-def test_what_was_cut_off_does_not_run(runner: Any, taken: Any, records: TaskStore, board: Scoreboard) -> None:
+def test_what_was_cut_off_does_not_run(runner: Any, taken: Any, records: TaskStore, scoreboard: Scoreboard) -> None:
     ran = []
 
     def predict(model: Any, one: int) -> dict[str, int]:
         ran.append(one)
         if one == 2:
-            board.cut(SLOT)
+            scoreboard.truncate(SLOT)
         return {}
 
     items = taken(1, 2, 3, 4)
@@ -127,26 +127,26 @@ def test_what_was_cut_off_does_not_run(runner: Any, taken: Any, records: TaskSto
     assert [status for status, _ in results(records, items)] == ["SUCCESS", "SUCCESS", "STARTED", "STARTED"]
 
 
-def test_the_board_says_at_which_task_the_process_is(runner: Any, taken: Any, board: Scoreboard) -> None:
+def test_the_board_says_at_which_task_the_process_is(runner: Any, taken: Any, scoreboard: Scoreboard) -> None:
     places = []
 
     def predict(model: Any, one: int) -> dict[str, int]:
-        places.append(board.place(SLOT))
+        places.append(scoreboard.index(SLOT))
         return {}
 
     runner(predict=predict).run(SLOT, taken(1, 2))
-    assert (places, board.place(SLOT)) == ([0, 1], 2)
+    assert (places, scoreboard.index(SLOT)) == ([0, 1], 2)
 
 
-def test_the_board_says_that_a_batch_runs_all_at_once(runner: Any, taken: Any, board: Scoreboard) -> None:
+def test_the_board_says_that_a_batch_runs_all_at_once(runner: Any, taken: Any, scoreboard: Scoreboard) -> None:
     places = []
 
     def predict_batch(model: Any, batch: list[int]) -> list[dict[str, int]]:
-        places.append(board.place(SLOT))
+        places.append(scoreboard.index(SLOT))
         return [{} for _ in batch]
 
     outcome = runner(predict_batch=predict_batch).run(SLOT, taken(1, 2))
-    assert (places, board.place(SLOT)) == ([ALL], 2)
+    assert (places, scoreboard.index(SLOT)) == ([ALL], 2)
     assert outcome.predicts_batches
 
 
@@ -196,14 +196,14 @@ def test_the_dashboard_gets_the_beginning_of_a_long_result(runner: Any, taken: A
 
 
 @pytest.fixture
-def stay(board: Scoreboard, taken: Any, records: TaskStore) -> Callable[..., list[QueuedTask]]:
+def stay(scoreboard: Scoreboard, taken: Any, records: TaskStore) -> Callable[..., list[QueuedTask]]:
     """Tasks with these inputs wait, of which the first was handed over, with leave to stay."""
 
     def make(*inputs: Any) -> list[QueuedTask]:
         items: list[QueuedTask] = taken(inputs[0])
         for number, one in enumerate(inputs[1:], start=1):
             records.enqueue(f"task-{number}", task_message(f"task-{number}", one), callback_uri=None, queue_limit=1000)
-        board.begin(SLOT, 1, stays=True)
+        scoreboard.assign(SLOT, 1, polls=True)
         return items
 
     return make
@@ -242,11 +242,11 @@ def test_a_bad_task_at_the_queue_fails_alone(runner: Any, stay: Any, records: Ta
 
 
 def test_what_is_cut_off_from_a_round_is_left_and_the_process_goes_back(
-    runner: Any, stay: Any, board: Scoreboard, redis: Redis
+    runner: Any, stay: Any, scoreboard: Scoreboard, redis: Redis
 ) -> None:
     def predict(model: Any, one: int) -> dict[str, Any]:
         if one == 1:
-            board.cut(SLOT)
+            scoreboard.truncate(SLOT)
         return {}
 
     outcome = runner(predict=predict).run(SLOT, stay(0, 1, 2, 3), PollGrant(1, most=2))

@@ -78,7 +78,7 @@ celery_app.add_defaults(lambda: configuration(Settings.from_environment(os.envir
 celery_app.steps["worker"].update({Preload, Registration, Consumer, StopInTime, LogRotation, SidecarSupervisor})
 
 predictor = Preload.predictor = Predictor()
-board = Scoreboard()
+scoreboard = Scoreboard()
 
 
 @celery_app.task(name=TASK_NAME)
@@ -103,7 +103,7 @@ def run_batch(slot: int, items: list[QueuedTask], stay: PollGrant | None) -> Bat
 def _runner() -> BatchRunner:
     settings: Settings = celery_app.conf.denzel_settings
     telling = ResultWriter(TaskStore(connect(settings.redis_url)), lifetime=settings.result_lifetime)
-    return BatchRunner(predictor, telling, Channel.intake.claims, board)
+    return BatchRunner(predictor, telling, Channel.intake.claims, scoreboard)
 
 
 @signals.celeryd_init.connect
@@ -119,7 +119,7 @@ def take_by_claims(conf: Any, **_: Any) -> None:
         deliveries=settings.task_max_deliveries,
         lifetime=settings.result_lifetime,
     )
-    Channel.intake = Dispatcher(claims, TaskStore(redis), board, limits, run_batch)
+    Channel.intake = Dispatcher(claims, TaskStore(redis), scoreboard, limits, run_batch)
     conf.broker_transport = "app.serving.worker.transport:Transport"
 
 

@@ -65,24 +65,24 @@ class Dispatcher:
         self,
         claims: Claims,
         records: TaskStore,
-        board: Scoreboard,
+        scoreboard: Scoreboard,
         limits: BatchSettings,
         run: Callable[..., BatchResult],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`run` is what a pool process calls with a slot of the board and some items."""
+        """`run` is what a pool process calls with a slot of the scoreboard and some items."""
         self.claims = claims
-        self._board = board
+        self._scoreboard = scoreboard
         self._limits = limits
         self._run = run
         self._clock = clock
         self._worker: Any = None
         self._ready: Callable[[], int] = lambda: 0
         self._has_dropped: Callable[[Any], bool] = lambda job: False
-        self._parcels = InFlight(claims, board)
+        self._parcels = InFlight(claims, scoreboard)
         self._sizes = AdaptiveBatchSize(batch_size=limits.batch_size, deliveries=limits.deliveries)
-        self._gathering = BatchWindow(board, limits.batch_wait, clock)
+        self._gathering = BatchWindow(scoreboard, limits.batch_wait, clock)
         self._unsaid = PendingSettlements(claims, records, lifetime=limits.lifetime)
         self._visits = 0
 
@@ -98,7 +98,7 @@ class Dispatcher:
         """Take no more."""
         self._ready = lambda: 0
         for parcel in self._parcels:
-            self._board.call_back(parcel.slot)
+            self._scoreboard.revoke_grant(parcel.slot)
 
     def room(self) -> int:
         """For how many processes tasks may be taken now."""
@@ -165,7 +165,7 @@ class Dispatcher:
             if self._has_dropped(parcel.job):
                 self._close(parcel)
                 continue
-            began, rests = self._board.began(parcel.slot)
+            began, rests = self._scoreboard.since(parcel.slot)
             if rests or now - began < LONG:
                 continue
             self._parcels.learn(parcel)
@@ -282,7 +282,7 @@ class Dispatcher:
     def _cut(self, parcel: Batch) -> None:
         """What waits in a parcel behind the task that runs goes back to the queue."""
         if self._parcels.place(parcel) not in (ALL, NOT_STARTED):
-            for item in parcel.items[self._board.cut(parcel.slot) :]:
+            for item in parcel.items[self._scoreboard.truncate(parcel.slot) :]:
                 self._give_back(parcel, item.task_id)
             self._say()
 

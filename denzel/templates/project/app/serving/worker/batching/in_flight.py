@@ -102,9 +102,9 @@ class Batch:
 class InFlight:
     """The parcels of one worker that are on their way, and what is in each."""
 
-    def __init__(self, claims: Claims, board: Scoreboard) -> None:
+    def __init__(self, claims: Claims, scoreboard: Scoreboard) -> None:
         self._claims = claims
-        self._board = board
+        self._scoreboard = scoreboard
         self._parcels: set[Batch] = set()
         # In turn, so that one is not taken again soon: a process that the pool has given up may still write there.
         self._slots = deque(range(SLOTS))
@@ -128,7 +128,7 @@ class InFlight:
     def begin(self, items: list[QueuedTask], stay: PollGrant | None, end_task: Callable[[str], None]) -> Batch:
         """A new parcel of these tasks; `end_task` is what Celery calls to end one of them."""
         parcel = Batch(self._slots.popleft(), stay, end_task)
-        self._board.begin(parcel.slot, len(items), stays=stay is not None)
+        self._scoreboard.assign(parcel.slot, len(items), polls=stay is not None)
         self._parcels.add(parcel)
         parcel.hold(items)
         return parcel
@@ -137,15 +137,15 @@ class InFlight:
         """It is through."""
         if parcel in self._parcels:
             # The pool drops a job when a connection breaks, and its process knows nothing of that.
-            self._board.call_back(parcel.slot)
+            self._scoreboard.revoke_grant(parcel.slot)
             self._parcels.remove(parcel)
             self._slots.append(parcel.slot)
 
     def place(self, parcel: Batch) -> int:
         """At which of the items of a parcel its process is; NOT_BEGUN also when it has others by now."""
         # In this order: a process that goes on in between says NOT_BEGUN before it says the next round.
-        place = self._board.place(parcel.slot)
-        return place if self._board.round(parcel.slot) == parcel.round else NOT_STARTED
+        place = self._scoreboard.index(parcel.slot)
+        return place if self._scoreboard.round(parcel.slot) == parcel.round else NOT_STARTED
 
     def learn(self, parcel: Batch) -> None:
         """What the process of a parcel has taken itself is known from now on as if it had been handed over."""
@@ -158,7 +158,7 @@ class InFlight:
             log.warning("what a process has taken could not be read: %s", error)
             return
         # It may have gone on meanwhile.
-        if number > parcel.round and number >= self._board.round(parcel.slot):
+        if number > parcel.round and number >= self._scoreboard.round(parcel.slot):
             parcel.round = number
             parcel.hold(items)
 

@@ -36,14 +36,14 @@ class PollSession:
     def __init__(
         self,
         claims: Claims,
-        board: Scoreboard,
+        scoreboard: Scoreboard,
         slot: int,
         stay: PollGrant,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._claims = claims
-        self._board = board
+        self._scoreboard = scoreboard
         self._slot = slot
         self._stay = stay
         self._clock = clock
@@ -56,10 +56,10 @@ class PollSession:
 
     def next(self, *, waiting: int) -> list[QueuedTask]:
         """What is to run now, while so many are known to be waiting. Nothing when it is time to go back."""
-        if self.left or self._clock() > self._until or not self._board.may_stay(self._slot):
+        if self.left or self._clock() > self._until or not self._scoreboard.may_poll(self._slot):
             return []
         if not waiting:
-            self._board.rest(self._slot)
+            self._scoreboard.idle(self._slot)
         try:
             taken = self._claims.poll(
                 self._stay.number, self._round + 1, limit=self._stay.most, wait=0 if waiting else POLL_TIMEOUT
@@ -77,5 +77,5 @@ class PollSession:
         self.cancelled += taken.cancelled
         if items:
             self._round += 1
-            self._board.begin_round(self._slot, len(items), self._round)
+            self._scoreboard.assign_round(self._slot, len(items), self._round)
         return items

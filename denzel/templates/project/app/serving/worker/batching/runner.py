@@ -76,19 +76,19 @@ class RunResult(NamedTuple):
 class BatchRunner:
     """Runs parcels in one pool process."""
 
-    def __init__(self, predictor: Predictor, telling: ResultWriter, claims: Claims, board: Scoreboard) -> None:
+    def __init__(self, predictor: Predictor, telling: ResultWriter, claims: Claims, scoreboard: Scoreboard) -> None:
         """The claims are those of the worker."""
         self._predictor = predictor
         self._telling = telling
         self._claims = claims
-        self._board = board
+        self._scoreboard = scoreboard
 
     def run(self, slot: int, items: list[QueuedTask], stay: PollGrant | None = None) -> BatchResult:
-        """Run the tasks, and store how each ended. What the board cuts off does not run.
+        """Run the tasks, and store how each ended. What the scoreboard cuts off does not run.
 
         With leave to stay, take and run then what the queue has next, for a while.
         """
-        visit = PollSession(self._claims, self._board, slot, stay) if stay is not None else None
+        visit = PollSession(self._claims, self._scoreboard, slot, stay) if stay is not None else None
         first = self._run(slot, items)
         outcome = BatchResult(first.ended, first.waiting, self._predictor.predicts_batches, first.seconds)
         return outcome if visit is None else self._stay(slot, visit, outcome)
@@ -125,18 +125,18 @@ class BatchRunner:
 
     def _in_turn(self, slot: int, items: list[QueuedTask]) -> Iterator[tuple[QueuedTask, Any, float]]:
         for place, item in enumerate(items):
-            if not self._board.enter(slot, place):
+            if not self._scoreboard.start(slot, place):
                 return
             started = time.perf_counter()
             result = self._predict(item)
             yield item, result, time.perf_counter() - started
-        self._board.enter(slot, len(items))
+        self._scoreboard.start(slot, len(items))
 
     def _together(self, slot: int, items: list[QueuedTask]) -> Iterator[tuple[QueuedTask, Any, float]]:
-        self._board.enter(slot, ALL)
+        self._scoreboard.start(slot, ALL)
         started = time.perf_counter()
         results = self._predictor.predict_batch([decode_input(item) for item in items])
-        self._board.enter(slot, len(items))
+        self._scoreboard.start(slot, len(items))
         runtime = time.perf_counter() - started
         for item, result in zip(items, results, strict=True):
             yield item, result, runtime

@@ -20,8 +20,8 @@ class BatchWindow:
     What comes while a process is at the queue is that one's.
     """
 
-    def __init__(self, board: Scoreboard, wait: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._board = board
+    def __init__(self, scoreboard: Scoreboard, wait: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._scoreboard = scoreboard
         self._wait = wait
         self._clock = clock
         self._timer: Any = None
@@ -58,7 +58,7 @@ class BatchWindow:
         parcel = parcels.staying
         if parcel is None:
             return False
-        since, rests = self._board.began(parcel.slot)
+        since, rests = self._scoreboard.since(parcel.slot)
         now = self._clock()
         # One that rests for longer hangs, or is on its way here.
         if now >= since + (2 * POLL_TIMEOUT if rests else self._wait):
