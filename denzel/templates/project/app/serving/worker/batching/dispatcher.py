@@ -81,8 +81,8 @@ class Dispatcher:
         self._ready: Callable[[], int] = lambda: 0
         self._has_dropped: Callable[[Any], bool] = lambda job: False
         self._parcels = InFlight(claims, scoreboard)
-        self._sizes = AdaptiveBatchSize(batch_size=limits.batch_size, deliveries=limits.deliveries)
-        self._gathering = BatchWindow(scoreboard, limits.batch_wait, clock)
+        self._size = AdaptiveBatchSize(batch_size=limits.batch_size, deliveries=limits.deliveries)
+        self._window = BatchWindow(scoreboard, limits.batch_wait, clock)
         self._unsaid = PendingSettlements(claims, records, lifetime=limits.lifetime)
         self._visits = 0
 
@@ -92,7 +92,7 @@ class Dispatcher:
         self._ready = ready
         self._has_dropped = has_dropped
         self._events = TaskEvents(worker, self._clock)
-        self._gathering.start(worker.timer)
+        self._window.start(worker.timer)
 
     def stop(self) -> None:
         """Take no more."""
@@ -103,19 +103,19 @@ class Dispatcher:
     def room(self) -> int:
         """For how many processes tasks may be taken now."""
         free = self._free()
-        return 0 if free > 0 and self._gathering.goes_on(self._parcels) else free
+        return 0 if free > 0 and self._window.is_open(self._parcels) else free
 
     def take(self) -> list[str]:
         """Take what waits. Returns the messages that are to go Celery's own way."""
         self._say()
         free = self._free()
         # What was said, and not heard, must not be said again of a task that is taken again.
-        if free <= 0 or self._gathering.begins(self._parcels) or self._unsaid.going_back:
+        if free <= 0 or self._window.open(self._parcels) or self._unsaid.going_back:
             return []
-        self._gathering.end()
+        self._window.close()
         alone, together, others = [], [], []
-        sharing = self._ready() if self._sizes.are_shared else 0
-        taken = self.claims.take(free=free, limit=self._sizes.most(), sharers=sharing)
+        sharing = self._ready() if self._size.should_split else 0
+        taken = self.claims.take(free=free, limit=self._size.limit(), sharers=sharing)
         for claimed in taken.claimed:
             item = parse(claimed.message, claimed.since)
             if item is None or celery_state.is_revoked(item.task_id):
@@ -128,7 +128,7 @@ class Dispatcher:
             self._events.cancelled(item)
         for parcel in alone:
             self._send(parcel)
-        for parcel in self._sizes.share_out(together, free=free - len(alone) - len(others)):
+        for parcel in self._size.split(together, free=free - len(alone) - len(others)):
             self._send(parcel, self._stay())
         return others
 
@@ -198,13 +198,13 @@ class Dispatcher:
         """
         if (
             self._parcels.staying is not None
-            or not self._sizes.are_quick
+            or not self._size.is_cheap
             or celery_state.has_revoked()
             or not self._ready()
         ):
             return None
         self._visits += 1
-        return PollGrant(self._visits, self._sizes.most())
+        return PollGrant(self._visits, self._size.limit())
 
     def _send(self, items: list[QueuedTask], stay: PollGrant | None = None) -> None:
         parcel = self._parcels.begin(items, stay, self.end_task)
@@ -243,10 +243,10 @@ class Dispatcher:
                 # The others go back below, or have gone already.
                 if task_id not in parcel.seen:
                     self._unsaid.give_back(task_id)
-            self._sizes.learn(outcome)
+            self._size.observe(outcome)
         finally:
             self._close(parcel)
-        self._gathering.end(there_is_enough=outcome.waiting >= self._sizes.most())
+        self._window.close(is_full=outcome.waiting >= self._size.limit())
 
     def _lost(self, parcel: Batch, error: ExceptionInfo) -> None:
         """A process died with a parcel, by its own doing, of a time limit, or because a task was cancelled."""
@@ -255,7 +255,7 @@ class Dispatcher:
         # It may be any of those that run together, or that came along when the process died before it began.
         suspects = parcel.items if place in (ALL, NOT_STARTED) else parcel.items[place : place + 1]
         running = {item.task_id for item in suspects}
-        self._gathering.end()
+        self._window.close()
         try:
             cancelled = parcel.open.get(parcel.ended_for or "")
             if cancelled is not None:
