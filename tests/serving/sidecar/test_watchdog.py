@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from doubles.clock import Clock
 from redis import Redis, RedisError
 from support.waiting import until
 
@@ -18,14 +19,6 @@ from app.serving.store.tasks import TaskStore
 from app.serving.store.workers import WorkerRegistry, WorkerState
 
 WORKER = "worker@iris"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
