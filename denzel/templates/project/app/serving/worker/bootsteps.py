@@ -80,12 +80,12 @@ class Consumer(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
-        self._parcels = Channel.intake
+        self._dispatcher = Channel.dispatcher
         self._cancelled: SimpleQueue[str] = SimpleQueue()
         self._given_up: SimpleQueue[DeadLettered] = SimpleQueue()
 
     def start(self, worker: Any) -> None:
-        self._parcels.start(
+        self._dispatcher.start(
             worker, ready=lambda: len(ready_processes(worker)), has_dropped=partial(has_dropped, worker)
         )
         # At once: what an earlier life of this worker had comes first.
@@ -94,12 +94,12 @@ class Consumer(bootsteps.StartStopStep):  # type: ignore[misc]
         worker.timer.call_repeatedly(SUPERVISION_INTERVAL, self._act_on_renewals, (worker,))
         # Every 5 seconds, left alone: so late it would say of a process that its task died with it.
         worker.timer.call_repeatedly(SUPERVISION_INTERVAL, maintain_pool, (worker,))
-        worker.timer.call_repeatedly(SUPERVISION_INTERVAL, self._parcels.look)
-        worker.timer.call_repeatedly(FLUSH_INTERVAL, self._parcels.tell)
+        worker.timer.call_repeatedly(SUPERVISION_INTERVAL, self._dispatcher.supervise)
+        worker.timer.call_repeatedly(FLUSH_INTERVAL, self._dispatcher.flush_events)
 
     def stop(self, worker: Any) -> None:
         # Running tasks are claimed until they have ended; the pool is stopped later than this.
-        self._parcels.stop()
+        self._dispatcher.stop()
 
     terminate = stop
 
@@ -109,9 +109,9 @@ class Consumer(bootsteps.StartStopStep):  # type: ignore[misc]
             self._renew()
 
     def _renew(self) -> None:
-        known = celery_state.unfinished() | self._parcels.known()
+        known = celery_state.unfinished() | self._dispatcher.claimed()
         try:
-            renewed = self._parcels.claims.renew(known, self._parcels.visit)
+            renewed = self._dispatcher.claims.renew(known, self._dispatcher.session_id)
             for task_id in renewed.cancelled:
                 self._cancelled.put(task_id)
             for task in renewed.dead_lettered:
@@ -121,14 +121,14 @@ class Consumer(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _act_on_renewals(self, worker: Any) -> None:
         while not self._given_up.empty():
-            self._parcels.given_up(self._given_up.get())
+            self._dispatcher.given_up(self._given_up.get())
         while not self._cancelled.empty():
             task_id = self._cancelled.get()
             request = celery_state.find(task_id)
             if request is not None:
                 request.terminate(worker.pool, signal="KILL")
             else:
-                self._parcels.end_task(task_id)
+                self._dispatcher.cancel(task_id)
 
 
 class LogRotation(bootsteps.StartStopStep):  # type: ignore[misc]

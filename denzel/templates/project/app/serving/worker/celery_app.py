@@ -94,16 +94,16 @@ def invoke_predict(json_data: Any) -> dict[str, Any]:
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
-def run_batch(slot: int, items: list[QueuedTask], stay: PollGrant | None) -> BatchResult:
+def run_batch(slot: int, tasks: list[QueuedTask], grant: PollGrant | None) -> BatchResult:
     """What a pool process does with a parcel."""
-    return _runner().run(slot, items, stay)
+    return _runner().run(slot, tasks, grant)
 
 
 @cache
 def _runner() -> BatchRunner:
     settings: Settings = celery_app.conf.denzel_settings
-    telling = ResultWriter(TaskStore(connect(settings.redis_url)), lifetime=settings.result_lifetime)
-    return BatchRunner(predictor, telling, Channel.intake.claims, scoreboard)
+    writer = ResultWriter(TaskStore(connect(settings.redis_url)), ttl=settings.result_lifetime)
+    return BatchRunner(predictor, writer, Channel.dispatcher.claims, scoreboard)
 
 
 @signals.celeryd_init.connect
@@ -112,14 +112,14 @@ def take_by_claims(conf: Any, **_: Any) -> None:
     settings: Settings = conf.denzel_settings
     redis = connect(settings.redis_url)
     claims = Claims(redis, ClaimLimits(deliveries=settings.task_max_deliveries, ttl=settings.result_lifetime))
-    limits = BatchSettings(
+    batching = BatchSettings(
         batch_size=settings.batch_size,
         batch_wait=settings.batch_wait,
         time_limit=settings.task_time_limit,
         deliveries=settings.task_max_deliveries,
-        lifetime=settings.result_lifetime,
+        result_ttl=settings.result_lifetime,
     )
-    Channel.intake = Dispatcher(claims, TaskStore(redis), scoreboard, limits, run_batch)
+    Channel.dispatcher = Dispatcher(claims, TaskStore(redis), scoreboard, batching, run_batch)
     conf.broker_transport = "app.serving.worker.transport:Transport"
 
 

@@ -75,7 +75,7 @@ def preload_model(worker: Any, predictor: Predictor) -> None:
         reports.heartbeat(worker.hostname, up=(), loading={pid})
         reports.renew_preload(worker.hostname)
         # What an earlier life of this worker had is given back now, and not when the model is there.
-        Channel.intake.claims.renew({})
+        Channel.dispatcher.claims.renew({})
 
     def failed(cause: str) -> None:
         say(lambda: reports.report_process(worker.hostname, pid, WorkerState.ERROR, cause))

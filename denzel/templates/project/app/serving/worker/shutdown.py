@@ -70,7 +70,7 @@ def requeue_on_deadline(worker: Any) -> None:
 def requeue_all() -> None:
     """Put whatever this worker has taken back to the queue. Where Redis is away, its next life does so."""
     try:
-        Channel.intake.claims.requeue_all()
+        Channel.dispatcher.claims.requeue_all()
     except RedisError as error:
         log.warning("running tasks could not be given back: %s", error)
 

@@ -28,19 +28,19 @@ class QoS(virtual.QoS):  # type: ignore[misc]
 
     def can_consume(self) -> bool:
         """Whether to wait at the queue; other channels, and answers that are on their way, are always read."""
-        return bool(self.channel._in_poll) or not self.channel.active_queues or self.channel.intake.room() > 0
+        return bool(self.channel._in_poll) or not self.channel.active_queues or self.channel.dispatcher.capacity() > 0
 
     def ack(self, delivery_tag: str) -> None:
-        self.channel.intake.claims.ack(delivery_tag)
+        self.channel.dispatcher.claims.ack(delivery_tag)
         super().ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Celery rejects with `requeue` when the process that ran the task has died."""
         if requeue:
-            for task in self.channel.intake.claims.requeue({delivery_tag: True}):
-                self.channel.intake.given_up(task)
+            for task in self.channel.dispatcher.claims.requeue({delivery_tag: True}):
+                self.channel.dispatcher.given_up(task)
         else:
-            self.channel.intake.claims.ack(delivery_tag)
+            self.channel.dispatcher.claims.ack(delivery_tag)
         super().ack(delivery_tag)
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
@@ -57,7 +57,7 @@ class Channel(stock.Channel):  # type: ignore[misc]
     QoS = QoS
 
     #: Set by whoever runs a worker. It is no transport option: the dashboard asks for these, and wants them in JSON.
-    intake: ClassVar[Dispatcher]
+    dispatcher: ClassVar[Dispatcher]
 
     _memory_is_full = False
 
@@ -89,7 +89,7 @@ class Channel(stock.Channel):  # type: ignore[misc]
             self._in_poll = None
         # A consumer that was cancelled meanwhile, to stop, takes nothing more.
         wanted = look and self.active_queues and not self._closing
-        messages = self.intake.take() if wanted else []
+        messages = self.dispatcher.take() if wanted else []
         for message in messages:
             self.connection._deliver(loads(message), keys.QUEUE)
         if not messages:

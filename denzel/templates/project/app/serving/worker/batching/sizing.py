@@ -72,7 +72,7 @@ class AdaptiveBatchSize:
     def observe(self, result: BatchResult) -> None:
         """Take the time of a batch as a sample, and note whether the pipeline predicts batches."""
         self._predicts_batches = result.predicts_batches
-        tasks = len(result.ended) + len(result.further)
+        tasks = len(result.results) + len(result.polled)
         if tasks:
             self._task_time = _average(self._task_time, result.seconds / tasks)
             self._round_time = _average(self._round_time, result.seconds / result.rounds)

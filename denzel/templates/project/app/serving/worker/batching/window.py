@@ -33,7 +33,7 @@ class BatchWindow:
         self._timer = timer
 
     def close(self, *, is_full: bool = False) -> None:
-        """Let what waits be taken. The next task opens the window anew, unless a batch `is_full` by what waits."""
+        """Let what waits be taken. The next task opens the window anew, unless the next batch `is_full` already."""
         self._until = self._clock() if is_full else None
 
     def is_open(self, batches: InFlight) -> bool:
@@ -46,7 +46,7 @@ class BatchWindow:
         if self._is_left_to_poller(batches):
             return True
         # A process that polls has let them accumulate already.
-        if not self._wait or all(batch.stay is not None for batch in batches):
+        if not self._wait or all(batch.grant is not None for batch in batches):
             return False
         if self._until is None:
             self._until = self._clock() + self._wait
@@ -55,7 +55,7 @@ class BatchWindow:
 
     def _is_left_to_poller(self, batches: InFlight) -> bool:
         """True when a process polls the queue, or will as soon as it has run what it has."""
-        poller = batches.staying
+        poller = batches.poller
         if poller is None:
             return False
         since, is_idle = self._scoreboard.since(poller.slot)
