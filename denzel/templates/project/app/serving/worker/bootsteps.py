@@ -1,4 +1,4 @@
-"""What runs beside Celery's own parts in the main process of a worker: taking, reports, a stop in time, its log."""
+"""Celery bootsteps of the worker's main process: registration, the dispatcher, log rotation."""
 
 from __future__ import annotations
 
@@ -17,63 +17,55 @@ from app.serving.settings import Settings
 from app.serving.store.claims import RENEW_EVERY, DeadLettered
 from app.serving.store.connection import connect
 from app.serving.store.workers import HEARTBEAT_INTERVAL, WorkerRegistry
-from app.serving.worker import log_file
+from app.serving.worker import log_file, pool
 from app.serving.worker.batching import celery_state
 from app.serving.worker.batching.dispatcher import SUPERVISION_INTERVAL
 from app.serving.worker.batching.events import FLUSH_INTERVAL
-from app.serving.worker.pool import (
-    accept_early_deaths,
-    has_dropped,
-    loading_processes,
-    maintain_pool,
-    pool_processes,
-    ready_processes,
-)
 from app.serving.worker.transport import Channel
 
 log = logging.getLogger(__name__)
 
 
 class Registration(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Reports which processes of the worker have the model, at each change and every REPORT_EVERY seconds."""
+    """Registers the processes that have the model, at each change and every HEARTBEAT_INTERVAL seconds."""
 
     requires = ("celery.worker.components:Timer", "celery.worker.components:Pool")
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         settings: Settings = worker.app.conf.denzel_settings
-        self._reports = WorkerRegistry(connect(settings.redis_url))
-        self._reported: tuple[set[int], set[int]] | None = None
-        self._reported_at = 0.0
-        self._seen: dict[int, Any] = {}
+        self._registry = WorkerRegistry(connect(settings.redis_url))
+        self._registered: tuple[set[int], set[int]] | None = None
+        self._registered_at = 0.0
+        self._processes: dict[int, Any] = {}
 
     def start(self, worker: Any) -> None:
-        accept_early_deaths(worker)
-        self._report(worker)
-        worker.timer.call_repeatedly(SUPERVISION_INTERVAL, self._report, (worker,))
+        pool.accept_early_deaths(worker)
+        self._register(worker)
+        worker.timer.call_repeatedly(SUPERVISION_INTERVAL, self._register, (worker,))
 
-    def _report(self, worker: Any) -> None:
-        processes = ready_processes(worker), loading_processes(worker)
+    def _register(self, worker: Any) -> None:
+        processes = pool.ready_processes(worker), pool.loading_processes(worker)
         now = time.monotonic()
-        if processes == self._reported and now - self._reported_at < HEARTBEAT_INTERVAL:
+        if processes == self._registered and now - self._registered_at < HEARTBEAT_INTERVAL:
             return
         up, loading = processes
-        ended = {pid: process.exitcode for pid, process in self._seen.items() if pid not in up | loading}
-        known = {pid: code for pid, code in ended.items() if code is not None}
-        seen = {process.pid: process for process in pool_processes(worker)}
+        ended = {pid: process.exitcode for pid, process in self._processes.items() if pid not in up | loading}
+        exit_codes = {pid: code for pid, code in ended.items() if code is not None}
+        current = {process.pid: process for process in pool.pool_processes(worker)}
         try:
-            self._reports.heartbeat(worker.hostname, up=up, loading=loading, ended=known)
-            # Of what could not be told, the next report tells.
-            self._seen = seen
+            self._registry.heartbeat(worker.hostname, up=up, loading=loading, ended=exit_codes)
+            # Processes whose end could not be registered are kept for the next time.
+            self._processes = current
         except RedisError as error:
-            log.warning("the worker could not report: %s", error)
-        self._reported, self._reported_at = processes, now
+            log.warning("the worker could not be registered: %s", error)
+        self._registered, self._registered_at = processes, now
 
 
-class Consumer(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Lets the worker take tasks for the processes that are ready, and renews its claims on them while it lives.
+class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Lets the dispatcher take tasks for the processes that are ready, and renews its claims on them.
 
-    Renewing has a thread of its own: the main one may be busy reconnecting while tasks run on.
+    A thread renews: the main one may be busy reconnecting while tasks run on.
     """
 
     requires = ("celery.worker.components:Timer", "celery.worker.components:Pool")
@@ -86,14 +78,16 @@ class Consumer(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         self._dispatcher.start(
-            worker, ready=lambda: len(ready_processes(worker)), has_dropped=partial(has_dropped, worker)
+            worker,
+            ready=lambda: len(pool.ready_processes(worker)),
+            has_dropped=partial(pool.has_dropped, worker),
         )
-        # At once: what an earlier life of this worker had comes first.
+        # At once: what this worker had before it was restarted comes first.
         self._renew()
         threading.Thread(target=self._renew_for_ever, name="claims", daemon=True).start()
         worker.timer.call_repeatedly(SUPERVISION_INTERVAL, self._act_on_renewals, (worker,))
-        # Every 5 seconds, left alone: so late it would say of a process that its task died with it.
-        worker.timer.call_repeatedly(SUPERVISION_INTERVAL, maintain_pool, (worker,))
+        # Celery itself does so every 5 seconds, and would report a lost task that late.
+        worker.timer.call_repeatedly(SUPERVISION_INTERVAL, pool.replace_dead_processes, (worker,))
         worker.timer.call_repeatedly(SUPERVISION_INTERVAL, self._dispatcher.supervise)
         worker.timer.call_repeatedly(FLUSH_INTERVAL, self._dispatcher.flush_events)
 
@@ -124,15 +118,15 @@ class Consumer(bootsteps.StartStopStep):  # type: ignore[misc]
             self._dispatcher.given_up(self._given_up.get())
         while not self._cancelled.empty():
             task_id = self._cancelled.get()
-            request = celery_state.find(task_id)
-            if request is not None:
-                request.terminate(worker.pool, signal="KILL")
+            task = celery_state.find(task_id)
+            if task is not None:
+                task.terminate(worker.pool, signal="KILL")
             else:
                 self._dispatcher.cancel(task_id)
 
 
 class LogRotation(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Begins a new log file when the old one is full."""
+    """Starts a new log file when the old one is full."""
 
     requires = ("celery.worker.components:Timer",)
 

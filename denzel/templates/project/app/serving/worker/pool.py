@@ -15,7 +15,7 @@ def accept_early_deaths(worker: Any) -> None:
     worker.pool.did_start_ok = lambda: True
 
 
-def maintain_pool(worker: Any) -> None:
+def replace_dead_processes(worker: Any) -> None:
     """Replace processes that died, and report their jobs as lost."""
     pool = _pool(worker)
     if pool:
