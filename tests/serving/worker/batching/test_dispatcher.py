@@ -18,11 +18,12 @@ from celery.worker import state
 from doubles.clock import Clock
 from redis import Redis, RedisError
 
+from app.serving.settings import Settings
 from app.serving.store import keys
 from app.serving.store.claims import ClaimLimits, Claims, DeadLettered
 from app.serving.store.messages import QueuedTask, task_message
 from app.serving.store.tasks import TaskRecord, TaskStore
-from app.serving.worker.batching.dispatcher import HEAD_OF_LINE_LIMIT, SUPERVISION_INTERVAL, BatchSettings, Dispatcher
+from app.serving.worker.batching.dispatcher import HEAD_OF_LINE_LIMIT, SUPERVISION_INTERVAL, Dispatcher
 from app.serving.worker.batching.events import CREATE_INTERVAL, MAX_EVENTS_AT_ONCE
 from app.serving.worker.batching.poller import POLL_TIMEOUT, SESSION_LIMIT, PollGrant, PollSession
 from app.serving.worker.batching.runner import BatchResult, PolledTask, TaskResult
@@ -31,7 +32,7 @@ from app.serving.worker.batching.sizing import MAX_IN_TURN
 from app.serving.worker.batching.window import WINDOW_CHECK_INTERVAL
 from app.serving.worker.transport import QoS
 
-SETTINGS = BatchSettings(batch_size=4, batch_wait=0.002, time_limit=7.0, deliveries=3, result_ttl=60)
+SETTINGS = Settings.from_environment({"BATCH_SIZE": "4", "TASK_TIME_LIMIT": "7", "RESULT_LIFETIME": "60"})
 
 
 class Job:
@@ -109,13 +110,13 @@ class Worker:
 class Deployment:
     """One worker with so many ready processes, and the queue."""
 
-    def __init__(self, redis: Redis, *, processes: int = 2, settings: BatchSettings = SETTINGS) -> None:
+    def __init__(self, redis: Redis, *, processes: int = 2, settings: Settings = SETTINGS) -> None:
         self.records = TaskStore(redis)
         self.redis = redis
         self.worker = Worker()
         self.clock = Clock()
         self.scoreboard = Scoreboard(self.clock)
-        self.claims = Claims(redis, ClaimLimits(deliveries=settings.deliveries, ttl=60))
+        self.claims = Claims(redis, ClaimLimits(deliveries=settings.task_max_deliveries, ttl=60))
         self.dispatcher = Dispatcher(
             self.claims, self.records, self.scoreboard, settings, lambda: None, clock=self.clock
         )  # type: ignore[arg-type,return-value]
@@ -245,8 +246,9 @@ def test_a_free_process_leaves_slow_tasks_of_batches_to_one_at_work(broker: Redi
 
 
 def test_with_one_delivery_every_task_is_isolated(broker: Redis) -> None:
-    settings = BatchSettings(batch_size=4, batch_wait=0, time_limit=None, deliveries=1, result_ttl=60)
-    deployment = Deployment(broker, settings=settings)
+    deployment = Deployment(
+        broker, settings=dataclasses.replace(SETTINGS, batch_wait=0, task_time_limit=None, task_max_deliveries=1)
+    )
     deployment.observe(runtime=0.0001, batches=True)
     deployment.accept(*"abc")
     assert deployment.take() == [["a"], ["b"]]
@@ -358,13 +360,13 @@ def test_a_quick_task_is_one_event(deployment: Deployment) -> None:
     assert (event, fields["uuid"], fields["runtime"], fields["args"]) == ("task-succeeded", "a", 0.25, "[{'of': 'a'}]")
     assert fields["received"] == pytest.approx(accepted, abs=1e-3)
     assert fields["received"] <= fields["started"]
-    deployment.dispatcher.flush_events()
+    deployment.dispatcher.events.flush()
     assert deployment.worker.events[-1][0] == "flushed"
 
 
 def test_a_dead_lettered_task_is_an_event(deployment: Deployment) -> None:
     deployment.accept("a")
-    for _ in range(SETTINGS.deliveries):
+    for _ in range(SETTINGS.task_max_deliveries):
         deployment.take()
         deployment.last.die()
     ((event, fields),) = deployment.worker.events
@@ -373,7 +375,7 @@ def test_a_dead_lettered_task_is_an_event(deployment: Deployment) -> None:
 
 
 def test_another_workers_dead_lettered_task_is_an_event(deployment: Deployment) -> None:
-    deployment.dispatcher.given_up(DeadLettered("a", "it died"))
+    deployment.dispatcher.events.given_up(DeadLettered("a", "it died"))
     ((event, fields),) = deployment.worker.events
     assert (event, fields["uuid"], fields["exception"]) == ("task-failed", "a", "it died")
 
@@ -381,7 +383,7 @@ def test_another_workers_dead_lettered_task_is_an_event(deployment: Deployment) 
 def test_a_dead_lettered_task_that_celery_handled_is_an_event(deployment: Deployment) -> None:
     qos = QoS(SimpleNamespace(dispatcher=deployment.dispatcher))
     deployment.accept("a")
-    for _ in range(SETTINGS.deliveries):
+    for _ in range(SETTINGS.task_max_deliveries):
         assert deployment.worker.events == []
         deployment.dispatcher.claims.take(free=1, limit=1)
         qos.reject("a", requeue=True)
@@ -398,7 +400,7 @@ def test_a_line_of_the_log_names_some_tasks_that_ended(
         deployment.accept(f"task-{number}")
         deployment.take()
         deployment.last.done()
-    deployment.dispatcher.flush_events()
+    deployment.dispatcher.events.flush()
     assert [line.count("SUCCESS") for line in caplog.messages] == [16, 4]
 
 
@@ -409,8 +411,8 @@ def test_the_log_names_the_tasks_that_ended_together(deployment: Deployment, cap
     deployment.take()
     deployment.worker.pool.jobs[-1].done(runtime=0.25)
     assert caplog.messages == []
-    deployment.dispatcher.flush_events()
-    deployment.dispatcher.flush_events()
+    deployment.dispatcher.events.flush()
+    deployment.dispatcher.events.flush()
     assert caplog.messages == ["ended: first SUCCESS in 0.000 s, a SUCCESS in 0.250 s, b SUCCESS in 0.250 s"]
 
 
@@ -760,7 +762,7 @@ def test_polled_tasks_are_in_the_log_on_the_dashboard_and_in_celerys_counts(
     job.options["callback"](result)
     assert state.total_count["app.tasks.invoke_predict"] == total + 1
     caplog.set_level(logging.INFO)
-    deployment.dispatcher.flush_events()
+    deployment.dispatcher.events.flush()
     assert [(event, fields.get("uuid")) for event, fields in deployment.worker.events] == [
         ("task-succeeded", "handed"),
         ("task-revoked", "gone"),
@@ -785,13 +787,13 @@ def test_the_events_of_polled_tasks_are_created_some_at_a_time(deployment: Deplo
     assert deployment.worker.events == []
     deployment.worker.called_after.clear()
     for _ in range(3):
-        deployment.dispatcher.flush_events()
+        deployment.dispatcher.events.flush()
     events = [event for event, _ in deployment.worker.events]
     assert events.count("task-succeeded") == MAX_EVENTS_AT_ONCE
     # One timer is enough.
     assert deployment.worker.called_after == [CREATE_INTERVAL]
     deployment.clock.now += CREATE_INTERVAL
-    deployment.dispatcher.flush_events()
+    deployment.dispatcher.events.flush()
     assert [event for event, _ in deployment.worker.events[-2:]] == ["task-succeeded", "flushed"]
 
 
@@ -913,7 +915,7 @@ def test_a_polled_task_that_has_ended_is_not_shown_as_started_and_keeps_its_argu
     polled = [PolledTask(TaskResult("quick", "SUCCESS", 0.001, "{}"), "[1]", 1000.5, 1000.75)]
     deployment.worker.pool.running.remove(deployment.last)
     deployment.last.options["callback"](BatchResult([], 0, True, 0.002, polled, ["long"], [], 2))
-    deployment.dispatcher.flush_events()
+    deployment.dispatcher.events.flush()
     assert [fields["args"] for event, fields in deployment.worker.events if event == "task-succeeded"] == ["[1]"]
     assert not state.active_requests
 

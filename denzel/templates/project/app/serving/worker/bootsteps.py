@@ -89,7 +89,7 @@ class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
         # Celery itself does so every 5 seconds, and would report a lost task that late.
         worker.timer.call_repeatedly(SUPERVISION_INTERVAL, pool.replace_dead_processes, (worker,))
         worker.timer.call_repeatedly(SUPERVISION_INTERVAL, self._dispatcher.supervise)
-        worker.timer.call_repeatedly(FLUSH_INTERVAL, self._dispatcher.flush_events)
+        worker.timer.call_repeatedly(FLUSH_INTERVAL, self._dispatcher.events.flush)
 
     def stop(self, worker: Any) -> None:
         # Running tasks are claimed until they have ended; the pool is stopped later than this.
@@ -103,7 +103,7 @@ class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
             self._renew()
 
     def _renew(self) -> None:
-        known = celery_state.unfinished() | self._dispatcher.claimed()
+        known = celery_state.tasks_of_celery() | self._dispatcher.claimed()
         try:
             renewed = self._dispatcher.claims.renew(known, self._dispatcher.session_id)
             for task_id in renewed.cancelled:
@@ -115,10 +115,10 @@ class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _act_on_renewals(self, worker: Any) -> None:
         while not self._given_up.empty():
-            self._dispatcher.given_up(self._given_up.get())
+            self._dispatcher.events.given_up(self._given_up.get())
         while not self._cancelled.empty():
             task_id = self._cancelled.get()
-            task = celery_state.find(task_id)
+            task = celery_state.requests.get(task_id)
             if task is not None:
                 task.terminate(worker.pool, signal="KILL")
             else:

@@ -20,7 +20,7 @@ from app.serving.store.messages import TASK_NAME, QueuedTask
 from app.serving.store.tasks import TaskStore
 from app.serving.store.workers import WorkerRegistry
 from app.serving.worker import log_file
-from app.serving.worker.batching.dispatcher import BatchSettings, Dispatcher
+from app.serving.worker.batching.dispatcher import Dispatcher
 from app.serving.worker.batching.poller import PollGrant
 from app.serving.worker.batching.result_writer import ResultWriter
 from app.serving.worker.batching.runner import BatchResult, BatchRunner
@@ -113,14 +113,7 @@ def install_transport(conf: Any, **_: Any) -> None:
     settings: Settings = conf.denzel_settings
     redis = connect(settings.redis_url)
     claims = Claims(redis, ClaimLimits(deliveries=settings.task_max_deliveries, ttl=settings.result_lifetime))
-    batching = BatchSettings(
-        batch_size=settings.batch_size,
-        batch_wait=settings.batch_wait,
-        time_limit=settings.task_time_limit,
-        deliveries=settings.task_max_deliveries,
-        result_ttl=settings.result_lifetime,
-    )
-    Channel.dispatcher = Dispatcher(claims, TaskStore(redis), scoreboard, batching, run_batch)
+    Channel.dispatcher = Dispatcher(claims, TaskStore(redis), scoreboard, settings, run_batch)
     conf.broker_transport = "app.serving.worker.transport:Transport"
 
 

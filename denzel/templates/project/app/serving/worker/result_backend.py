@@ -1,7 +1,4 @@
-"""Celery's result backend: states and results go to the task records that the api reads.
-
-The only module that overrides private methods of `celery.backends.base`, as read in Celery 5.7.0.
-"""
+"""Celery's result backend over the task records that the api reads. Its private methods are those of Celery 5.7.0."""
 
 from __future__ import annotations
 

@@ -18,13 +18,11 @@ from app.serving.settings import Settings
 from app.serving.store.connection import connect
 from app.serving.store.workers import WorkerRegistry
 from app.serving.worker.batching import celery_state
+from app.serving.worker.batching.dispatcher import SUPERVISION_INTERVAL
 from app.serving.worker.pool import loading_processes, ready_processes
 from app.serving.worker.transport import Channel
 
 log = logging.getLogger(__name__)
-
-#: Seconds between two looks for processes that are still loading.
-KILL_INTERVAL = 1.0
 
 #: Seconds before the end of STOP_TIMEOUT at which running tasks are requeued.
 REQUEUE_MARGIN = 5
@@ -53,14 +51,14 @@ def kill_loading(worker: Any) -> None:
     # Until this process ends: the pool replaces those that died.
     while True:
         _kill(loading_processes(worker))
-        time.sleep(KILL_INTERVAL)
+        time.sleep(SUPERVISION_INTERVAL)
 
 
 def requeue_on_deadline(worker: Any) -> None:
     """Requeue running tasks and exit when the time to stop is nearly over."""
     settings: Settings = worker.app.conf.denzel_settings
     time.sleep(settings.stop_timeout - REQUEUE_MARGIN)
-    log.warning("STOP_TIMEOUT is nearly over; %d running tasks go back to the queue", celery_state.active())
+    log.warning("STOP_TIMEOUT is nearly over; %d running tasks go back to the queue", len(celery_state.active_requests))
     requeue_all()
     _kill(ready_processes(worker))
     deregister(worker)

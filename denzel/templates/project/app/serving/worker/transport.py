@@ -40,7 +40,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         """Requeue or drop a message; Celery rejects with `requeue` when the task's process has died."""
         if requeue:
             for task in self.channel.dispatcher.claims.requeue({delivery_tag: True}):
-                self.channel.dispatcher.given_up(task)
+                self.channel.dispatcher.events.given_up(task)
         else:
             self.channel.dispatcher.claims.ack(delivery_tag)
         super().ack(delivery_tag)
@@ -77,13 +77,12 @@ class Channel(stock.Channel):  # type: ignore[misc]
         self.client.connection.send_command(*command)
 
     def _brpop_read(self, **options: Any) -> bool:
-        has_message = self._memory_is_full
+        found = self._memory_is_full
         try:
-            reply = self.client.parse_response(self.client.connection, "BLMOVE", **options)
-            has_message = reply is not None or has_message
+            found = self.client.parse_response(self.client.connection, "BLMOVE", **options) is not None or found
             self._memory_is_full = False
         except OutOfMemoryError:
-            self._memory_is_full = has_message = True
+            self._memory_is_full = found = True
         except self.connection_errors:
             # The next poll makes a new one.
             self.client.connection.disconnect()
@@ -91,7 +90,7 @@ class Channel(stock.Channel):  # type: ignore[misc]
         finally:
             self._in_poll = None
         # A consumer that was cancelled meanwhile, for a shutdown, takes nothing more.
-        is_consuming = has_message and self.active_queues and not self._closing
+        is_consuming = found and self.active_queues and not self._closing
         messages = self.dispatcher.take() if is_consuming else []
         for message in messages:
             self.connection._deliver(loads(message), keys.QUEUE)

@@ -13,7 +13,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from signal import SIGKILL
 from typing import Any
 
@@ -21,7 +20,8 @@ from billiard.einfo import ExceptionInfo
 from billiard.exceptions import TimeLimitExceeded
 
 from app.serving.errors import time_limit_result
-from app.serving.store.claims import Claims, DeadLettered
+from app.serving.settings import Settings
+from app.serving.store.claims import Claims
 from app.serving.store.messages import TASK_NAME, QueuedTask, parse
 from app.serving.store.tasks import FAILURE, Completion, TaskStore
 from app.serving.worker.batching import celery_state
@@ -45,19 +45,6 @@ HEAD_OF_LINE_LIMIT = 1.0
 SHOW_AS_STARTED_AFTER = 0.5
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchSettings:
-    """The most tasks for predict_batch, and the seconds for which they may accumulate; the seconds that one task may
-    run; the deliveries after which it is dead-lettered, and the seconds for which a result is kept.
-    """
-
-    batch_size: int
-    batch_wait: float
-    time_limit: float | None
-    deliveries: int
-    result_ttl: int
-
-
 class Dispatcher:
     """The tasks of one worker, from the queue to their results. All of it runs in the worker's event loop."""
 
@@ -66,7 +53,7 @@ class Dispatcher:
         claims: Claims,
         records: TaskStore,
         scoreboard: Scoreboard,
-        settings: BatchSettings,
+        settings: Settings,
         run: Callable[..., BatchResult],
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -81,10 +68,10 @@ class Dispatcher:
         self._ready: Callable[[], int] = lambda: 0
         self._has_dropped: Callable[[Any], bool] = lambda job: False
         self._in_flight = InFlight(claims, scoreboard)
-        self._size = AdaptiveBatchSize(batch_size=settings.batch_size, deliveries=settings.deliveries)
+        self._size = AdaptiveBatchSize(batch_size=settings.batch_size, deliveries=settings.task_max_deliveries)
         self._window = BatchWindow(scoreboard, settings.batch_wait, clock)
-        self._events = TaskEvents(clock)
-        self._settlements = PendingSettlements(claims, records, self._events, ttl=settings.result_ttl)
+        self.events = TaskEvents(clock)
+        self._settlements = PendingSettlements(claims, records, self.events, ttl=settings.result_lifetime)
         self._sessions = 0
 
     def start(self, worker: Any, *, ready: Callable[[], int], has_dropped: Callable[[Any], bool]) -> None:
@@ -92,7 +79,7 @@ class Dispatcher:
         self._worker = worker
         self._ready = ready
         self._has_dropped = has_dropped
-        self._events.start(worker)
+        self.events.start(worker)
         self._window.start(worker.timer)
 
     def stop(self) -> None:
@@ -119,14 +106,14 @@ class Dispatcher:
         taken = self.claims.take(free=free, limit=self._size.limit(), sharers=sharing)
         for claimed in taken.claimed:
             task = parse(claimed.message, claimed.since)
-            if task is None or celery_state.is_revoked(task.task_id):
+            if task is None or task.task_id in celery_state.revoked:
                 for_celery.append(claimed.message)
             elif claimed.deliveries > 1:
                 isolated.append([task])
             else:
                 together.append(task)
         for task in taken.cancelled:
-            self._events.cancelled(task)
+            self.events.cancelled(task)
         for tasks in isolated:
             self._dispatch(tasks)
         for tasks in self._size.split(together, free=free - len(isolated) - len(for_celery)):
@@ -135,7 +122,7 @@ class Dispatcher:
 
     def claimed(self) -> dict[str, str]:
         """The ids of all tasks that this worker has, by the delivery tags of their messages, which are the same."""
-        claimed = {task_id: task_id for task_id in self._in_flight.task_ids()}
+        claimed = {task.task_id: task.task_id for batch in self._in_flight for task in batch.tasks}
         claimed.update(dict.fromkeys(self._settlements.to_requeue, ""))
         return claimed
 
@@ -156,7 +143,7 @@ class Dispatcher:
             batch.killed_for = task_id
             self._worker.pool.terminate_job(batch.pid, SIGKILL)
         elif NOT_STARTED < running < own:
-            self._events.revoked(batch.pending[task_id], terminated=False)
+            self.events.revoked(batch.pending[task_id], terminated=False)
             self._truncate(batch)
 
     def supervise(self) -> None:
@@ -174,28 +161,20 @@ class Dispatcher:
                 batch.reported_round = batch.round
                 for task in batch.tasks:
                     if task.task_id in batch.pending and not task.has_ended:
-                        self._events.started(batch.pending[task.task_id])
+                        self.events.started(batch.pending[task.task_id])
             if seconds > HEAD_OF_LINE_LIMIT and batch.pid is not None:
                 self._truncate(batch)
         self._settlements.flush()
 
-    def given_up(self, task: DeadLettered) -> None:
-        """Report a dead-lettered task that is in no batch: another worker's, or one that Celery itself handled."""
-        self._events.given_up(task)
-
-    def flush_events(self) -> None:
-        """Send events and log entries; to be called every events.FLUSH_INTERVAL seconds."""
-        self._events.flush()
-
     def _free(self) -> int:
-        return self._ready() - len(self._in_flight) - celery_state.reserved()
+        return self._ready() - len(self._in_flight) - len(celery_state.reserved_requests)
 
     def _grant(self) -> PollGrant | None:
         """A grant to poll the queue, when no process has one: a second would only share out cheap tasks.
 
-        Pool processes do not see what `celery control revoke` has named, so there is none while that holds.
+        Pool processes do not see what `celery control revoke` has named, which Celery keeps for three hours.
         """
-        is_allowed = self._size.is_cheap and not celery_state.has_revoked() and self._ready()
+        is_allowed = self._size.is_cheap and not celery_state.revoked and self._ready()
         if self._in_flight.poller is not None or not is_allowed:
             return None
         self._sessions += 1
@@ -220,10 +199,10 @@ class Dispatcher:
 
     def _timeout(self, tasks: list[QueuedTask], grant: PollGrant | None) -> float | None:
         """Seconds until the pool kills the process: enough for the last task that it may start to have its time."""
-        if self._settings.time_limit is None:
+        if self._settings.task_time_limit is None:
             return None
         in_front = HEAD_OF_LINE_LIMIT + SUPERVISION_INTERVAL if len(tasks) > 1 or grant else 0
-        return self._settings.time_limit + in_front + (SESSION_LIMIT + POLL_TIMEOUT if grant else 0)
+        return self._settings.task_time_limit + in_front + (SESSION_LIMIT + POLL_TIMEOUT if grant else 0)
 
     def _returned(self, batch: Batch, result: BatchResult) -> None:
         """Close a batch whose process has returned; tasks that are not in the result did not run."""
@@ -231,9 +210,9 @@ class Dispatcher:
             for ended in result.results:
                 self._report(batch, ended)
             batch.count_polled(task.id for task in result.polled)
-            self._events.polled(result.polled)
+            self.events.polled(result.polled)
             for task in result.cancelled:
-                self._events.cancelled(task)
+                self.events.cancelled(task)
             for task_id in result.to_requeue:
                 # The others are requeued below, or have been already.
                 if task_id not in batch.task_ids:
@@ -254,24 +233,24 @@ class Dispatcher:
         try:
             cancelled = batch.pending.get(batch.killed_for or "")
             if cancelled is not None:
-                self._events.revoked(cancelled, terminated=True)
+                self.events.revoked(cancelled, terminated=True)
             elif isinstance(_raised(error), TimeLimitExceeded) and len(running) == 1:
                 self._fail_overdue(batch, *running)
         finally:
             self._close(batch, died=set() if batch.killed_for else running)
 
     def _fail_overdue(self, batch: Batch, task_id: str) -> None:
-        if task_id not in batch.pending or self._settings.time_limit is None:
+        if task_id not in batch.pending or self._settings.task_time_limit is None:
             return
         log.error("task %s[%s] took longer than TASK_TIME_LIMIT", TASK_NAME, task_id)
-        result = json.dumps(time_limit_result(self._settings.time_limit))
+        result = json.dumps(time_limit_result(self._settings.task_time_limit))
         self._settlements.complete(Completion(task_id=task_id, tag=task_id, status=FAILURE, result=result))
-        self._report(batch, TaskResult(task_id, FAILURE, self._settings.time_limit, result))
+        self._report(batch, TaskResult(task_id, FAILURE, self._settings.task_time_limit, result))
 
     def _report(self, batch: Batch, result: TaskResult) -> None:
         view = batch.close(result.task_id)
         if view is not None:
-            self._events.ended(result, view)
+            self.events.ended(result, view)
 
     def _truncate(self, batch: Batch) -> None:
         """Requeue the tasks of a batch behind the one that runs."""

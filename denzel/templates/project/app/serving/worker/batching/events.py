@@ -6,12 +6,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 from app.serving.store import event_json
 from app.serving.store.claims import DeadLettered
 from app.serving.store.messages import TASK_NAME, QueuedTask
 from app.serving.store.tasks import SUCCESS
+from app.serving.worker.batching.in_flight import TaskView
 from app.serving.worker.batching.runner import PolledTask, TaskResult
 
 log = logging.getLogger(__name__)
@@ -28,18 +29,8 @@ CREATE_INTERVAL = 0.01
 #: The most ended tasks that one line of the log names.
 MAX_TASKS_PER_LINE = 16
 
-
-class TaskInfo(Protocol):
-    """A task as the dashboard shows it: its arguments, since when it had waited, and when it started to run."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def args_repr(self) -> str: ...
-    @property
-    def since(self) -> float: ...
-    @property
-    def time_start(self) -> float: ...
+#: A task as the dashboard shows it: its arguments, since when it had waited, and when it started to run.
+TaskInfo = TaskView | PolledTask
 
 
 class TaskEvents:

@@ -79,20 +79,20 @@ class Batch:
                 view = TaskView(task, self, self._cancel)
                 self.pending[view.id] = view
                 self.task_ids.add(view.id)
-                celery_state.accept(view)
+                celery_state.task_accepted(view)
 
     def close(self, task_id: str) -> TaskView | None:
         """Remove a task that has ended, or is to be requeued. None where it was not pending."""
         view = self.pending.pop(task_id, None)
         if view is not None:
-            celery_state.remove(view)
+            celery_state.task_ready(view)
         return view
 
     def count_polled(self, task_ids: Iterable[str]) -> None:
         """Close the tasks that the process polled and ran: Celery counts them all."""
         for task_id in task_ids:
             if self.close(task_id) is None:
-                celery_state.count()
+                celery_state.count_task()
 
     def index_of(self, task_id: str) -> int:
         """The index of a task in its round."""
@@ -120,10 +120,6 @@ class InFlight:
     def poller(self) -> Batch | None:
         """The batch whose process polls the queue, or will; there is one at a time."""
         return next((batch for batch in self if batch.grant is not None), None)
-
-    def task_ids(self) -> list[str]:
-        """The ids of the tasks in all batches."""
-        return [task.task_id for batch in self for task in batch.tasks]
 
     def add(self, tasks: list[QueuedTask], grant: PollGrant | None, cancel: Callable[[str], None]) -> Batch:
         """A new batch of these tasks; `cancel` is called with the id of one that Celery is asked to terminate."""

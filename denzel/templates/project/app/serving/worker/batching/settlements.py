@@ -24,17 +24,13 @@ class PendingSettlements:
         self._records = records
         self._events = events
         self._ttl = ttl
-        self._requeues: dict[str, tuple[TaskView | None, bool]] = {}
+        #: Tasks that are not requeued yet, by id: the view of each, and True when its process may have died of it.
+        self.to_requeue: dict[str, tuple[TaskView | None, bool]] = {}
         self._completions: list[Completion] = []
 
-    @property
-    def to_requeue(self) -> list[str]:
-        """The ids of tasks that are not requeued yet."""
-        return list(self._requeues)
-
     def requeue(self, task_id: str, view: TaskView | None = None, *, died: bool = False) -> None:
-        """Requeue a task at the next `flush`; True for `died` when its process may have died of it."""
-        self._requeues[task_id] = view, died
+        """Requeue a task at the next `flush`."""
+        self.to_requeue[task_id] = view, died
 
     def requeue_from(self, batch: Batch, task_ids: Iterable[str], *, died: Collection[str] = ()) -> None:
         """Requeue those of a batch's tasks that are still pending; the process may have `died` of some."""
@@ -58,9 +54,9 @@ class PendingSettlements:
             if self._completions:
                 self._records.complete_many(self._completions, ttl=self._ttl)
                 self._completions = []
-            if self._requeues:
-                given_up = self._claims.requeue({task_id: died for task_id, (_, died) in self._requeues.items()})
-                requeued, self._requeues = self._requeues, {}
+            if self.to_requeue:
+                given_up = self._claims.requeue({task_id: died for task_id, (_, died) in self.to_requeue.items()})
+                requeued, self.to_requeue = self.to_requeue, {}
                 return [(task, requeued[task.task_id][0]) for task in given_up]
         except RedisError as error:
             log.warning("tasks could not be settled, trying again: %s", error)
