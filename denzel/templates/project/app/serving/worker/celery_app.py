@@ -34,8 +34,6 @@ from app.serving.worker.shutdown import GracefulShutdown, deregister, requeue_al
 from app.serving.worker.sidecar import SidecarSupervisor
 from app.serving.worker.transport import Channel
 
-log = logging.getLogger(__name__)
-
 #: Seconds that a process may take to load its model: any number. Celery would kill it after 4.
 MODEL_LOADING_TIMEOUT = 10 * 365 * 24 * 3600.0
 

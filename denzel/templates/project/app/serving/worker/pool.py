@@ -1,7 +1,4 @@
-"""Celery's pool of predicting processes, and billiard's within it.
-
-The only module that uses their internals, as read in Celery 5.7.0 (`celery.concurrency.prefork`) and billiard 4.3.2.
-"""
+"""Celery's pool of processes, and billiard's within it: all use of their internals (Celery 5.7.0, billiard 4.3.2)."""
 
 from __future__ import annotations
 

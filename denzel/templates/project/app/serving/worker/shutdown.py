@@ -74,10 +74,7 @@ def requeue_all() -> None:
 
 
 def deregister(worker: Any) -> None:
-    """Stop the sidecar, which renews the worker's registration until its end; then remove that.
-
-    Where Redis is away, it expires.
-    """
+    """Stop the sidecar, then remove the worker's registration, which it renews; where Redis is away, that expires."""
     worker.sidecar.shut_down()
     settings: Settings = worker.app.conf.denzel_settings
     with suppress(RedisError):

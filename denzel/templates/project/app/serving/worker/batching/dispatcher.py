@@ -29,7 +29,7 @@ from app.serving.worker.batching.events import TaskEvents
 from app.serving.worker.batching.in_flight import Batch, InFlight
 from app.serving.worker.batching.poller import POLL_TIMEOUT, SESSION_LIMIT, PollGrant
 from app.serving.worker.batching.runner import BatchResult, TaskResult
-from app.serving.worker.batching.scoreboard import ALL, NOT_STARTED, Scoreboard
+from app.serving.worker.batching.scoreboard import ALL, NOT_STARTED, Clock, Scoreboard
 from app.serving.worker.batching.settlements import PendingSettlements
 from app.serving.worker.batching.sizing import AdaptiveBatchSize
 from app.serving.worker.batching.window import BatchWindow
@@ -56,7 +56,7 @@ class Dispatcher:
         settings: Settings,
         run: Callable[..., BatchResult],
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = time.monotonic,
     ) -> None:
         """A pool process calls `run` with a slot of the scoreboard, tasks, and perhaps a grant to poll."""
         self.claims = claims
@@ -231,10 +231,12 @@ class Dispatcher:
         running = {task.task_id for task in suspects}
         self._window.close()
         try:
+            # billiard wraps an exception to keep its traceback.
+            raised = getattr(error.exception, "exc", error.exception)
             cancelled = batch.pending.get(batch.killed_for or "")
             if cancelled is not None:
                 self.events.revoked(cancelled, terminated=True)
-            elif isinstance(_raised(error), TimeLimitExceeded) and len(running) == 1:
+            elif isinstance(raised, TimeLimitExceeded) and len(running) == 1:
                 self._fail_overdue(batch, *running)
         finally:
             self._close(batch, died=set() if batch.killed_for else running)
@@ -262,9 +264,3 @@ class Dispatcher:
         """Remove a batch, and requeue what is pending; its process may have `died` of some tasks."""
         self._in_flight.remove(batch)
         self._settlements.requeue_from(batch, batch.pending, died=died)
-
-
-def _raised(error: ExceptionInfo) -> BaseException:
-    # billiard wraps an exception to keep its traceback.
-    raised: BaseException = getattr(error.exception, "exc", error.exception)
-    return raised

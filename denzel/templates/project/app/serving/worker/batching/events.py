@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from app.serving.store import event_json
@@ -14,6 +14,7 @@ from app.serving.store.messages import TASK_NAME, QueuedTask
 from app.serving.store.tasks import SUCCESS
 from app.serving.worker.batching.in_flight import TaskView
 from app.serving.worker.batching.runner import PolledTask, TaskResult
+from app.serving.worker.batching.scoreboard import Clock
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class TaskEvents:
     look has one event, with all that these contain.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._worker: Any = None
         self._polled: deque[PolledTask] = deque()

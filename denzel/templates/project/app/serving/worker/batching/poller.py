@@ -8,14 +8,13 @@ the process had when it dies (worker/batching/dispatcher.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 from redis import RedisError
 
 from app.serving.store.claims import Claims
 from app.serving.store.messages import QueuedTask, parse
-from app.serving.worker.batching.scoreboard import Scoreboard
+from app.serving.worker.batching.scoreboard import Clock, Scoreboard
 
 #: Seconds that a process waits for a task; and after which, counted from the start of its batch, it returns its results
 #: to the main process although more tasks wait.
@@ -34,13 +33,7 @@ class PollSession:
     """The polls of one process, which follow on the batch that was handed to it."""
 
     def __init__(
-        self,
-        claims: Claims,
-        scoreboard: Scoreboard,
-        slot: int,
-        grant: PollGrant,
-        *,
-        clock: Callable[[], float] = time.monotonic,
+        self, claims: Claims, scoreboard: Scoreboard, slot: int, grant: PollGrant, *, clock: Clock = time.monotonic
     ) -> None:
         self._claims = claims
         self._scoreboard = scoreboard

@@ -8,6 +8,8 @@ import mmap
 import time
 from collections.abc import Callable
 
+Clock = Callable[[], float]
+
 #: The number of batches that can be in flight at once.
 SLOTS = 4096
 
@@ -27,7 +29,7 @@ class Scoreboard:
     Make it before the fork, so that all processes share the memory. Reading and writing a cell is atomic.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         """The clock must be the same in all processes."""
         self._cells = memoryview(mmap.mmap(-1, SLOTS * _FIELDS * _CELL)).cast("q")
         self._clock = clock

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from app.serving.worker.batching.in_flight import InFlight
 from app.serving.worker.batching.poller import POLL_TIMEOUT
-from app.serving.worker.batching.scoreboard import Scoreboard
+from app.serving.worker.batching.scoreboard import Clock, Scoreboard
 
 #: Seconds between two checks whether a process that polls the queue is held up.
 WINDOW_CHECK_INTERVAL = 0.005
@@ -20,7 +19,7 @@ class BatchWindow:
     While a process polls the queue, tasks are left to it.
     """
 
-    def __init__(self, scoreboard: Scoreboard, wait: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, scoreboard: Scoreboard, wait: float, clock: Clock = time.monotonic) -> None:
         self._scoreboard = scoreboard
         self._wait = wait
         self._clock = clock
