@@ -45,17 +45,16 @@ class Job:
         self.options = options
         self._pool = pool
 
-    def ready(self) -> bool:
-        return False
-
     def accept(self, pid: int) -> None:
         self.options["accept_callback"](pid, 0.0)
 
-    def done(self, *tasks: str, runtime: float = 0.0001, waiting: int = 0, batches: bool = False) -> None:
+    def returns(self, result: BatchResult) -> None:
         self._pool.running.remove(self)
+        self.options["callback"](result)
+
+    def done(self, *tasks: str, runtime: float = 0.0001, batches: bool = False) -> None:
         ended = [TaskResult(task_id, "SUCCESS", runtime, "{}") for task_id in tasks or self.tasks]
-        seconds = runtime if batches else runtime * len(ended)
-        self.options["callback"](BatchResult(ended, waiting, batches, seconds))
+        self.returns(BatchResult(ended, 0, batches, runtime if batches else runtime * len(ended)))
 
     def die(self, error: Exception | None = None) -> None:
         self._pool.running.remove(self)
@@ -137,10 +136,13 @@ class Deployment:
             self.dispatcher.take()
         return [job.tasks for job in self.worker.pool.jobs[before:]]
 
+    def hand_out(self, *tasks: str) -> None:
+        self.accept(*tasks)
+        self.take()
+
     def observe(self, *, runtime: float, batches: bool = False) -> None:
         """Let a first task show what kind of pipeline this is."""
-        self.accept("first")
-        self.take()
+        self.hand_out("first")
         self.last.done(runtime=runtime, batches=batches)
 
     def poll(self, *tasks: str) -> PollSession:
@@ -189,8 +191,7 @@ def deployment(broker: Redis) -> Deployment:
 def test_one_slow_task_among_quick_ones_is_soon_forgotten(deployment: Deployment) -> None:
     deployment.observe(runtime=0.0005)
     for number, runtime in enumerate([600.0] + [0.0005] * 8):
-        deployment.accept(f"task-{number}")
-        deployment.take()
+        deployment.hand_out(f"task-{number}")
         deployment.last.done(runtime=runtime)
     deployment.accept("a", "b")
     assert deployment.take() == [["a", "b"]]
@@ -239,8 +240,7 @@ def test_slow_batches_are_split_evenly(deployment: Deployment) -> None:
 def test_a_free_process_leaves_slow_tasks_of_batches_to_one_at_work(broker: Redis, runtime: float, taken: int) -> None:
     deployment = Deployment(broker, processes=2, settings=dataclasses.replace(SETTINGS, batch_size=32))
     deployment.observe(runtime=runtime, batches=True)
-    deployment.accept("at-work")
-    deployment.take()
+    deployment.hand_out("at-work")
     deployment.accept(*[f"task-{number}" for number in range(31)])
     assert [len(tasks) for tasks in deployment.take()] == [taken]
 
@@ -263,8 +263,7 @@ def test_an_idle_worker_takes_a_task_at_once(deployment: Deployment) -> None:
 
 def test_while_a_process_is_at_work_tasks_accumulate_for_the_batch_window(deployment: Deployment) -> None:
     deployment.observe(runtime=0.006, batches=True)
-    deployment.accept("a")
-    deployment.take()
+    deployment.hand_out("a")
     deployment.accept("b")
     deployment.dispatcher.take()
     assert (deployment.waiting(), deployment.dispatcher.capacity()) == (["b"], 0)
@@ -278,8 +277,7 @@ def test_while_a_process_is_at_work_tasks_accumulate_for_the_batch_window(deploy
 
 def test_the_batch_window_closes_when_the_worker_is_idle(deployment: Deployment) -> None:
     deployment.observe(runtime=0.006, batches=True)
-    deployment.accept("a")
-    deployment.take()
+    deployment.hand_out("a")
     deployment.accept("b")
     deployment.dispatcher.take()
     deployment.last.done(runtime=0.006, batches=True)
@@ -338,8 +336,7 @@ def test_large_messages_are_taken_a_few_at_a_time(deployment: Deployment) -> Non
 
 
 def test_celery_shows_the_tasks_of_a_batch_while_they_run(deployment: Deployment) -> None:
-    deployment.accept("a")
-    deployment.take()
+    deployment.hand_out("a")
     deployment.last.accept(77)
     (view,) = state.active_requests
     assert view.info()["id"] == "a"
@@ -397,8 +394,7 @@ def test_a_line_of_the_log_names_some_tasks_that_ended(
 ) -> None:
     caplog.set_level(logging.INFO)
     for number in range(20):
-        deployment.accept(f"task-{number}")
-        deployment.take()
+        deployment.hand_out(f"task-{number}")
         deployment.last.done()
     deployment.dispatcher.events.flush()
     assert [line.count("SUCCESS") for line in caplog.messages] == [16, 4]
@@ -407,8 +403,7 @@ def test_a_line_of_the_log_names_some_tasks_that_ended(
 def test_the_log_names_the_tasks_that_ended_together(deployment: Deployment, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     deployment.observe(runtime=0.0001)
-    deployment.accept("a", "b")
-    deployment.take()
+    deployment.hand_out("a", "b")
     deployment.worker.pool.jobs[-1].done(runtime=0.25)
     assert caplog.messages == []
     deployment.dispatcher.events.flush()
@@ -417,8 +412,7 @@ def test_the_log_names_the_tasks_that_ended_together(deployment: Deployment, cap
 
 
 def test_a_long_task_is_shown_as_started_once(deployment: Deployment) -> None:
-    deployment.accept("a")
-    deployment.take()
+    deployment.hand_out("a")
     for _ in range(3):
         deployment.clock.now += 1
         deployment.dispatcher.supervise()
@@ -427,15 +421,13 @@ def test_a_long_task_is_shown_as_started_once(deployment: Deployment) -> None:
 
 def test_all_tasks_of_a_batch_are_claimed(deployment: Deployment) -> None:
     deployment.observe(runtime=0.0005)
-    deployment.accept("a", "b")
-    deployment.take()
+    deployment.hand_out("a", "b")
     assert deployment.dispatcher.claimed() == {"a": "a", "b": "b"}
 
 
 def test_the_task_that_ran_when_its_process_died_is_counted_and_the_others_are_not(deployment: Deployment) -> None:
     deployment.observe(runtime=0.0005)
-    deployment.accept("a", "b", "c")
-    deployment.take()
+    deployment.hand_out("a", "b", "c")
     deployment.scoreboard.start(deployment.last.slot, 1)
     deployment.last.die()
     assert deployment.waiting() == ["a", "b", "c"]
@@ -445,8 +437,7 @@ def test_the_task_that_ran_when_its_process_died_is_counted_and_the_others_are_n
 
 def test_the_tasks_of_a_batch_whose_process_died_are_isolated_from_then_on(deployment: Deployment) -> None:
     deployment.observe(runtime=0.0001, batches=True)
-    deployment.accept("good", "poison")
-    deployment.take()
+    deployment.hand_out("good", "poison")
     deployment.scoreboard.start(deployment.last.slot, ALL)
     deployment.last.die()
     assert deployment.take() == [["good"], ["poison"]]
@@ -460,8 +451,7 @@ def test_the_tasks_of_a_batch_whose_process_died_are_isolated_from_then_on(deplo
 
 def test_more_suspects_than_processes_wait_in_the_queue(deployment: Deployment) -> None:
     deployment.observe(runtime=0.0001, batches=True)
-    deployment.accept(*"abcd")
-    deployment.take()
+    deployment.hand_out(*"abcd")
     deployment.scoreboard.start(deployment.last.slot, ALL)
     deployment.last.die()
     assert deployment.take() == [["a"], ["b"]]
@@ -470,8 +460,7 @@ def test_more_suspects_than_processes_wait_in_the_queue(deployment: Deployment) 
 
 def test_a_task_that_takes_too_long_fails_and_the_others_are_requeued(deployment: Deployment) -> None:
     deployment.observe(runtime=0.0005)
-    deployment.accept("a", "b", "c")
-    deployment.take()
+    deployment.hand_out("a", "b", "c")
     assert (
         deployment.last.options["timeout"]
         == 7.0 + HEAD_OF_LINE_LIMIT + SUPERVISION_INTERVAL + SESSION_LIMIT + POLL_TIMEOUT
@@ -484,8 +473,7 @@ def test_a_task_that_takes_too_long_fails_and_the_others_are_requeued(deployment
 
 def test_a_batch_that_takes_too_long_is_tried_one_by_one(deployment: Deployment) -> None:
     deployment.observe(runtime=0.0001, batches=True)
-    deployment.accept("a", "b")
-    deployment.take()
+    deployment.hand_out("a", "b")
     deployment.scoreboard.start(deployment.last.slot, ALL)
     deployment.last.die(TimeLimitExceeded(8.0))
     assert deployment.take() == [["a"], ["b"]]
@@ -498,8 +486,7 @@ def test_a_batch_that_takes_too_long_is_tried_one_by_one(deployment: Deployment)
 
 def test_a_cancelled_task_that_runs_ends_with_its_process_and_no_other_task_does(deployment: Deployment) -> None:
     deployment.observe(runtime=0.0005)
-    deployment.accept("a", "b", "c")
-    deployment.take()
+    deployment.hand_out("a", "b", "c")
     deployment.last.accept(77)
     deployment.scoreboard.start(deployment.last.slot, 1)
     deployment.records.cancel("b", ttl=60)
@@ -533,8 +520,7 @@ def test_a_cancelled_task_ends_its_batch_and_the_others_start_anew_with_no_deliv
 
 def test_a_task_that_is_cancelled_before_its_turn_in_a_batch_never_runs(deployment: Deployment) -> None:
     deployment.observe(runtime=0.0005)
-    deployment.accept("a", "b", "c")
-    deployment.take()
+    deployment.hand_out("a", "b", "c")
     deployment.last.accept(77)
     deployment.records.cancel("b", ttl=60)
     deployment.dispatcher.cancel("b")
@@ -562,8 +548,7 @@ def test_what_waits_behind_a_long_task_is_requeued(deployment: Deployment) -> No
 
 
 def test_a_batch_that_the_pool_has_dropped_is_requeued(deployment: Deployment) -> None:
-    deployment.accept("a")
-    deployment.take()
+    deployment.hand_out("a")
     deployment.worker.pool.running.clear()
     deployment.dispatcher.supervise()
     assert deployment.waiting() == ["a"]
@@ -576,8 +561,7 @@ def test_settlements_that_redis_does_not_take_are_kept_for_later(
     def away(*_: Any, **__: Any) -> None:
         raise RedisError("Connection refused")
 
-    deployment.accept("a", "b")
-    deployment.take()
+    deployment.hand_out("a", "b")
     with monkeypatch.context() as patch:
         patch.setattr(deployment.claims, "requeue", away)
         patch.setattr(deployment.records, "complete_many", away)
@@ -595,8 +579,7 @@ def test_settlements_that_redis_does_not_take_are_kept_for_later(
 def test_a_slot_is_not_assigned_again_while_its_batch_runs(broker: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.serving.worker.batching.in_flight.SLOTS", 2)
     deployment = Deployment(broker)
-    deployment.accept("long", *"abc")
-    deployment.take()
+    deployment.hand_out("long", *"abc")
     long = deployment.worker.pool.jobs[0]
     for _ in range(3):
         assert deployment.last.slot != long.slot
@@ -608,8 +591,7 @@ def test_a_batch_is_closed_although_its_events_cannot_be_sent(deployment: Deploy
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("the socket is gone")
 
-    deployment.accept("a", "b")
-    deployment.take()
+    deployment.hand_out("a", "b")
     deployment.worker.send = fail  # type: ignore[method-assign]
     first, second = deployment.worker.pool.jobs
     with pytest.raises(OSError, match="the socket is gone"):
@@ -634,8 +616,7 @@ def test_a_pool_that_raises_costs_no_capacity(deployment: Deployment, monkeypatc
 
 def test_all_tasks_of_a_process_that_died_before_it_started_one_are_suspects(deployment: Deployment) -> None:
     deployment.observe(runtime=0.0001)
-    deployment.accept("a", "b")
-    deployment.take()
+    deployment.hand_out("a", "b")
     deployment.last.die()
     assert deployment.take() == [["a"], ["b"]]
 
@@ -650,8 +631,7 @@ def test_nothing_is_taken_while_something_is_to_be_requeued(
         raise RedisError("the answer is lost")
 
     give_back = deployment.claims.requeue
-    deployment.accept("a")
-    deployment.take()
+    deployment.hand_out("a")
     with monkeypatch.context() as patch:
         patch.setattr(deployment.claims, "requeue", requeue_without_answer)
         deployment.last.die()
@@ -665,12 +645,10 @@ def test_nothing_is_taken_while_something_is_to_be_requeued(
 
 
 def test_a_process_may_poll_while_tasks_are_quick(deployment: Deployment) -> None:
-    deployment.accept("unknown")
-    deployment.take()
+    deployment.hand_out("unknown")
     assert deployment.last.grant is None
     deployment.last.done(runtime=0.0001)
-    deployment.accept("quick")
-    deployment.take()
+    deployment.hand_out("quick")
     assert deployment.last.grant == PollGrant(session_id=1, limit=50)
     assert deployment.scoreboard.may_poll(deployment.last.slot)
 
@@ -678,8 +656,7 @@ def test_a_process_may_poll_while_tasks_are_quick(deployment: Deployment) -> Non
 @pytest.mark.parametrize("batches", [False, True])
 def test_no_process_polls_while_tasks_are_slow(batches: bool, deployment: Deployment) -> None:
     deployment.observe(runtime=0.2, batches=batches)
-    deployment.accept("slow")
-    deployment.take()
+    deployment.hand_out("slow")
     assert deployment.last.grant is None
     assert not deployment.scoreboard.may_poll(deployment.last.slot)
 
@@ -703,8 +680,7 @@ def test_a_task_that_was_delivered_before_brings_no_poll_grant(deployment: Deplo
 def test_no_process_polls_while_celery_has_revoked_something(deployment: Deployment) -> None:
     deployment.observe(runtime=0.0001)
     state.revoked.add("anything")
-    deployment.accept("a")
-    deployment.take()
+    deployment.hand_out("a")
     assert deployment.last.grant is None
 
 
@@ -754,12 +730,11 @@ def test_polled_tasks_are_in_the_log_on_the_dashboard_and_in_celerys_counts(
     deployment.records.cancel("b", ttl=60)
     job = deployment.last
     polled = [PolledTask(TaskResult("a", "SUCCESS", 0.001, "{}"), "[1]", 1000.5, 1000.75)]
-    deployment.worker.pool.running.remove(job)
     cancelled = [QueuedTask("gone", "", "[2]", 1000.25)]
     total = state.total_count["app.tasks.invoke_predict"]
     result = BatchResult([TaskResult("handed", "SUCCESS", 0.001, "{}")], 0, True, 0.002, polled, ["b"], cancelled, 2)
     deployment.worker.events.clear()
-    job.options["callback"](result)
+    job.returns(result)
     assert state.total_count["app.tasks.invoke_predict"] == total + 1
     caplog.set_level(logging.INFO)
     deployment.dispatcher.events.flush()
@@ -777,13 +752,12 @@ def test_polled_tasks_are_in_the_log_on_the_dashboard_and_in_celerys_counts(
 
 def test_the_events_of_polled_tasks_are_created_some_at_a_time(deployment: Deployment) -> None:
     deployment.poll("a")
-    deployment.worker.pool.running.remove(deployment.last)
     tasks = [
         PolledTask(TaskResult(f"task-{n}", "SUCCESS", 0.001, "{}"), "[1]", 0.0, 0.0)
         for n in range(MAX_EVENTS_AT_ONCE + 1)
     ]
     deployment.worker.events.clear()
-    deployment.last.options["callback"](BatchResult([], 0, True, 0.002, tasks))
+    deployment.last.returns(BatchResult([], 0, True, 0.002, tasks))
     assert deployment.worker.events == []
     deployment.worker.called_after.clear()
     for _ in range(3):
@@ -799,8 +773,7 @@ def test_the_events_of_polled_tasks_are_created_some_at_a_time(deployment: Deplo
 
 def test_polled_tasks_that_did_not_run_are_requeued(deployment: Deployment) -> None:
     deployment.poll("a", "b")
-    deployment.worker.pool.running.remove(deployment.last)
-    deployment.last.options["callback"](BatchResult([], 0, True, 0.002, [], ["a", "b"]))
+    deployment.last.returns(BatchResult([], 0, True, 0.002, [], ["a", "b"]))
     assert deployment.waiting() == ["a", "b"]
     assert deployment.take() == [["a", "b"]]
 
@@ -887,9 +860,8 @@ def test_a_long_polled_task_is_treated_as_if_it_had_been_handed_over(deployment:
     assert deployment.take() == [["b", "c"]]
     # The process returns that it did not run them; they are others' now.
     job = next(job for job in deployment.worker.pool.jobs if job.tasks == ["handed"])
-    deployment.worker.pool.running.remove(job)
     polled = [PolledTask(TaskResult("long", "SUCCESS", 1.2, "{}"), "[]", 0.0, 0.0)]
-    job.options["callback"](BatchResult([], 0, True, 1.2, polled, ["b", "c"]))
+    job.returns(BatchResult([], 0, True, 1.2, polled, ["b", "c"]))
     assert deployment.waiting() == []
     assert {request.id for request in state.active_requests} == {"b", "c"}
 
@@ -913,8 +885,7 @@ def test_a_polled_task_that_has_ended_is_not_shown_as_started_and_keeps_its_argu
     deployment.dispatcher.supervise()
     assert [(event, fields["uuid"]) for event, fields in deployment.worker.events] == [("task-started", "long")]
     polled = [PolledTask(TaskResult("quick", "SUCCESS", 0.001, "{}"), "[1]", 1000.5, 1000.75)]
-    deployment.worker.pool.running.remove(deployment.last)
-    deployment.last.options["callback"](BatchResult([], 0, True, 0.002, polled, ["long"], [], 2))
+    deployment.last.returns(BatchResult([], 0, True, 0.002, polled, ["long"], [], 2))
     deployment.dispatcher.events.flush()
     assert [fields["args"] for event, fields in deployment.worker.events if event == "task-succeeded"] == ["[1]"]
     assert not state.active_requests
