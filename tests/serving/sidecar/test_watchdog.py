@@ -38,11 +38,11 @@ def claims(broker: Redis) -> Claims:
 
 @pytest.fixture
 def accept(broker: Redis) -> Callable[..., None]:
-    def accept_all(*task_ids: str) -> None:
+    def enqueue(*task_ids: str) -> None:
         for task_id in task_ids:
             TaskStore(broker).enqueue(task_id, task_message(task_id, 1), callback_uri=None, queue_limit=100)
 
-    return accept_all
+    return enqueue
 
 
 @pytest.fixture

@@ -372,7 +372,7 @@ def test_a_dead_lettered_task_is_an_event(deployment: Deployment) -> None:
 
 
 def test_another_workers_dead_lettered_task_is_an_event(deployment: Deployment) -> None:
-    deployment.dispatcher.events.given_up(DeadLettered("a", "it died"))
+    deployment.dispatcher.events.dead_lettered(DeadLettered("a", "it died"))
     ((event, fields),) = deployment.worker.events
     assert (event, fields["uuid"], fields["exception"]) == ("task-failed", "a", "it died")
 
@@ -627,10 +627,10 @@ def test_nothing_is_taken_while_something_is_to_be_requeued(
     """Redis may have requeued it, and its answer be lost. When it is taken again, it must not be requeued again."""
 
     def requeue_without_answer(tags: dict[str, bool]) -> None:
-        give_back(tags)
+        requeue(tags)
         raise RedisError("the answer is lost")
 
-    give_back = deployment.claims.requeue
+    requeue = deployment.claims.requeue
     deployment.hand_out("a")
     with monkeypatch.context() as patch:
         patch.setattr(deployment.claims, "requeue", requeue_without_answer)

@@ -24,11 +24,11 @@ LIMITS = ClaimLimits(deliveries=3, ttl=60)
 
 @pytest.fixture
 def accept(records: TaskStore) -> Callable[..., None]:
-    def accept_all(*task_ids: str) -> None:
+    def enqueue(*task_ids: str) -> None:
         for task_id in task_ids:
             records.enqueue(task_id, task_message(task_id, {"of": task_id}), callback_uri=None, queue_limit=1000)
 
-    return accept_all
+    return enqueue
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
         super().__init__(worker, **options)
         self._dispatcher = Channel.dispatcher
         self._cancelled: SimpleQueue[str] = SimpleQueue()
-        self._given_up: SimpleQueue[DeadLettered] = SimpleQueue()
+        self._dead_lettered: SimpleQueue[DeadLettered] = SimpleQueue()
 
     def start(self, worker: Any) -> None:
         self._dispatcher.start(
@@ -109,13 +109,13 @@ class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
             for task_id in renewed.cancelled:
                 self._cancelled.put(task_id)
             for task in renewed.dead_lettered:
-                self._given_up.put(task)
+                self._dead_lettered.put(task)
         except RedisError as error:
             log.warning("the claims on running tasks could not be renewed: %s", error)
 
     def _act_on_renewals(self, worker: Any) -> None:
-        while not self._given_up.empty():
-            self._dispatcher.events.given_up(self._given_up.get())
+        while not self._dead_lettered.empty():
+            self._dispatcher.events.dead_lettered(self._dead_lettered.get())
         while not self._cancelled.empty():
             task_id = self._cancelled.get()
             task = celery_state.requests.get(task_id)

@@ -40,7 +40,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         """Requeue or drop a message; Celery rejects with `requeue` when the task's process has died."""
         if requeue:
             for task in self.channel.dispatcher.claims.requeue({delivery_tag: True}):
-                self.channel.dispatcher.events.given_up(task)
+                self.channel.dispatcher.events.dead_lettered(task)
         else:
             self.channel.dispatcher.claims.ack(delivery_tag)
         super().ack(delivery_tag)

@@ -75,7 +75,7 @@ class TaskEvents:
         """Report that a task has been running for more than a moment."""
         self._send("task-started", uuid=task.id, **_info(task))
 
-    def given_up(self, task: DeadLettered, info: TaskInfo | None = None) -> None:
+    def dead_lettered(self, task: DeadLettered, info: TaskInfo | None = None) -> None:
         """Report that a task was ended because it killed its process too often."""
         fields = _info(info) if info is not None else {"name": TASK_NAME}
         self._send("task-failed", uuid=task.task_id, **fields, exception=task.reason, traceback="")

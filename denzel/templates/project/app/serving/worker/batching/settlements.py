@@ -47,7 +47,7 @@ class PendingSettlements:
     def flush(self) -> None:
         """Write all; what Redis does not take now is kept. A task that killed its process too often ends instead."""
         for task, view in self._write():
-            self._events.given_up(task, view)
+            self._events.dead_lettered(task, view)
 
     def _write(self) -> list[tuple[DeadLettered, TaskView | None]]:
         try:
@@ -55,9 +55,9 @@ class PendingSettlements:
                 self._records.complete_many(self._completions, ttl=self._ttl)
                 self._completions = []
             if self.to_requeue:
-                given_up = self._claims.requeue({task_id: died for task_id, (_, died) in self.to_requeue.items()})
+                dead_lettered = self._claims.requeue({task_id: died for task_id, (_, died) in self.to_requeue.items()})
                 requeued, self.to_requeue = self.to_requeue, {}
-                return [(task, requeued[task.task_id][0]) for task in given_up]
+                return [(task, requeued[task.task_id][0]) for task in dead_lettered]
         except RedisError as error:
             log.warning("tasks could not be settled, trying again: %s", error)
         return []
