@@ -123,8 +123,8 @@ class Dispatcher:
     def claimed(self) -> dict[str, str]:
         """The ids of all tasks that this worker has, by the delivery tags of their messages, which are the same."""
         claimed = {task.task_id: task.task_id for batch in self._in_flight for task in batch.tasks}
-        claimed.update(dict.fromkeys(self._settlements.to_requeue, ""))
-        return claimed
+        # Of a copy, as another thread calls this.
+        return claimed | dict.fromkeys(list(self._settlements.to_requeue), "")
 
     @property
     def session_id(self) -> int:
