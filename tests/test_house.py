@@ -38,6 +38,24 @@ OWNERS = {
     "supervisor": {"backends.local.supervisor"},
 }
 
+# What is private in a library, or not documented, and the one module of the serving code that uses it.
+PRIVATE = {
+    "api.http.protocol": {"_start_asgi_task", "_unset_keepalive_if_required"},
+    "worker.batching.celery_state": {"celery.worker.request", "celery.worker.state"},
+    "worker.pool": {
+        *("_cache", "_fileno_to_inq", "_job", "_pool", "billiard.pool", "did_start_ok", "maintain_pool"),
+        *("GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL", "GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT"),
+    },
+    "worker.result_backend": {"_get_task_meta_for", "_store_result"},
+    "worker.transport": {
+        *("_brpop_read", "_brpop_sent_at", "_brpop_start", "_closing", "_deliver", "_in_poll", "_on_collect"),
+        *("_queue_bind", "kombu.transport"),
+    },
+}
+
+# Private by its looks alone: one underscore, and neither of os nor of a NamedTuple.
+UNDERSCORED = re.compile(r"_(?!_|exit$|replace$)")
+
 
 def within(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
@@ -71,6 +89,25 @@ def test_arrows_point_down(half: Half) -> None:
 def test_what_is_not_ours_has_its_owners(module: str) -> None:
     users = {room for room, path in COMMAND.modules().items() if any(within(name, module) for name in imported(path))}
     assert users == OWNERS[module]
+
+
+def private_names(module: str, path: Path) -> set[str]:
+    """The names of PRIVATE's packages that a module uses, and those with an underscore of what is not its own."""
+    listed = [names for owner, names in PRIVATE.items() if within(module, owner.partition(".")[0])]
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    used = imported(path) | {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    foreign = set()
+    for node in nodes:
+        if isinstance(node, ast.Attribute):
+            used.add(node.attr)
+            if UNDERSCORED.match(node.attr) and ast.unparse(node.value) not in ("self", "cls", "super()"):
+                foreign.add(node.attr)
+    return used & set().union(*listed) | foreign
+
+
+def test_private_names_of_libraries_have_one_user_each() -> None:
+    users = {module: names for module, path in SERVING.modules().items() if (names := private_names(module, path))}
+    assert users == PRIVATE
 
 
 @each_half

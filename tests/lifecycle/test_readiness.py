@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from doubles.backend import FakeBackend
+from doubles.clock import Clock
 from support.statuses import status
 
 from denzel.errors import ServiceFailed
@@ -13,19 +14,6 @@ from denzel.lifecycle.readiness import wait_until_ready
 from denzel.project import dotenv as settings_file
 from denzel.project.scaffold import start_project
 from denzel.services import Service, State, Status
-
-
-class Clock:
-    """A clock that only sleeping advances."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from app.serving.sidecar import __main__ as sidecar
 from app.serving.sidecar import watchdog
 from app.serving.store import outbox
 outbox.LEASE = 2
-watchdog.LOOK_EVERY = 3600  # it would end what started this process: the tests
+watchdog.HANG_CHECK_INTERVAL = 3600  # it would end what started this process: the tests
 sender.RENEW_EVERY = 0.5
 sidecar.main(os.getppid())
 """

@@ -86,12 +86,14 @@ def test_a_worker_can_check_beforehand_that_the_sender_would_not_start(
     read_settings: Callable[..., Settings], environ: dict[str, str], message: str
 ) -> None:
     with pytest.raises(SettingError, match=f"^{re.escape(message)}$"):
-        sidecar.check(read_settings(**environ))
+        sidecar.check_settings(read_settings(**environ))
 
 
 def test_valid_settings_pass_the_check(read_settings: Callable[..., Settings]) -> None:
-    sidecar.check(read_settings())
-    sidecar.check(read_settings(CALLBACK_SECRET=SECRET, CALLBACK_ALLOW="*.example,10.0.0.0/8", CALLBACK_DENY="::1"))
+    sidecar.check_settings(read_settings())
+    sidecar.check_settings(
+        read_settings(CALLBACK_SECRET=SECRET, CALLBACK_ALLOW="*.example,10.0.0.0/8", CALLBACK_DENY="::1")
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""watchdog.py: when a worker counts as hung, told from what is in Redis."""
+"""watchdog.py: a worker that hangs, by what is in Redis."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from doubles.clock import Clock
 from redis import Redis, RedisError
 from support.waiting import until
 
@@ -20,14 +21,6 @@ from app.serving.store.workers import WorkerRegistry, WorkerState
 WORKER = "worker@iris"
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -35,7 +28,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def dog(broker: Redis, clock: Clock) -> Watchdog:
-    return Watchdog(broker, WORKER, host="here", patience=60, clock=clock)
+    return Watchdog(broker, WORKER, host="here", timeout=60, clock=clock)
 
 
 @pytest.fixture
@@ -45,21 +38,21 @@ def claims(broker: Redis) -> Claims:
 
 @pytest.fixture
 def accept(broker: Redis) -> Callable[..., None]:
-    def accept_all(*task_ids: str) -> None:
+    def enqueue(*task_ids: str) -> None:
         for task_id in task_ids:
             TaskStore(broker).enqueue(task_id, task_message(task_id, 1), callback_uri=None, queue_limit=100)
 
-    return accept_all
+    return enqueue
 
 
 @pytest.fixture
 def up(broker: Redis) -> Callable[[int], None]:
-    """The worker reports that so many of its processes have the model."""
+    """Registers so many of the worker's processes as having the model."""
     return lambda count: WorkerRegistry(broker, host="here").heartbeat(WORKER, up=range(100, 100 + count), loading=())
 
 
 def hangs_after(dog: Watchdog, clock: Clock, seconds: float, meanwhile: Callable[[], Any] = lambda: None) -> bool:
-    """What the watchdog thinks after looking every 5 seconds for so long."""
+    """The last of the checks every 5 seconds for so long."""
     hangs = dog.hangs()
     for _ in range(int(seconds / 5)):
         clock.now += 5
@@ -77,12 +70,12 @@ def test_a_worker_that_could_take_and_does_not_hangs(
     assert hangs_after(dog, clock, 10)
 
 
-def test_one_without_a_report_hangs_too(dog: Watchdog, clock: Clock, accept: Callable[..., None]) -> None:
+def test_a_worker_that_is_not_registered_hangs_too(dog: Watchdog, clock: Clock, accept: Callable[..., None]) -> None:
     accept("a")
     assert hangs_after(dog, clock, 65)
 
 
-def test_nothing_waits_nothing_hangs(dog: Watchdog, clock: Clock, up: Callable[[int], None]) -> None:
+def test_a_worker_without_waiting_tasks_does_not_hang(dog: Watchdog, clock: Clock, up: Callable[[int], None]) -> None:
     up(2)
     assert not hangs_after(dog, clock, 600)
 
@@ -99,9 +92,9 @@ def test_a_worker_that_is_busy_does_not_hang(
 def test_a_worker_that_loads_its_model_does_not_hang(
     dog: Watchdog, clock: Clock, accept: Callable[..., None], broker: Redis
 ) -> None:
-    reports = WorkerRegistry(broker, host="here")
-    reports.heartbeat(WORKER, up=(), loading=(1, 2))
-    reports.report_process(WORKER, 1, WorkerState.ERROR, "no such file")
+    registry = WorkerRegistry(broker, host="here")
+    registry.heartbeat(WORKER, up=(), loading=(1, 2))
+    registry.report_process(WORKER, 1, WorkerState.ERROR, "no such file")
     # The same worker on another host is up, and has nothing to do with it.
     WorkerRegistry(broker, host="elsewhere").heartbeat(WORKER, up=(1, 2), loading=())
     accept("a")
@@ -135,12 +128,12 @@ def test_a_redis_that_is_away_is_no_hang(away: Redis) -> None:
 def test_a_hung_worker_is_ended_once(
     broker: Redis, accept: Callable[..., None], up: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watchdog, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(watchdog, "HANG_CHECK_INTERVAL", 0.05)
     up(1)
     accept("a")
     ended: list[bool] = []
     stopping = threading.Event()
-    dog = Watchdog(broker, WORKER, host="here", patience=0.2)
+    dog = Watchdog(broker, WORKER, host="here", timeout=0.2)
     watching = threading.Thread(target=dog.run, args=(stopping, lambda: ended.append(True)))
     watching.start()
     try:
@@ -153,8 +146,8 @@ def test_a_hung_worker_is_ended_once(
     assert ended == [True]
 
 
-def test_watching_ends_when_it_is_told_to(away: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "LOOK_EVERY", 0.05)
+def test_a_watchdog_stops(away: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "HANG_CHECK_INTERVAL", 0.05)
     stopping = threading.Event()
     watching = threading.Thread(target=Watchdog(away, WORKER).run, args=(stopping, lambda: None))
     watching.start()

@@ -153,8 +153,8 @@ def test_the_worker_is_loading_while_the_main_process_loads_and_a_stop_is_prompt
 
 
 @pytest.mark.local
-def test_a_worker_that_stops_while_it_loads_takes_back_what_it_has_reported(forking: Deployment) -> None:
-    """Its next life would take what is left for a death."""
+def test_a_worker_that_stops_while_it_loads_is_deregistered(forking: Deployment) -> None:
+    """After a restart, what is left would be taken for a death."""
     (forking.root / "slow").write_text("300")
     forking.start("redis")
     until(lambda: forking.healthy("redis"), what="Redis")
@@ -164,7 +164,7 @@ def test_a_worker_that_stops_while_it_loads_takes_back_what_it_has_reported(fork
         )
         forking.records.complete("called back", "SUCCESS", None, ttl=600)
         forking.start("denzel")
-        # The callback is on its way, and the worker waits for it when it stops: longer than between two reports.
+        # The callback is on its way, and the worker waits for it when it stops: longer than between two heartbeats.
         silent.settimeout(60)
         connection, _ = silent.accept()
         with connection:
@@ -175,7 +175,7 @@ def test_a_worker_that_stops_while_it_loads_takes_back_what_it_has_reported(fork
 
 
 @pytest.mark.local
-def test_a_model_that_can_not_be_loaded_is_an_error_until_it_can(forking: Deployment) -> None:
+def test_a_model_that_cannot_be_loaded_is_an_error_until_it_can(forking: Deployment) -> None:
     add(forking, FAILS)
     forking.start("redis", "denzel")
     assert forking.until_worker_is("ERROR") == "FileNotFoundError: no model yet"
@@ -185,7 +185,7 @@ def test_a_model_that_can_not_be_loaded_is_an_error_until_it_can(forking: Deploy
 
 
 @pytest.mark.local
-def test_a_model_that_ends_the_worker_is_an_error_in_its_next_lives_until_it_loads(forking: Deployment) -> None:
+def test_a_model_that_ends_the_worker_is_an_error_after_restarts_until_it_loads(forking: Deployment) -> None:
     add(forking, ENDS)
     forking.start("redis", "denzel")
     assert forking.exit_code("denzel", within=60) == 3
@@ -224,5 +224,5 @@ def test_an_open_device_of_the_driver_is_cuda(tmp_path: Path) -> None:
     assert uses_cuda(tmp_path)
 
 
-def test_where_the_system_does_not_tell_there_is_no_cuda(tmp_path: Path) -> None:
+def test_without_proc_there_is_no_cuda(tmp_path: Path) -> None:
     assert not uses_cuda(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""result_backend.py: what Celery says of a task becomes its record, whichever way the task goes."""
+"""result_backend.py: the state that Celery stores of a task becomes its record."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(make_celery: MakeCelery, records: TaskStore, redis: Redis) -> Callable[.
 
 @pytest.fixture
 def _logging_as_it_was() -> Iterator[None]:
-    """A worker sets up logging for its whole process, unless somebody else says that he did."""
+    """A worker sets up logging for its whole process, unless a signal handler has done so."""
 
     def already_done(**_: Any) -> None:
         pass
@@ -100,7 +100,7 @@ def test_a_failure_is_its_exceptions_arguments(
 def test_an_exception_that_cannot_even_be_written_ends_the_task(run: Callable[..., TaskRecord]) -> None:
     class Unprintable:
         def __repr__(self) -> str:
-            raise ValueError("no text of me")
+            raise ValueError("no text")
 
     record = run(raising(ValueError(Unprintable())), 1)
     assert record.status == "FAILURE"
@@ -113,7 +113,9 @@ def test_a_result_that_cannot_be_written_fails_the_task(run: Callable[..., TaskR
     assert record.result["args"][0].startswith('result["n"] is ')
 
 
-def test_a_task_that_has_ended_runs_again_in_vain(run: Callable[..., TaskRecord], redis: Redis) -> None:
+def test_a_task_that_has_ended_keeps_its_result_when_it_runs_again(
+    run: Callable[..., TaskRecord], redis: Redis
+) -> None:
     run(lambda json_data: {"run": 1}, 1)
     assert run(lambda json_data: {"run": 2}, 1).result == {"run": 1}
     assert run(raising(ValueError("late")), 1).status == "SUCCESS"
@@ -121,7 +123,7 @@ def test_a_task_that_has_ended_runs_again_in_vain(run: Callable[..., TaskRecord]
 
 
 def test_a_process_that_died_ends_its_task(make_celery: MakeCelery, records: TaskStore) -> None:
-    """What Celery's main process stores when a predicting process is gone."""
+    """As Celery's main process stores when a predicting process is gone."""
     from billiard.exceptions import WorkerLostError
 
     records.enqueue("the-id", "message", callback_uri=None, queue_limit=10)
@@ -130,7 +132,7 @@ def test_a_process_that_died_ends_its_task(make_celery: MakeCelery, records: Tas
     assert records.find("the-id") == TaskRecord(status="FAILURE", result={"args": ["signal 9 (SIGKILL)"]})
 
 
-def test_a_task_that_took_too_long_says_how_long_it_may(make_celery: MakeCelery, records: TaskStore) -> None:
+def test_a_task_that_took_too_long_fails_with_its_limit(make_celery: MakeCelery, records: TaskStore) -> None:
     from billiard.exceptions import TimeLimitExceeded
 
     records.enqueue("the-id", "message", callback_uri=None, queue_limit=10)
@@ -215,7 +217,7 @@ def test_a_result_waits_for_redis_to_come_back(
             raise outages.pop()
         end(*arguments, **options)
 
-    backend._records.end = end_when_redis_is_back
+    backend._records.complete = end_when_redis_is_back
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     backend.mark_as_done("the-id", {"a": 1})
     assert record(records, "the-id") == TaskRecord(status="SUCCESS", result={"a": 1})

@@ -1,4 +1,4 @@
-"""poller.py: what a process that stays at the queue takes, and when it goes back; on a real Redis."""
+"""poller.py: which tasks a process polls, and when its session is over; on a real Redis."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from doubles.clock import Clock
 from redis import Redis
 
 from app.serving.store import keys
@@ -21,20 +22,13 @@ SLOT = 3
 LIMITS = ClaimLimits(deliveries=3, ttl=60)
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def accept(records: TaskStore) -> Callable[..., None]:
-    def accept_all(*task_ids: str) -> None:
+    def enqueue(*task_ids: str) -> None:
         for task_id in task_ids:
             records.enqueue(task_id, task_message(task_id, {"of": task_id}), callback_uri=None, queue_limit=1000)
 
-    return accept_all
+    return enqueue
 
 
 @pytest.fixture
@@ -48,19 +42,19 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def board(clock: Clock) -> Scoreboard:
-    board = Scoreboard(clock)
-    board.begin(SLOT, 1, stays=True)
-    return board
+def scoreboard(clock: Clock) -> Scoreboard:
+    scoreboard = Scoreboard(clock)
+    scoreboard.assign(SLOT, 1, polls=True)
+    return scoreboard
 
 
 @pytest.fixture
-def visit(claims: Claims, board: Scoreboard, clock: Clock) -> PollSession:
-    return PollSession(claims, board, SLOT, PollGrant(number=7, most=2), clock=clock)
+def session(claims: Claims, scoreboard: Scoreboard, clock: Clock) -> PollSession:
+    return PollSession(claims, scoreboard, SLOT, PollGrant(session_id=7, limit=2), clock=clock)
 
 
-def ids(items: list[QueuedTask]) -> list[str]:
-    return [item.task_id for item in items]
+def ids(tasks: list[QueuedTask]) -> list[str]:
+    return [task.task_id for task in tasks]
 
 
 @contextmanager
@@ -73,85 +67,87 @@ def meanwhile(act: Callable[[], object], *, after: float) -> Iterator[None]:
         timer.join()
 
 
-def test_what_waits_is_taken_round_by_round(
-    visit: PollSession, accept: Callable[..., None], claims: Claims, board: Scoreboard
+def test_waiting_tasks_are_polled_round_by_round(
+    session: PollSession, accept: Callable[..., None], claims: Claims, scoreboard: Scoreboard
 ) -> None:
     accept("a", "b", "c")
-    assert ids(visit.next(waiting=3)) == ["a", "b"]
-    assert board.round(SLOT) == 1
+    assert ids(session.next(waiting=3)) == ["a", "b"]
+    assert scoreboard.round(SLOT) == 1
     assert ids(claims.session_tasks(7)[1]) == ["a", "b"]
-    assert ids(visit.next(waiting=1)) == ["c"]
-    assert board.round(SLOT) == 2
-    number, items = claims.session_tasks(7)
-    assert (number, ids(items)) == (2, ["c"])
+    assert ids(session.next(waiting=1)) == ["c"]
+    assert scoreboard.round(SLOT) == 2
+    number, tasks = claims.session_tasks(7)
+    assert (number, ids(tasks)) == (2, ["c"])
 
 
-def test_what_comes_soon_is_waited_for(
-    visit: PollSession, accept: Callable[..., None], board: Scoreboard, monkeypatch: pytest.MonkeyPatch
+def test_a_poll_waits_for_a_task_that_comes_soon(
+    session: PollSession, accept: Callable[..., None], scoreboard: Scoreboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.serving.worker.batching.poller.POLL_TIMEOUT", 1.5)
     with meanwhile(lambda: accept("a"), after=0.05):
-        assert ids(visit.next(waiting=0)) == ["a"]
-    assert board.began(SLOT) == (1000.0, False)
+        assert ids(session.next(waiting=0)) == ["a"]
+    assert scoreboard.since(SLOT) == (1000.0, False)
 
 
-def test_when_nothing_comes_the_process_goes_back(visit: PollSession, board: Scoreboard) -> None:
-    assert visit.next(waiting=0) == []
-    assert board.began(SLOT) == (1000.0, True)
+def test_the_session_is_over_when_nothing_comes(session: PollSession, scoreboard: Scoreboard) -> None:
+    assert session.next(waiting=0) == []
+    assert scoreboard.since(SLOT) == (1000.0, True)
 
 
-def test_a_process_goes_back_from_time_to_time(visit: PollSession, accept: Callable[..., None], clock: Clock) -> None:
+def test_the_session_is_over_after_a_while_although_tasks_wait(
+    session: PollSession, accept: Callable[..., None], clock: Clock
+) -> None:
     accept("a", "b", "c")
-    assert ids(visit.next(waiting=3)) == ["a", "b"]
+    assert ids(session.next(waiting=3)) == ["a", "b"]
     clock.now += SESSION_LIMIT + 0.01
-    assert visit.next(waiting=1) == []
+    assert session.next(waiting=1) == []
 
 
-def test_a_process_that_is_called_back_takes_nothing_more(
-    visit: PollSession, accept: Callable[..., None], board: Scoreboard, broker: Redis
+def test_a_process_whose_grant_was_revoked_takes_nothing_more(
+    session: PollSession, accept: Callable[..., None], scoreboard: Scoreboard, broker: Redis
 ) -> None:
     accept("a")
-    board.call_back(SLOT)
-    assert visit.next(waiting=1) == []
-    assert visit.next(waiting=0) == []
+    scoreboard.revoke_grant(SLOT)
+    assert session.next(waiting=1) == []
+    assert session.next(waiting=0) == []
     assert broker.llen(keys.QUEUE) == 1
 
 
-def test_a_task_that_must_be_alone_is_left_on_the_queue(
-    visit: PollSession, accept: Callable[..., None], claims: Claims, broker: Redis
+def test_a_task_that_must_be_isolated_is_left_on_the_queue(
+    session: PollSession, accept: Callable[..., None], claims: Claims, broker: Redis
 ) -> None:
     accept("suspect")
     claims.take(free=1, limit=1)
     claims.requeue({"suspect": True})
     accept("b")
-    assert visit.next(waiting=2) == []
+    assert session.next(waiting=2) == []
     assert broker.llen(keys.QUEUE) == 2
-    assert not visit.left
+    assert not session.to_requeue
 
 
-def test_what_is_for_no_parcel_is_given_back(
-    visit: PollSession, records: TaskStore, accept: Callable[..., None]
+def test_what_cannot_run_in_a_batch_is_to_be_requeued(
+    session: PollSession, records: TaskStore, accept: Callable[..., None]
 ) -> None:
     accept("a")
     message = json.loads(task_message("later", {}))
     message["headers"]["eta"] = "2100-01-01T00:00:00"
     records.enqueue("later", json.dumps(message), callback_uri=None, queue_limit=1000)
-    assert ids(visit.next(waiting=2)) == ["a"]
-    assert visit.left == ["later"]
+    assert ids(session.next(waiting=2)) == ["a"]
+    assert session.to_requeue == ["later"]
     accept("b")
-    assert visit.next(waiting=1) == []
+    assert session.next(waiting=1) == []
 
 
-def test_cancelled_tasks_are_told_and_not_run(
-    visit: PollSession, records: TaskStore, accept: Callable[..., None]
+def test_cancelled_tasks_are_reported_and_not_run(
+    session: PollSession, records: TaskStore, accept: Callable[..., None]
 ) -> None:
     accept("a", "b")
     records.cancel("a", ttl=60)
-    assert ids(visit.next(waiting=2)) == ["b"]
-    assert ids(visit.cancelled) == ["a"]
+    assert ids(session.next(waiting=2)) == ["b"]
+    assert ids(session.cancelled) == ["a"]
 
 
-def test_a_redis_that_is_away_sends_the_process_back(away: Redis, board: Scoreboard, clock: Clock) -> None:
-    visit = PollSession(Claims(away, LIMITS), board, SLOT, PollGrant(number=1, most=2), clock=clock)
-    assert visit.next(waiting=0) == []
-    assert visit.next(waiting=1) == []
+def test_the_session_is_over_when_redis_is_away(away: Redis, scoreboard: Scoreboard, clock: Clock) -> None:
+    session = PollSession(Claims(away, LIMITS), scoreboard, SLOT, PollGrant(session_id=1, limit=2), clock=clock)
+    assert session.next(waiting=0) == []
+    assert session.next(waiting=1) == []

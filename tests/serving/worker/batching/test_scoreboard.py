@@ -1,4 +1,4 @@
-"""scoreboard.py: what the worker's main process and its pool processes tell each other."""
+"""scoreboard.py: shared memory between the worker's main process and its pool processes."""
 
 from __future__ import annotations
 
@@ -10,86 +10,86 @@ from app.serving.worker.batching.scoreboard import ALL, NOT_STARTED, Scoreboard
 
 
 @pytest.fixture
-def board() -> Scoreboard:
+def scoreboard() -> Scoreboard:
     return Scoreboard()
 
 
-def test_a_process_goes_through_its_parcel(board: Scoreboard) -> None:
-    board.begin(7, 2)
-    assert board.place(7) == NOT_STARTED
-    assert board.enter(7, 0)
-    assert board.enter(7, 1)
-    assert board.place(7) == 1
-    assert not board.enter(7, 2)
+def test_a_process_goes_through_its_batch(scoreboard: Scoreboard) -> None:
+    scoreboard.assign(7, 2)
+    assert scoreboard.index(7) == NOT_STARTED
+    assert scoreboard.start(7, 0)
+    assert scoreboard.start(7, 1)
+    assert scoreboard.index(7) == 1
+    assert not scoreboard.start(7, 2)
 
 
-def test_a_process_that_runs_all_at_once_says_so(board: Scoreboard) -> None:
-    board.begin(0, 5)
-    assert board.enter(0, ALL)
-    assert board.place(0) == ALL
+def test_a_process_that_runs_all_tasks_at_once_has_the_index_all(scoreboard: Scoreboard) -> None:
+    scoreboard.assign(0, 5)
+    assert scoreboard.start(0, ALL)
+    assert scoreboard.index(0) == ALL
 
 
-def test_what_is_cut_off_is_not_entered(board: Scoreboard) -> None:
-    board.begin(3, 5)
-    board.enter(3, 1)
-    assert board.cut(3) == 2
-    assert not board.enter(3, 2)
+def test_a_truncated_task_is_not_started(scoreboard: Scoreboard) -> None:
+    scoreboard.assign(3, 5)
+    scoreboard.start(3, 1)
+    assert scoreboard.truncate(3) == 2
+    assert not scoreboard.start(3, 2)
 
 
-def test_a_task_that_was_entered_before_the_cut_was_seen_is_not_given_away() -> None:
+def test_a_task_that_started_before_the_new_end_was_seen_is_not_left_out() -> None:
     class Racing(Scoreboard):
-        """A board on which the process goes on to the next task between two looks of the other."""
+        """A scoreboard on which the process starts the next task after each read of its index."""
 
-        def place(self, slot: int) -> int:
-            before = super().place(slot)
-            self.enter(slot, before + 1)
+        def index(self, slot: int) -> int:
+            before = super().index(slot)
+            self.start(slot, before + 1)
             return before
 
     racing = Racing()
-    racing.begin(0, 5)
-    racing.enter(0, 0)
-    assert racing.cut(0) == 2  # it was at 0 when the cut was made, and at 1 when that was checked
+    racing.assign(0, 5)
+    racing.start(0, 0)
+    assert racing.truncate(0) == 2  # it ran 0 when it was truncated, and 1 when that was checked
 
 
-def test_slots_do_not_touch_each_other(board: Scoreboard) -> None:
-    board.begin(1, 3)
-    board.begin(2, 9)
-    board.enter(2, 4)
-    board.cut(2)
-    assert (board.place(1), board.enter(1, 2)) == (NOT_STARTED, True)
+def test_slots_are_independent(scoreboard: Scoreboard) -> None:
+    scoreboard.assign(1, 3)
+    scoreboard.assign(2, 9)
+    scoreboard.start(2, 4)
+    scoreboard.truncate(2)
+    assert (scoreboard.index(1), scoreboard.start(1, 2)) == (NOT_STARTED, True)
 
 
-def test_a_forked_process_writes_what_this_one_reads(board: Scoreboard) -> None:
-    board.begin(0, 9)
+def test_a_forked_process_writes_what_this_one_reads(scoreboard: Scoreboard) -> None:
+    scoreboard.assign(0, 9)
     child = os.fork()
     if child == 0:
-        board.enter(0, 6)
+        scoreboard.start(0, 6)
         os._exit(0)
     os.waitpid(child, 0)
-    assert board.place(0) == 6
+    assert scoreboard.index(0) == 6
 
 
-def test_a_process_at_the_queue_says_which_round_it_runs_and_since_when() -> None:
+def test_a_poller_publishes_its_round_and_since_when_it_runs() -> None:
     now = [5.0]
-    board = Scoreboard(lambda: now[0])
-    board.begin(3, 2, stays=True)
-    assert (board.round(3), board.began(3), board.may_stay(3)) == (0, (5.0, False), True)
+    scoreboard = Scoreboard(lambda: now[0])
+    scoreboard.assign(3, 2, polls=True)
+    assert (scoreboard.round(3), scoreboard.since(3), scoreboard.may_poll(3)) == (0, (5.0, False), True)
     now[0] = 6.0
-    board.rest(3)
-    assert board.began(3) == (6.0, True)
+    scoreboard.idle(3)
+    assert scoreboard.since(3) == (6.0, True)
     now[0] = 7.0
-    board.begin_round(3, 4, 1)
-    assert (board.round(3), board.began(3), board.place(3)) == (1, (7.0, False), NOT_STARTED)
-    assert board.enter(3, 3)
-    assert not board.enter(3, 4)
+    scoreboard.assign_round(3, 4, 1)
+    assert (scoreboard.round(3), scoreboard.since(3), scoreboard.index(3)) == (1, (7.0, False), NOT_STARTED)
+    assert scoreboard.start(3, 3)
+    assert not scoreboard.start(3, 4)
 
 
-def test_a_process_that_is_called_back_or_cut_short_may_not_stay(board: Scoreboard) -> None:
-    board.begin(3, 2, stays=True)
-    board.call_back(3)
-    assert not board.may_stay(3)
-    board.begin(4, 2, stays=True)
-    board.cut(4)
-    assert not board.may_stay(4)
-    board.begin(5, 2)
-    assert not board.may_stay(5)
+def test_a_process_whose_grant_was_revoked_or_whose_batch_was_truncated_may_not_poll(scoreboard: Scoreboard) -> None:
+    scoreboard.assign(3, 2, polls=True)
+    scoreboard.revoke_grant(3)
+    assert not scoreboard.may_poll(3)
+    scoreboard.assign(4, 2, polls=True)
+    scoreboard.truncate(4)
+    assert not scoreboard.may_poll(4)
+    scoreboard.assign(5, 2)
+    assert not scoreboard.may_poll(5)

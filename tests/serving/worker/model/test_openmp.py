@@ -8,8 +8,8 @@ import sys
 import pytest
 from support.paths import PROJECT
 
-#: Loads a library outside or inside, and says how many threads it has inside and afterwards.
-TELL = """
+#: Loads a library outside or inside, and prints its number of threads inside and afterwards.
+CODE = """
 import os
 {outside}
 from app.serving.worker.model import openmp
@@ -22,7 +22,7 @@ print([openmp._threads(path) for path in openmp._libraries()], os.environ.get("O
 LIBRARY = "import sklearn.cluster"
 
 
-def told(code: str, **environ: str) -> list[str]:
+def printed(code: str, **environ: str) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=PROJECT,
@@ -36,16 +36,16 @@ def told(code: str, **environ: str) -> list[str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="libraries are found in /proc")
 @pytest.mark.parametrize("where", ["outside", "inside"])
-def test_a_library_has_one_thread_meanwhile_and_then_as_many_as_it_was_told(where: str) -> None:
-    code = TELL.format(**{"outside": "pass", "inside": "pass", where: LIBRARY})
-    assert told(code, OMP_NUM_THREADS="3") == ["[1] 1", "[3] 3"]
+def test_a_library_has_one_thread_meanwhile_and_then_as_many_as_it_was_set_to(where: str) -> None:
+    code = CODE.format(**{"outside": "pass", "inside": "pass", where: LIBRARY})
+    assert printed(code, OMP_NUM_THREADS="3") == ["[1] 1", "[3] 3"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="libraries are found in /proc")
 def test_a_library_that_was_loaded_meanwhile_then_has_the_threads_it_would_have_had() -> None:
-    usual = told(TELL.format(outside=LIBRARY, inside="pass"))[1]
-    assert told(TELL.format(outside="pass", inside=LIBRARY))[1] == usual
+    usual = printed(CODE.format(outside=LIBRARY, inside="pass"))[1]
+    assert printed(CODE.format(outside="pass", inside=LIBRARY))[1] == usual
 
 
 def test_without_a_library_nothing_is_left_behind() -> None:
-    assert told(TELL.format(outside="pass", inside="pass")) == ["[] 1", "[] None"]
+    assert printed(CODE.format(outside="pass", inside="pass")) == ["[] 1", "[] None"]

@@ -129,7 +129,7 @@ def test_the_traceback_of_a_failure_is_in_the_log(caplog: pytest.LogCaptureFixtu
     assert "in load_model" in caplog.text
 
 
-def test_loading_says_how_long_it_took(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_the_seconds_that_loading_took(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         loaded()
     assert "model loaded in 0.0 s" in caplog.messages
@@ -160,7 +160,7 @@ def test_a_result_that_is_no_dict_fails_by_its_type(result: Any, kind: str) -> N
     assert str(failed.value) == f"predict returned a {kind}; it must return a dict"
 
 
-def test_a_result_that_json_cannot_say_fails_by_its_path() -> None:
+def test_a_result_that_json_cannot_hold_fails_by_its_path() -> None:
     class Figure:
         pass
 
@@ -209,11 +209,11 @@ def inverses(model: Any, batch: list[float]) -> list[dict[str, float]]:
     return [{"inverse": 1 / one} for one in batch]
 
 
-def said(outcomes: list[Any]) -> list[Any]:
-    return [describe(one) if isinstance(one, BaseException) else one for one in outcomes]
+def described(results: list[Any]) -> list[Any]:
+    return [describe(one) if isinstance(one, BaseException) else one for one in results]
 
 
-def test_a_pipeline_says_whether_it_predicts_batches() -> None:
+def test_a_pipeline_with_predict_batch_predicts_batches() -> None:
     assert batching(inverses).predicts_batches
     assert not loaded().predicts_batches
 
@@ -242,7 +242,7 @@ def test_an_input_that_process_refuses_fails_alone_and_never_reaches_the_model()
             raise ValueError("negative")
         return json_data
 
-    assert said(batching(inverses, process=process).predict_batch([1, -1, 2])) == [
+    assert described(batching(inverses, process=process).predict_batch([1, -1, 2])) == [
         {"inverse": 1.0},
         "ValueError: negative",
         {"inverse": 0.5},
@@ -250,7 +250,7 @@ def test_an_input_that_process_refuses_fails_alone_and_never_reaches_the_model()
 
 
 def test_when_predict_batch_raises_each_input_is_tried_alone() -> None:
-    assert said(batching(inverses).predict_batch([1, 0, 2])) == [
+    assert described(batching(inverses).predict_batch([1, 0, 2])) == [
         {"inverse": 1.0},
         "ZeroDivisionError: division by zero",
         {"inverse": 0.5},
@@ -258,7 +258,7 @@ def test_when_predict_batch_raises_each_input_is_tried_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "inputs", "told"),
+    ("size", "inputs", "counts"),
     [
         (0, [1, 2], "0 results for 2 inputs"),
         (1, [1, 2], "1 result for 2 inputs"),
@@ -267,22 +267,23 @@ def test_when_predict_batch_raises_each_input_is_tried_alone() -> None:
         (2, [1], "2 results for 1 input"),
     ],
 )
-def test_a_wrong_number_of_results_fails_the_batch(size: int, inputs: list[int], told: str) -> None:
-    outcomes = batching(lambda model, batch: [{"whose": "?"}] * size).predict_batch(inputs)
-    assert all(isinstance(one, WrongCount) for one in outcomes)
-    assert said(outcomes) == [f"WrongCount: predict_batch returned {told}; it must return one for each"] * len(inputs)
+def test_a_wrong_number_of_results_fails_the_batch(size: int, inputs: list[int], counts: str) -> None:
+    results = batching(lambda model, batch: [{"whose": "?"}] * size).predict_batch(inputs)
+    assert all(isinstance(one, WrongCount) for one in results)
+    error = f"WrongCount: predict_batch returned {counts}; it must return one for each"
+    assert described(results) == [error] * len(inputs)
 
 
-@pytest.mark.parametrize("results", [{"a": 1, "b": 2}, "ab", None, 7])
-def test_what_is_no_list_fails_the_batch(results: object) -> None:
-    outcomes = batching(lambda model, batch: results).predict_batch([1, 2])
-    kind = type(results).__name__
-    assert said(outcomes) == [f"WrongCount: predict_batch returned a {kind}; it must return a list of dicts"] * 2
+@pytest.mark.parametrize("returned", [{"a": 1, "b": 2}, "ab", None, 7])
+def test_what_is_no_list_fails_the_batch(returned: object) -> None:
+    results = batching(lambda model, batch: returned).predict_batch([1, 2])
+    kind = type(returned).__name__
+    assert described(results) == [f"WrongCount: predict_batch returned a {kind}; it must return a list of dicts"] * 2
 
 
 def test_a_result_that_is_no_dict_or_no_json_fails_alone() -> None:
-    outcomes = batching(lambda model, batch: [{"a": np.int64(1)}, [2], {"a": object()}]).predict_batch([1, 2, 3])
-    assert said(outcomes) == [
+    results = batching(lambda model, batch: [{"a": np.int64(1)}, [2], {"a": object()}]).predict_batch([1, 2, 3])
+    assert described(results) == [
         {"a": 1},
         "WrongResult: predict_batch returned a list; it must return a dict",
         'NotJson: result["a"] is a object: not JSON serialisable',
@@ -319,14 +320,14 @@ def test_whatever_goes_wrong_nobody_gets_the_result_of_another() -> None:
     kinds = ["good"] * 6 + ["refused", "raises", "no dict"]
     for _ in range(2000):
         inputs = [{"id": number, "kind": chance.choice(kinds)} for number in range(chance.randint(1, 12))]
-        outcomes = predictor.predict_batch(inputs)
-        assert len(outcomes) == len(inputs)
-        for one, outcome in zip(inputs, outcomes, strict=True):
-            if isinstance(outcome, WrongCount):
+        results = predictor.predict_batch(inputs)
+        assert len(results) == len(inputs)
+        for one, result in zip(inputs, results, strict=True):
+            if isinstance(result, WrongCount):
                 continue
             if one["kind"] == "good":
-                assert outcome == {"id": one["id"]}
+                assert result == {"id": one["id"]}
             elif one["kind"] == "no dict":
-                assert isinstance(outcome, WrongResult)
+                assert isinstance(result, WrongResult)
             else:
-                assert str(outcome).endswith(f" {one['id']}")
+                assert str(result).endswith(f" {one['id']}")

@@ -1,4 +1,4 @@
-"""The heartbeat of the process beside a worker: a byte in a pipe for each turn of the loop that sends callbacks."""
+"""Heartbeat of the sidecar: a byte in a pipe for each turn of the loop that sends callbacks."""
 
 from __future__ import annotations
 
@@ -8,56 +8,56 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO
 
-#: Looks in a row at which nothing was heard, after which the process hangs. They are counted, and not the time: when
-#: the machine slept, or the listener was stopped itself, it looks once and hears what was said meanwhile.
-MISSED = 5
+#: Checks in a row without a beat after which the process hangs. Checks are counted, and not seconds: when the machine
+#: slept, or the monitor was stopped itself, the next check finds the beats of meanwhile.
+MAX_MISSED = 5
 
-#: Seconds between two looks that count.
-LOOK_EVERY = 4.0
+#: Seconds between two checks that count.
+BEAT_CHECK_INTERVAL = 4.0
 
-#: Bytes that a pipe holds, at most: one look hears everything.
+#: The most bytes that a pipe holds: one check reads all of them.
 _PIPE = 1 << 16
 
 
 class HeartbeatWriter:
-    """Beats into `output`. Nobody needs to listen, and no beat waits for that."""
+    """Writes beats to `output`. No reader is needed, and no beat waits for one."""
 
     def __init__(self, output: int) -> None:
         os.set_blocking(output, False)
         self._output = output
 
     def beat(self) -> None:
-        """Say that the work goes on."""
-        # The pipe is full while nobody listens, and broken when nobody will.
+        """Write a beat: the loop goes on."""
+        # The pipe is full while nobody reads, and broken when nobody will.
         with suppress(OSError):
             os.write(self._output, b".")
 
 
 class HeartbeatMonitor:
-    """What is heard at the other end, `source`. Beats that are missed count while `has_no_excuse` says so."""
+    """Reads beats from `source`. A missed beat counts when one `is_expected`."""
 
     def __init__(
-        self, source: IO[bytes], has_no_excuse: Callable[[], bool], *, clock: Callable[[], float] = time.monotonic
+        self, source: IO[bytes], is_expected: Callable[[], bool], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         os.set_blocking(source.fileno(), False)
         self._source = source
-        self._has_no_excuse = has_no_excuse
+        self._is_expected = is_expected
         self._clock = clock
-        self._looked_at = clock()
+        self._checked_at = clock()
         self._missed = 0
 
-    def has_stopped(self) -> bool:
-        """Whether nothing was heard for so long that the process hangs; to be asked every few seconds."""
-        if self._clock() - self._looked_at >= LOOK_EVERY:
-            self._looked_at = self._clock()
-            self._missed = 0 if self._heard() or not self._has_no_excuse() else self._missed + 1
-        return self._missed >= MISSED
+    def is_overdue(self) -> bool:
+        """True when so many beats were missed that the process hangs; to be called every few seconds."""
+        if self._clock() - self._checked_at >= BEAT_CHECK_INTERVAL:
+            self._checked_at = self._clock()
+            self._missed = 0 if self._read() or not self._is_expected() else self._missed + 1
+        return self._missed >= MAX_MISSED
 
     def close(self) -> None:
-        """Listen no more."""
+        """Close the source."""
         self._source.close()
 
-    def _heard(self) -> bool:
+    def _read(self) -> bool:
         try:
             return bool(os.read(self._source.fileno(), _PIPE))
         except BlockingIOError:

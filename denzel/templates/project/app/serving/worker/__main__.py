@@ -1,6 +1,6 @@
 """The worker's main process: `python -m app.serving.worker --hostname worker@NAME`.
 
-It is what `celery --app app.tasks worker` would be. But that command imports all the others first, Flower's too.
+It does what `celery --app app.tasks worker` does. But that command first imports all others, Flower's too.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from app.serving.worker.celery_app import celery_app
 
 
 def main(arguments: list[str]) -> None:
-    """Work until told to stop."""
+    """Run the worker until it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m app.serving.worker")
     parser.add_argument("--hostname", required=True, help="the name of this worker for Celery")
     parser.add_argument("--concurrency", type=int, help="processes that predict; one for each core by default")
     options = parser.parse_args(arguments)
-    # Native code that crashes leaves a traceback in what the service prints, also in the processes that are forked.
+    # Native code that crashes leaves a traceback in the service's output, in forked processes too.
     faulthandler.enable(all_threads=False)
-    # With these, Celery starts this process anew on SIGHUP.
+    # Celery restarts this process with these on SIGHUP.
     sys.argv = ["-m", "app.serving.worker", *arguments]
     worker = celery_app.Worker(
         hostname=options.hostname,

@@ -1,96 +1,99 @@
-"""What runs beside Celery's own parts in the main process of a worker: taking, reports, a stop in time, its log."""
+"""Celery bootsteps of the worker's main process: registration, the dispatcher, log rotation."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from celery import bootsteps
-from celery.worker import state
-from celery.worker.request import Request as CeleryRequest
 from redis import RedisError
 
 from app.serving.settings import Settings
 from app.serving.store.claims import RENEW_EVERY, DeadLettered
 from app.serving.store.connection import connect
 from app.serving.store.workers import HEARTBEAT_INTERVAL, WorkerRegistry
-from app.serving.worker import log_file
+from app.serving.worker import log_file, pool
+from app.serving.worker.batching import celery_state
+from app.serving.worker.batching.dispatcher import SUPERVISION_INTERVAL
 from app.serving.worker.batching.events import FLUSH_INTERVAL
-from app.serving.worker.pool import CHECK_INTERVAL, loading_processes, maintain_pool, pool_processes, ready_processes
 from app.serving.worker.transport import Channel
 
 log = logging.getLogger(__name__)
 
 
 class Registration(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Reports which processes of the worker have the model, at each change and every REPORT_EVERY seconds."""
+    """Registers the processes that have the model, at each change and every HEARTBEAT_INTERVAL seconds."""
 
     requires = ("celery.worker.components:Timer", "celery.worker.components:Pool")
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         settings: Settings = worker.app.conf.denzel_settings
-        self._reports = WorkerRegistry(connect(settings.redis_url))
-        self._reported: tuple[set[int], set[int]] | None = None
-        self._reported_at = 0.0
-        self._seen: dict[int, Any] = {}
+        self._registry = WorkerRegistry(connect(settings.redis_url))
+        self._registered: tuple[set[int], set[int]] | None = None
+        self._registered_at = 0.0
+        self._processes: dict[int, Any] = {}
 
     def start(self, worker: Any) -> None:
-        # Celery would give up when no process lives through its first second; a new one is started for each that dies.
-        worker.pool.did_start_ok = lambda: True
-        self._report(worker)
-        worker.timer.call_repeatedly(CHECK_INTERVAL, self._report, (worker,))
+        pool.accept_early_deaths(worker)
+        self._register(worker)
+        worker.timer.call_repeatedly(SUPERVISION_INTERVAL, self._register, (worker,))
 
-    def _report(self, worker: Any) -> None:
-        processes = ready_processes(worker), loading_processes(worker)
+    def _register(self, worker: Any) -> None:
+        processes = pool.ready_processes(worker), pool.loading_processes(worker)
         now = time.monotonic()
-        if processes == self._reported and now - self._reported_at < HEARTBEAT_INTERVAL:
+        if processes == self._registered and now - self._registered_at < HEARTBEAT_INTERVAL:
             return
         up, loading = processes
-        ended = {pid: process.exitcode for pid, process in self._seen.items() if pid not in up | loading}
-        known = {pid: code for pid, code in ended.items() if code is not None}
-        seen = {process.pid: process for process in pool_processes(worker)}
+        ended = {pid: process.exitcode for pid, process in self._processes.items() if pid not in up | loading}
+        exit_codes = {pid: code for pid, code in ended.items() if code is not None}
+        current = {process.pid: process for process in pool.pool_processes(worker)}
         try:
-            self._reports.heartbeat(worker.hostname, up=up, loading=loading, ended=known)
-            # Of what could not be told, the next report tells.
-            self._seen = seen
+            self._registry.heartbeat(worker.hostname, up=up, loading=loading, ended=exit_codes)
+            # Processes whose end could not be registered are kept for the next time.
+            self._processes = current
         except RedisError as error:
-            log.warning("the worker could not report: %s", error)
-        self._reported, self._reported_at = processes, now
+            log.warning("the worker could not be registered: %s", error)
+        self._registered, self._registered_at = processes, now
 
 
-class Consumer(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Lets the worker take tasks for the processes that are ready, and renews its claims on them while it lives.
+class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Lets the dispatcher take tasks for the processes that are ready, and renews its claims on them.
 
-    Renewing has a thread of its own: the main one may be busy reconnecting while tasks run on.
+    A thread renews: the main one may be busy reconnecting while tasks run on.
     """
 
     requires = ("celery.worker.components:Timer", "celery.worker.components:Pool")
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
-        self._parcels = Channel.intake
+        self._dispatcher = Channel.dispatcher
         self._cancelled: SimpleQueue[str] = SimpleQueue()
-        self._given_up: SimpleQueue[DeadLettered] = SimpleQueue()
+        self._dead_lettered: SimpleQueue[DeadLettered] = SimpleQueue()
 
     def start(self, worker: Any) -> None:
-        self._parcels.start(worker, lambda: len(ready_processes(worker)))
-        # At once: what an earlier life of this worker had comes first.
+        self._dispatcher.start(
+            worker,
+            ready=lambda: len(pool.ready_processes(worker)),
+            has_dropped=partial(pool.has_dropped, worker),
+        )
+        # At once: what this worker had before it was restarted comes first.
         self._renew()
         threading.Thread(target=self._renew_for_ever, name="claims", daemon=True).start()
-        worker.timer.call_repeatedly(CHECK_INTERVAL, self._act_on_renewals, (worker,))
-        # Every 5 seconds, left alone: so late it would say of a process that its task died with it.
-        worker.timer.call_repeatedly(CHECK_INTERVAL, maintain_pool, (worker,))
-        worker.timer.call_repeatedly(CHECK_INTERVAL, self._parcels.look)
-        worker.timer.call_repeatedly(FLUSH_INTERVAL, self._parcels.tell)
+        worker.timer.call_repeatedly(SUPERVISION_INTERVAL, self._act_on_renewals, (worker,))
+        # Celery itself does so every 5 seconds, and would report a lost task that late.
+        worker.timer.call_repeatedly(SUPERVISION_INTERVAL, pool.replace_dead_processes, (worker,))
+        worker.timer.call_repeatedly(SUPERVISION_INTERVAL, self._dispatcher.supervise)
+        worker.timer.call_repeatedly(FLUSH_INTERVAL, self._dispatcher.events.flush)
 
     def stop(self, worker: Any) -> None:
         # Running tasks are claimed until they have ended; the pool is stopped later than this.
-        self._parcels.stop()
+        self._dispatcher.stop()
 
     terminate = stop
 
@@ -100,32 +103,30 @@ class Consumer(bootsteps.StartStopStep):  # type: ignore[misc]
             self._renew()
 
     def _renew(self) -> None:
-        # Those that go Celery's own way, and those in parcels.
-        requests = [request for request in list(state.requests.values()) if isinstance(request, CeleryRequest)]
-        known = {request.message.delivery_tag: request.id for request in requests} | self._parcels.known()
+        known = celery_state.tasks_of_celery() | self._dispatcher.claimed()
         try:
-            renewed = self._parcels.claims.renew(known, self._parcels.visit)
+            renewed = self._dispatcher.claims.renew(known, self._dispatcher.session_id)
             for task_id in renewed.cancelled:
                 self._cancelled.put(task_id)
             for task in renewed.dead_lettered:
-                self._given_up.put(task)
+                self._dead_lettered.put(task)
         except RedisError as error:
             log.warning("the claims on running tasks could not be renewed: %s", error)
 
     def _act_on_renewals(self, worker: Any) -> None:
-        while not self._given_up.empty():
-            self._parcels.given_up(self._given_up.get())
+        while not self._dead_lettered.empty():
+            self._dispatcher.events.dead_lettered(self._dead_lettered.get())
         while not self._cancelled.empty():
             task_id = self._cancelled.get()
-            request = state.requests.get(task_id)
-            if request is not None:
-                request.terminate(worker.pool, signal="KILL")
+            task = celery_state.requests.get(task_id)
+            if task is not None:
+                task.terminate(worker.pool, signal="KILL")
             else:
-                self._parcels.end_task(task_id)
+                self._dispatcher.cancel(task_id)
 
 
 class LogRotation(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Begins a new log file when the old one is full."""
+    """Starts a new log file when the old one is full."""
 
     requires = ("celery.worker.components:Timer",)
 

@@ -20,27 +20,25 @@ from app.serving.store.messages import TASK_NAME, QueuedTask
 from app.serving.store.tasks import TaskStore
 from app.serving.store.workers import WorkerRegistry
 from app.serving.worker import log_file
-from app.serving.worker.batching.dispatcher import BatchSettings, Dispatcher
+from app.serving.worker.batching.dispatcher import Dispatcher
 from app.serving.worker.batching.poller import PollGrant
 from app.serving.worker.batching.result_writer import ResultWriter
 from app.serving.worker.batching.runner import BatchResult, BatchRunner
 from app.serving.worker.batching.scoreboard import Scoreboard
-from app.serving.worker.bootsteps import Consumer, LogRotation, Registration
+from app.serving.worker.bootsteps import DispatcherStep, LogRotation, Registration
 from app.serving.worker.model.predictor import Predictor
-from app.serving.worker.pool_process import end_in_time, end_with_worker, load_model
+from app.serving.worker.pool import limit_exit_wait
+from app.serving.worker.pool_process import exit_with_worker, load_model
 from app.serving.worker.preload import Preload
-from app.serving.worker.shutdown import StopInTime, deregister, requeue_all
+from app.serving.worker.shutdown import GracefulShutdown, deregister, requeue_all
 from app.serving.worker.sidecar import SidecarSupervisor
 from app.serving.worker.transport import Channel
 
-log = logging.getLogger(__name__)
-
-#: Seconds that a process may take until its model is loaded: any number. Celery would end it after 4.
+#: Seconds that a process may take to load its model: any number. Celery would kill it after 4.
 MODEL_LOADING_TIMEOUT = 10 * 365 * 24 * 3600.0
 
-
-#: Seconds until a process that died is believed to have said nothing more: its last result may be on its way. A process
-#: that ends waits as long for the worker to have read that.
+#: Seconds after its death until a process counts as lost: its last result may still be in the pipe. A process that ends
+#: waits as long for the worker to read it.
 EXIT_GRACE = 1.0
 
 
@@ -60,7 +58,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_default_queue": keys.QUEUE,
         # A task leaves the queue when it has ended, not when it was taken.
         "task_acks_late": True,
-        # One whose process died goes back to the queue, or ends, as store/claims.py counts.
+        # A task whose process died is requeued or dead-lettered, by its deliveries (store/claims.py).
         "task_reject_on_worker_lost": True,
         "task_time_limit": settings.task_time_limit,
         "worker_lost_wait": EXIT_GRACE,
@@ -74,10 +72,12 @@ def configuration(settings: Settings) -> dict[str, Any]:
 
 celery_app = Celery("denzel", set_as_current=False)
 celery_app.add_defaults(lambda: configuration(Settings.from_environment(os.environ)))
-celery_app.steps["worker"].update({Preload, Registration, Consumer, StopInTime, LogRotation, SidecarSupervisor})
+celery_app.steps["worker"].update(
+    {Preload, Registration, DispatcherStep, GracefulShutdown, LogRotation, SidecarSupervisor}
+)
 
 predictor = Preload.predictor = Predictor()
-board = Scoreboard()
+scoreboard = Scoreboard()
 
 
 @celery_app.task(name=TASK_NAME)
@@ -87,52 +87,45 @@ def invoke_predict(json_data: Any) -> dict[str, Any]:
         return predictor.predict(json_data)
     except (TaskPredicate, SystemExit, KeyboardInterrupt) as error:
         if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code < 0:
-            # The process itself is told to end.
+            # Celery ends the process.
             raise
-        # Celery would take its own exceptions for orders, and the others for the end of the process.
+        # Celery would obey its own exceptions, and take the others for the end of the process.
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
-def run_batch(slot: int, items: list[QueuedTask], stay: PollGrant | None) -> BatchResult:
-    """What a pool process does with a parcel."""
-    return _runner().run(slot, items, stay)
+def run_batch(slot: int, tasks: list[QueuedTask], grant: PollGrant | None) -> BatchResult:
+    """Run a batch in a pool process."""
+    return _runner().run(slot, tasks, grant)
 
 
 @cache
 def _runner() -> BatchRunner:
     settings: Settings = celery_app.conf.denzel_settings
-    telling = ResultWriter(TaskStore(connect(settings.redis_url)), lifetime=settings.result_lifetime)
-    return BatchRunner(predictor, telling, Channel.intake.claims, board)
+    writer = ResultWriter(TaskStore(connect(settings.redis_url)), ttl=settings.result_lifetime)
+    return BatchRunner(predictor, writer, Channel.dispatcher.claims, scoreboard)
 
 
 @signals.celeryd_init.connect
-def take_by_claims(conf: Any, **_: Any) -> None:
-    """Let the worker, and nobody else who uses this application, take tasks as store/claims.py does."""
+def install_transport(conf: Any, **_: Any) -> None:
+    """Let the worker take tasks through claims (store/claims.py), but no other program that uses this application."""
     settings: Settings = conf.denzel_settings
     redis = connect(settings.redis_url)
     claims = Claims(redis, ClaimLimits(deliveries=settings.task_max_deliveries, ttl=settings.result_lifetime))
-    limits = BatchSettings(
-        batch_size=settings.batch_size,
-        batch_wait=settings.batch_wait,
-        time_limit=settings.task_time_limit,
-        deliveries=settings.task_max_deliveries,
-        lifetime=settings.result_lifetime,
-    )
-    Channel.intake = Dispatcher(claims, TaskStore(redis), board, limits, run_batch)
+    Channel.dispatcher = Dispatcher(claims, TaskStore(redis), scoreboard, settings, run_batch)
     conf.broker_transport = "app.serving.worker.transport:Transport"
 
 
 @signals.worker_process_init.connect
 def start_process(sender: str, **_: Any) -> None:
-    """Ready a pool process for its first task."""
-    end_in_time(EXIT_GRACE)
-    end_with_worker()
+    """Prepare a pool process for its first task."""
+    limit_exit_wait(EXIT_GRACE)
+    exit_with_worker()
     load_model(predictor, WorkerRegistry(connect(celery_app.conf.denzel_settings.redis_url)), sender)
 
 
 @signals.worker_shutdown.connect
-def end(sender: Any, **_: Any) -> None:
-    """The last act of a worker that stops: what it still has goes back to the queue."""
+def shut_down(sender: Any, **_: Any) -> None:
+    """Requeue what a stopping worker still has, last of all."""
     requeue_all()
     deregister(sender)
 
@@ -140,9 +133,9 @@ def end(sender: Any, **_: Any) -> None:
 @signals.after_setup_logger.connect
 def write_log_file(logger: logging.Logger, **_: Any) -> None:
     """Write the worker's log to the project's logs folder too."""
-    # Whoever read the output may be gone (supervisord, killed); the file goes on, without a traceback for each line.
+    # The reader of the output may be gone (supervisord, killed): write the file, without a traceback for each line.
     logging.raiseExceptions = False
     path, formatter = Path(celery_app.conf.denzel_settings.worker_log), logger.handlers[0].formatter
-    # The pool has a logger of its own, and says there how a process died.
+    # The pool logs to its own logger how a process died.
     for each in (logger, get_multiprocessing_logger()):
         log_file.add_handler(each, path, formatter)

@@ -6,7 +6,7 @@ import logging
 import logging.handlers
 from pathlib import Path
 
-#: Bytes after which a new file is begun, and how many old ones are kept (`worker.log.1` is the newest).
+#: Bytes after which a new file is started, and how many old ones are kept (`worker.log.1` is the newest).
 ROTATE_AT = 10 * 1024 * 1024
 KEEP = 5
 
@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 
 
 def add_handler(logger: logging.Logger, path: Path, formatter: logging.Formatter | None) -> None:
-    """Write what `logger` says to `path` as well; without that file when it cannot be written."""
+    """Write the records of `logger` to `path` as well; log a warning when that cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # This handler notices when the file was moved away, so any number of processes can share it.
+        # This handler reopens a file that was moved away, so any number of processes can share it.
         handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
     except OSError as error:
         logger.warning("no log file: %s", error)
@@ -27,7 +27,7 @@ def add_handler(logger: logging.Logger, path: Path, formatter: logging.Formatter
 
 
 def rotate(path: Path, *, at: int = ROTATE_AT, keep: int = KEEP) -> None:
-    """Move a file of `at` bytes or more aside, dropping the oldest; to be called by one process only."""
+    """Move a file of `at` bytes or more aside, and drop the oldest; only one process may call this."""
     try:
         if path.stat().st_size < at:
             return

@@ -1,4 +1,4 @@
-"""Start of a pool process: the model is loaded in it, and it ends when it is told to, or with the worker."""
+"""Start of a pool process: it loads the model, and exits with the worker."""
 
 from __future__ import annotations
 
@@ -7,58 +7,50 @@ import os
 import threading
 import time
 
-from billiard import pool as billiard_pool
 from redis import RedisError
 
 from app.serving.store.workers import WorkerRegistry, WorkerState
 from app.serving.worker.model.predictor import Predictor
-from app.serving.worker.pool import CHECK_INTERVAL
 
 log = logging.getLogger(__name__)
 
 #: Seconds that a process waits before it loads the model, when one before it died of that.
 PAUSE_AFTER_DEATH = 5.0
 
+#: Seconds between two checks that the worker is still there.
+PARENT_CHECK_INTERVAL = 1.0
 
-def load_model(predictor: Predictor, reports: WorkerRegistry, worker: str) -> None:
-    """Load the model before this process takes its first task, unless it came with the fork; report the state."""
 
-    def report(state: WorkerState, cause: str = "") -> None:
+def load_model(predictor: Predictor, registry: WorkerRegistry, worker: str) -> None:
+    """Load the model before the first task, unless it came with the fork; register the state of this process."""
+
+    def register(state: WorkerState, cause: str = "") -> None:
         try:
-            reports.report_process(worker, os.getpid(), state, cause)
+            registry.report_process(worker, os.getpid(), state, cause)
         except RedisError as error:
-            log.warning("%s could not be reported: %s", state.value, error)
+            log.warning("%s could not be registered: %s", state.value, error)
 
     if not predictor.loaded:
-        if _died_before(reports, worker):
+        if _died_before(registry, worker):
             time.sleep(PAUSE_AFTER_DEATH)
-        predictor.load(lambda cause: report(WorkerState.ERROR, cause))
-    report(WorkerState.UP)
+        predictor.load(lambda cause: register(WorkerState.ERROR, cause))
+    register(WorkerState.UP)
 
 
-def _died_before(reports: WorkerRegistry, worker: str) -> bool:
+def _died_before(registry: WorkerRegistry, worker: str) -> bool:
     try:
-        return reports.died(worker)
+        return registry.died(worker)
     except RedisError:
         return False
 
 
-def end_in_time(grace: float) -> None:
-    """End this process within `grace` seconds of being told to: what its tasks leave behind is in Redis by then.
-
-    A worker that stops does not always count what it has read, and billiard would wait half a minute for that.
-    """
-    interval = billiard_pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL
-    billiard_pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = round(grace / interval)
-
-
-def end_with_worker() -> None:
-    """End this process when the worker is gone: its task runs again elsewhere, and the memory is needed there."""
+def exit_with_worker() -> None:
+    """Exit when the worker is gone: the task runs again elsewhere, and the memory is needed there."""
     worker = os.getppid()
 
     def watch() -> None:
         while os.getppid() == worker:
-            time.sleep(CHECK_INTERVAL)
+            time.sleep(PARENT_CHECK_INTERVAL)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

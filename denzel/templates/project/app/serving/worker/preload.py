@@ -1,4 +1,4 @@
-"""MODEL_SHARING=fork: the worker's main process loads the model, and the processes that predict are forked from it."""
+"""Preload, for MODEL_SHARING=fork: the main process loads the model, and the pool processes are forked from it."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 
 
 class Preload(bootsteps.Step):  # type: ignore[misc]
-    """Readies the main process for its first fork: what it has by then is shared with every process that predicts."""
+    """Prepares the main process for its first fork: all pool processes share the memory that it has by then."""
 
     requires = ("celery.worker.components:Timer",)
 
-    #: Whose model is shared; set by app/tasks.py.
+    #: The one whose model is shared; set by celery_app.py.
     predictor: Predictor
 
     def __init__(self, worker: Any, **options: Any) -> None:
@@ -47,14 +47,14 @@ class Preload(bootsteps.Step):  # type: ignore[misc]
             return
         self._is_ready = True
         settings: Settings = self._worker.app.conf.denzel_settings
-        # What an earlier life has said, and could not take back while Redis was away, must not speak for this one.
+        # A registration from before a restart, which Redis was not there to remove, must not stand for this process.
         try:
             WorkerRegistry(connect(settings.redis_url)).deregister(self._worker.hostname)
         except RedisError as error:
-            log.warning("the worker could not report: %s", error)
+            log.warning("the worker could not be registered: %s", error)
         if settings.shares_model:
             preload_model(self._worker, self.predictor)
-        # What the collector marks it writes to, and a page that is written to is shared no more.
+        # The collector writes to the objects that it marks, and a page that is written to is shared no more.
         gc.collect()
         gc.freeze()
 
@@ -62,45 +62,45 @@ class Preload(bootsteps.Step):  # type: ignore[misc]
 def preload_model(worker: Any, predictor: Predictor) -> None:
     """Load the model in this process, however long that takes. SIGTERM ends the worker meanwhile."""
     settings: Settings = worker.app.conf.denzel_settings
-    reports = WorkerRegistry(connect(settings.redis_url))
+    registry = WorkerRegistry(connect(settings.redis_url))
     pid = os.getpid()
 
-    def say(report: Callable[[], None]) -> None:
+    def register(act: Callable[[], None]) -> None:
         try:
-            report()
+            act()
         except RedisError as error:
-            log.warning("the worker could not report: %s", error)
+            log.warning("the worker could not be registered: %s", error)
 
     def renew() -> None:
-        reports.heartbeat(worker.hostname, up=(), loading={pid})
-        reports.renew_preload(worker.hostname)
-        # What an earlier life of this worker had is given back now, and not when the model is there.
-        Channel.intake.claims.renew({})
+        registry.heartbeat(worker.hostname, up=(), loading={pid})
+        registry.renew_preload(worker.hostname)
+        # What this worker had before it was restarted is requeued now, and not when the model is loaded.
+        Channel.dispatcher.claims.renew({})
 
-    def failed(cause: str) -> None:
-        say(lambda: reports.report_process(worker.hostname, pid, WorkerState.ERROR, cause))
+    def report_failure(cause: str) -> None:
+        register(lambda: registry.report_process(worker.hostname, pid, WorkerState.ERROR, cause))
 
-    stops = threading.Event()
+    stopping = threading.Event()
 
     def stop() -> None:
-        stops.set()
+        stopping.set()
         requeue_all()
         deregister(worker)
-        say(lambda: reports.end_preload(worker.hostname))
+        register(lambda: registry.end_preload(worker.hostname))
         os._exit(0)
 
-    def keep() -> None:
+    def keep_alive() -> None:
         worker.sidecar.keep_running()
-        if not stops.is_set():
-            say(renew)
+        if not stopping.is_set():
+            register(renew)
 
-    worker.sidecar.loading(True)
-    # First of all: a load_model that ends this process can be told by that.
-    say(lambda: reports.begin_preload(worker.hostname, pid))
-    with _when_told_to_end(stop), _again_and_again(keep, every=RENEW_EVERY), one_thread():
-        predictor.load(failed)
-    worker.sidecar.loading(False)
-    say(lambda: reports.remove_process(worker.hostname, pid))
+    worker.sidecar.set_loading(True)
+    # First of all, so that a load_model that ends this process leaves a trace.
+    register(lambda: registry.begin_preload(worker.hostname, pid))
+    with _on_stop_signal(stop), _repeatedly(keep_alive, every=RENEW_EVERY), one_thread():
+        predictor.load(report_failure)
+    worker.sidecar.set_loading(False)
+    register(lambda: registry.remove_process(worker.hostname, pid))
     if uses_cuda():
         log.warning(
             "load_model has initialised CUDA, which no forked process can use: every prediction on the GPU will fail. "
@@ -109,13 +109,13 @@ def preload_model(worker: Any, predictor: Predictor) -> None:
 
 
 def uses_cuda(files: Path = Path("/proc/self/fd")) -> bool:
-    """Whether CUDA is initialised in this process, by what PyTorch says and by its open `files`."""
+    """True when CUDA is initialised in this process, by what PyTorch reports or by its open `files`."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
     is_initialized = getattr(cuda, "is_initialized", None)
     if is_initialized is not None and is_initialized():
         return True
     with suppress(OSError):
-        # Whoever uses the driver, TensorFlow or another, holds its devices open.
+        # Whatever uses the driver, TensorFlow or another, holds its devices open.
         return any(_target(path).startswith("/dev/nvidia") for path in files.iterdir())
     return False
 
@@ -127,8 +127,8 @@ def _target(path: Path) -> str:
 
 
 @contextmanager
-def _again_and_again(act: Callable[[], None], *, every: float) -> Iterator[None]:
-    """While this lasts, a thread acts, at once and every so many seconds."""
+def _repeatedly(act: Callable[[], None], *, every: float) -> Iterator[None]:
+    """Call `act` in a thread, at once and then every so many seconds, until the block ends."""
     over = threading.Event()
 
     def run() -> None:
@@ -147,16 +147,16 @@ def _again_and_again(act: Callable[[], None], *, every: float) -> Iterator[None]
 
 
 @contextmanager
-def _when_told_to_end(end: Callable[[], None]) -> Iterator[None]:
-    """While this lasts, a thread ends the worker on a signal: the main one may be deep in code that is not Python."""
-    told, telling = os.pipe()
-    os.set_blocking(telling, False)
-    before = signal.set_wakeup_fd(telling, warn_on_full_buffer=False)
+def _on_stop_signal(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` in a thread on a signal to stop: the main thread may be deep in code that is not Python."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
 
     def watch() -> None:
-        while number := os.read(told, 1):
+        while number := os.read(read, 1):
             if number[0] in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-                end()
+                stop()
 
     thread = threading.Thread(target=watch, name="signals", daemon=True)
     thread.start()
@@ -164,6 +164,6 @@ def _when_told_to_end(end: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        os.close(telling)
+        os.close(write)
         thread.join()
-        os.close(told)
+        os.close(read)

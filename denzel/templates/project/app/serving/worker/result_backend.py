@@ -1,4 +1,4 @@
-"""Where Celery stores states and results: in the task records that the api reads."""
+"""Celery's result backend over the task records that the api reads. Its private methods are those of Celery 5.7.0."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.serving.store.tasks import TERMINAL_STATES, TaskStore
 
 
 class RecordBackend(BaseBackend):  # type: ignore[misc]
-    """Celery's result backend over TaskRecords: the one place through which every state of a task passes."""
+    """Celery's result backend over TaskStore: every state of a task that Celery itself runs passes here."""
 
     def __init__(self, app: Any, **options: Any) -> None:
         super().__init__(app, **options)
@@ -28,13 +28,13 @@ class RecordBackend(BaseBackend):  # type: ignore[misc]
     def _store_result(
         self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **_: Any
     ) -> None:
-        # That it has started, the step that took it from the queue has noted.
+        # The step that took it from the queue has stored that it started.
         if state in TERMINAL_STATES:
-            answer = _answer(result, state)
-            self._records.complete(task_id, state, answer, ttl=self._lifetime, tag=_delivery_tag(request))
+            shown = _shown(result, state)
+            self._records.complete(task_id, state, shown, ttl=self._lifetime, tag=_delivery_tag(request))
 
     def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> BaseException:
-        """Celery would flatten the exception here; it is needed whole."""
+        """Keep the exception whole; Celery would flatten it here."""
         return exc
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
@@ -44,18 +44,18 @@ class RecordBackend(BaseBackend):  # type: ignore[misc]
         return {"status": record.status, "result": record.result}
 
     def exception_safe_to_retry(self, exc: BaseException) -> bool:
-        """A result is stored as soon as Redis is back."""
+        """True for errors of Redis: a result is stored as soon as Redis is back."""
         return isinstance(exc, RedisError)
 
 
 def _delivery_tag(request: Any) -> str | None:
-    """By what name Kombu knows the message of a request: the task's id, unless a Celery client sent it."""
+    """The delivery tag of the message of a request: the task's id, unless another Celery client sent it."""
     properties: dict[str, Any] = getattr(request, "properties", None) or {}
     return properties.get("delivery_tag")
 
 
-def _answer(result: Any, state: str) -> Any:
-    """The part of a record that GET /status shows: a dict, or `{"args": [...]}` of what was raised."""
+def _shown(result: Any, state: str) -> Any:
+    """The result that GET /status shows: a dict, or `{"args": [...]}` of what was raised."""
     if state == states.SUCCESS:
         return result
     if isinstance(result, TimeLimitExceeded):

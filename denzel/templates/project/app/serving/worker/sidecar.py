@@ -1,4 +1,4 @@
-"""Keeps the process beside a worker running (sidecar/__main__.py)."""
+"""Supervisor of the sidecar, the process beside a worker (sidecar/__main__.py)."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from celery import bootsteps
 from redis import RedisError
 
 from app.serving.settings import Settings
-from app.serving.sidecar.__main__ import check
+from app.serving.sidecar.__main__ import check_settings
 from app.serving.sidecar.heartbeat import HeartbeatMonitor
 from app.serving.store.connection import connect
 from app.serving.store.workers import HEARTBEAT_INTERVAL
 
 log = logging.getLogger(__name__)
 
-#: Seconds that callbacks on their way may take when the worker stops.
+#: Seconds that callbacks under way may take when the worker stops.
 CALLBACKS_GRACE = 4
 
-#: Seconds that a process may take to end when it is killed: longer, when the kernel itself waits for a disk.
+#: Seconds that a killed process may take to end: longer when the kernel itself waits for a disk.
 KILL_GRACE = 1.0
 
 
 class SidecarSupervisor(bootsteps.StartStopStep):  # type: ignore[misc]
-    """`worker.sidecar`: keeps the process running that sends callbacks and looks after this one, also at a stop."""
+    """`worker.sidecar`: keeps the process running that sends callbacks and watches this one, also during a shutdown."""
 
     requires = ("celery.worker.components:Timer",)
 
@@ -37,32 +37,32 @@ class SidecarSupervisor(bootsteps.StartStopStep):  # type: ignore[misc]
         super().__init__(worker, **options)
         # Better no worker than one whose callbacks cannot be sent.
         settings: Settings = worker.app.conf.denzel_settings
-        check(settings)
+        check_settings(settings)
         worker.sidecar = self
         self._redis = connect(settings.redis_url)
         self._process: subprocess.Popen[bytes] | None = None
         self._heartbeat: HeartbeatMonitor | None = None
         self._is_loading = False
-        self._is_over = False
+        self._is_shut_down = False
 
     def start(self, worker: Any) -> None:
         self.keep_running()
         worker.timer.call_repeatedly(HEARTBEAT_INTERVAL, self.keep_running)
 
-    def loading(self, is_loading: bool) -> None:
-        """Whether the worker itself loads the model: it may be unable to report, and the process beside does so."""
+    def set_loading(self, is_loading: bool) -> None:
+        """Let the sidecar renew the worker's registration while the worker loads the model, and may be unable to."""
         self._is_loading = is_loading
         if not is_loading and self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
 
-    def look_away(self) -> None:
-        """The worker takes no more tasks, and does not hang for that."""
+    def pause_watchdog(self) -> None:
+        """Stop watching the worker: it shuts down, so that it takes no more tasks does not mean that it hangs."""
         if self._process is not None:
             self._process.send_signal(signal.SIGURG)
 
-    def end(self) -> None:
-        """The worker's tasks have ended; their callbacks, which are on their way, may arrive."""
-        self._is_over = True
+    def shut_down(self) -> None:
+        """End the process once the callbacks under way have arrived; the worker's tasks have ended."""
+        self._is_shut_down = True
         if self._process is not None:
             self._process.terminate()
             # The container ends with this process.
@@ -70,11 +70,11 @@ class SidecarSupervisor(bootsteps.StartStopStep):  # type: ignore[misc]
                 self._process.wait(CALLBACKS_GRACE)
 
     def keep_running(self) -> None:
-        """Start the process, unless it runs or was ended. One that hangs is killed, as callbacks would wait for it."""
-        if self._is_over:
+        """Start the process unless it runs or was shut down. One that hangs is killed, as callbacks wait for it."""
+        if self._is_shut_down:
             return
         if self._process is not None and self._process.poll() is None:
-            if self._heartbeat is None or not self._heartbeat.has_stopped():
+            if self._heartbeat is None or not self._heartbeat.is_overdue():
                 return
             log.error("the sidecar hangs: it has stopped looking for callbacks; killing it")
             self._process.kill()
@@ -91,10 +91,10 @@ class SidecarSupervisor(bootsteps.StartStopStep):  # type: ignore[misc]
         command = [sys.executable, "-m", "app.serving.sidecar", str(os.getpid())]
         self._process = subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
-        self._heartbeat = HeartbeatMonitor(self._process.stdout, self._redis_answers)
+        self._heartbeat = HeartbeatMonitor(self._process.stdout, self._redis_responds)
 
-    def _redis_answers(self) -> bool:
-        """Without Redis there is nothing to send; and the sidecar may wait long to be told where it is."""
+    def _redis_responds(self) -> bool:
+        """True when Redis responds. Without it there is nothing to send, and the sidecar may wait long for DNS."""
         try:
             return bool(self._redis.ping())
         except RedisError:

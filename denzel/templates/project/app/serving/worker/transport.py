@@ -1,8 +1,10 @@
-"""How Celery's worker gets its messages: Kombu's Redis transport, with claims that outlive a connection.
+"""Kombu's Redis transport, with claims that outlive a connection.
 
 Kombu takes a message with BRPOP and notes it afterwards: a worker that is killed in between loses it. When a connection
-breaks it gives back what it has, although it still runs. Here messages are claimed (store/claims.py), and a connection
-only tells when there is something to claim.
+breaks, Kombu restores messages although their tasks still run. Here messages are claimed (store/claims.py), and a
+connection only signals that there is something to claim.
+
+The only module that uses Kombu's internals (`kombu.transport.redis`, `virtual`), as read in 5.7.0.
 """
 
 from __future__ import annotations
@@ -19,45 +21,45 @@ from redis.exceptions import OutOfMemoryError
 from app.serving.store import keys
 from app.serving.worker.batching.dispatcher import Dispatcher
 
-#: A key that never exists: waiting for it is waiting.
+#: A key that never exists, to block on.
 _NOTHING = "denzel:nothing"
 
 
 class QoS(virtual.QoS):  # type: ignore[misc]
-    """What became of a message is said to the claims; its channel may be closed by then."""
+    """Settles messages through the claims; their channel may be closed by then."""
 
     def can_consume(self) -> bool:
-        """Whether to wait at the queue; other channels, and answers that are on their way, are always read."""
-        return bool(self.channel._in_poll) or not self.channel.active_queues or self.channel.intake.room() > 0
+        """True when the queue may be polled; other channels, and replies that are under way, are always read."""
+        return bool(self.channel._in_poll) or not self.channel.active_queues or self.channel.dispatcher.capacity() > 0
 
     def ack(self, delivery_tag: str) -> None:
-        self.channel.intake.claims.ack(delivery_tag)
+        self.channel.dispatcher.claims.ack(delivery_tag)
         super().ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Celery rejects with `requeue` when the process that ran the task has died."""
+        """Requeue or drop a message; Celery rejects with `requeue` when the task's process has died."""
         if requeue:
-            for task in self.channel.intake.claims.requeue({delivery_tag: True}):
-                self.channel.intake.given_up(task)
+            for task in self.channel.dispatcher.claims.requeue({delivery_tag: True}):
+                self.channel.dispatcher.events.dead_lettered(task)
         else:
-            self.channel.intake.claims.ack(delivery_tag)
+            self.channel.dispatcher.claims.ack(delivery_tag)
         super().ack(delivery_tag)
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
-        """Nothing: a connection is gone, and the tasks still run."""
+        """Restore nothing: a connection is gone, and the tasks still run."""
         self._on_collect.cancel()
 
     def restore_visible(self, *_: Any, **__: Any) -> None:
-        """Nothing: the worker renews its claims, and gives back those that nobody renews."""
+        """Restore nothing: the worker renews its claims, and requeues those that nobody renews."""
 
 
 class Channel(stock.Channel):  # type: ignore[misc]
-    """Waits until the queue holds something, and lets the worker take what it has room for."""
+    """Blocks until the queue has a message, and lets the dispatcher take what the worker has capacity for."""
 
     QoS = QoS
 
-    #: Set by whoever runs a worker. It is no transport option: the dashboard asks for these, and wants them in JSON.
-    intake: ClassVar[Dispatcher]
+    #: Set in a worker. Not a transport option: the dashboard reads those, as JSON.
+    dispatcher: ClassVar[Dispatcher]
 
     _memory_is_full = False
 
@@ -65,8 +67,8 @@ class Channel(stock.Channel):  # type: ignore[misc]
         if not self.active_queues:
             return
         seconds = timeout or self.brpop_timeout
-        # From the end of the list to the same end: the list stays as it is. Redis refuses that at its memory limit. The
-        # message comes along and is thrown away; waiting for anything else would miss what other clients send.
+        # From the end of the list to the same end, so the list does not change. Redis refuses that at its memory limit.
+        # The message in the reply is ignored; blocking on any other key would miss what other clients send.
         command = ["BLMOVE", keys.QUEUE, keys.QUEUE, "RIGHT", "RIGHT", seconds]
         if self._memory_is_full:
             command = ["BLPOP", _NOTHING, seconds]
@@ -75,21 +77,21 @@ class Channel(stock.Channel):  # type: ignore[misc]
         self.client.connection.send_command(*command)
 
     def _brpop_read(self, **options: Any) -> bool:
-        look = self._memory_is_full
+        found = self._memory_is_full
         try:
-            look = self.client.parse_response(self.client.connection, "BLMOVE", **options) is not None or look
+            found = self.client.parse_response(self.client.connection, "BLMOVE", **options) is not None or found
             self._memory_is_full = False
         except OutOfMemoryError:
-            self._memory_is_full = look = True
+            self._memory_is_full = found = True
         except self.connection_errors:
-            # The next round makes a new one.
+            # The next poll makes a new one.
             self.client.connection.disconnect()
             raise
         finally:
             self._in_poll = None
-        # A consumer that was cancelled meanwhile, to stop, takes nothing more.
-        wanted = look and self.active_queues and not self._closing
-        messages = self.intake.take() if wanted else []
+        # A consumer that was cancelled meanwhile, for a shutdown, takes nothing more.
+        is_consuming = found and self.active_queues and not self._closing
+        messages = self.dispatcher.take() if is_consuming else []
         for message in messages:
             self.connection._deliver(loads(message), keys.QUEUE)
         if not messages:
@@ -100,7 +102,7 @@ class Channel(stock.Channel):  # type: ignore[misc]
         try:
             super()._queue_bind(*arguments, **options)
         except OutOfMemoryError:
-            # It is bound since the worker first ran; at the memory limit no command is allowed that could need more.
+            # It was bound when the worker first ran; at its memory limit, Redis refuses every command that could add.
             stock.warning("Redis is at its memory limit; going on")
 
 

@@ -1,10 +1,10 @@
-"""The parcels of a worker: taking tasks from the queue, several at a time, and handing them to processes of the pool.
+"""Dispatcher of a worker: takes tasks from the queue in batches and hands them to the processes of the pool.
 
-Celery's own way costs a few milliseconds for each task. Here those that wait travel together: one step takes them from
-the queue, one job of the pool runs them, one step stores how they ended. Each keeps its own claim, count, cancel and
-failure. What is no plain task of ours (a time to run at, another client's) goes Celery's own way.
+Celery's own consumer costs a few milliseconds for each task. Here those that wait are taken in one step, run by one job
+of the pool, and stored in one step. Each keeps its own claim, delivery count, cancel and failure. A message that is no
+plain task of ours (a time to run at, another client's) goes through Celery itself.
 
-While tasks are quick, one process at a time stays at the queue after its parcel (poller.py), and it takes what comes.
+While tasks are cheap, one process at a time polls the queue after its batch, and takes what comes (poller.py).
 """
 
 from __future__ import annotations
@@ -12,293 +12,255 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from signal import SIGKILL
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import TimeLimitExceeded
-from celery.worker import state
 
 from app.serving.errors import time_limit_result
-from app.serving.store.claims import Claims, DeadLettered
+from app.serving.settings import Settings
+from app.serving.store.claims import Claims
 from app.serving.store.messages import TASK_NAME, QueuedTask, parse
 from app.serving.store.tasks import FAILURE, Completion, TaskStore
+from app.serving.worker.batching import celery_state
 from app.serving.worker.batching.events import TaskEvents
 from app.serving.worker.batching.in_flight import Batch, InFlight
 from app.serving.worker.batching.poller import POLL_TIMEOUT, SESSION_LIMIT, PollGrant
 from app.serving.worker.batching.runner import BatchResult, TaskResult
-from app.serving.worker.batching.scoreboard import ALL, NOT_STARTED, Scoreboard
+from app.serving.worker.batching.scoreboard import ALL, NOT_STARTED, Clock, Scoreboard
 from app.serving.worker.batching.settlements import PendingSettlements
 from app.serving.worker.batching.sizing import AdaptiveBatchSize
 from app.serving.worker.batching.window import BatchWindow
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two calls of `look`.
+#: Seconds between two calls of `supervise`.
 SUPERVISION_INTERVAL = 1.0
 
-#: Seconds that a task may keep those behind it in its parcel, until they go back to the queue; and seconds for which it
-#: runs until the dashboard is told that it does.
+#: Seconds that a task may hold up those behind it in its batch, until they are requeued; and seconds that it must have
+#: run before the dashboard shows it as started.
 HEAD_OF_LINE_LIMIT = 1.0
-LONG = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchSettings:
-    """The most tasks for predict_batch and the seconds that they may gather; the seconds that one task may take; after
-    how many deliveries it is given up, and for how many seconds a result is kept.
-    """
-
-    batch_size: int
-    batch_wait: float
-    time_limit: float | None
-    deliveries: int
-    lifetime: int
+SHOW_AS_STARTED_AFTER = 0.5
 
 
 class Dispatcher:
-    """What one worker has taken, and takes. All of it runs in the worker's event loop."""
+    """The tasks of one worker, from the queue to their results. All of it runs in the worker's event loop."""
 
     def __init__(
         self,
         claims: Claims,
         records: TaskStore,
-        board: Scoreboard,
-        limits: BatchSettings,
+        scoreboard: Scoreboard,
+        settings: Settings,
         run: Callable[..., BatchResult],
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = time.monotonic,
     ) -> None:
-        """`run` is what a pool process calls with a slot of the board and some items."""
+        """A pool process calls `run` with a slot of the scoreboard, tasks, and perhaps a grant to poll."""
         self.claims = claims
-        self._board = board
-        self._limits = limits
+        self._scoreboard = scoreboard
+        self._settings = settings
         self._run = run
         self._clock = clock
         self._worker: Any = None
         self._ready: Callable[[], int] = lambda: 0
-        self._parcels = InFlight(claims, board)
-        self._sizes = AdaptiveBatchSize(batch_size=limits.batch_size, deliveries=limits.deliveries)
-        self._gathering = BatchWindow(board, limits.batch_wait, clock)
-        self._unsaid = PendingSettlements(claims, records, lifetime=limits.lifetime)
-        self._visits = 0
+        self._has_dropped: Callable[[Any], bool] = lambda job: False
+        self._in_flight = InFlight(claims, scoreboard)
+        self._size = AdaptiveBatchSize(batch_size=settings.batch_size, deliveries=settings.task_max_deliveries)
+        self._window = BatchWindow(scoreboard, settings.batch_wait, clock)
+        self.events = TaskEvents(clock)
+        self._settlements = PendingSettlements(claims, records, self.events, ttl=settings.result_lifetime)
+        self._sessions = 0
 
-    def start(self, worker: Any, ready: Callable[[], int]) -> None:
-        """Take tasks for a worker of which so many processes are `ready`."""
+    def start(self, worker: Any, *, ready: Callable[[], int], has_dropped: Callable[[Any], bool]) -> None:
+        """Take tasks for a worker: `ready` counts its processes with a model, `has_dropped` is asked of its jobs."""
         self._worker = worker
         self._ready = ready
-        self._events = TaskEvents(worker, self._clock)
-        self._gathering.start(worker.timer)
+        self._has_dropped = has_dropped
+        self.events.start(worker)
+        self._window.start(worker.timer)
 
     def stop(self) -> None:
-        """Take no more."""
+        """Take no more tasks."""
         self._ready = lambda: 0
-        for parcel in self._parcels:
-            self._board.call_back(parcel.slot)
+        for batch in self._in_flight:
+            self._scoreboard.revoke_grant(batch.slot)
 
-    def room(self) -> int:
-        """For how many processes tasks may be taken now."""
+    def capacity(self) -> int:
+        """The number of processes for which tasks may be taken now."""
         free = self._free()
-        return 0 if free > 0 and self._gathering.goes_on(self._parcels) else free
+        return 0 if free > 0 and self._window.is_open(self._in_flight) else free
 
     def take(self) -> list[str]:
-        """Take what waits. Returns the messages that are to go Celery's own way."""
-        self._say()
+        """Take tasks that wait, and hand them out. Returns the messages that are for Celery itself."""
+        self._settlements.flush()
         free = self._free()
-        # What was said, and not heard, must not be said again of a task that is taken again.
-        if free <= 0 or self._gathering.begins(self._parcels) or self._unsaid.going_back:
+        # A requeue whose answer was lost must not be repeated for a task that has been taken again.
+        if free <= 0 or self._window.open(self._in_flight) or self._settlements.to_requeue:
             return []
-        self._gathering.end()
-        alone, together, others = [], [], []
-        sharing = self._ready() if self._sizes.are_shared else 0
-        taken = self.claims.take(free=free, limit=self._sizes.most(), sharers=sharing)
+        self._window.close()
+        isolated, together, for_celery = [], [], []
+        sharing = self._ready() if self._size.should_split else 0
+        taken = self.claims.take(free=free, limit=self._size.limit(), sharers=sharing)
         for claimed in taken.claimed:
-            item = parse(claimed.message, claimed.since)
-            if item is None or item.task_id in state.revoked:
-                others.append(claimed.message)
+            task = parse(claimed.message, claimed.since)
+            if task is None or task.task_id in celery_state.revoked:
+                for_celery.append(claimed.message)
             elif claimed.deliveries > 1:
-                alone.append([item])
+                isolated.append([task])
             else:
-                together.append(item)
-        for item in taken.cancelled:
-            self._events.cancelled(item)
-        for parcel in alone:
-            self._send(parcel)
-        for parcel in self._sizes.share_out(together, free=free - len(alone) - len(others)):
-            self._send(parcel, self._stay())
-        return others
+                together.append(task)
+        for task in taken.cancelled:
+            self.events.cancelled(task)
+        for tasks in isolated:
+            self._dispatch(tasks)
+        for tasks in self._size.split(together, free=free - len(isolated) - len(for_celery)):
+            self._dispatch(tasks, self._grant())
+        return for_celery
 
-    def known(self) -> dict[str, str]:
+    def claimed(self) -> dict[str, str]:
         """The ids of all tasks that this worker has, by the delivery tags of their messages, which are the same."""
-        known = {task_id: task_id for task_id in self._parcels.known()}
-        known.update(dict.fromkeys(self._unsaid.going_back, ""))
-        return known
+        claimed = {task.task_id: task.task_id for batch in self._in_flight for task in batch.tasks}
+        # Of a copy, as another thread calls this.
+        return claimed | dict.fromkeys(list(self._settlements.to_requeue), "")
 
     @property
-    def visit(self) -> int:
-        """The number of the visit on which a process is at the queue; 0 while none is."""
-        parcel = self._parcels.staying
-        return parcel.stay.number if parcel is not None and parcel.stay is not None else 0
+    def session_id(self) -> int:
+        """The id of the current poll session; 0 while no process may poll the queue."""
+        poller = self._in_flight.poller
+        return poller.grant.session_id if poller is not None and poller.grant is not None else 0
 
-    def end_task(self, task_id: str) -> None:
-        """A task was cancelled: end its process if it runs there, else let the process leave it out."""
-        parcel = self._parcels.find(task_id)
-        if parcel is None or parcel.pid is None:
+    def cancel(self, task_id: str) -> None:
+        """Kill the process of a cancelled task when the task runs; else let the process leave it out."""
+        batch = self._in_flight.find(task_id)
+        if batch is None or batch.pid is None:
             return
-        place, own = self._parcels.place(parcel), parcel.place_of(task_id)
-        if place in (ALL, own):
-            log.info("task %s was cancelled; ending the process that runs it", task_id)
-            parcel.ended_for = task_id
-            self._worker.pool.terminate_job(parcel.pid, SIGKILL)
-        elif NOT_STARTED < place < own:
-            self._events.revoked(parcel.open[task_id], terminated=False)
-            self._cut(parcel)
+        running, own = self._in_flight.index(batch), batch.index_of(task_id)
+        if running in (ALL, own):
+            log.info("task %s was cancelled; killing the process that runs it", task_id)
+            batch.killed_for = task_id
+            self._worker.pool.terminate_job(batch.pid, SIGKILL)
+        elif NOT_STARTED < running < own:
+            self.events.revoked(batch.pending[task_id], terminated=False)
+            self._truncate(batch)
 
-    def look(self) -> None:
-        """Give back what waits behind a long task; say again what could not be said. To be called every second."""
-        now = self._clock()
-        pool = self._worker.pool and self._worker.pool._pool
-        for parcel in self._parcels:
-            if pool and parcel.job._job not in pool._cache:
-                # The pool has dropped it unbegun, as it does when a connection breaks.
-                self._close(parcel)
+    def supervise(self) -> None:
+        """Requeue what waits behind a long task, or could not be requeued; call it every SUPERVISION_INTERVAL."""
+        for batch in self._in_flight:
+            if self._has_dropped(batch.job):
+                self._close(batch)
                 continue
-            began, rests = self._board.began(parcel.slot)
-            if rests or now - began < LONG:
+            since, is_idle = self._scoreboard.since(batch.slot)
+            seconds = self._clock() - since
+            if is_idle or seconds < SHOW_AS_STARTED_AFTER:
                 continue
-            self._parcels.learn(parcel)
-            if parcel.told != parcel.round:
-                parcel.told = parcel.round
-                for item in parcel.items:
-                    if item.task_id in parcel.open and not item.has_ended:
-                        self._events.running(parcel.open[item.task_id])
-            if now - began > HEAD_OF_LINE_LIMIT and parcel.pid is not None:
-                self._cut(parcel)
-        self._say()
-
-    def given_up(self, task: DeadLettered) -> None:
-        """A task that is in no parcel was ended, because it killed its process too often: another worker's, or one that
-        went Celery's own way.
-        """
-        self._events.given_up(task)
-
-    def tell(self) -> None:
-        """Call it every task_events.TELL_EVERY seconds: the log and the dashboard are told of tasks that ended."""
-        self._events.flush()
+            self._in_flight.sync_from_redis(batch)
+            if batch.reported_round != batch.round:
+                batch.reported_round = batch.round
+                for task in batch.tasks:
+                    if task.task_id in batch.pending and not task.has_ended:
+                        self.events.started(batch.pending[task.task_id])
+            if seconds > HEAD_OF_LINE_LIMIT and batch.pid is not None:
+                self._truncate(batch)
+        self._settlements.flush()
 
     def _free(self) -> int:
-        return self._ready() - len(self._parcels) - len(state.reserved_requests)
+        return self._ready() - len(self._in_flight) - len(celery_state.reserved_requests)
 
-    def _stay(self) -> PollGrant | None:
-        """The leave for a process to stay at the queue. One at a time has it: two would share out what is not worth it.
+    def _grant(self) -> PollGrant | None:
+        """A grant to poll the queue, when no process has one: a second would only share out cheap tasks.
 
-        What Celery itself was told to revoke, those processes do not know; it remembers that for three hours.
+        Pool processes do not see what `celery control revoke` has named, which Celery keeps for three hours.
         """
-        if self._parcels.staying is not None or not self._sizes.are_quick or state.revoked or not self._ready():
+        is_allowed = self._size.is_cheap and not celery_state.revoked and self._ready()
+        if self._in_flight.poller is not None or not is_allowed:
             return None
-        self._visits += 1
-        return PollGrant(self._visits, self._sizes.most())
+        self._sessions += 1
+        return PollGrant(self._sessions, self._size.limit())
 
-    def _send(self, items: list[QueuedTask], stay: PollGrant | None = None) -> None:
-        parcel = self._parcels.begin(items, stay, self.end_task)
+    def _dispatch(self, tasks: list[QueuedTask], grant: PollGrant | None = None) -> None:
+        batch = self._in_flight.add(tasks, grant, self.cancel)
         try:
-            parcel.job = self._worker.pool.apply_async(
+            batch.job = self._worker.pool.apply_async(
                 self._run,
-                (parcel.slot, items, stay),
-                accept_callback=lambda pid, _: setattr(parcel, "pid", pid),
-                callback=lambda outcome: self._done(parcel, outcome),
-                error_callback=lambda error: self._lost(parcel, error),
-                timeout=self._timeout(items, stay),
-                correlation_id=items[0].task_id,
+                (batch.slot, tasks, grant),
+                accept_callback=lambda pid, _: setattr(batch, "pid", pid),
+                callback=lambda result: self._returned(batch, result),
+                error_callback=lambda error: self._lost(batch, error),
+                timeout=self._timeout(tasks, grant),
+                correlation_id=tasks[0].task_id,
             )
         finally:
-            if parcel.job is None:
+            if batch.job is None:
                 # The pool is being stopped.
-                self._close(parcel)
+                self._close(batch)
 
-    def _timeout(self, items: list[QueuedTask], stay: PollGrant | None) -> float | None:
-        """When the pool ends the process: the last task that it begins must have had its time by then."""
-        if self._limits.time_limit is None:
+    def _timeout(self, tasks: list[QueuedTask], grant: PollGrant | None) -> float | None:
+        """Seconds until the pool kills the process: enough for the last task that it may start to have its time."""
+        if self._settings.task_time_limit is None:
             return None
-        in_front = HEAD_OF_LINE_LIMIT + SUPERVISION_INTERVAL if len(items) > 1 or stay else 0
-        return self._limits.time_limit + in_front + (SESSION_LIMIT + POLL_TIMEOUT if stay else 0)
+        in_front = HEAD_OF_LINE_LIMIT + SUPERVISION_INTERVAL if len(tasks) > 1 or grant else 0
+        return self._settings.task_time_limit + in_front + (SESSION_LIMIT + POLL_TIMEOUT if grant else 0)
 
-    def _done(self, parcel: Batch, outcome: BatchResult) -> None:
-        """A process says how the tasks of a parcel ended; those of which it says nothing did not run."""
+    def _returned(self, batch: Batch, result: BatchResult) -> None:
+        """Close a batch whose process has returned; tasks that are not in the result did not run."""
         try:
-            for ended in outcome.ended:
-                self._tell_end(parcel, ended)
-            parcel.count_further(task.id for task in outcome.further)
-            self._events.further(outcome.further)
-            for item in outcome.cancelled:
-                self._events.cancelled(item)
-            for task_id in outcome.left:
-                # The others go back below, or have gone already.
-                if task_id not in parcel.seen:
-                    self._unsaid.give_back(task_id)
-            self._sizes.learn(outcome)
+            for ended in result.results:
+                self._report(batch, ended)
+            batch.count_polled(task.id for task in result.polled)
+            self.events.polled(result.polled)
+            for task in result.cancelled:
+                self.events.cancelled(task)
+            for task_id in result.to_requeue:
+                # The others are requeued below, or have been already.
+                if task_id not in batch.task_ids:
+                    self._settlements.requeue(task_id)
+            self._size.observe(result)
         finally:
-            self._close(parcel)
-        self._gathering.end(there_is_enough=outcome.waiting >= self._sizes.most())
+            self._close(batch)
+        self._window.close(is_full=result.waiting >= self._size.limit())
 
-    def _lost(self, parcel: Batch, error: ExceptionInfo) -> None:
-        """A process died with a parcel, by its own doing, of a time limit, or because a task was cancelled."""
-        self._parcels.learn(parcel)
-        place = self._parcels.place(parcel)
-        # It may be any of those that run together, or that came along when the process died before it began.
-        suspects = parcel.items if place in (ALL, NOT_STARTED) else parcel.items[place : place + 1]
-        running = {item.task_id for item in suspects}
-        self._gathering.end()
+    def _lost(self, batch: Batch, error: ExceptionInfo) -> None:
+        """Close a batch whose process died: by itself, of the time limit, or because a task was cancelled."""
+        self._in_flight.sync_from_redis(batch)
+        index = self._in_flight.index(batch)
+        # Tasks that run together are all suspects, and so are those of a process that died before it started one.
+        suspects = batch.tasks if index in (ALL, NOT_STARTED) else batch.tasks[index : index + 1]
+        running = {task.task_id for task in suspects}
+        self._window.close()
         try:
-            cancelled = parcel.open.get(parcel.ended_for or "")
+            # billiard wraps an exception to keep its traceback.
+            raised = getattr(error.exception, "exc", error.exception)
+            cancelled = batch.pending.get(batch.killed_for or "")
             if cancelled is not None:
-                self._events.revoked(cancelled, terminated=True)
-            elif isinstance(_raised(error), TimeLimitExceeded) and len(running) == 1:
-                self._end_out_of_time(parcel, *running)
+                self.events.revoked(cancelled, terminated=True)
+            elif isinstance(raised, TimeLimitExceeded) and len(running) == 1:
+                self._fail_overdue(batch, *running)
         finally:
-            self._close(parcel, died=set() if parcel.ended_for else running)
+            self._close(batch, died=set() if batch.killed_for else running)
 
-    def _end_out_of_time(self, parcel: Batch, task_id: str) -> None:
-        request = parcel.open.get(task_id)
-        if request is None or self._limits.time_limit is None:
+    def _fail_overdue(self, batch: Batch, task_id: str) -> None:
+        if task_id not in batch.pending or self._settings.task_time_limit is None:
             return
         log.error("task %s[%s] took longer than TASK_TIME_LIMIT", TASK_NAME, task_id)
-        result = json.dumps(time_limit_result(self._limits.time_limit))
-        self._unsaid.end(Completion(task_id=task_id, tag=task_id, status=FAILURE, result=result))
-        self._tell_end(parcel, TaskResult(task_id, FAILURE, self._limits.time_limit, result))
+        result = json.dumps(time_limit_result(self._settings.task_time_limit))
+        self._settlements.complete(Completion(task_id=task_id, tag=task_id, status=FAILURE, result=result))
+        self._report(batch, TaskResult(task_id, FAILURE, self._settings.task_time_limit, result))
 
-    def _tell_end(self, parcel: Batch, ended: TaskResult) -> None:
-        request = parcel.close(ended.task_id)
-        if request is not None:
-            self._events.ended(ended, request)
+    def _report(self, batch: Batch, result: TaskResult) -> None:
+        view = batch.close(result.task_id)
+        if view is not None:
+            self.events.ended(result, view)
 
-    def _cut(self, parcel: Batch) -> None:
-        """What waits in a parcel behind the task that runs goes back to the queue."""
-        if self._parcels.place(parcel) not in (ALL, NOT_STARTED):
-            for item in parcel.items[self._board.cut(parcel.slot) :]:
-                self._give_back(parcel, item.task_id)
-            self._say()
+    def _truncate(self, batch: Batch) -> None:
+        """Requeue the tasks of a batch behind the one that runs."""
+        if self._in_flight.index(batch) not in (ALL, NOT_STARTED):
+            waiting = batch.tasks[self._scoreboard.truncate(batch.slot) :]
+            self._settlements.requeue_from(batch, [task.task_id for task in waiting])
 
-    def _close(self, parcel: Batch, *, died: Iterable[str] = ()) -> None:
-        """The parcel is through; what is open goes back to the queue."""
-        self._parcels.end(parcel)
-        for task_id in list(parcel.open):
-            self._give_back(parcel, task_id, died=task_id in died)
-        self._say()
-
-    def _give_back(self, parcel: Batch, task_id: str, *, died: bool = False) -> None:
-        request = parcel.close(task_id)
-        if request is not None:
-            self._unsaid.give_back(task_id, request, died=died)
-
-    def _say(self) -> None:
-        for given_up, request in self._unsaid.say():
-            self._events.given_up(given_up, request)
-
-
-def _raised(error: ExceptionInfo) -> BaseException:
-    # It is wrapped, to keep its traceback.
-    raised: BaseException = getattr(error.exception, "exc", error.exception)
-    return raised
+    def _close(self, batch: Batch, *, died: Collection[str] = ()) -> None:
+        """Remove a batch, and requeue what is pending; its process may have `died` of some tasks."""
+        self._in_flight.remove(batch)
+        self._settlements.requeue_from(batch, batch.pending, died=died)

@@ -1,18 +1,20 @@
-"""What the log and the dashboard are told of the tasks in parcels: Celery's task events, few and in bulk."""
+"""Task events of batches for the dashboard and the log: Celery's, few and in bulk."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Any
 
 from app.serving.store import event_json
 from app.serving.store.claims import DeadLettered
 from app.serving.store.messages import TASK_NAME, QueuedTask
 from app.serving.store.tasks import SUCCESS
+from app.serving.worker.batching.in_flight import TaskView
 from app.serving.worker.batching.runner import PolledTask, TaskResult
+from app.serving.worker.batching.scoreboard import Clock
 
 log = logging.getLogger(__name__)
 
@@ -20,84 +22,78 @@ log = logging.getLogger(__name__)
 FLUSH_INTERVAL = 0.5
 MAX_EVENTS_PER_FLUSH = 2000
 
-#: Of what a process did by itself, so many events are written at once, and seconds until the next so many are:
-#: meanwhile it, and others, may want to be handed tasks.
-WRITTEN_AT_ONCE = 100
-WRITE_EVERY = 0.01
+#: The most events of polled tasks that are created at once, and seconds until the next are: meanwhile other processes
+#: may need tasks handed to them.
+MAX_EVENTS_AT_ONCE = 100
+CREATE_INTERVAL = 0.01
 
-#: How many tasks that ended one line of the log names.
-TASKS_A_LINE = 16
+#: The most ended tasks that one line of the log names.
+MAX_TASKS_PER_LINE = 16
 
-
-class Described(Protocol):
-    """A task as the dashboard shows it: its arguments, since when it had waited, and when it began to run."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def args_repr(self) -> str: ...
-    @property
-    def since(self) -> float: ...
-    @property
-    def time_start(self) -> float: ...
+#: A task as the dashboard shows it: its arguments, since when it had waited, and when it started to run.
+TaskInfo = TaskView | PolledTask
 
 
 class TaskEvents:
-    """Sends the events of a worker, by the dispatcher of its consumer.
+    """Sends the events of a worker through the event dispatcher of its consumer.
 
-    Celery tells that a task is received, started and ended, one event each. A task that is through before anybody could
-    look has one event here, which says all that these say.
+    Celery sends an event each when a task is received, started and ended. Here a task that ends before anybody could
+    look has one event, with all that these contain.
     """
 
-    def __init__(self, worker: Any, clock: Callable[[], float] = time.monotonic) -> None:
-        self._worker = worker
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
-        self._further: deque[PolledTask] = deque()
-        self._writes_at = 0.0
-        #: What the log is to say.
-        self._ended: list[str] = []
+        self._worker: Any = None
+        self._polled: deque[PolledTask] = deque()
+        self._next_creation = 0.0
+        self._log_entries: list[str] = []
         event_json.register_writer()
 
-    def ended(self, task: TaskResult, request: Described) -> None:
-        """A task has ended. Where it was in a batch, the time that it took is the batch's."""
-        self._ended.append(f"{task.task_id} {task.status} in {task.runtime:.3f} s")
-        fields = {"result": task.shown} if task.status == SUCCESS else {"exception": task.shown, "traceback": ""}
+    def start(self, worker: Any) -> None:
+        """Send the events of this worker."""
+        self._worker = worker
+
+    def ended(self, result: TaskResult, task: TaskInfo) -> None:
+        """Report the end of a task. Where predict_batch ran it, the time that it took is the batch's."""
+        self._log_entries.append(f"{result.task_id} {result.status} in {result.runtime:.3f} s")
+        succeeded = result.status == SUCCESS
+        shown = {"result": result.result_repr} if succeeded else {"exception": result.result_repr, "traceback": ""}
         self._send(
-            "task-succeeded" if task.status == SUCCESS else "task-failed",
-            uuid=task.task_id,
-            **_description(request),
-            started=request.time_start,
-            runtime=task.runtime,
-            **fields,
+            "task-succeeded" if succeeded else "task-failed",
+            uuid=task.id,
+            **_info(task),
+            started=task.time_start,
+            runtime=result.runtime,
+            **shown,
         )
 
-    def further(self, tasks: Iterable[PolledTask]) -> None:
-        """Tasks that a process took from the queue itself have ended."""
-        self._further.extend(tasks)
+    def polled(self, tasks: Iterable[PolledTask]) -> None:
+        """Report the ends of tasks that a process took from the queue itself."""
+        self._polled.extend(tasks)
 
-    def running(self, request: Described) -> None:
-        """A task is running for longer than a moment."""
-        self._send("task-started", uuid=request.id, **_description(request))
+    def started(self, task: TaskInfo) -> None:
+        """Report that a task has been running for more than a moment."""
+        self._send("task-started", uuid=task.id, **_info(task))
 
-    def given_up(self, task: DeadLettered, request: Described | None = None) -> None:
-        """A task was ended, because it killed its process too often."""
-        described = _description(request) if request is not None else {"name": TASK_NAME}
-        self._send("task-failed", uuid=task.task_id, **described, exception=task.reason, traceback="")
+    def dead_lettered(self, task: DeadLettered, info: TaskInfo | None = None) -> None:
+        """Report that a task was ended because it killed its process too often."""
+        fields = _info(info) if info is not None else {"name": TASK_NAME}
+        self._send("task-failed", uuid=task.task_id, **fields, exception=task.reason, traceback="")
 
-    def revoked(self, request: Described, *, terminated: bool) -> None:
-        """A task was cancelled, and the process that ran it `terminated` or not."""
-        self._send("task-revoked", uuid=request.id, **_description(request), terminated=terminated)
+    def revoked(self, task: TaskInfo, *, terminated: bool) -> None:
+        """Report that a task was cancelled, and its process `terminated` or not."""
+        self._send("task-revoked", uuid=task.id, **_info(task), terminated=terminated)
 
-    def cancelled(self, item: QueuedTask) -> None:
-        """A task was cancelled while it waited, and its turn came."""
-        self._send("task-revoked", uuid=item.task_id, **_shown(item.args_repr, item.since), terminated=False)
+    def cancelled(self, task: QueuedTask) -> None:
+        """Report that a task was cancelled in the queue, now that its turn has come."""
+        self._send("task-revoked", uuid=task.task_id, **_fields(task.args_repr, task.since), terminated=False)
 
     def flush(self) -> None:
-        """Send what has gathered. Call it every TELL_EVERY seconds."""
-        self._write()
-        for first in range(0, len(self._ended), TASKS_A_LINE):
-            log.info("ended: %s", ", ".join(self._ended[first : first + TASKS_A_LINE]))
-        self._ended.clear()
+        """Send the buffered events, and log the tasks that have ended; to be called every FLUSH_INTERVAL seconds."""
+        self._create_polled()
+        for first in range(0, len(self._log_entries), MAX_TASKS_PER_LINE):
+            log.info("ended: %s", ", ".join(self._log_entries[first : first + MAX_TASKS_PER_LINE]))
+        self._log_entries.clear()
         dispatcher = self._dispatcher
         if dispatcher is not None:
             # A new one after each time that Redis was away; as Celery makes it, it sends as soon as it can.
@@ -106,17 +102,17 @@ class TaskEvents:
             dispatcher.serializer = event_json.NAME
             dispatcher.flush()
 
-    def _write(self) -> None:
+    def _create_polled(self) -> None:
         now = self._clock()
-        # Celery may have dropped all its timers meanwhile, so this is no matter of one that was set.
-        if now < self._writes_at:
+        # Do not rely on the timer alone: Celery drops its timers when the connection breaks.
+        if now < self._next_creation:
             return
-        for _ in range(min(len(self._further), WRITTEN_AT_ONCE)):
-            task = self._further.popleft()
-            self.ended(task.ended, task)
-        if self._further:
-            self._writes_at = now + WRITE_EVERY
-            self._worker.timer.call_after(WRITE_EVERY, self._write)
+        for _ in range(min(len(self._polled), MAX_EVENTS_AT_ONCE)):
+            task = self._polled.popleft()
+            self.ended(task.result, task)
+        if self._polled:
+            self._next_creation = now + CREATE_INTERVAL
+            self._worker.timer.call_after(CREATE_INTERVAL, self._create_polled)
 
     @property
     def _dispatcher(self) -> Any:
@@ -128,9 +124,9 @@ class TaskEvents:
             self._dispatcher.send(event, **fields)
 
 
-def _description(request: Described) -> dict[str, Any]:
-    return _shown(request.args_repr, request.since)
+def _info(task: TaskInfo) -> dict[str, Any]:
+    return _fields(task.args_repr, task.since)
 
 
-def _shown(arguments: str, since: float) -> dict[str, Any]:
-    return {"name": TASK_NAME, "args": arguments, "kwargs": "{}", "received": since}
+def _fields(args_repr: str, since: float) -> dict[str, Any]:
+    return {"name": TASK_NAME, "args": args_repr, "kwargs": "{}", "received": since}

@@ -1,4 +1,4 @@
-"""What the main process of a worker knows of the tasks that it has taken."""
+"""In-flight batches: the main process' record of the tasks that its pool processes have."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from celery.worker import state
 from redis import RedisError
 
 from app.serving.store.claims import Claims
 from app.serving.store.messages import TASK_NAME, QueuedTask
+from app.serving.worker.batching import celery_state
 from app.serving.worker.batching.poller import PollGrant
 from app.serving.worker.batching.scoreboard import NOT_STARTED, SLOTS, Scoreboard
 
@@ -20,20 +20,20 @@ log = logging.getLogger(__name__)
 
 
 class TaskView:
-    """One task of a parcel, as Celery's state and its `inspect` and `control` commands know the tasks of a worker."""
+    """A task of a batch as Celery's `inspect` and `control` commands use it: a stand-in for Celery's own Request."""
 
     name = TASK_NAME
 
-    def __init__(self, item: QueuedTask, parcel: Batch, end: Callable[[str], None]) -> None:
-        self.id = item.task_id
-        self.args_repr = item.args_repr
-        self.since = item.since
+    def __init__(self, task: QueuedTask, batch: Batch, cancel: Callable[[str], None]) -> None:
+        self.id = task.task_id
+        self.args_repr = task.args_repr
+        self.since = task.since
         self.time_start = time.time()
-        self._parcel = parcel
-        self._end = end
+        self._batch = batch
+        self._cancel = cancel
 
     def info(self, safe: bool = False) -> dict[str, Any]:
-        """What `celery inspect active` shows."""
+        """The task as `celery inspect active` shows it."""
         return {
             "id": self.id,
             "name": self.name,
@@ -42,132 +42,127 @@ class TaskView:
             "type": self.name,
             "time_start": self.time_start,
             "acknowledged": False,
-            "worker_pid": self._parcel.pid,
+            "worker_pid": self._batch.pid,
         }
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
-        """End the process that runs the task."""
-        self._end(self.id)
+        """Kill the process that runs the task."""
+        self._cancel(self.id)
 
 
 class Batch:
-    """Some tasks on their way to a pool process, or in it. `open` are those of which no end is known yet."""
+    """Tasks that a pool process has, or is about to get. No end is known yet of those that are `pending`."""
 
-    def __init__(self, slot: int, stay: PollGrant | None, end_task: Callable[[str], None]) -> None:
+    def __init__(self, slot: int, grant: PollGrant | None, cancel: Callable[[str], None]) -> None:
         self.slot = slot
-        #: Set where the process may stay at the queue, and take the next tasks itself.
-        self.stay = stay
-        #: Which of its rounds `items` are; the first one's were handed over.
+        #: Set where the process may poll the queue, and take the next tasks itself.
+        self.grant = grant
+        #: The round that `tasks` are; 0 is what was handed over.
         self.round = 0
-        self.items: list[QueuedTask] = []
-        self.open: dict[str, TaskView] = {}
-        #: The ids of all that were ever open.
-        self.seen: set[str] = set()
+        self.tasks: list[QueuedTask] = []
+        self.pending: dict[str, TaskView] = {}
+        #: The ids of all tasks that were ever pending.
+        self.task_ids: set[str] = set()
         self.pid: int | None = None
         self.job: Any = None
-        #: The task for which the process was ended.
-        self.ended_for: str | None = None
-        #: The round of which the dashboard was told that it runs.
-        self.told: int | None = None
-        self._end_task = end_task
+        #: The task for which the process was killed.
+        self.killed_for: str | None = None
+        #: The latest round that the dashboard shows as started.
+        self.reported_round: int | None = None
+        self._cancel = cancel
 
-    def hold(self, items: list[QueuedTask]) -> None:
-        """These are what its process has now."""
-        self.items = items
-        for item in items:
-            if item.task_id not in self.open:
-                request = TaskView(item, self, self._end_task)
-                self.open[request.id] = request
-                self.seen.add(request.id)
-                state.task_accepted(request)
+    def assign(self, tasks: list[QueuedTask]) -> None:
+        """Make these the tasks that the process has now."""
+        self.tasks = tasks
+        for task in tasks:
+            if task.task_id not in self.pending:
+                view = TaskView(task, self, self._cancel)
+                self.pending[view.id] = view
+                self.task_ids.add(view.id)
+                celery_state.task_accepted(view)
 
     def close(self, task_id: str) -> TaskView | None:
-        """The task has ended, or goes back to the queue. None where it was not open."""
-        request = self.open.pop(task_id, None)
-        if request is not None:
-            state.task_ready(request)
-        return request
+        """Remove a task that has ended, or is to be requeued. None where it was not pending."""
+        view = self.pending.pop(task_id, None)
+        if view is not None:
+            celery_state.task_ready(view)
+        return view
 
-    def count_further(self, task_ids: Iterable[str]) -> None:
-        """Its process took these tasks from the queue itself, and they ended there: Celery counts them all."""
+    def count_polled(self, task_ids: Iterable[str]) -> None:
+        """Close the tasks that the process polled and ran: Celery counts them all."""
         for task_id in task_ids:
             if self.close(task_id) is None:
-                state.all_total_count[0] += 1
-                state.total_count[TASK_NAME] += 1
+                celery_state.count_task()
 
-    def place_of(self, task_id: str) -> int:
-        """At which place of its round a task is."""
-        return next(place for place, item in enumerate(self.items) if item.task_id == task_id)
+    def index_of(self, task_id: str) -> int:
+        """The index of a task in its round."""
+        return next(index for index, task in enumerate(self.tasks) if task.task_id == task_id)
 
 
 class InFlight:
-    """The parcels of one worker that are on their way, and what is in each."""
+    """The batches of one worker that are in flight."""
 
-    def __init__(self, claims: Claims, board: Scoreboard) -> None:
+    def __init__(self, claims: Claims, scoreboard: Scoreboard) -> None:
         self._claims = claims
-        self._board = board
-        self._parcels: set[Batch] = set()
-        # In turn, so that one is not taken again soon: a process that the pool has given up may still write there.
+        self._scoreboard = scoreboard
+        self._batches: set[Batch] = set()
+        # In turn, so that none is soon used again: a process that the pool has given up may still write to its slot.
         self._slots = deque(range(SLOTS))
 
     def __len__(self) -> int:
-        return len(self._parcels)
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        # Another thread may ask for them while they change.
-        return iter(list(self._parcels))
+        # Another thread may iterate while they change.
+        return iter(list(self._batches))
 
     @property
-    def staying(self) -> Batch | None:
-        """The parcel whose process stays at the queue; one at a time does."""
-        return next((parcel for parcel in self if parcel.stay is not None), None)
+    def poller(self) -> Batch | None:
+        """The batch whose process polls the queue, or will; there is one at a time."""
+        return next((batch for batch in self if batch.grant is not None), None)
 
-    def known(self) -> list[str]:
-        """The ids of the tasks in all of them."""
-        return [item.task_id for parcel in self for item in parcel.items]
+    def add(self, tasks: list[QueuedTask], grant: PollGrant | None, cancel: Callable[[str], None]) -> Batch:
+        """A new batch of these tasks; `cancel` is called with the id of one that Celery is asked to terminate."""
+        batch = Batch(self._slots.popleft(), grant, cancel)
+        self._scoreboard.assign(batch.slot, len(tasks), polls=grant is not None)
+        self._batches.add(batch)
+        batch.assign(tasks)
+        return batch
 
-    def begin(self, items: list[QueuedTask], stay: PollGrant | None, end_task: Callable[[str], None]) -> Batch:
-        """A new parcel of these tasks; `end_task` is what Celery calls to end one of them."""
-        parcel = Batch(self._slots.popleft(), stay, end_task)
-        self._board.begin(parcel.slot, len(items), stays=stay is not None)
-        self._parcels.add(parcel)
-        parcel.hold(items)
-        return parcel
+    def remove(self, batch: Batch) -> None:
+        """Remove a batch that has ended."""
+        if batch in self._batches:
+            # The pool drops jobs when a connection breaks, and the process is not aware of that.
+            self._scoreboard.revoke_grant(batch.slot)
+            self._batches.remove(batch)
+            self._slots.append(batch.slot)
 
-    def end(self, parcel: Batch) -> None:
-        """It is through."""
-        if parcel in self._parcels:
-            # The pool drops a job when a connection breaks, and its process knows nothing of that.
-            self._board.call_back(parcel.slot)
-            self._parcels.remove(parcel)
-            self._slots.append(parcel.slot)
+    def index(self, batch: Batch) -> int:
+        """The index of the task that a batch's process runs; NOT_STARTED also when it has polled others by now."""
+        # In this order: a process that polls in between publishes NOT_STARTED before the next round.
+        index = self._scoreboard.index(batch.slot)
+        return index if self._scoreboard.round(batch.slot) == batch.round else NOT_STARTED
 
-    def place(self, parcel: Batch) -> int:
-        """At which of the items of a parcel its process is; NOT_BEGUN also when it has others by now."""
-        # In this order: a process that goes on in between says NOT_BEGUN before it says the next round.
-        place = self._board.place(parcel.slot)
-        return place if self._board.round(parcel.slot) == parcel.round else NOT_STARTED
-
-    def learn(self, parcel: Batch) -> None:
-        """What the process of a parcel has taken itself is known from now on as if it had been handed over."""
-        if parcel.stay is None:
+    def sync_from_redis(self, batch: Batch) -> None:
+        """Load the tasks that the batch's process polled by itself."""
+        if batch.grant is None:
             return
         try:
-            number, items = self._claims.session_tasks(parcel.stay.number)
+            number, tasks = self._claims.session_tasks(batch.grant.session_id)
         except RedisError as error:
-            # What nobody knows of goes back to the queue.
-            log.warning("what a process has taken could not be read: %s", error)
+            # A claim on a task that is not known here is not renewed, and the task is requeued.
+            log.warning("the tasks that a process polled could not be read: %s", error)
             return
-        # It may have gone on meanwhile.
-        if number > parcel.round and number >= self._board.round(parcel.slot):
-            parcel.round = number
-            parcel.hold(items)
+        # It may have polled again meanwhile.
+        if number > batch.round and number >= self._scoreboard.round(batch.slot):
+            batch.round = number
+            batch.assign(tasks)
 
     def find(self, task_id: str) -> Batch | None:
-        """The parcel whose process has this task, or will come to it."""
-        for parcel in self:
-            if task_id not in parcel.open:
-                self.learn(parcel)
-            if task_id in parcel.open and any(item.task_id == task_id for item in parcel.items):
-                return parcel
+        """The batch whose process has this task, whether it runs yet or not."""
+        for batch in self:
+            if task_id not in batch.pending:
+                self.sync_from_redis(batch)
+            if task_id in batch.pending and any(task.task_id == task_id for task in batch.tasks):
+                return batch
         return None

@@ -1,4 +1,4 @@
-"""How tasks have ended, on the way from a process that predicts to Redis."""
+"""Write-behind buffer of task results in a pool process, which writes them to Redis in bulk."""
 
 from __future__ import annotations
 
@@ -13,65 +13,65 @@ from app.serving.store.tasks import Completion, TaskStore
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which ends are told although the next task still runs; and bytes of results that are told at once at
-#: most, so that it does not take long.
-FLUSH_INTERVAL = 0.02
-FLUSH_BYTES = 1024 * 1024
+#: Seconds after which results are written although the next task still runs; and the most bytes of one write, so that
+#: it does not take long.
+MAX_DELAY = 0.02
+MAX_BUFFERED_BYTES = 1024 * 1024
 
-#: Seconds between two tries to tell them while Redis is away, at first and at most.
+#: Seconds between two tries while Redis is away, at first and at most.
 _FIRST_PAUSE = 0.05
 _MAX_PAUSE = 1.0
 
 
 class ResultWriter:
-    """Gathers ends, and tells many in one go. None waits long for the task behind it, which may take hours."""
+    """Buffers results, and writes many at once. None waits long for the task behind it, which may take hours."""
 
-    def __init__(self, records: TaskStore, *, lifetime: int, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Results are kept for `lifetime` seconds. To be made in the process that uses it: threads survive no fork."""
+    def __init__(self, records: TaskStore, *, ttl: int, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Results are kept for `ttl` seconds. Make it in the process that uses it: its thread survives no fork."""
         self._records = records
-        self._lifetime = lifetime
+        self._ttl = ttl
         self._sleep = sleep
         self._lock = threading.Lock()
-        self._ends: list[Completion] = []
+        self._completions: list[Completion] = []
         self._bytes = 0
-        self._is_late = threading.Event()
+        self._is_due = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def add(self, end: Completion, *, more: bool) -> None:
-        """A task has ended; `more` are still to run before all are told."""
+    def add(self, completion: Completion, *, more: bool) -> None:
+        """Buffer the result of a task; `more` are still to run before the next `flush`."""
         with self._lock:
-            self._ends.append(end)
-            self._bytes += len(end.result)
-            if self._bytes > FLUSH_BYTES:
-                self._tell()
-        if more and not self._is_late.is_set():
-            self._is_late.set()
+            self._completions.append(completion)
+            self._bytes += len(completion.result)
+            if self._bytes > MAX_BUFFERED_BYTES:
+                self._flush()
+        if more and not self._is_due.is_set():
+            self._is_due.set()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._tell_in_time, name="telling", daemon=True)
+                self._thread = threading.Thread(target=self._flush_in_time, name="results", daemon=True)
                 self._thread.start()
 
-    def tell(self) -> int:
-        """Tell what has gathered, however long Redis is away. Returns how many tasks wait."""
+    def flush(self) -> int:
+        """Write what is buffered, however long Redis is away. Returns how many tasks wait in the queue."""
         with self._lock:
-            return self._tell()
+            return self._flush()
 
-    def _tell_in_time(self) -> None:
-        while self._is_late.wait():
-            time.sleep(FLUSH_INTERVAL)
-            self._is_late.clear()
-            self.tell()
+    def _flush_in_time(self) -> None:
+        while self._is_due.wait():
+            time.sleep(MAX_DELAY)
+            self._is_due.clear()
+            self.flush()
 
-    def _tell(self) -> int:
-        if not self._ends:
+    def _flush(self) -> int:
+        if not self._completions:
             return 0
         pause = _FIRST_PAUSE
         while True:
             try:
-                waiting = self._records.complete_many(self._ends, ttl=self._lifetime)
+                waiting = self._records.complete_many(self._completions, ttl=self._ttl)
             except RedisError as error:
-                log.warning("%d results could not be stored, trying again: %s", len(self._ends), error)
+                log.warning("%d results could not be stored, trying again: %s", len(self._completions), error)
                 self._sleep(pause)
                 pause = min(2 * pause, _MAX_PAUSE)
             else:
-                self._ends, self._bytes = [], 0
+                self._completions, self._bytes = [], 0
                 return waiting

@@ -1,4 +1,4 @@
-"""Running a parcel: several tasks that a pool process has in one go, and whose ends are told in one go."""
+"""Runs a batch in a pool process: several tasks that are handed over together, and whose results return together."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from app.serving.worker.model.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
-#: The dashboard shows results up to this many characters.
-SHOWN_RESULT = 1024
+#: The most characters of a result that the dashboard shows.
+MAX_RESULT_REPR = 1024
 
 
 class TaskResult(NamedTuple):
-    """One task that has ended: its id and status, the seconds it took, and its result for the dashboard."""
+    """A task that has ended: its id and status, the seconds it took, and its result for the dashboard."""
 
     task_id: str
     status: str
     runtime: float
-    shown: str
+    result_repr: str
 
 
 class PolledTask(NamedTuple):
-    """A task that a process took from the queue itself, and how it ended. Times are seconds since 1970."""
+    """A task that a process took from the queue itself, and its result. Times are seconds since 1970."""
 
-    ended: TaskResult
+    result: TaskResult
     args_repr: str
     since: float
     time_start: float
@@ -43,123 +43,124 @@ class PolledTask(NamedTuple):
     @property
     def id(self) -> str:
         """The task's."""
-        return self.ended.task_id
+        return self.result.task_id
 
 
 class BatchResult(NamedTuple):
-    """What a pool process says of a parcel: the tasks that ended, how many wait, whether it predicts batches.
+    """A batch as its pool process returns it: the results, how many tasks wait, and True for a `predict_batch`.
 
-    Where it stayed at the queue then: what it did `further`; the ids of tasks that it took and has `left`; and those
-    that were `cancelled` while they waited. And for how many seconds it was at work, over all `rounds`.
+    After polling, also: the tasks that it `polled`; the ids of those it took and did not run, `to_requeue`; and those
+    that were `cancelled` in the queue. `seconds` is the time that it was at work, over all `rounds`.
     """
 
-    ended: list[TaskResult]
+    results: list[TaskResult]
     waiting: int
     predicts_batches: bool
     seconds: float
-    further: Sequence[PolledTask] = ()
-    left: Sequence[str] = ()
+    polled: Sequence[PolledTask] = ()
+    to_requeue: Sequence[str] = ()
     cancelled: Sequence[QueuedTask] = ()
     rounds: int = 1
 
 
 class RunResult(NamedTuple):
-    """Tasks that were run one after the other or together: how they ended, and how many wait."""
+    """Tasks that ran in turn or together, their results, and how many wait."""
 
-    items: list[QueuedTask]
-    ended: list[TaskResult]
+    tasks: list[QueuedTask]
+    results: list[TaskResult]
     waiting: int
     seconds: float
     time_start: float
 
 
 class BatchRunner:
-    """Runs parcels in one pool process."""
+    """Runs batches in one pool process."""
 
-    def __init__(self, predictor: Predictor, telling: ResultWriter, claims: Claims, board: Scoreboard) -> None:
+    def __init__(self, predictor: Predictor, writer: ResultWriter, claims: Claims, scoreboard: Scoreboard) -> None:
         """The claims are those of the worker."""
         self._predictor = predictor
-        self._telling = telling
+        self._writer = writer
         self._claims = claims
-        self._board = board
+        self._scoreboard = scoreboard
 
-    def run(self, slot: int, items: list[QueuedTask], stay: PollGrant | None = None) -> BatchResult:
-        """Run the tasks, and store how each ended. What the board cuts off does not run.
+    def run(self, slot: int, tasks: list[QueuedTask], grant: PollGrant | None = None) -> BatchResult:
+        """Run the tasks and store their results, but for those that the scoreboard cuts off.
 
-        With leave to stay, take and run then what the queue has next, for a while.
+        With a grant, then poll the queue for a while, and run what it has.
         """
-        visit = PollSession(self._claims, self._board, slot, stay) if stay is not None else None
-        first = self._run(slot, items)
-        outcome = BatchResult(first.ended, first.waiting, self._predictor.predicts_batches, first.seconds)
-        return outcome if visit is None else self._stay(slot, visit, outcome)
+        session = PollSession(self._claims, self._scoreboard, slot, grant) if grant is not None else None
+        first = self._run(slot, tasks)
+        batch = BatchResult(first.results, first.waiting, self._predictor.predicts_batches, first.seconds)
+        return batch if session is None else self._poll(slot, session, batch)
 
-    def _stay(self, slot: int, visit: PollSession, outcome: BatchResult) -> BatchResult:
+    def _poll(self, slot: int, session: PollSession, batch: BatchResult) -> BatchResult:
         rounds: list[RunResult] = []
-        waiting = outcome.waiting
-        while items := visit.next(waiting=waiting):
-            rounds.append(self._run(slot, items))
+        waiting = batch.waiting
+        while tasks := session.next(waiting=waiting):
+            rounds.append(self._run(slot, tasks))
             waiting = rounds[-1].waiting
-        left_out = [item.task_id for each in rounds for item in each.items[len(each.ended) :]]
-        return outcome._replace(
+        cut_off = [task.task_id for each in rounds for task in each.tasks[len(each.results) :]]
+        return batch._replace(
             waiting=waiting,
-            seconds=outcome.seconds + sum(each.seconds for each in rounds),
-            further=[further for each in rounds for further in _further(each)],
-            left=[*left_out, *visit.left],
-            cancelled=visit.cancelled,
+            seconds=batch.seconds + sum(each.seconds for each in rounds),
+            polled=[polled for each in rounds for polled in _polled(each)],
+            to_requeue=[*cut_off, *session.to_requeue],
+            cancelled=session.cancelled,
             rounds=1 + len(rounds),
         )
 
-    def _run(self, slot: int, items: list[QueuedTask]) -> RunResult:
-        batch = self._predictor.predicts_batches
+    def _run(self, slot: int, tasks: list[QueuedTask]) -> RunResult:
+        together = self._predictor.predicts_batches
         time_start = time.time()
-        ended: list[TaskResult] = []
+        results: list[TaskResult] = []
         seconds = 0.0
-        for item, result, runtime in self._together(slot, items) if batch else self._in_turn(slot, items):
-            end = _end(item, result)
-            if isinstance(result, BaseException):
-                log.error("task %s[%s] failed", TASK_NAME, item.task_id, exc_info=result)
-            ended.append(TaskResult(item.task_id, end.status, runtime, end.result[:SHOWN_RESULT]))
-            seconds = runtime if batch else seconds + runtime
-            self._telling.add(end, more=not batch and len(ended) < len(items))
-        return RunResult(items, ended, self._telling.tell(), seconds, time_start)
+        for task, value, runtime in self._together(slot, tasks) if together else self._in_turn(slot, tasks):
+            completion = _completion(task, value)
+            if isinstance(value, BaseException):
+                log.error("task %s[%s] failed", TASK_NAME, task.task_id, exc_info=value)
+            shown = completion.result[:MAX_RESULT_REPR]
+            results.append(TaskResult(task.task_id, completion.status, runtime, shown))
+            seconds = runtime if together else seconds + runtime
+            self._writer.add(completion, more=not together and len(results) < len(tasks))
+        return RunResult(tasks, results, self._writer.flush(), seconds, time_start)
 
-    def _in_turn(self, slot: int, items: list[QueuedTask]) -> Iterator[tuple[QueuedTask, Any, float]]:
-        for place, item in enumerate(items):
-            if not self._board.enter(slot, place):
+    def _in_turn(self, slot: int, tasks: list[QueuedTask]) -> Iterator[tuple[QueuedTask, Any, float]]:
+        for index, task in enumerate(tasks):
+            if not self._scoreboard.start(slot, index):
                 return
             started = time.perf_counter()
-            result = self._predict(item)
-            yield item, result, time.perf_counter() - started
-        self._board.enter(slot, len(items))
+            value = self._predict(task)
+            yield task, value, time.perf_counter() - started
+        self._scoreboard.start(slot, len(tasks))
 
-    def _together(self, slot: int, items: list[QueuedTask]) -> Iterator[tuple[QueuedTask, Any, float]]:
-        self._board.enter(slot, ALL)
+    def _together(self, slot: int, tasks: list[QueuedTask]) -> Iterator[tuple[QueuedTask, Any, float]]:
+        self._scoreboard.start(slot, ALL)
         started = time.perf_counter()
-        results = self._predictor.predict_batch([decode_input(item) for item in items])
-        self._board.enter(slot, len(items))
+        values = self._predictor.predict_batch([decode_input(task) for task in tasks])
+        self._scoreboard.start(slot, len(tasks))
         runtime = time.perf_counter() - started
-        for item, result in zip(items, results, strict=True):
-            yield item, result, runtime
+        for task, value in zip(tasks, values, strict=True):
+            yield task, value, runtime
 
-    def _predict(self, item: QueuedTask) -> Any:
+    def _predict(self, task: QueuedTask) -> Any:
         try:
-            return self._predictor.predict(decode_input(item))
+            return self._predictor.predict(decode_input(task))
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             if ends_process(error):
                 raise
             return error
 
 
-def _further(each: RunResult) -> Iterator[PolledTask]:
-    for item, ended in zip(each.items, each.ended, strict=False):
-        yield PolledTask(ended, item.args_repr, item.since, each.time_start)
+def _polled(run: RunResult) -> Iterator[PolledTask]:
+    for task, result in zip(run.tasks, run.results, strict=False):
+        yield PolledTask(result, task.args_repr, task.since, run.time_start)
 
 
-def _end(item: QueuedTask, result: Any) -> Completion:
-    failed = isinstance(result, BaseException)
+def _completion(task: QueuedTask, value: Any) -> Completion:
+    failed = isinstance(value, BaseException)
     return Completion(
-        task_id=item.task_id,
-        tag=item.task_id,
+        task_id=task.task_id,
+        tag=task.task_id,
         status=FAILURE if failed else SUCCESS,
-        result=json.dumps(failure(result) if failed else result),
+        result=json.dumps(failure(value) if failed else value),
     )

@@ -1,51 +1,63 @@
-"""What is to be said to Redis of tasks that a worker has taken, and is kept while Redis is away."""
+"""Task settlements (completions and requeues) buffered while Redis is unreachable."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Iterable
 
 from redis import RedisError
 
 from app.serving.store.claims import Claims, DeadLettered
 from app.serving.store.tasks import Completion, TaskStore
-from app.serving.worker.batching.in_flight import TaskView
+from app.serving.worker.batching.events import TaskEvents
+from app.serving.worker.batching.in_flight import Batch, TaskView
 
 log = logging.getLogger(__name__)
 
 
 class PendingSettlements:
-    """Tasks that go back to the queue, with the request of each that Celery knew; and ends of tasks."""
+    """Tasks of one worker that have ended, or are to be requeued, until Redis has acknowledged that."""
 
-    def __init__(self, claims: Claims, records: TaskStore, *, lifetime: int) -> None:
+    def __init__(self, claims: Claims, records: TaskStore, events: TaskEvents, *, ttl: int) -> None:
+        """Results are kept for `ttl` seconds."""
         self._claims = claims
         self._records = records
-        self._lifetime = lifetime
-        self._to_give_back: dict[str, tuple[TaskView | None, bool]] = {}
-        self._to_end: list[Completion] = []
+        self._events = events
+        self._ttl = ttl
+        #: Tasks that are not requeued yet, by id: the view of each, and True when its process may have died of it.
+        self.to_requeue: dict[str, tuple[TaskView | None, bool]] = {}
+        self._completions: list[Completion] = []
 
-    @property
-    def going_back(self) -> list[str]:
-        """The ids of tasks that have not gone back yet."""
-        return list(self._to_give_back)
+    def requeue(self, task_id: str, view: TaskView | None = None, *, died: bool = False) -> None:
+        """Requeue a task at the next `flush`."""
+        self.to_requeue[task_id] = view, died
 
-    def give_back(self, task_id: str, request: TaskView | None = None, *, died: bool = False) -> None:
-        """A task goes back to the queue; a process may have died of it."""
-        self._to_give_back[task_id] = request, died
+    def requeue_from(self, batch: Batch, task_ids: Iterable[str], *, died: Collection[str] = ()) -> None:
+        """Requeue those of a batch's tasks that are still pending; the process may have `died` of some."""
+        for task_id in list(task_ids):
+            view = batch.close(task_id)
+            if view is not None:
+                self.requeue(task_id, view, died=task_id in died)
+        self.flush()
 
-    def end(self, end: Completion) -> None:
-        """A task has ended."""
-        self._to_end.append(end)
+    def complete(self, completion: Completion) -> None:
+        """Store the end of a task at the next `flush`."""
+        self._completions.append(completion)
 
-    def say(self) -> list[tuple[DeadLettered, TaskView | None]]:
-        """Say it all; what cannot be said now is kept. Returns the tasks that were given up instead of going back."""
+    def flush(self) -> None:
+        """Write all; what Redis does not take now is kept. A task that killed its process too often ends instead."""
+        for task, view in self._write():
+            self._events.dead_lettered(task, view)
+
+    def _write(self) -> list[tuple[DeadLettered, TaskView | None]]:
         try:
-            if self._to_end:
-                self._records.complete_many(self._to_end, ttl=self._lifetime)
-                self._to_end = []
-            if self._to_give_back:
-                given_up = self._claims.requeue({task: died for task, (_, died) in self._to_give_back.items()})
-                requests, self._to_give_back = self._to_give_back, {}
-                return [(one, requests[one.task_id][0]) for one in given_up]
+            if self._completions:
+                self._records.complete_many(self._completions, ttl=self._ttl)
+                self._completions = []
+            if self.to_requeue:
+                dead_lettered = self._claims.requeue({task_id: died for task_id, (_, died) in self.to_requeue.items()})
+                requeued, self.to_requeue = self.to_requeue, {}
+                return [(task, requeued[task.task_id][0]) for task in dead_lettered]
         except RedisError as error:
-            log.warning("what became of some tasks could not be stored, trying again: %s", error)
+            log.warning("tasks could not be settled, trying again: %s", error)
         return []

@@ -1,4 +1,4 @@
-"""OpenMP in a process that will be forked: its threads do not come along, and GNU's library waits for them for ever."""
+"""OpenMP in a process that will be forked: its threads are not, and GNU's library waits for them for ever."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LIBRARY = re.compile(r"/\S*/lib(?:gomp|omp|iomp5)[^/]*\.so\S*")
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """While this lasts, OpenMP works in the calling thread alone; afterwards with as many threads as before."""
+    """Limit OpenMP to the calling thread, and restore its number of threads afterwards."""
     before = os.environ.get(THREADS)
     numbers = {path: _threads(path) for path in _libraries()}
     for path in numbers:
@@ -31,12 +31,12 @@ def one_thread() -> Iterator[None]:
         else:
             os.environ[THREADS] = before
         for path in _libraries():
-            # One that was loaded meanwhile has never seen the real number.
+            # One that was loaded meanwhile was never set to the real number.
             _set_threads(path, numbers.get(path) or _number(before))
 
 
 def _libraries() -> set[str]:
-    """The OpenMP libraries of this process; none where the system does not tell."""
+    """The OpenMP libraries of this process; none where there is no /proc."""
     with suppress(OSError):
         return set(_LIBRARY.findall(Path("/proc/self/maps").read_text()))
     return set()

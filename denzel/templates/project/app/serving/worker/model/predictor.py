@@ -1,4 +1,4 @@
-"""The user's pipeline in a process that predicts: loaded once, then called for each task."""
+"""The user's pipeline in a process that predicts: loaded once, then called for each task or batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WrongResult(TypeError):
 
 
 class WrongCount(WrongResult):
-    """`predict_batch` returned more or fewer results than there were inputs; nobody knows whose they are."""
+    """`predict_batch` returned more or fewer results than there were inputs, or no list: whose they are is unknown."""
 
 
 class Predictor:
@@ -30,14 +30,14 @@ class Predictor:
         self._import_pipeline = import_pipeline
         self._pipeline: Any = None
         self._model: Any = None
-        #: Whether `load` has returned; in a forked process, whether it had before the fork.
+        #: True once `load` has returned, be it before this process was forked.
         self.loaded = False
 
     def load(self, report_failure: Callable[[str], None], *, sleep: Callable[[float], None] = time.sleep) -> None:
         """Import the pipeline and load its model, however long that takes.
 
-        What fails is reported with its cause and tried again, after 5 s at first and 60 s in the end: a file that is
-        not there yet may come. Tasks wait on the queue meanwhile.
+        A failure is reported with its cause and tried again, after 5 s at first and 60 s in the end: a missing file may
+        still come. Tasks wait in the queue meanwhile.
         """
         for pause in _pauses():
             started = time.monotonic()
@@ -55,28 +55,28 @@ class Predictor:
 
     @property
     def predicts_batches(self) -> bool:
-        """Whether the pipeline has `predict_batch`."""
+        """True when the pipeline has `predict_batch`."""
         return hasattr(self._pipeline, "predict_batch")
 
     def predict(self, json_data: Any) -> dict[str, Any]:
-        """Run process and predict over what verify_input returned; the result as JSON values.
+        """Run process and predict over what verify_input returned; returns predict's dict as JSON values.
 
         Raises what the pipeline raises, WrongResult, and json_values.NotJson.
         """
         if self.predicts_batches:
-            (outcome,) = self.predict_batch([json_data])
-            if isinstance(outcome, BaseException):
-                raise outcome
-            return outcome
+            (result,) = self.predict_batch([json_data])
+            if isinstance(result, BaseException):
+                raise result
+            return result
         data = self._pipeline.process(self._model, json_data)
         return _checked(self._pipeline.predict(self._model, data), "predict")
 
     def predict_batch(self, inputs: list[Any]) -> list[dict[str, Any] | BaseException]:
-        """Run process over each input and predict_batch over all; each result as JSON values, or what was raised.
+        """Run process over each input and predict_batch over all; returns each dict as JSON values, or what was raised.
 
-        When predict_batch raises, each is tried alone, so that one bad input fails alone.
+        When predict_batch raises, it is called for each input alone, so that one bad input fails alone.
         """
-        processed = [_outcome(self._pipeline.process, self._model, one) for one in inputs]
+        processed = [_attempt(self._pipeline.process, self._model, one) for one in inputs]
         good = [one for one in processed if not isinstance(one, _Raised)]
         predicted = iter(self._predict_all(good))
         return [_unwrapped(one if isinstance(one, _Raised) else next(predicted)) for one in processed]
@@ -84,12 +84,12 @@ class Predictor:
     def _predict_all(self, batch: list[Any]) -> list[Any]:
         if not batch:
             return []
-        results = _outcome(self._counted, batch)
+        results = _attempt(self._counted, batch)
         if isinstance(results, _Raised):
             if len(batch) == 1 or isinstance(results.error, WrongCount):
                 return [results] * len(batch)
             return [result for one in batch for result in self._predict_all([one])]
-        return [_outcome(_checked, one, "predict_batch") for one in results]
+        return [_attempt(_checked, one, "predict_batch") for one in results]
 
     def _counted(self, batch: list[Any]) -> list[Any]:
         results = self._pipeline.predict_batch(self._model, list(batch))
@@ -105,12 +105,12 @@ class Predictor:
 
 @dataclass(frozen=True)
 class _Raised:
-    """What the user's code raised: a value of theirs may be an exception too."""
+    """An exception of the user's code, marked as raised: a value that it returns may be an exception too."""
 
     error: BaseException
 
 
-def _outcome(function: Callable[..., Any], *arguments: Any) -> Any:
+def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
@@ -119,8 +119,8 @@ def _outcome(function: Callable[..., Any], *arguments: Any) -> Any:
         return _Raised(error)
 
 
-def _unwrapped(outcome: Any) -> Any:
-    return outcome.error if isinstance(outcome, _Raised) else outcome
+def _unwrapped(value: Any) -> Any:
+    return value.error if isinstance(value, _Raised) else value
 
 
 def _checked(result: Any, function: str) -> dict[str, Any]:
