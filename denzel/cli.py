@@ -18,7 +18,6 @@ from denzel.backends.base import Backend
 from denzel.errors import DenzelError, NotLaunched, ProjectNotFound, TooFewTasks
 from denzel.lifecycle import commands as lifecycle
 from denzel.lifecycle.status import read_status
-from denzel.loadtest.bench import metrics
 from denzel.loadtest.drill import results
 from denzel.project import dotenv as settings_file
 from denzel.project import log_file
@@ -393,13 +392,13 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
         tasks=tasks,
         parts=parts,
         receiver_port=port or 0,
-        look=here.look,
+        read_status=here.look,
         progress=console.Watching(aside=as_json),
     )
-    console.shown_json(results.as_data(figures)) if as_json else console.drilled(figures)
+    console.shown_json(figures.to_dict()) if as_json else console.drilled(figures)
     if figures.interrupted:
         raise KeyboardInterrupt
-    results.check(figures)
+    figures.raise_for_failure()
 
 
 @main.command()
@@ -441,8 +440,8 @@ def bench(
     """
     # Imported here, as for drill.
     from denzel.loadtest import request_file
-    from denzel.loadtest.bench import load as generator
     from denzel.loadtest.bench import run as bench
+    from denzel.loadtest.bench.load import LoadProfile
 
     if rate is not None and clients is not None:
         raise click.UsageError("Both --rate and --clients were passed. Pass --rate for requests at fixed times.")
@@ -453,13 +452,13 @@ def bench(
         here.backend,
         here.settings,
         requests=request_file.read_requests(path or here.project.example),
-        plan=generator.LoadProfile(seconds=seconds, rate=rate, clients=(clients or 16) if rate is None else None),
+        profile=LoadProfile(seconds=seconds, rate=rate, clients=(clients or 16) if rate is None else None),
         synchronous=synchronous,
         receiver_port=port or 0,
-        look=here.look,
+        read_status=here.look,
         progress=console.Watching(aside=as_json),
     )
-    console.shown_json(metrics.as_data(figures)) if as_json else console.benched(figures)
+    console.shown_json(figures.to_dict()) if as_json else console.benched(figures)
     if figures.interrupted:
         raise KeyboardInterrupt
 

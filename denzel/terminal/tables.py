@@ -166,7 +166,7 @@ def _histogram(figures: metrics.BenchReport) -> list[str]:
     )
 
 
-def _processors(busy: metrics.Processors) -> list[str]:
+def _processors(busy: metrics.CpuUsage) -> list[str]:
     shares = [*busy.services.items(), ("denzel bench", busy.generator), ("other programs", busy.others)]
     return _table(
         ("CPU", "CORES", f"OF {busy.cores}"),

@@ -12,16 +12,16 @@ import pytest
 
 from denzel.errors import PortTaken
 from denzel.loadtest.bench.requests import RequestTemplates
-from denzel.loadtest.http.client import Client, NoAnswer
-from denzel.loadtest.http.http1 import Malformed, Messages, header
+from denzel.loadtest.http.client import HttpClient, NoResponse
+from denzel.loadtest.http.http1 import MalformedMessage, MessageParser, header
 from denzel.loadtest.http.sink import CallbackSink
 
 LIMIT = 1000
 
 
 def messages(*pieces: bytes) -> list[tuple[bytes, bytes]]:
-    reader = Messages(body_limit=LIMIT)
-    return [message for piece in pieces for message in reader.feed(piece)]
+    parser = MessageParser(body_limit=LIMIT)
+    return [message for piece in pieces for message in parser.feed(piece)]
 
 
 STREAM = (
@@ -54,7 +54,7 @@ def test_messages_are_found_however_their_bytes_come(size: int) -> None:
     ],
 )
 def test_what_is_no_message_is_refused(data: bytes, status: int) -> None:
-    with pytest.raises(Malformed) as caught:
+    with pytest.raises(MalformedMessage) as caught:
         messages(data)
     assert caught.value.status == status
 
@@ -64,9 +64,9 @@ def test_what_is_no_message_is_refused(data: bytes, status: int) -> None:
 Answering = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-async def serve(answering: Answering, ask: Callable[[Client], Awaitable[None]]) -> None:
+async def serve(answering: Answering, ask: Callable[[HttpClient], Awaitable[None]]) -> None:
     server = await asyncio.start_server(answering, "127.0.0.1", 0)
-    async with server, Client("127.0.0.1", server.sockets[0].getsockname()[1]) as client:
+    async with server, HttpClient("127.0.0.1", server.sockets[0].getsockname()[1]) as client:
         await ask(client)
     others = asyncio.all_tasks() - {asyncio.current_task()}
     await asyncio.gather(*others, return_exceptions=True)
@@ -99,10 +99,10 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 def test_a_connection_is_used_again_and_as_many_as_needed_are_made() -> None:
     answering, connections = answerer(OK)
 
-    async def ask(client: Client) -> None:
+    async def ask(client: HttpClient) -> None:
         for _ in range(5):
-            assert (await client.ask(REQUEST)).body == b"ok"
-        await asyncio.gather(*(client.ask(REQUEST) for _ in range(3)))
+            assert (await client.send(REQUEST)).body == b"ok"
+        await asyncio.gather(*(client.send(REQUEST) for _ in range(3)))
 
     asyncio.run(serve(answering, ask))
     assert sum(connections) == 8
@@ -113,9 +113,9 @@ def test_a_connection_is_used_again_and_as_many_as_needed_are_made() -> None:
 def test_a_server_that_closes_its_connections_is_asked_over_new_ones(answer: bytes) -> None:
     answering, connections = answerer(answer, requests=1)
 
-    async def ask(client: Client) -> None:
+    async def ask(client: HttpClient) -> None:
         for _ in range(4):
-            assert (await client.ask(REQUEST)).status == 200
+            assert (await client.send(REQUEST)).status == 200
 
     asyncio.run(serve(answering, ask))
     assert connections == [1, 1, 1, 1]
@@ -125,9 +125,9 @@ def test_a_server_that_closes_its_connections_is_asked_over_new_ones(answer: byt
 def test_an_answer_that_is_none_or_breaks_off_is_no_answer(answer: bytes) -> None:
     answering, _ = answerer(answer, requests=1)
 
-    async def ask(client: Client) -> None:
-        with pytest.raises(NoAnswer):
-            await client.ask(REQUEST)
+    async def ask(client: HttpClient) -> None:
+        with pytest.raises(NoResponse):
+            await client.send(REQUEST)
 
     asyncio.run(serve(answering, ask))
 
@@ -135,8 +135,8 @@ def test_an_answer_that_is_none_or_breaks_off_is_no_answer(answer: bytes) -> Non
 # ------------------------------------------------------------------ requests
 
 
-def prepared(
-    *requests: dict[str, object], always: bool = True, prefer: str = "", key: str = "", once: str = ""
+def templates(
+    *requests: dict[str, object], always: bool = True, prefer: str = "", key: str = "", idempotency_key: str = ""
 ) -> RequestTemplates:
     return RequestTemplates(
         requests,
@@ -145,7 +145,7 @@ def prepared(
         prefer=prefer,
         address="http://here:9000/abc/000000000",
         always=always,
-        once=once,
+        idempotency_key=idempotency_key,
     )
 
 
@@ -155,31 +155,33 @@ def parts(request: bytes) -> tuple[bytes, dict[str, object]]:
 
 
 def test_each_request_has_its_number_in_its_callback() -> None:
-    made = prepared({"data": "000000000", "callback_uri": "http://elsewhere/"}, {"data": "ü"})
+    made = templates({"data": "000000000", "callback_uri": "http://elsewhere/"}, {"data": "ü"})
     assert parts(made.predict(0))[1] == {"data": "000000000", "callback_uri": "http://here:9000/abc/000000000"}
     assert parts(made.predict(1))[1] == {"data": "ü", "callback_uri": "http://here:9000/abc/000000001"}
     assert parts(made.predict(123456))[1]["callback_uri"] == "http://here:9000/abc/000123456"
 
 
 def test_a_request_without_a_callback_stays_without_where_nobody_waits_for_it() -> None:
-    made = prepared({"data": 1}, {"data": 2, "callback_uri": "http://elsewhere/"}, always=False)
+    made = templates({"data": 1}, {"data": 2, "callback_uri": "http://elsewhere/"}, always=False)
     assert parts(made.predict(2))[1] == {"data": 1}
     assert parts(made.predict(3))[1] == {"data": 2, "callback_uri": "http://here:9000/abc/000000003"}
     assert (made.has_callback(0), made.has_callback(1)) == (False, True)
 
 
 def test_preference_and_key_are_headers() -> None:
-    head, _ = parts(prepared({}, prefer="wait=60", key="secret").predict(0))
+    head, _ = parts(templates({}, prefer="wait=60", key="secret").predict(0))
     assert (header(head, b"prefer"), header(head, b"authorization")) == (b"wait=60", b"Bearer secret")
-    head, _ = parts(prepared({}).predict(0))
+    head, _ = parts(templates({}).predict(0))
     assert (header(head, b"prefer"), header(head, b"authorization")) == (b"", b"")
 
 
 def test_a_request_that_may_be_sent_again_has_a_key_and_the_same_body() -> None:
-    first, again = (prepared({"data": 1}, prefer=prefer, once="k1").predict(0) for prefer in ("wait=60", ""))
+    first, again = (
+        templates({"data": 1}, prefer=prefer, idempotency_key="k1").predict(0) for prefer in ("wait=60", "")
+    )
     assert parts(first)[1] == parts(again)[1]
     assert [header(parts(sent)[0], b"idempotency-key") for sent in (first, again)] == [b"k1", b"k1"]
-    assert header(parts(prepared({}).predict(0))[0], b"idempotency-key") == b""
+    assert header(parts(templates({}).predict(0))[0], b"idempotency-key") == b""
 
 
 # ------------------------------------------------------------------ the receiver of callbacks
@@ -201,10 +203,10 @@ def test_callbacks_are_taken_on_the_paths_of_this_run_alone() -> None:
     taken = Taken()
 
     async def run() -> list[int]:
-        async with CallbackSink("127.0.0.1", 0, taken) as sink, Client("127.0.0.1", sink.port) as client:
+        async with CallbackSink("127.0.0.1", 0, taken) as sink, HttpClient("127.0.0.1", sink.port) as client:
             path = "/" + sink.address("here", 3).split("/", 3)[3]
             requests = [post(path), post(path[:-1] + "x"), post("/3"), post(path, method="GET"), post(path[:-1])]
-            return [(await client.ask(request)).status for request in requests]
+            return [(await client.send(request)).status for request in requests]
 
     assert asyncio.run(run()) == [204, 404, 404, 405, 404]
     assert taken.callbacks == [(3, "task", b"{}")]
@@ -235,5 +237,5 @@ def test_a_port_that_is_taken_is_refused() -> None:
 
     with taken_port() as port, pytest.raises(PortTaken) as caught:
         asyncio.run(run(port))
-    assert str(caught.value) == f"The receiver cannot have port {port}: Address already in use."
+    assert str(caught.value) == f"The receiver cannot listen on port {port}: Address already in use."
     assert "--port" in caught.value.hint
