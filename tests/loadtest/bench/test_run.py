@@ -1,4 +1,4 @@
-"""The bench: what it sends, what it measures, what it leaves behind, and how it ends."""
+"""The bench: its requests, measurements, cleaning up and end."""
 
 from __future__ import annotations
 
@@ -8,50 +8,34 @@ import os
 import re
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from doubles.small_project import Faults, SmallBackend, SmallProject, launched, small_project
-from support.places import enter
+from doubles.small_project import Faults, HiddenProgress, SmallBackend, SmallProject, launched, small_project
 from support.waiting import until
 
 from denzel import cli
 from denzel.errors import RequestUnusable, ServiceFailed, ServiceNotRunning
 from denzel.lifecycle.status import read_status
 from denzel.loadtest.bench import run as bench_run
-from denzel.loadtest.bench.drain import Drain
 from denzel.loadtest.bench.load import LoadProfile
 from denzel.loadtest.bench.metrics import BenchReport, QueueSample
-from denzel.loadtest.bench.request_log import RequestLog
-from denzel.loadtest.bench.requests import RequestTemplates
 from denzel.loadtest.bench.run import BenchTimings, bench
 from denzel.loadtest.bench.sampler import Sampler
-from denzel.loadtest.http.client import HttpResponse
 from denzel.project import dotenv
 from denzel.services import QUEUE_KEY, RESPONSE_KEY, UNACKED_KEY, Service, State
 
-#: A bench in a hurry, which waits for what a slow machine may be late with.
+#: Short, but for what may be late on a slow machine.
 TIMINGS = BenchTimings(
     first_task_timeout=30, drain_timeout=30, idle_timeout=5, poll_interval=0.01, sample_interval=0.05
 )
 
-#: One that has to wait for what never comes.
+#: For what never comes.
 GIVING_UP = replace(TIMINGS, drain_timeout=0.5, idle_timeout=0.5)
-
-
-class Noted:
-    """What the bench has said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def doing(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def run(
@@ -77,26 +61,26 @@ def run(
             synchronous=synchronous,
             receiver_port=0,
             read_status=lambda: read_status(project, backend, name="iris"),
-            progress=Noted(),
+            progress=HiddenProgress(),
             timings=timings,
         )
 
 
 def cancelled_and_called_back(small: SmallProject) -> None:
-    """All that was accepted was cancelled, and its callback taken; the project notes that after its receiver."""
+    """Assert that every accepted task was cancelled, and its callback delivered."""
     assert small.cancelled == list(small.accepted)
     until(lambda: small.delivered == small.cancelled, what="the project to note the callbacks")
 
 
 def ended(small: SmallProject) -> bool:
-    """Whether no task of the project is under way."""
+    """True when all tasks of the project have ended."""
     return all(task["status"] != "PENDING" for task in small.accepted.values())
 
 
-# ------------------------------------------------------------------ what is measured
+# ------------------------------------------------------------------ measurements
 
 
-def test_clients_send_one_request_after_another_through_to_the_callback(tmp_path: Path) -> None:
+def test_clients_send_a_request_when_the_one_before_was_called_back(tmp_path: Path) -> None:
     with small_project() as small:
         report = run(tmp_path, small)
         assert (report.mode, report.clients, report.rate) == ("async", 2, None)
@@ -116,7 +100,7 @@ def test_clients_send_one_request_after_another_through_to_the_callback(tmp_path
     assert report.queue
 
 
-def test_what_the_worker_has_taken_is_looked_at_beside_the_queue(tmp_path: Path) -> None:
+def test_samples_count_queued_and_taken_tasks(tmp_path: Path) -> None:
     with small_project() as small, launched(tmp_path, small, BACKEND="local") as (_, backend):
         backend.redis("LPUSH", QUEUE_KEY, "a")
         backend.redis("HSET", UNACKED_KEY, "tag", "b", "another", "c")
@@ -139,14 +123,14 @@ def test_requests_at_fixed_times_do_not_wait_for_those_before(tmp_path: Path) ->
     assert report.unfinished >= 5
 
 
-def test_requests_are_sent_in_turn_and_nobody_else_is_called_back(tmp_path: Path) -> None:
+def test_requests_are_sent_in_turn_and_no_other_endpoint_is_called_back(tmp_path: Path) -> None:
     requests = [{"data": 1, "callback_uri": "http://elsewhere.example/"}, {"data": 2}]
     with small_project() as small:
         run(tmp_path, small, requests=requests, profile=LoadProfile(seconds=0.2, rate=50))
     assert [body["data"] for body in small.bodies].count(1) in (5, 6)
     assert len({body["callback_uri"] for body in small.bodies}) == len(small.bodies) == 11
     assert all(re.fullmatch(r"http://127\.0\.0\.1:\d+/\w+/\d{9}", body["callback_uri"]) for body in small.bodies)
-    assert small.preferences == {None}
+    assert small.prefer_headers == {None}
 
 
 def test_containers_are_given_the_name_by_which_they_reach_this_machine(tmp_path: Path) -> None:
@@ -155,16 +139,16 @@ def test_containers_are_given_the_name_by_which_they_reach_this_machine(tmp_path
     assert all(body["callback_uri"].startswith("http://host.docker.internal:") for body in small.bodies)
 
 
-def test_synchronous_answers_are_the_end(tmp_path: Path) -> None:
+def test_synchronous_requests_end_with_their_response(tmp_path: Path) -> None:
     with small_project() as small:
         report = run(tmp_path, small, synchronous=True)
-    assert small.preferences == {"wait=60"}
+    assert small.prefer_headers == {"wait=60"}
     assert (report.mode, report.accept) == ("sync", None)
     assert report.completed == report.sent > 2
     assert all("callback_uri" not in body for body in small.bodies)
 
 
-def test_a_synchronous_request_keeps_its_callback_and_that_is_waited_for(tmp_path: Path) -> None:
+def test_a_synchronous_request_keeps_its_callback_which_is_awaited(tmp_path: Path) -> None:
     with small_project() as small:
         report = run(tmp_path, small, requests=[{"callback_uri": "http://elsewhere.example/"}], synchronous=True)
         assert all(task["callback"]["state"] == "DELIVERED" for task in small.accepted.values())
@@ -172,8 +156,7 @@ def test_a_synchronous_request_keeps_its_callback_and_that_is_waited_for(tmp_pat
     assert report.lost_sight == 0
 
 
-def test_callbacks_of_answered_requests_are_not_under_way(tmp_path: Path) -> None:
-    """However long they take: the answer was the end."""
+def test_a_synchronous_request_whose_callback_is_late_is_finished(tmp_path: Path) -> None:
     requests = [{"callback_uri": "http://elsewhere.example/"}]
     with small_project(Faults(never_call_back=20)) as small:
         report = run(tmp_path, small, requests=requests, synchronous=True, timings=GIVING_UP)
@@ -181,7 +164,7 @@ def test_callbacks_of_answered_requests_are_not_under_way(tmp_path: Path) -> Non
     assert report.unfinished <= 2
 
 
-def test_an_answer_that_is_not_ready_in_time_is_an_error_and_its_task_is_not_left(tmp_path: Path) -> None:
+def test_a_result_that_is_not_ready_in_time_is_an_error_and_its_task_is_cancelled(tmp_path: Path) -> None:
     with small_project(Faults(never_end=3), sync_seconds=0.1) as small:
         report = run(tmp_path, small, synchronous=True, timings=GIVING_UP)
         assert ended(small)
@@ -189,10 +172,10 @@ def test_an_answer_that_is_not_ready_in_time_is_an_error_and_its_task_is_not_lef
     assert (report.cancelled, report.lost_sight) == (3, 0)
 
 
-def test_the_mode_is_the_running_projects(tmp_path: Path) -> None:
+def test_the_response_mode_is_that_of_the_running_project(tmp_path: Path) -> None:
     with small_project() as small:
         assert run(tmp_path, small, synchronous=False, mode="sync").mode == "async"
-    assert small.preferences == {"respond-async"}
+    assert small.prefer_headers == {"respond-async"}
 
 
 def test_failed_tasks_are_errors(tmp_path: Path) -> None:
@@ -209,8 +192,8 @@ def test_refusals_are_errors_by_their_status(tmp_path: Path) -> None:
     assert [(error.kind, error.count, error.first) for error in report.errors] == [("503", 10, "The queue is full.")]
 
 
-def test_answers_that_are_lost_are_errors(tmp_path: Path) -> None:
-    with small_project(Faults(drop_answers=3)) as small:
+def test_lost_responses_are_errors(tmp_path: Path) -> None:
+    with small_project(Faults(drop_responses=3)) as small:
         report = run(tmp_path, small, profile=LoadProfile(seconds=0.2, rate=50))
     assert [(error.kind, error.count) for error in report.errors] == [("no connection", 3)]
     assert (report.accepted, report.completed) == (7, 10)
@@ -221,16 +204,16 @@ def test_the_first_api_key_is_sent(tmp_path: Path) -> None:
         assert run(tmp_path, small).errors == []
 
 
-def test_a_callback_that_never_comes_is_told(tmp_path: Path) -> None:
+def test_callbacks_that_never_arrive_are_counted(tmp_path: Path) -> None:
     with small_project(Faults(never_call_back=2)) as small:
         report = run(tmp_path, small, profile=LoadProfile(seconds=0.2, rate=50), timings=GIVING_UP)
     assert (report.completed, report.cancelled, report.lost_sight) == (8, 0, 2)
 
 
-# ------------------------------------------------------------------ what cannot begin
+# ------------------------------------------------------------------ benches that cannot begin
 
 
-def test_a_request_that_the_api_does_not_take_ends_the_bench(tmp_path: Path) -> None:
+def test_a_request_that_the_api_refuses_ends_the_bench(tmp_path: Path) -> None:
     answer = (400, {"title": "Bad input format", "description": "no data to predict for!"})
     with small_project(Faults(answer=answer, answer_first=True)) as small, pytest.raises(RequestUnusable) as caught:
         run(tmp_path, small)
@@ -238,7 +221,7 @@ def test_a_request_that_the_api_does_not_take_ends_the_bench(tmp_path: Path) -> 
     assert "--file" in caught.value.hint
 
 
-def test_an_api_that_can_not_now_ends_the_bench(tmp_path: Path) -> None:
+def test_an_api_that_is_unavailable_ends_the_bench(tmp_path: Path) -> None:
     answer = (503, {"title": "Unavailable", "description": "The queue is full."})
     with small_project(Faults(answer=answer, answer_first=True)) as small, pytest.raises(ServiceFailed) as caught:
         run(tmp_path, small)
@@ -260,33 +243,33 @@ def test_a_first_request_that_fails_ends_the_bench(tmp_path: Path, synchronous: 
 
 def test_a_first_task_that_does_not_end_ends_the_bench_and_is_cancelled(tmp_path: Path) -> None:
     said = r"The first task did not end within 0 s\."
-    with small_project(away={Service.DENZEL}) as small, pytest.raises(ServiceFailed, match=said):
+    with small_project(down={Service.DENZEL}) as small, pytest.raises(ServiceFailed, match=said):
         run(tmp_path, small, timings=replace(GIVING_UP, first_task_timeout=0.2))
     assert len(small.cancelled) == 1
 
 
-def test_a_receiver_that_nothing_reaches_ends_the_bench(tmp_path: Path) -> None:
+def test_a_receiver_that_no_callback_reaches_ends_the_bench(tmp_path: Path) -> None:
     said = r"No callback came to http://.*/0+ within 0 s\."
     with small_project(Faults(unreachable=True)) as small, pytest.raises(ServiceFailed, match=said):
         run(tmp_path, small, timings=replace(GIVING_UP, first_task_timeout=0.2))
 
 
 def test_an_api_that_does_not_answer_ends_the_bench(tmp_path: Path) -> None:
-    with small_project(away={Service.API}) as small, pytest.raises(ServiceNotRunning) as caught:
+    with small_project(down={Service.API}) as small, pytest.raises(ServiceNotRunning) as caught:
         run(tmp_path, small)
     assert str(caught.value) == f"The api does not answer at 127.0.0.1:{small.port}."
 
 
-def test_a_first_answer_that_comes_too_late_ends_the_bench_and_its_task_is_cancelled(tmp_path: Path) -> None:
-    with small_project(away={Service.DENZEL}) as small, pytest.raises(ServiceFailed, match="did not end within 0 s"):
+def test_a_late_first_response_ends_the_bench_and_its_task_is_cancelled(tmp_path: Path) -> None:
+    with small_project(down={Service.DENZEL}) as small, pytest.raises(ServiceFailed, match="did not end within 0 s"):
         run(tmp_path, small, synchronous=True, timings=replace(TIMINGS, first_task_timeout=0.2))
     assert small.cancelled == list(small.accepted)
     assert len(small.cancelled) == 1
 
 
-def test_a_first_answer_that_is_lost_ends_the_bench_and_its_task_is_cancelled(tmp_path: Path) -> None:
+def test_a_lost_first_response_ends_the_bench_and_its_task_is_cancelled(tmp_path: Path) -> None:
     with (
-        small_project(Faults(drop_first=True), away={Service.DENZEL}) as small,
+        small_project(Faults(drop_first=True), down={Service.DENZEL}) as small,
         pytest.raises(ServiceNotRunning, match="does not answer"),
     ):
         run(tmp_path, small)
@@ -294,32 +277,21 @@ def test_a_first_answer_that_is_lost_ends_the_bench_and_its_task_is_cancelled(tm
     assert len(small.cancelled) == 1
 
 
-def test_an_api_that_keeps_silent_is_not_waited_for_without_an_end(tmp_path: Path) -> None:
+def test_an_api_that_hangs_is_given_up_after_a_timeout(tmp_path: Path) -> None:
     with (
-        small_project(Faults(verify_for=600)) as small,
+        small_project(Faults(verify_seconds=600)) as small,
         pytest.raises(ServiceFailed, match="did not end within 0 s"),
     ):
         run(tmp_path, small, timings=BenchTimings(first_task_timeout=0.2, drain_timeout=0.2, idle_timeout=0.2))
-    assert small.asked == 2
+    assert small.received == 2
 
 
 # ------------------------------------------------------------------ the command
 
 
-@pytest.fixture
-def small() -> Iterator[SmallProject]:
-    with small_project() as small:
-        yield small
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: SmallProject) -> Iterator[SmallBackend]:
-    """A launched project that is the current folder; its benches are in a hurry."""
+@pytest.fixture(autouse=True)
+def short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_run, "BENCH_TIMINGS", TIMINGS)
-    with launched(tmp_path, small, BACKEND="local") as (project, backend):
-        monkeypatch.setattr(cli, "open_backend", lambda *_: backend)
-        enter(project.root, monkeypatch)
-        yield backend
 
 
 def denzel(*arguments: str) -> Result:
@@ -348,7 +320,7 @@ def test_the_command_prints_its_tables(here: SmallBackend) -> None:
         assert any(re.fullmatch(pattern, line) for line in lines), (pattern, result.stdout)
 
 
-def test_the_figures_as_data(here: SmallBackend) -> None:
+def test_the_report_as_json(here: SmallBackend) -> None:
     result = denzel("--clients", "1", "--seconds", "0.2", "--sync", "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
@@ -375,13 +347,13 @@ def test_another_file_is_read(here: SmallBackend, small: SmallProject, tmp_path:
         (["--clients", "0"], "Invalid value for '--clients'"),
     ],
 )
-def test_what_can_not_be_meant_is_wrong_usage(here: SmallBackend, options: list[str], said: str) -> None:
+def test_options_without_a_meaning_are_wrong_usage(here: SmallBackend, options: list[str], said: str) -> None:
     result = denzel(*options)
     assert result.exit_code == 2
     assert said in result.stderr
 
 
-def test_a_bad_file_a_stopped_service_and_a_project_that_is_not_launched_are_told(here: SmallBackend) -> None:
+def test_a_bad_file_a_stopped_service_and_a_project_that_is_not_launched_are_errors(here: SmallBackend) -> None:
     assert "Error: missing.json cannot be read: No such file or directory." in denzel("--file", "missing.json").stderr
     here.machine.services[Service.API] = State.DOWN
     result = denzel()
@@ -409,7 +381,7 @@ def interrupted(when: Callable[[], bool], *options: str) -> Result:
 
 
 def interrupted_later(small: SmallProject, *options: str) -> Result:
-    """One in which three tasks never end, until Ctrl-C."""
+    """A bench in which three tasks never end, until Ctrl-C."""
     small.faults.never_end = 3
     return interrupted(lambda: len(small.accepted) > 20, *options)
 
@@ -423,12 +395,12 @@ def test_ctrl_c_shows_what_was_measured_and_leaves_no_task(here: SmallBackend, s
     assert ended(small)
 
 
-def test_ctrl_c_cancels_also_what_is_answered_only_afterwards(here: SmallBackend, small: SmallProject) -> None:
+def test_ctrl_c_also_cancels_tasks_whose_response_arrives_afterwards(here: SmallBackend, small: SmallProject) -> None:
     def are_on_their_way() -> bool:
         if len(small.accepted) > 5:
-            small.away.add(Service.DENZEL)
-            small.faults.verify_for = 0.5
-        return small.asked > len(small.accepted) + 3
+            small.down.add(Service.DENZEL)
+            small.faults.verify_seconds = 0.5
+        return small.received > len(small.accepted) + 3
 
     report = json.loads(interrupted(are_on_their_way, "--json").stdout)
     assert report["cancelled"] == len(small.cancelled) > 3
@@ -437,79 +409,20 @@ def test_ctrl_c_cancels_also_what_is_answered_only_afterwards(here: SmallBackend
     assert ended(small)
 
 
-@pytest.mark.parametrize(
-    ("body", "completed", "cancelled", "errors"),
-    [
-        ({"species": "setosa"}, 1, 0, 0),
-        ({"status": "FAILURE", "task_id": "an-id", "result": {"args": ["no"]}}, 0, 0, 1),
-        ({"status": "REVOKED", "task_id": "an-id", "result": None}, 0, 1, 0),
-    ],
-    ids=["done", "failed", "cancelled"],
-)
-def test_a_callback_says_whether_a_task_ended_before_it_was_cancelled(
-    body: dict[str, Any], completed: int, cancelled: int, errors: int
-) -> None:
-    log = RequestLog(synchronous=False, has_callback=lambda number: True)
-    number = log.begin(0.0)
-    head = b"HTTP/1.1 200 OK\r\nlocation: /status/an-id\r\n\r\n"
-    assert log.record_response(number, HttpResponse(status=200, head=head, body=b"{}", when=1.0))
-    log.cancelled.add(number)
-    log.record_callback(number, 2.0, "an-id", json.dumps(body).encode())
-    assert (len(log.completed), len(log.cancelled), sum(error.count for error in log.errors)) == (
-        completed,
-        cancelled,
-        errors,
-    )
-    assert log.outstanding == 0
-
-
-class SlowToCancel:
-    """A client of an api that takes long to cancel, and calls back a while after it has."""
-
-    def __init__(self, log: RequestLog, *, answer: int = 200) -> None:
-        self._log = log
-        self._answer = answer
-
-    async def send(self, request: bytes) -> HttpResponse:
-        await asyncio.sleep(0.2)
-        body = json.dumps({"status": "REVOKED", "task_id": "an-id", "result": None}).encode()
-        asyncio.get_running_loop().call_later(0.05, self._log.record_callback, 0, 2.0, "an-id", body)
-        return HttpResponse(status=self._answer, head=b"", body=b"{}", when=1.0)
-
-
-@pytest.mark.parametrize("answer", [200, 503], ids=["cancelled", "cancelled, and the answer is another"])
-def test_callbacks_are_waited_for_after_the_last_cancel_however_long_that_took(answer: int) -> None:
-    log = RequestLog(synchronous=False, has_callback=lambda number: True)
-    head = b"HTTP/1.1 200 OK\r\nlocation: /status/an-id\r\n\r\n"
-    log.record_response(log.begin(0.0), HttpResponse(status=200, head=head, body=b"{}", when=1.0))
-    drain = Drain(
-        SlowToCancel(log, answer=answer),  # type: ignore[arg-type]
-        RequestTemplates([{}], server=("127.0.0.1", 1), key="", address="http://127.0.0.1:1/", always=True, prefer=""),
-        doing=Noted().doing,
-        poll_interval=0.01,
-        idle_timeout=0.15,
-        clock=time.monotonic,
-    )
-    asyncio.run(drain.cancel_remaining(log))
-    assert (log.outstanding, log.cancelled, log.errors) == (0, {0}, [])
-
-
-def test_ctrl_c_is_told_in_the_table(here: SmallBackend, small: SmallProject) -> None:
+def test_ctrl_c_is_in_the_table(here: SmallBackend, small: SmallProject) -> None:
     assert re.search(r"^seconds +[\d.]+ \(interrupted\)$", interrupted_later(small).stdout, re.MULTILINE)
 
 
 def test_ctrl_c_while_the_first_task_runs_cancels_it(here: SmallBackend, small: SmallProject) -> None:
-    small.away.add(Service.DENZEL)
+    small.down.add(Service.DENZEL)
     interrupted(lambda: len(small.accepted) == 1)
     cancelled_and_called_back(small)
 
 
-def test_ctrl_c_before_the_first_answer_cancels_the_task_that_comes_of_it(
-    here: SmallBackend, small: SmallProject
-) -> None:
-    small.away.add(Service.DENZEL)
-    small.faults.verify_for = 0.5
-    said = interrupted(lambda: small.asked == 1).stdout
+def test_ctrl_c_before_the_first_response_cancels_its_task(here: SmallBackend, small: SmallProject) -> None:
+    small.down.add(Service.DENZEL)
+    small.faults.verify_seconds = 0.5
+    said = interrupted(lambda: small.received == 1).stdout
     assert "Asking which task the first request has become, to cancel it ..." in said
     assert "Cancelling 1 task that has not ended ..." in said
     cancelled_and_called_back(small)
@@ -517,10 +430,10 @@ def test_ctrl_c_before_the_first_answer_cancels_the_task_that_comes_of_it(
 
 
 @pytest.mark.parametrize("request_body", [{"data": 1}, {"data": 1, "callback_uri": "http://elsewhere.example/"}])
-def test_ctrl_c_while_the_first_result_is_waited_for_cancels_the_task(
+def test_ctrl_c_before_the_first_result_cancels_its_task(
     here: SmallBackend, small: SmallProject, tmp_path: Path, request_body: dict[str, Any]
 ) -> None:
-    small.away.add(Service.DENZEL)
+    small.down.add(Service.DENZEL)
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(request_body))
     interrupted(lambda: len(small.accepted) == 1, "--sync", "--file", str(path))
@@ -529,9 +442,7 @@ def test_ctrl_c_while_the_first_result_is_waited_for_cancels_the_task(
     until(lambda: small.delivered == expected, what="the project to note the callbacks")
 
 
-def test_ctrl_c_while_the_first_request_is_refused_leaves_nothing_to_wait_for(
-    here: SmallBackend, small: SmallProject
-) -> None:
-    small.faults = Faults(answer=(503, {"title": "Full"}), answer_first=True, verify_for=0.5)
-    interrupted(lambda: small.asked == 1)
+def test_ctrl_c_while_the_first_request_is_refused_leaves_no_task(here: SmallBackend, small: SmallProject) -> None:
+    small.faults = Faults(answer=(503, {"title": "Full"}), answer_first=True, verify_seconds=0.5)
+    interrupted(lambda: small.received == 1)
     assert small.accepted == {}
