@@ -8,12 +8,13 @@ from typing import Any
 
 from denzel.errors import RequestUnusable, ServiceFailed
 
-_HINT = "Put a request that it accepts into app/assets/example.json, or name another file with --file."
-
 
 def refused(status: int, response: Any) -> RequestUnusable:
     """The error for a request that the api refuses, and would refuse again."""
-    return RequestUnusable(f"The api answered the request with {status}: {description(status, response)}", hint=_HINT)
+    return RequestUnusable(
+        f"The api answered the request with {status}: {description(status, response)}",
+        hint="Put a request that it accepts into app/assets/example.json, or name another file with --file.",
+    )
 
 
 def failed(reason: str) -> RequestUnusable:

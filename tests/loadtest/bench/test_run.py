@@ -105,13 +105,13 @@ def test_samples_count_queued_and_taken_tasks(tmp_path: Path) -> None:
         backend.redis("LPUSH", QUEUE_KEY, "a")
         backend.redis("HSET", UNACKED_KEY, "tag", "b", "another", "c")
 
-        async def look() -> list[QueueSample]:
+        async def sample() -> list[QueueSample]:
             async with Sampler(backend, interval=0.01) as sampler:
                 while len(sampler.queue) < 2:
                     await asyncio.sleep(0.01)
             return sampler.queue
 
-        assert {(seen.tasks, seen.taken) for seen in asyncio.run(look())} == {(1, 2)}
+        assert {(counts.tasks, counts.taken) for counts in asyncio.run(sample())} == {(1, 2)}
 
 
 def test_requests_at_fixed_times_do_not_wait_for_those_before(tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def interrupted(when: Callable[[], bool], *options: str) -> Result:
     """A bench until Ctrl-C."""
 
     def interrupt() -> None:
-        until(when, what="the moment of Ctrl-C")
+        until(when, what="the time of Ctrl-C")
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)

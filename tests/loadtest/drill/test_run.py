@@ -400,9 +400,9 @@ def test_requests_are_sent_before_during_and_after_each_outage(
         small.recovers_at_once |= set(Service) if at_once else set()
         run(tmp_path, small, tasks=fewest, parts=parts).raise_for_failure()
     assert events.count("request") == fewest
-    told = [event for event in events if event != "request"]
-    outages = [event for event in told if event.startswith(("Killing", "The receiver"))]
-    assert told.count("recovered") == len(outages) == (3 if parts == ["receiver"] else len(parts))
+    steps = [event for event in events if event != "request"]
+    outages = [event for event in steps if event.startswith(("Killing", "The receiver"))]
+    assert steps.count("recovered") == len(outages) == (3 if parts == ["receiver"] else len(parts))
     # What stands at both sides of every event is a request: each outage has one before it, within it, and after it.
     for number, event in enumerate(events):
         if event in ("recovered", *outages):
