@@ -79,8 +79,8 @@ class BenchReport:
     """The results of a bench. `accept` is None in the mode `sync`, `end_to_end` where no request was completed.
 
     `unsent` requests were due, and found no free connection. `unfinished` ones had no result when the sending was over,
-    or a task that went on after a 202; `cancelled` ones had none when the drain timed out either. Of `lost_sight` ones,
-    the response or the callback never arrived.
+    or a task that went on after a 202; `cancelled` ones had none when the drain timed out either. The end of
+    `lost_sight` ones is unknown, as a response or a callback never arrived.
     """
 
     mode: str

@@ -81,7 +81,7 @@ def bench(
     Raises ServiceNotRunning, RequestUnusable, ServiceFailed and PortTaken.
     """
     target = find_target(settings, read_status())
-    # The mode of a running project may have been changed since .env was read.
+    # `denzel response` can set a running project to another mode than that of .env.
     mode = backend.redis("HMGET", RESPONSE_KEY, "mode")[0] or settings.response_mode
     bench_run = BenchRun(
         backend,

@@ -168,7 +168,7 @@ def summarize(
     faults = [receipt.fault for receipt in receipts if receipt.fault]
     called_back = [task for task in tasks if task.task_id in receipt_counts]
     missing = [task for task in tasks if not task.completed or task.task_id not in receipt_counts]
-    # A settled task is as it will be; the others were not given the time.
+    # A settled task cannot change any more; the others did not have the time to.
     not_through = [task.task_id for task in missing if interrupted and not (task.settled or task.gone)]
     parts = dict.fromkeys(outage.part for outage in outages)
     return DrillReport(
