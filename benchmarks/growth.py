@@ -1,4 +1,4 @@
-"""How cost grows with the tasks that wait, the size of a request and the processes that predict, as charts.
+"""Growth of cost with queued tasks, the size of requests and the number of processes, as charts.
 
 Usage: python benchmarks/growth.py [--backend docker] [--measure NAME ...] [--quick] [--write PAGE]
 """
@@ -24,17 +24,17 @@ import machine
 from chart import draw
 from denzel_project import Project
 from growth_report import HELD, SERVICES, charts, tables
-from measurements import carry_out, settled
+from measurements import run_load, settled
 from programs import CACHE, Failed
 from report import around, write_between
-from system import FLOWERS, REQUEST, REQUEST_WITH_CALLBACK, STARTS_WITHIN, Ask
+from system import FLOWERS, REQUEST, REQUEST_WITH_CALLBACK, START_TIMEOUT, Request
 
 from denzel.errors import DenzelError
 
 RESULTS = Path(__file__).parent / "results"
 
-#: Bytes of all requests of one size that are sent, at most.
-BYTES_AT_MOST = 512 * 2**20
+#: Bytes of all requests of one size.
+MAX_BYTES = 512 * 2**20
 SIZES = {"1 KB": 2**10, "100 KB": 100 * 2**10, "5 MB": 5 * 2**20}
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     options = parse()
     if options.write:
         around(options.write, "growth")  # Better now than after an hour.
-    # Told to end, it shuts down what it has started, as after Ctrl-C.
+    # SIGTERM shuts down what was started, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     results = json.loads(options.show.read_text()) if options.show else measure(options)
     page = tables(results)
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All that was asked for, in one project after another."""
+    """Take the chosen measurements, in one project after another."""
     os.environ.setdefault("UV_CACHE_DIR", str(CACHE / "uv"))
     RESULTS.mkdir(exist_ok=True)
     results: dict[str, Any] = {"machine": machine.facts(), "backend": options.backend}
@@ -79,9 +79,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def waiting(project: Project, *, quick: bool) -> dict[str, Any]:
-    """Accepted per second and memory, while so many tasks wait; the worker is held up."""
+    """Measure accepted requests per second, and memory, while so many tasks wait for a blocked worker."""
     found: dict[str, Any] = {}
-    accepting = replace(project.callbacks, body=REQUEST, callback=None)
+    accepting = replace(project.async_request, body=REQUEST, callback=None)
     there = 0
     with running(project, "held", {"QUEUE_LIMIT": "1000000", "WORKER_CONCURRENCY": "2"}, hold=True):
         for count in (1, 100, 2000) if quick else (1, 1000, 100_000):
@@ -95,49 +95,49 @@ def waiting(project: Project, *, quick: bool) -> dict[str, Any]:
 
 
 def bodies(project: Project, *, quick: bool) -> dict[str, Any]:
-    """Accepted and completed per second, and memory, for requests of so many bytes."""
+    """Measure accepted and completed requests per second, and memory, by the size of a request."""
     found: dict[str, Any] = {}
     with running(project, "single", {"QUEUE_LIMIT": "1000000"}):
         for name, size in SIZES.items():
             one = load(
                 project,
-                replace(project.callbacks, body=padded(REQUEST_WITH_CALLBACK, size)),
-                work="callbacks",
+                replace(project.async_request, body=padded(REQUEST_WITH_CALLBACK, size)),
+                kind="callbacks",
                 clients=16,
                 seconds=1 if quick else 4,
                 warm_up=0.5,
-                limit=min(8000, BYTES_AT_MOST // size),
+                limit=min(8000, MAX_BYTES // size),
             )
             found[name] = {"accepted": one["accepted_per_second"], "completed": one["completed_per_second"]}
             say(f"{name}: {found[name]} {one['errors'] or ''}")
     with running(project, "held", {"QUEUE_LIMIT": "1000000"}, hold=True):
         for name, size in SIZES.items():
-            send(project, replace(project.callbacks, body=padded(REQUEST, size), callback=None), HELD, clients=1)
+            send(project, replace(project.async_request, body=padded(REQUEST, size), callback=None), HELD, clients=1)
             found[name] |= services(project)
             say(f"{name}: {found[name]}")
     return found
 
 
 def workers(project: Project, *, quick: bool) -> dict[str, Any]:
-    """Answers per second of three models, and memory with one of 512 MB, by the number of processes that predict."""
+    """Measure answers per second of three models, and memory with one of 512 MB, by the number of processes."""
     found: dict[str, Any] = {}
     for count in (1, 2) if quick else (1, 2, 4, 8):
         one = found[str(count)] = {}
         for pipeline in ("single", "batch", "waiting"):
             with running(project, pipeline, {"WORKER_CONCURRENCY": str(count)}):
                 seconds = 1 if quick else 4
-                done = load(project, project.answers, work="answers", clients=32, seconds=seconds, warm_up=1)
+                done = load(project, project.sync_request, kind="answers", clients=32, seconds=seconds, warm_up=1)
                 one[pipeline] = done["per_second"]
         for name, sharing in {"memory": "process", "memory_shared": "fork"}.items():
-            if sharing == "fork" and not project.knows("MODEL_SHARING"):
+            if sharing == "fork" and not project.has_setting("MODEL_SHARING"):
                 continue
             changes = {"WORKER_CONCURRENCY": str(count)}
-            if project.knows("MODEL_SHARING"):
+            if project.has_setting("MODEL_SHARING"):
                 changes["MODEL_SHARING"] = sharing
             with running(project, "large", changes):
-                load(project, project.answers, work="answers", clients=16, seconds=1, warm_up=0.5)
+                load(project, project.sync_request, kind="answers", clients=16, seconds=1, warm_up=0.5)
                 one[name] = sum(services(project).values())
-        if project.knows("MODEL_SHARING"):
+        if project.has_setting("MODEL_SHARING"):
             project.use("single", {"MODEL_SHARING": "process"})
         say(f"{count} processes: {one}")
     return found
@@ -148,17 +148,17 @@ MEASURES = {"waiting": waiting, "bodies": bodies, "workers": workers}
 
 @contextmanager
 def running(project: Project, pipeline: str, changes: Mapping[str, str], *, hold: bool = False) -> Iterator[None]:
-    """The project while it runs with this pipeline; `hold` keeps its predictions from ending."""
+    """Run the project with this pipeline meanwhile; `hold` blocks its predictions."""
     obstacle = project.root / "app" / "assets" / "hold"
     if hold:
         obstacle.touch()
     project.use(pipeline, dict(changes))
     try:
         project.denzel("start")
-        deadline = time.monotonic() + STARTS_WITHIN
+        deadline = time.monotonic() + START_TIMEOUT
         while not ready(project.api_port):
             if time.monotonic() > deadline:
-                raise Failed(f"not ready within {STARTS_WITHIN} seconds")
+                raise Failed(f"not ready within {START_TIMEOUT} seconds")
             time.sleep(0.05)
         yield
     finally:
@@ -167,7 +167,7 @@ def running(project: Project, pipeline: str, changes: Mapping[str, str], *, hold
 
 
 def ready(port: int) -> bool:
-    """Whether the model is loaded."""
+    """True when the model is loaded."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", "/health/ready")
@@ -178,20 +178,20 @@ def ready(port: int) -> bool:
         connection.close()
 
 
-def load(project: Project, ask: Ask, **fields: Any) -> dict[str, Any]:
-    return carry_out(ask, project.api_port, **fields)
+def load(project: Project, request: Request, **fields: Any) -> dict[str, Any]:
+    return run_load(request, project.api_port, **fields)
 
 
-def burst(project: Project, ask: Ask, count: int) -> float:
-    """Accepted per second, of so many requests from 16 clients."""
-    rate: float = load(project, ask, work="answers", clients=16, seconds=60, warm_up=0, limit=count)["per_second"]
+def burst(project: Project, request: Request, count: int) -> float:
+    """Accepted requests per second, for so many from 16 clients."""
+    rate: float = load(project, request, kind="answers", clients=16, seconds=60, warm_up=0, limit=count)["per_second"]
     return rate
 
 
-def send(project: Project, ask: Ask, count: int, *, clients: int) -> int:
-    """Send so many requests, and do not wait for what becomes of them."""
+def send(project: Project, request: Request, count: int, *, clients: int) -> int:
+    """Send so many requests without waiting for their tasks; returns their number."""
     if count > 0:
-        done = load(project, ask, work="answers", clients=clients, seconds=600, warm_up=0, limit=count)
+        done = load(project, request, kind="answers", clients=clients, seconds=600, warm_up=0, limit=count)
         if done["errors"]:
             raise Failed(f"requests were not accepted: {done['errors']}")
     return max(count, 0)
@@ -204,7 +204,7 @@ def services(project: Project) -> dict[str, float]:
 
 
 def padded(request: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """A request of so many bytes: what is too much for the flowers is a text beside them."""
+    """A request of so many bytes, with a text beside the flowers."""
     return {**request, "padding": "x" * max(0, size - len(json.dumps(FLOWERS)) - 80)}
 
 

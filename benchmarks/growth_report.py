@@ -1,4 +1,4 @@
-"""What growth.py measured, as charts and as tables."""
+"""Charts and tables of growth.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from report import machine_line
 
 SERVICES = ("redis", "api", "denzel", "monitor")
 
-#: Tasks of each size that wait while the memory is measured.
+#: Queued tasks of each size while the memory is measured.
 HELD = 50
 
 
@@ -56,7 +56,7 @@ def charts(results: Mapping[str, Any]) -> dict[str, list[Panel]]:
 
 
 def panel(points: Mapping[str, Any], title: str, x_label: str, y_label: str, names: Mapping[str, str] | Any) -> Panel:
-    """One chart of the numbers with these names; a series that was not measured is left out."""
+    """A chart of the numbers with these names; series that were not measured are left out."""
     titles = names if isinstance(names, Mapping) else {name: name for name in names}
     series = {shown: [point.get(name) for point in points.values()] for name, shown in titles.items()}
     return Panel(

@@ -1,4 +1,4 @@
-"""What a launched project costs at rest: CPU and memory of each service, health checks included.
+"""Cost of a launched project at rest: CPU and memory of each service, with health checks.
 
 Usage: python benchmarks/idle.py PROJECT_NAME [SECONDS], by default 60 seconds; the services run on Docker.
 """

@@ -1,4 +1,4 @@
-"""The machine that figures depend on, and the memory that processes take."""
+"""Facts on the machine, and the memory of processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def facts() -> dict[str, str]:
-    """What a reader must know of the machine; no name, no path."""
+    """The machine as a reader needs it: no name, no path."""
     return {
         "date": time.strftime("%Y-%m-%d"),
         "cores": str(len(os.sched_getaffinity(0))),
@@ -22,7 +22,7 @@ def facts() -> dict[str, str]:
 
 
 def memory(processes: Iterable[int]) -> float:
-    """Megabytes that processes take together: memory that they share is counted once (PSS)."""
+    """Megabytes of several processes; memory that they share is counted once (PSS)."""
     return sum(map(_pss, processes)) / 1024
 
 

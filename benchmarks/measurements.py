@@ -1,4 +1,4 @@
-"""What is measured of a running system, each as numbers by name."""
+"""Measurements of a running system, each as numbers by name."""
 
 from __future__ import annotations
 
@@ -12,54 +12,54 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from order import Order
 from programs import Failed
-from system import Ask, System
+from system import Request, System
+from workload import Workload
 
-#: Clients at once, of synchronous answers and of callbacks.
+#: Concurrent clients, for synchronous answers and for callbacks.
 CLIENTS = (1, 16, 64)
 ACCEPTING = 16
 
-#: Tasks that one measurement may leave waiting: a system that accepts faster than it completes fills its queue.
+#: Requests of one measurement: a system that accepts faster than it completes fills its queue.
 BACKLOG = 8000
 
-#: Seconds after which a system that does not answer is given up.
-HANGS_AFTER = 60
+#: Seconds without an answer after which a system is given up.
+HANG_TIMEOUT = 60
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How long each measurement takes, in seconds."""
+    """The duration of each measurement, in seconds."""
 
     seconds: float = 4
     warm_up: float = 1
     paced: float = 10
 
 
-def carry_out(ask: Ask, port: int, **fields: Any) -> dict[str, Any]:
-    """What one order measured, by a process of its own; raises Failed."""
-    order = Order(
+def run_load(request: Request, port: int, **fields: Any) -> dict[str, Any]:
+    """The measurements of one workload, in a process of its own; raises Failed."""
+    workload = Workload(
         port=port,
-        path=ask.path,
-        body=json.dumps(ask.body),
-        headers=dict(ask.headers),
-        answer=ask.answer,
-        callback=ask.callback,
-        statuses=ask.statuses,
-        callback_host=ask.callback_host,
+        path=request.path,
+        body=json.dumps(request.body),
+        headers=dict(request.headers),
+        answer=request.answer,
+        callback=request.callback,
+        statuses=request.statuses,
+        callback_host=request.callback_host,
         **fields,
     )
     try:
         done = subprocess.run(
             [sys.executable, str(Path(__file__).parent / "load.py")],
-            input=json.dumps(dataclasses.asdict(order)),
+            input=json.dumps(dataclasses.asdict(workload)),
             capture_output=True,
             text=True,
-            timeout=order.seconds + order.warm_up + 2 * order.patience + HANGS_AFTER,
+            timeout=workload.seconds + workload.warm_up + 2 * workload.drain_timeout + HANG_TIMEOUT,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise Failed(f"no answer for {HANGS_AFTER} seconds") from None
+        raise Failed(f"no answer for {HANG_TIMEOUT} seconds") from None
     if done.returncode != 0:
         raise Failed(f"the load ended: {' '.join(done.stderr.splitlines()[-1:])}")
     measured: dict[str, Any] = json.loads(done.stdout)
@@ -67,13 +67,13 @@ def carry_out(ask: Ask, port: int, **fields: Any) -> dict[str, Any]:
 
 
 def answers(system: System, effort: Effort) -> dict[str, Any]:
-    """Synchronous answers a second, at one client and at many."""
+    """Synchronous answers a second, for one client and for many."""
     found: dict[str, Any] = {}
     for clients in CLIENTS:
-        one = carry_out(
+        one = run_load(
             system.sync,
             system.port,
-            work="answers",
+            kind="answers",
             clients=clients,
             seconds=effort.seconds,
             warm_up=effort.warm_up,
@@ -86,13 +86,13 @@ def answers(system: System, effort: Effort) -> dict[str, Any]:
 
 
 def callbacks(system: System, effort: Effort) -> dict[str, Any]:
-    """Requests accepted a second, and called back."""
+    """Accepted and completed requests a second."""
     if system.accept is None:
         return {}
-    one = carry_out(
+    one = run_load(
         system.accept,
         system.port,
-        work="callbacks",
+        kind="callbacks",
         clients=ACCEPTING,
         seconds=effort.seconds,
         warm_up=effort.warm_up,
@@ -107,19 +107,19 @@ def callbacks(system: System, effort: Effort) -> dict[str, Any]:
 
 
 def paced(system: System, effort: Effort) -> dict[str, Any]:
-    """Milliseconds from a request to its callback, at 50 a second; then with a slow receiver for one in ten."""
+    """Milliseconds from a request to its callback, at 50 a second; again with a slow receiver for one in ten."""
     found: dict[str, Any] = {}
     if system.accept is None:
         return found
     for name, slow_one_in in (("end", 0), ("slow", 10)):
-        one = carry_out(
+        one = run_load(
             system.accept,
             system.port,
-            work="paced",
+            kind="paced",
             seconds=effort.paced,
             warm_up=effort.warm_up,
             slow_one_in=slow_one_in,
-            patience=30,
+            drain_timeout=30,
         )
         found[f"{name}_p50"] = one["p50"]
         found[f"{name}_p99"] = one["p99"]
@@ -129,13 +129,13 @@ def paced(system: System, effort: Effort) -> dict[str, Any]:
 
 
 def memory(system: System, effort: Effort) -> dict[str, Any]:
-    """Megabytes of all processes, with a model of 512 MB in two that predict; and with one model for both."""
+    """Megabytes of all processes, with a model of 512 MB in two processes that predict; and shared by both."""
     found: dict[str, Any] = {}
     for name, shared in (("memory", False), ("memory_shared", True)):
         if shared and not system.shares:
             continue
         with system.running(large=True, shared=shared):
-            carry_out(system.sync, system.port, work="answers", clients=16, seconds=1, warm_up=0.5)
+            run_load(system.sync, system.port, kind="answers", clients=16, seconds=1, warm_up=0.5)
             services = settled(system.memory)
         found[name] = sum(services.values())
         found[f"{name}_without_monitor"] = sum(size for service, size in services.items() if service != "monitor")
@@ -144,7 +144,7 @@ def memory(system: System, effort: Effort) -> dict[str, Any]:
 
 
 def settled(read: Callable[[], dict[str, float]], *, within: float = 20) -> dict[str, float]:
-    """The memory once it has changed by less than a hundredth for two seconds."""
+    """The memory once it has changed by less than 1 % within two seconds."""
     deadline = time.monotonic() + within
     before = read()
     while True:
@@ -159,5 +159,5 @@ def _errors(name: str, one: dict[str, Any]) -> dict[str, Any]:
     return {f"{name}_errors": sum(one["errors"].values()), f"{name}_error_kinds": ", ".join(one["errors"])}
 
 
-#: The measurements of a system that runs; memory starts it anew, and the start is measured at each.
-OF_A_RUNNING_SYSTEM = {"answers": answers, "callbacks": callbacks, "paced": paced}
+#: Measurements of a running system; memory is measured in a start of its own, and the start at each.
+RUNNING_MEASURES = {"answers": answers, "callbacks": callbacks, "paced": paced}

@@ -1,4 +1,4 @@
-"""What the processes of a project hold in memory on the local backend: their proportional share (PSS), added up.
+"""Memory of a project's processes on the local backend: the sum of their proportional set sizes (PSS).
 
 Usage: python benchmarks/memory.py PROJECT_FOLDER; Linux only. A page that several processes share counts once.
 """
@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 
-def started_for(process: Path) -> str:
-    """The project folder that a process was started for, as the local backend marks it; empty for any other."""
+def project_folder(process: Path) -> str:
+    """The project folder of a process, from its environment; empty for other processes."""
     try:
         variables = (process / "environ").read_bytes().split(b"\0")
     except OSError:
@@ -22,7 +22,7 @@ def started_for(process: Path) -> str:
 
 
 def proportional(process: Path) -> tuple[float, float]:
-    """MB that a process holds as its share, and of these the MB that are its own alone."""
+    """The PSS of a process in MB, and the part of it that no other process shares."""
     text = (process / "smaps_rollup").read_text()
     pss, private = (
         sum(int(number) for number in re.findall(rf"^{name}: +(\d+)", text, re.M)) for name in ("Pss", r"Private_\w+")
@@ -33,7 +33,7 @@ def proportional(process: Path) -> tuple[float, float]:
 def main(folder: Path) -> None:
     total = 0.0
     for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
-        if started_for(process) != os.path.realpath(folder):
+        if project_folder(process) != os.path.realpath(folder):
             continue
         try:
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")

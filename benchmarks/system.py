@@ -1,4 +1,4 @@
-"""What a benchmark asks of a system that it measures."""
+"""Interface of a system under measurement."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from order import CALLBACK, right
 from programs import Failed
+from workload import CALLBACK, is_expected
 
 IRIS = Path(__file__).parents[1] / "examples" / "iris"
 
-#: The tutorial's request, with no callback and with one; and its answer.
+#: The tutorial's request, without and with a callback, and its answer.
 FLOWERS = json.loads((IRIS / "request.json").read_text())["data"]
 REQUEST = {"callback_uri": None, "data": FLOWERS}
 REQUEST_WITH_CALLBACK = {"callback_uri": CALLBACK, "data": FLOWERS}
 ANSWER = {"a123": "Iris-setosa", "b456": "Iris-virginica"}
 
-#: Seconds that a system may take until it answers.
-STARTS_WITHIN = 60
+#: Seconds that a system may take until its first answer.
+START_TIMEOUT = 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
-    """One kind of request: where to, what, and what comes back."""
+class Request:
+    """One kind of request, with its expected answer and callback."""
 
     path: str
     body: Any
@@ -41,16 +41,16 @@ class Ask:
 
 
 class System(ABC):
-    """Something that serves the tutorial's model on this machine."""
+    """A server of the tutorial's model on this machine."""
 
     name: str
     title: str
     versions: str
     port: int
-    #: For an answer at once; and for a callback, where there are any.
-    sync: Ask
-    accept: Ask | None
-    #: Whether it can hold one model for all processes.
+    #: For a synchronous answer; and for a callback, where the system has them.
+    sync: Request
+    accept: Request | None
+    #: True when its processes can share one model.
     shares = False
 
     @abstractmethod
@@ -58,20 +58,20 @@ class System(ABC):
         """Install it; raises Failed."""
 
     @abstractmethod
-    def begin(self, *, large: bool = False, shared: bool = False) -> None:
-        """Start it, and do not wait; `large` is a model of 512 MB in two processes."""
+    def start(self, *, large: bool = False, shared: bool = False) -> None:
+        """Start it without waiting; `large` is a model of 512 MB in two processes, `shared` one for both."""
 
     @abstractmethod
-    def complain(self) -> None:
+    def check_started(self) -> None:
         """Raise Failed when the start has failed."""
 
     @abstractmethod
-    def end(self) -> None:
+    def stop(self) -> None:
         """Stop it."""
 
     @abstractmethod
     def remove(self) -> None:
-        """Leave nothing behind."""
+        """Remove all that it has installed or written."""
 
     @abstractmethod
     def memory(self) -> dict[str, float]:
@@ -79,18 +79,18 @@ class System(ABC):
 
     @contextmanager
     def running(self, *, large: bool = False, shared: bool = False) -> Iterator[float]:
-        """The system while it runs; gives the seconds from its start to its first right answer."""
+        """Run the system meanwhile; yields the seconds from its start to its first correct answer."""
         began = time.perf_counter()
         try:
-            self.begin(large=large, shared=shared)
+            self.start(large=large, shared=shared)
             while not self._answers():
-                self.complain()
-                if time.perf_counter() > began + STARTS_WITHIN:
-                    raise Failed(f"no right answer within {STARTS_WITHIN} seconds")
+                self.check_started()
+                if time.perf_counter() > began + START_TIMEOUT:
+                    raise Failed(f"no correct answer within {START_TIMEOUT} seconds")
                 time.sleep(0.01)
             yield time.perf_counter() - began
         finally:
-            self.end()
+            self.stop()
 
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
@@ -98,7 +98,7 @@ class System(ABC):
             headers = {"Content-Type": "application/json", **self.sync.headers}
             connection.request("POST", self.sync.path, json.dumps(self.sync.body), headers)
             answer = connection.getresponse()
-            return answer.status == 200 and right(self.sync.answer, answer.read())
+            return answer.status == 200 and is_expected(self.sync.answer, answer.read())
         except (OSError, http.client.HTTPException, ValueError):
             return False
         finally:

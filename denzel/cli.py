@@ -18,7 +18,6 @@ from denzel.backends.base import Backend
 from denzel.errors import DenzelError, NotLaunched, ProjectNotFound, TooFewTasks
 from denzel.lifecycle import commands as lifecycle
 from denzel.lifecycle.status import read_status
-from denzel.loadtest.bench import metrics
 from denzel.loadtest.drill import results
 from denzel.project import dotenv as settings_file
 from denzel.project import log_file
@@ -398,13 +397,13 @@ def drill(tasks: int, parts: tuple[str, ...], path: Path | None, port: int | Non
         tasks=tasks,
         parts=parts,
         receiver_port=port or 0,
-        look=here.read_status,
+        read_status=here.read_status,
         progress=console.ProgressPrinter(to_stderr=as_json),
     )
-    console.shown_json(results.as_data(report)) if as_json else console.drilled(report)
+    console.shown_json(report.to_dict()) if as_json else console.drilled(report)
     if report.interrupted:
         raise KeyboardInterrupt
-    results.check(report)
+    report.raise_for_failure()
 
 
 @main.command()
@@ -440,8 +439,8 @@ def bench(
     """
     # Imported here, as for drill.
     from denzel.loadtest import request_file
-    from denzel.loadtest.bench import load as generator
     from denzel.loadtest.bench import run as bench
+    from denzel.loadtest.bench.load import LoadProfile
 
     if rate is not None and clients is not None:
         raise click.UsageError("Both --rate and --clients were passed. Pass --rate for requests at fixed times.")
@@ -452,13 +451,13 @@ def bench(
         here.backend,
         here.settings,
         requests=request_file.read_requests(path or here.project.example),
-        plan=generator.LoadProfile(seconds=seconds, rate=rate, clients=(clients or 16) if rate is None else None),
+        profile=LoadProfile(seconds=seconds, rate=rate, clients=(clients or 16) if rate is None else None),
         synchronous=synchronous,
         receiver_port=port or 0,
-        look=here.read_status,
+        read_status=here.read_status,
         progress=console.ProgressPrinter(to_stderr=as_json),
     )
-    console.shown_json(metrics.as_data(report)) if as_json else console.benched(report)
+    console.shown_json(report.to_dict()) if as_json else console.benched(report)
     if report.interrupted:
         raise KeyboardInterrupt
 

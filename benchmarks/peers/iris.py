@@ -1,4 +1,4 @@
-"""What every peer serves: the tutorial's pipeline, called directly."""
+"""The tutorial's pipeline, called directly, as every peer serves it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pipeline  # examples/iris/pipeline.py
 
 
 def load_model() -> Any:
-    """The tutorial's model, with so many megabytes beside it as MODEL_MB says."""
+    """The tutorial's model, and as many megabytes as MODEL_MB beside it."""
     model = pipeline.load_model()
     model.ballast = np.ones(int(os.environ.get("MODEL_MB", "0")) * 2**20 // 8)
     return model
 
 
 def predict(model: Any, request: Any) -> dict[str, str]:
-    """The answer to one request; raises what verify_input raises."""
+    """The answer to one request; raises the errors of verify_input."""
     return pipeline.predict(model, pipeline.process(model, pipeline.verify_input(request)))
 
 

@@ -1,4 +1,4 @@
-"""The tutorial's pipeline, which also predicts for many requests at once."""
+"""The tutorial's pipeline with predict_batch."""
 
 import numpy as np
 

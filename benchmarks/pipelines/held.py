@@ -1,4 +1,4 @@
-"""The tutorial's pipeline, held up for as long as there is a file app/assets/hold."""
+"""The tutorial's pipeline, blocked while there is a file app/assets/hold."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ HOLD = Path("app/assets/hold")
 
 
 def predict(model, data):
-    """Name the species of each example, once nothing holds."""
+    """Name the species of each example, once the file is gone."""
     while HOLD.exists():
         time.sleep(0.05)
     return iris.predict(model, data)

@@ -9,7 +9,7 @@ __all__ = ["load_model", "predict", "process", "verify_input"]
 
 
 def load_model():
-    """Load the classifier and so many megabytes that are read by nobody."""
+    """Load the classifier and 512 MB beside it, which are never read."""
     model = iris.load_model()
     model.ballast = np.ones(512 * 2**20 // 8)
     return model

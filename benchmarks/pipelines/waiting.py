@@ -1,4 +1,4 @@
-"""The tutorial's pipeline, with a model that is busy elsewhere for 20 ms, as one on a GPU is."""
+"""The tutorial's pipeline with a model that waits for 20 ms, as one on a GPU does."""
 
 import time
 
@@ -9,6 +9,6 @@ __all__ = ["load_model", "predict", "process", "verify_input"]
 
 
 def predict(model, data):
-    """Name the species of each example, in a while."""
+    """Name the species of each example, after 20 ms."""
     time.sleep(0.02)
     return iris.predict(model, data)

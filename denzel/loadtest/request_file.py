@@ -1,4 +1,4 @@
-"""The file of requests that are sent to a project to try it."""
+"""Request files: one request in JSON, a list of them, or JSON lines."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _HINT = "Name a file with a request, or a list of requests, as POST /predict tak
 
 
 def read_requests(path: Path) -> list[dict[str, Any]]:
-    """The requests of a file: one in JSON, a list of them, or one in each line; raises RequestUnusable."""
+    """The requests in a file: one in JSON, a list of them, or one in each line; raises RequestUnusable."""
     try:
-        content = _read(path, path.read_text(encoding="utf-8"))
+        content = _parse(path, path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RequestUnusable(f"{path} cannot be read: {error.strerror}.", hint=_HINT) from None
     except (ValueError, RecursionError) as error:
@@ -25,17 +25,17 @@ def read_requests(path: Path) -> list[dict[str, Any]]:
     for request in requests:
         if not isinstance(request, dict):
             raise RequestUnusable(
-                f"{path} holds a request that is {json.dumps(request)[:60]}, and so has no place for a callback_uri.",
+                f"{path} holds {json.dumps(request)[:60]}, which is not a JSON object: it cannot have a callback_uri.",
                 hint=_HINT,
             )
     return requests
 
 
-def _read(path: Path, text: str) -> Any:
+def _parse(path: Path, text: str) -> Any:
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     if len(lines) < 2 or not _is_json(lines[0][1]):
         return json.loads(text)
-    # A first line that is JSON by itself, with others behind it: no JSON text begins so, except one of many lines.
+    # JSON lines: no JSON text of several lines has a first line that is JSON by itself.
     requests = []
     for number, line in lines:
         try:

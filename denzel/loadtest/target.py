@@ -1,4 +1,4 @@
-"""The running project that requests are sent to: where its api is, and by which name it reaches this machine."""
+"""Addresses of the project under test, and of this machine as its services reach it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from denzel.services import Service, Status
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Addresses of the api and of the dashboard, and an API key, empty where none is wanted.
+    """Addresses of the api and of the dashboard, and an API key, empty where none is required.
 
-    A receiver of its callbacks listens at `listen`, and is `host` for the services.
+    A callback receiver binds to the address `listen`; the services reach it at `host`.
     """
 
     api: tuple[str, int]
@@ -24,20 +24,20 @@ class Target:
 
 
 def find_target(settings: Settings, status: Status | None) -> Target:
-    """Raises ServiceNotRunning unless the project is ready to take requests."""
+    """The target that these settings describe; raises ServiceNotRunning unless the project is ready."""
     if status is None or not status.ready:
         raise ServiceNotRunning("The project is not ready: not every service is up.", hint="denzel status")
     local = settings.backend == "local"
     return Target(
-        api=(_here(settings.api_host), status.services[Service.API].port or settings.api_port),
-        monitor=(_here(settings.monitor_host), status.services[Service.MONITOR].port or settings.monitor_port),
+        api=(_reachable(settings.api_host), status.services[Service.API].port or settings.api_port),
+        monitor=(_reachable(settings.monitor_host), status.services[Service.MONITOR].port or settings.monitor_port),
         key=settings.texts["API_KEYS"].split(",")[0],
-        # Containers come in over Docker's bridge, so loopback alone is not enough for them.
+        # Containers connect over Docker's bridge, so loopback alone is not enough for them.
         listen="127.0.0.1" if local else "0.0.0.0",
         host="127.0.0.1" if local else "host.docker.internal",
     )
 
 
-def _here(host: str) -> str:
-    """Where this machine reaches what is published on an address."""
+def _reachable(host: str) -> str:
+    """The address at which this machine reaches a service that is published on `host`."""
     return "127.0.0.1" if host == "0.0.0.0" else host

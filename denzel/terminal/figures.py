@@ -98,7 +98,7 @@ def _histogram(report: metrics.BenchReport) -> list[str]:
     )
 
 
-def _processors(busy: metrics.Processors) -> list[str]:
+def _processors(busy: metrics.CpuUsage) -> list[str]:
     shares = [*busy.services.items(), ("denzel bench", busy.generator), ("other programs", busy.others)]
     return table(
         ("CPU", "CORES", f"OF {busy.cores}"),

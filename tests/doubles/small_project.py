@@ -1,7 +1,6 @@
-"""A project in one process: an api, a worker and callbacks over real sockets, which keep their promises unless told.
+"""A project in one process: an api, a worker and callbacks over real sockets, with injected faults.
 
-It is what a drill needs to see, and no more. Its backend kills parts of it as a real one does: they are away for a
-moment, and come back.
+It does what drill and bench need, and no more. A part that its backend kills is down for a moment, and recovers.
 """
 
 from __future__ import annotations
@@ -30,57 +29,59 @@ from denzel.project.folder import Project
 from denzel.project.scaffold import start_project
 from denzel.services import Service
 
-#: Seconds that a killed part is away, at least: it comes back when somebody has met it away.
-AWAY = 0.2
+#: Seconds that a killed part is down, at least: it recovers once a client has seen it down.
+DOWNTIME = 0.2
 
 
 @dataclass
 class Faults:
-    """What the project does wrong, and with how many tasks; the drill's first request goes well, unless told."""
+    """The faults of a project, and the number of tasks with each; the first request has none, but where it is named."""
 
     never_end: int = 0
     fail: int = 0
-    #: The first request ends as FAILURE, for this reason.
+    #: The reason of a FAILURE of the first request.
     fail_first: str = ""
     never_call_back: int = 0
     call_back_twice: int = 0
     sign_badly: int = 0
     make_twice: int = 0
-    drop_answers: int = 0
-    #: The first request is accepted, and its answer lost.
+    drop_responses: int = 0
+    #: The first request is accepted, and its response lost.
     drop_first: bool = False
     #: Seconds that verify_input takes.
-    verify_for: float = 0
+    verify_seconds: float = 0
     forget: int = 0
     #: No callback arrives at all.
     unreachable: bool = False
-    #: What every request but the first is answered with.
+    #: The response to every request but the first.
     answer: tuple[int, Any] | None = None
-    #: The first one too.
+    #: It is the response to the first one, too.
     answer_first: bool = False
 
 
 @dataclass
 class SmallProject:
+    """A project at its port: its faults, and a record of its requests, tasks and callbacks."""
+
     port: int
     faults: Faults
     secret: str = ""
     key: str = ""
-    #: How long a request that waits for its result does so.
+    #: Seconds that a request waits for its result.
     sync_seconds: float = 5
-    away: set[Service] = field(default_factory=set)
-    stays_away: set[Service] = field(default_factory=set)
-    #: What is back before anybody can see that it was away.
-    is_back_at_once: set[Service] = field(default_factory=set)
-    met_away: set[Service] = field(default_factory=set)
+    down: set[Service] = field(default_factory=set)
+    never_recovers: set[Service] = field(default_factory=set)
+    #: Services that recover before a client can see them down.
+    recovers_at_once: set[Service] = field(default_factory=set)
+    seen_down: set[Service] = field(default_factory=set)
     accepted: dict[str, dict[str, Any]] = field(default_factory=dict)
     bodies: list[dict[str, Any]] = field(default_factory=list)
-    preferences: set[str | None] = field(default_factory=set)
+    prefer_headers: set[str | None] = field(default_factory=set)
     processes: set[str] = field(default_factory=lambda: {"11", "12"})
     killed: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
-    #: Requests that came, accepted or not yet; and the tasks whose callback was taken.
-    asked: int = 0
+    #: Requests, accepted or not; and the tasks whose callback was accepted.
+    received: int = 0
     delivered: list[str] = field(default_factory=list)
     _uris: dict[str, str | None] = field(default_factory=dict)
     _keys: dict[str, str] = field(default_factory=dict)
@@ -90,33 +91,33 @@ class SmallProject:
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def kill(self, service: Service) -> None:
-        """Away now, and back in a moment."""
+        """Take a service down, and let it recover in a moment."""
         self.killed.append(service.value)
-        if service in self.is_back_at_once:
+        if service in self.recovers_at_once:
             return
-        self.met_away.discard(service)
-        self.away.add(service)
-        self._start(lambda: self._come_back(service))
+        self.seen_down.discard(service)
+        self.down.add(service)
+        self._start(lambda: self._recover(service))
 
-    def _come_back(self, service: Service) -> None:
-        self._stopping.wait(AWAY)
-        # However slow this machine is.
-        while service not in self.met_away and not self._stopping.wait(0.02):
+    def _recover(self, service: Service) -> None:
+        self._stopping.wait(DOWNTIME)
+        # On a slow machine, too.
+        while service not in self.seen_down and not self._stopping.wait(0.02):
             pass
-        if service not in self.stays_away:
-            self.away.discard(service)
+        if service not in self.never_recovers:
+            self.down.discard(service)
 
-    def is_away(self, service: Service) -> bool:
-        """For somebody who asks a part for its work."""
-        if service not in self.away:
+    def is_down(self, service: Service) -> bool:
+        """True for a client of a service that is down."""
+        if service not in self.down:
             return False
-        self.met_away.add(service)
+        self.seen_down.add(service)
         return True
 
     def kill_process(self, pid: str) -> None:
         self.killed.append(f"process {pid}")
         self.processes.remove(pid)
-        self._start(lambda: self._stopping.wait(AWAY) or self.processes.add(str(int(pid) + 100)))
+        self._start(lambda: self._stopping.wait(DOWNTIME) or self.processes.add(str(int(pid) + 100)))
 
     def end(self) -> None:
         self._stopping.set()
@@ -124,7 +125,7 @@ class SmallProject:
             thread.join()
 
     def accept(self, body: dict[str, Any], key: str | None) -> tuple[str, bool]:
-        """The task of a request, and whether its answer shall be lost."""
+        """The task of a request, and true when its response is to be lost."""
         with self._lock:
             if key in self._keys and not self._happens("make_twice"):
                 return self._keys[key], False
@@ -135,12 +136,12 @@ class SmallProject:
             self.bodies.append(body)
             self.accepted[task_id] = {"status": "PENDING", "result": None}
             self._uris[task_id] = body.get("callback_uri")
-            dropped = self._happens("drop_answers") or (self.faults.drop_first and len(self.accepted) == 1)
+            dropped = self._happens("drop_responses") or (self.faults.drop_first and len(self.accepted) == 1)
         self._start(lambda: self._run(task_id, body.get("callback_uri")))
         return task_id, dropped
 
     def cancel(self, task_id: str) -> bool:
-        """End a task that has not ended, and call back; whether there was one."""
+        """Cancel a task that has not ended, and call back; false when there is none."""
         with self._lock:
             if self.accepted.get(task_id, {}).get("status") != "PENDING":
                 return False
@@ -159,7 +160,7 @@ class SmallProject:
         return left > 0
 
     def _run(self, task_id: str, uri: str | None) -> None:
-        while self.is_away(Service.DENZEL) or Service.REDIS in self.away:
+        while self.is_down(Service.DENZEL) or Service.REDIS in self.down:
             if self._stopping.wait(0.02):
                 return
         with self._lock:
@@ -187,8 +188,8 @@ class SmallProject:
 
     def _call_back(self, task_id: str, uri: str, *, badly: bool) -> bool:
         task = self.accepted[task_id]
-        told = {"a": 1} if task["status"] == "SUCCESS" else {**task, "task_id": task_id}
-        body, now = json.dumps(told).encode(), str(int(time.time()))
+        content = {"a": 1} if task["status"] == "SUCCESS" else {**task, "task_id": task_id}
+        body, now = json.dumps(content).encode(), str(int(time.time()))
         headers = {"webhook-id": task_id, "webhook-timestamp": now}
         if self.secret:
             secret = base64.b64decode(self.secret.removeprefix("whsec_"))
@@ -197,22 +198,31 @@ class SmallProject:
         address = uri.replace("host.docker.internal", "127.0.0.1")
         try:
             with urlopen(Request(address, data=body, headers=headers), timeout=1) as answer:
-                taken = bool(answer.status < 300)
+                accepted = bool(answer.status < 300)
         except (OSError, HTTPException):
             return False
-        if taken:
+        if accepted:
             self.delivered.append(task_id)
-        return taken
+        return accepted
 
     def verify(self) -> bool:
-        """Take as long as verify_input does; whether the project was still there then."""
-        self.asked += 1
-        return not self._stopping.wait(self.faults.verify_for)
+        """Take as long as verify_input does; false when the project ends meanwhile."""
+        self.received += 1
+        return not self._stopping.wait(self.faults.verify_seconds)
 
     def _start(self, target: Callable[[], Any]) -> None:
         thread = threading.Thread(target=target)
         self._threads.append(thread)
         thread.start()
+
+
+class HiddenProgress:
+    """The progress of a drill or a bench that is not shown."""
+
+    def doing(self, text: str) -> None:
+        pass
+
+    note = doing
 
 
 class SmallBackend(FakeBackend):
@@ -239,33 +249,20 @@ class SmallBackend(FakeBackend):
 
 @contextmanager
 def small_project(
-    faults: Faults | None = None,
-    *,
-    secret: str = "",
-    key: str = "",
-    away: Collection[Service] = (),
-    sync_seconds: float = 5,
+    faults: Faults | None = None, *, down: Collection[Service] = (), **fields: Any
 ) -> Iterator[SmallProject]:
-    """One that runs meanwhile; what is `away` from the start stays away."""
-    project = SmallProject(
-        port=find_free_port(),
-        faults=faults or Faults(),
-        secret=secret,
-        key=key,
-        away=set(away),
-        stays_away=set(away),
-        sync_seconds=sync_seconds,
-    )
+    """A project that runs meanwhile; services that are `down` never recover."""
+    project = SmallProject(find_free_port(), faults or Faults(), down=set(down), never_recovers=set(down), **fields)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if project.is_away(Service.API):
+            if project.is_down(Service.API):
                 return
             if project.key and self.headers["Authorization"] != f"Bearer {project.key}":
                 self._answer(401, {"title": "Not authorised", "description": "This needs an API key."})
                 return
-            if project.is_away(Service.REDIS):
+            if project.is_down(Service.REDIS):
                 self._answer(503, {"title": "Unavailable"})
                 return
             if not project.verify():
@@ -273,7 +270,7 @@ def small_project(
             if project.faults.answer is not None and (project.faults.answer_first or project.accepted):
                 self._answer(*project.faults.answer)
                 return
-            project.preferences.add(self.headers["Prefer"])
+            project.prefer_headers.add(self.headers["Prefer"])
             task_id, dropped = project.accept(body, self.headers["Idempotency-Key"])
             if dropped:
                 return
@@ -304,8 +301,8 @@ def small_project(
 
         def do_GET(self) -> None:
             if self.path == "/healthcheck":
-                self._answer(503 if project.is_away(Service.MONITOR) else 200, "OK")
-            elif Service.API not in project.away:
+                self._answer(503 if project.is_down(Service.MONITOR) else 200, "OK")
+            elif Service.API not in project.down:
                 task = project.accepted.get(self.path.removeprefix("/status/"))
                 self._answer(404 if task is None else 200, task or {"title": "Unknown task"})
 
@@ -325,7 +322,7 @@ def small_project(
         request_queue_size = 128
 
         def handle_error(self, *_: Any) -> None:
-            """A client that gave up."""
+            """Ignore a client that gave up."""
 
     with Server(("127.0.0.1", project.port), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -340,7 +337,7 @@ def small_project(
 
 @contextmanager
 def launched(folder: Path, small: SmallProject, **changes: str) -> Iterator[tuple[Project, SmallBackend]]:
-    """A project whose api and dashboard are those of the small one."""
+    """A new project, launched, whose api and dashboard are those of the small one."""
     project = start_project("iris", folder)
     given = {"API_PORT": str(small.port), "MONITOR_PORT": str(small.port), "CALLBACK_SECRET": small.secret}
     keys = {"API_KEYS": f"{small.key},another" if small.key else ""}

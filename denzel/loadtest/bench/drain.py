@@ -1,4 +1,4 @@
-"""How the requests of a bench come to their end: waited for, asked after, and cancelled when the time is up."""
+"""Drain of a bench: waits for outstanding requests, then cancels the tasks that remain."""
 
 from __future__ import annotations
 
@@ -7,97 +7,97 @@ from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 
-from denzel.loadtest.bench.request_log import RequestLog, read_json
+from denzel.loadtest.bench.request_log import RequestLog, parse_json
 from denzel.loadtest.bench.requests import RequestTemplates
-from denzel.loadtest.http.client import Client, NoAnswer
+from denzel.loadtest.http.client import HttpClient, NoResponse
 from denzel.services import TERMINAL_STATES
 
-#: Requests that look after tasks, at the same time, at most.
-_ASKED_AT_ONCE = 16
+#: Concurrent requests about tasks.
+_MAX_CONCURRENCY = 16
 
 
 class Drain:
-    """Looks after what is under way, every `look` seconds; `doing` is told what it begins.
+    """Follows outstanding requests to their end; `doing` is called with each step that it begins.
 
-    After a cancel, callbacks are waited for until none has come for `quiet` seconds.
+    It polls every `poll_interval` seconds. After a cancel it waits for callbacks until none has arrived for
+    `idle_timeout` seconds.
     """
 
     def __init__(
         self,
-        client: Client,
-        prepared: RequestTemplates,
+        client: HttpClient,
+        templates: RequestTemplates,
         *,
         doing: Callable[[str], None],
-        look: float,
-        quiet: float,
+        poll_interval: float,
+        idle_timeout: float,
         clock: Callable[[], float],
     ) -> None:
         self._client = client
-        self._prepared = prepared
+        self._templates = templates
         self._doing = doing
-        self._look = look
-        self._quiet = quiet
+        self._poll_interval = poll_interval
+        self._idle_timeout = idle_timeout
         self._clock = clock
 
-    async def through(self, record: RequestLog, within: float) -> bool:
-        """Wait until nothing is outstanding; whether it came to that in time."""
+    async def wait(self, log: RequestLog, timeout: float) -> bool:
+        """Wait until nothing is outstanding; false after `timeout` seconds."""
         began = self._clock()
-        while record.outstanding:
-            if self._clock() - began > within:
+        while log.outstanding:
+            if self._clock() - began > timeout:
                 return False
-            # Nobody is called back for these.
-            silent = [number for number in record.under_way if number not in record.uncalled]
-            for number in silent[:_ASKED_AT_ONCE]:
-                if await self.status(record.under_way[number]) in (*TERMINAL_STATES, None):
-                    record.under_way.pop(number, None)
-            await asyncio.sleep(self._look)
+            without_callback = [number for number in log.in_flight if number not in log.awaiting_callback]
+            for number in without_callback[:_MAX_CONCURRENCY]:
+                if await self.status(log.in_flight[number]) in (*TERMINAL_STATES, None):
+                    log.in_flight.pop(number, None)
+            await asyncio.sleep(self._poll_interval)
         return True
 
-    async def clear(self, record: RequestLog) -> None:
-        """Cancel what has not ended, and wait for the callbacks that are still on their way."""
-        asked: set[int] = set()
-        left, moved = record.outstanding, self._clock()
+    async def cancel_remaining(self, log: RequestLog) -> None:
+        """Cancel the tasks that have not ended, and wait for callbacks that are still to arrive."""
+        attempted: set[int] = set()
+        outstanding, changed = log.outstanding, self._clock()
         while True:
-            # Also those that were sent before, and are answered only now.
-            waiting = [(number, task_id) for number, task_id in record.under_way.items() if number not in asked]
-            if waiting:
-                if not asked:
-                    what = "1 task that has" if len(waiting) == 1 else f"{len(waiting)} tasks that have"
-                    self._doing(f"Cancelling {what} not ended")
-                asked.update(number for number, _ in waiting)
-                await asyncio.gather(*(self._cancel(record, waiting) for _ in range(_ASKED_AT_ONCE)))
-                moved = self._clock()
-            if record.outstanding != left:
-                left, moved = record.outstanding, self._clock()
-            if not left or self._clock() - moved >= self._quiet:
+            # Also those whose response arrives only now.
+            remaining = [(number, task_id) for number, task_id in log.in_flight.items() if number not in attempted]
+            if remaining:
+                if not attempted:
+                    count = "1 task that has" if len(remaining) == 1 else f"{len(remaining)} tasks that have"
+                    self._doing(f"Cancelling {count} not ended")
+                attempted.update(number for number, _ in remaining)
+                await asyncio.gather(*(self._cancel(log, remaining) for _ in range(_MAX_CONCURRENCY)))
+                changed = self._clock()
+            if log.outstanding != outstanding:
+                outstanding, changed = log.outstanding, self._clock()
+            if not outstanding or self._clock() - changed >= self._idle_timeout:
                 return
-            await asyncio.sleep(self._look)
+            await asyncio.sleep(self._poll_interval)
 
     async def status(self, task_id: str) -> str | None:
-        """What GET /status says of a task; None when it knows none, and nothing when it says nothing."""
-        with suppress(NoAnswer):
-            answer = await self._client.ask(self._prepared.status(task_id))
-            content = read_json(answer.body)
-            if answer.status == HTTPStatus.OK and isinstance(content, dict):
+        """The status of a task in GET /status; None when there is no such task, empty when there is no answer."""
+        with suppress(NoResponse):
+            response = await self._client.send(self._templates.status(task_id))
+            content = parse_json(response.body)
+            if response.status == HTTPStatus.OK and isinstance(content, dict):
                 return str(content.get("status"))
-            if answer.status == HTTPStatus.NOT_FOUND:
+            if response.status == HTTPStatus.NOT_FOUND:
                 return None
         return ""
 
-    async def _cancel(self, record: RequestLog, waiting: list[tuple[int, str]]) -> None:
-        while waiting:
-            # From the end of the queue on: the worker takes its tasks at the other one.
-            number, task_id = waiting.pop()
-            if number not in record.under_way:
+    async def _cancel(self, log: RequestLog, remaining: list[tuple[int, str]]) -> None:
+        while remaining:
+            # From the back of the queue: the worker takes tasks from the front.
+            number, task_id = remaining.pop()
+            if number not in log.in_flight:
                 continue
-            record.cancelled.add(number)
-            with suppress(NoAnswer):
-                answer = await self._client.ask(self._prepared.cancel(task_id))
-                if answer.status in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
+            log.cancelled.add(number)
+            with suppress(NoResponse):
+                response = await self._client.send(self._templates.cancel(task_id))
+                if response.status in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
                     # It had ended before.
-                    record.cancelled.discard(number)
-                elif answer.status != HTTPStatus.OK:
-                    # It may be cancelled all the same: its callback will tell.
+                    log.cancelled.discard(number)
+                elif response.status != HTTPStatus.OK:
+                    # It may be cancelled all the same: its callback will show.
                     continue
-                if number not in record.uncalled:
-                    record.under_way.pop(number, None)
+                if number not in log.awaiting_callback:
+                    log.in_flight.pop(number, None)

@@ -1,4 +1,4 @@
-"""Load: requests at fixed times, or as many at once as there are clients."""
+"""Load generator with an open load profile (a rate of requests) or a closed one (a number of clients)."""
 
 from __future__ import annotations
 
@@ -9,102 +9,103 @@ from dataclasses import dataclass
 
 from denzel.loadtest.bench.request_log import RequestLog
 from denzel.loadtest.bench.requests import RequestTemplates
-from denzel.loadtest.http.client import Client, NoAnswer
+from denzel.loadtest.http.client import HttpClient, NoResponse
 
-#: Requests at fixed times wait for their answers on so many connections, at most.
-MAX_CONNECTIONS = 256
+#: Connections of an open profile: requests that can wait for their responses at the same time.
+_MAX_CONNECTIONS = 256
 
-#: Seconds that a client waits after a request that was not accepted: it is to measure refusals, not to add to them.
+#: Seconds that a client pauses after a request that was not accepted, so that it does not add to the overload.
 _PAUSE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadProfile:
-    """So many requests per second, or so many clients; the other one is None."""
+    """Requests for so many `seconds`: at a `rate` per second, or from `clients`; the other one is None."""
 
     seconds: float
     rate: float | None = None
     clients: int | None = None
 
-    def moment(self, number: int) -> float:
-        """When a request is due, in seconds from the beginning."""
+    def due(self, number: int) -> float:
+        """The time at which a request is due, in seconds from the start."""
         return number / self.rate if self.rate else 0.0
 
-    def due(self, seconds: float) -> int:
-        """How many requests are due after so many seconds."""
+    def due_within(self, seconds: float) -> int:
+        """The number of requests that are due in the first `seconds`."""
         return -int(-seconds * self.rate // 1) if self.rate else 0
 
     @property
     def connections(self) -> int:
-        return self.clients or min(MAX_CONNECTIONS, max(1, self.due(self.seconds)))
+        return self.clients or min(_MAX_CONNECTIONS, max(1, self.due_within(self.seconds)))
 
 
-class Generator:
-    """Sends what is `prepared` by a plan, and notes in the record what becomes of it."""
+class LoadGenerator:
+    """Sends requests by a load profile, and records their outcome in a log."""
 
     def __init__(
         self,
-        client: Client,
-        prepared: RequestTemplates,
-        record: RequestLog,
-        plan: LoadProfile,
+        client: HttpClient,
+        templates: RequestTemplates,
+        log: RequestLog,
+        profile: LoadProfile,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
-        self._prepared = prepared
-        self._record = record
-        self._plan = plan
+        self._templates = templates
+        self._log = log
+        self._profile = profile
         self._clock = clock
         self._began = 0.0
         self._next = 0
         self._stopped = False
-        self._ends: dict[int, asyncio.Future[None]] = {}
-        self._running: Sequence[asyncio.Task[None]] = ()
+        self._callbacks: dict[int, asyncio.Event] = {}
+        self._loops: Sequence[asyncio.Task[None]] = ()
 
     async def run(self) -> None:
-        """Send, and return when the time is over; what is under way then stays so."""
+        """Send until the time of the profile is over, and leave outstanding what is so then."""
         self._began = self._clock()
-        client = self._at_fixed_times if self._plan.rate else self._one_after_another
-        self._running = [asyncio.create_task(client()) for _ in range(self._plan.connections)]
+        loop = self._open_loop if self._profile.rate else self._closed_loop
+        self._loops = [asyncio.create_task(loop()) for _ in range(self._profile.connections)]
         try:
-            # What fails in a client is a fault of this program, and must be seen.
-            done, _ = await asyncio.wait(self._running, timeout=self._plan.seconds, return_when=asyncio.FIRST_EXCEPTION)
+            # An exception in a loop is a bug, and must not be hidden.
+            done, _ = await asyncio.wait(
+                self._loops, timeout=self._profile.seconds, return_when=asyncio.FIRST_EXCEPTION
+            )
             for task in done:
                 task.result()
-            # The last request was due before the end.
-            await asyncio.sleep(self._began + self._plan.seconds - self._clock())
+            # The last request of an open loop was due before the end.
+            await asyncio.sleep(self._began + self._profile.seconds - self._clock())
         finally:
-            self.stop()
-
-    def stop(self) -> None:
-        """Begin no request more."""
-        self._stopped = True
-        for end in self._ends.values():
-            if not end.done():
-                end.set_result(None)
+            self._stop()
 
     async def close(self) -> None:
-        """Wait for no answer more."""
-        for task in self._running:
+        """Abandon the requests that have no response yet."""
+        for task in self._loops:
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*self._loops, return_exceptions=True)
 
-    def ended(self, number: int) -> None:
-        """The callback of a request has come."""
-        end = self._ends.get(number)
-        if end is not None and not end.done():
-            end.set_result(None)
+    def on_callback(self, number: int) -> None:
+        """Let the client of a request go on, whose callback has arrived."""
+        if callback := self._callbacks.get(number):
+            callback.set()
 
-    async def _at_fixed_times(self) -> None:
-        """Take the next request, wait until it is due, send it; others do the same meanwhile.
+    def _stop(self) -> None:
+        """Start no more requests."""
+        self._stopped = True
+        for callback in self._callbacks.values():
+            callback.set()
 
-        One that is sent late, because all wait for their answers, counts from when it was due.
+    async def _open_loop(self) -> None:
+        """Take the next request, wait until it is due, and send it, beside other loops.
+
+        The latency of a request counts from when it was due, also when it is sent late because all loops wait for
+        responses.
         """
         while True:
-            due = self._plan.moment(self._next)
+            due = self._profile.due(self._next)
             self._next += 1
-            if due >= self._plan.seconds:
+            if due >= self._profile.seconds:
                 return
             ahead = self._began + due - self._clock()
             if ahead > 0:
@@ -113,25 +114,27 @@ class Generator:
                 return
             await self._send(self._began + due)
 
-    async def _one_after_another(self) -> None:
-        """Send the next request when the one before has come to its end: its result, or its callback."""
+    async def _closed_loop(self) -> None:
+        """Send the next request when the one before has its result, from the response or from the callback."""
         while not self._stopped:
             number, accepted = await self._send(self._clock())
             if not accepted:
                 await asyncio.sleep(_PAUSE)
-            elif number in self._record.under_way and not self._record.synchronous and not self._stopped:
-                self._ends[number] = asyncio.get_running_loop().create_future()
-                await self._ends[number]
-                del self._ends[number]
+            elif number in self._log.in_flight and not self._log.synchronous and not self._stopped:
+                self._callbacks[number] = asyncio.Event()
+                await self._callbacks[number].wait()
+                del self._callbacks[number]
 
-    async def _send(self, intended: float) -> tuple[int, bool]:
-        number = self._record.begin(intended)
+    async def _send(self, scheduled: float) -> tuple[int, bool]:
+        """The number of a request, and whether it was accepted."""
+        number = self._log.begin(scheduled)
         try:
-            answer = await self._client.ask(self._prepared.predict(number))
-        except NoAnswer:
-            self._record.no_answer(number, "no connection", "the api could not be reached, or ended the connection")
+            response = await self._client.send(self._templates.predict(number))
+        except NoResponse:
+            reason = "the api could not be reached, or ended the connection"
+            self._log.record_no_response(number, "no connection", reason)
             return number, False
         except asyncio.CancelledError:
-            self._record.no_answer(number, "no answer", "the api did not answer")
+            self._log.record_no_response(number, "no answer", "the api did not answer")
             raise
-        return number, self._record.answer(number, answer)
+        return number, self._log.record_response(number, response)

@@ -1,4 +1,4 @@
-"""What a bench has measured, and what it comes to: throughput, latencies, errors. Times are in seconds."""
+"""Metrics of a bench: throughput, latencies, errors, queue length and CPU usage. Times are in seconds."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-#: A histogram has a bound at each of these, in every power of ten.
+#: Bounds of a histogram in each power of ten.
 _BOUNDS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
 
-#: A histogram begins and ends with this share of the values, at least; what is beyond is one bar at either end.
+#: Share of the values that is one bucket at either end of a histogram, however far it reaches.
 _TAIL = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """How long something took, over `count` times of it."""
+    """The distribution of `count` durations."""
 
     count: int
     p50: float
@@ -27,15 +27,15 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class Bucket:
-    """How many times something took no longer than this, and longer than the bucket before."""
+    """The number of durations up to this bound, and above that of the bucket before."""
 
     up_to: float
     count: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Errors:
-    """One kind of error: how often it came, and what was said the first time."""
+class ErrorCount:
+    """One kind of error: how often it occurred, and its first description."""
 
     kind: str
     count: int
@@ -43,8 +43,8 @@ class Errors:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Waiting:
-    """How many tasks waited in the queue at a moment of the run, and how many the worker had taken."""
+class QueueSample:
+    """The number of tasks in the queue `at` a time of the run, and of those that the worker had taken."""
 
     at: float
     tasks: int
@@ -52,8 +52,8 @@ class Waiting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Processors:
-    """How many cores were busy on average: for each service, for the bench itself, and in the whole machine."""
+class CpuUsage:
+    """Cores that were busy on average: of each service, of the bench itself, and of the whole machine."""
 
     services: Mapping[str, float]
     generator: float
@@ -62,13 +62,13 @@ class Processors:
 
     @property
     def others(self) -> float:
-        """What other programs took."""
+        """Cores that other programs used."""
         return max(0.0, self.machine - sum(self.services.values()) - self.generator)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What kept the project from doing more: a service, `bench`, `machine`, or empty for nothing; and why."""
+    """The bottleneck of a run: a service, `bench`, `machine`, or empty for none; and the evidence."""
 
     bottleneck: str
     why: str
@@ -76,11 +76,11 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchReport:
-    """What a bench came to. `accept` is None where answers are results, `end_to_end` where nothing came to its end.
+    """The results of a bench. `accept` is None in the mode `sync`, `end_to_end` where no request was completed.
 
-    `unsent` are requests that were due, and for which no connection was free. `unfinished` are requests that had not
-    come to their end when the sending was over, and tasks that ran on behind a 202; `cancelled` those that still had
-    not when they were no longer waited for, and `lost_sight` those of which nobody knows.
+    `unsent` requests were due, and found no free connection. `unfinished` ones had no result when the sending was over,
+    or a task that went on after a 202; `cancelled` ones had none when the drain timed out either. The end of
+    `lost_sight` ones is unknown, as a response or a callback never arrived.
     """
 
     mode: str
@@ -97,31 +97,30 @@ class BenchReport:
     accept: Latency | None
     end_to_end: Latency | None
     histogram: Sequence[Bucket]
-    errors: Sequence[Errors]
+    errors: Sequence[ErrorCount]
     unfinished: int
     cancelled: int
     lost_sight: int
-    queue: Sequence[Waiting]
-    processors: Processors | None
+    queue: Sequence[QueueSample]
+    processors: CpuUsage | None
     verdict: Verdict
     interrupted: bool
 
-
-def as_data(figures: BenchReport) -> dict[str, Any]:
-    """What JSON can say of them."""
-    data = asdict(figures)
-    if figures.processors is not None:
-        data["processors"]["others"] = figures.processors.others
-    return data
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        fields = asdict(self)
+        if self.processors is not None:
+            fields["processors"]["others"] = self.processors.others
+        return fields
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The least of these values that so many percent of them do not exceed; the values are in order."""
+    """The smallest of the sorted values that `percent` of them do not exceed (nearest rank)."""
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def latency(values: Sequence[float]) -> Latency | None:
-    """None when there are no values."""
+    """The distribution of these durations; None when there are none."""
     if not values:
         return None
     ordered = sorted(values)
@@ -135,7 +134,7 @@ def latency(values: Sequence[float]) -> Latency | None:
 
 
 def histogram(values: Sequence[float]) -> list[Bucket]:
-    """Buckets of about the same width in proportion, from the least values to the greatest; none without values."""
+    """Buckets of about the same width on a logarithmic scale; none without values."""
     if not values:
         return []
     ordered = sorted(values)
@@ -156,7 +155,7 @@ def histogram(values: Sequence[float]) -> list[Bucket]:
 
 
 def _bound_over(value: float) -> float:
-    """The least bound that is not below a value."""
+    """The smallest bound that is not below a value."""
     power = math.floor(math.log10(max(value, 1e-6)))
     candidates = [round(bound * 10.0**exponent, 9) for exponent in (power, power + 1) for bound in _BOUNDS]
     return next(bound for bound in candidates if bound >= value)

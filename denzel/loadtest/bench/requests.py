@@ -1,4 +1,4 @@
-"""Requests in the form in which they are sent, made once: only the number in the callback's address changes."""
+"""Pre-rendered HTTP requests, in which only the number in the callback's address changes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from denzel.loadtest.http.sink import DIGITS
+from denzel.loadtest.http.sink import NUMBER_DIGITS
 
 
 class RequestTemplates:
-    """POST /predict with each of `requests` in turn.
+    """POST /predict with each of `requests` in turn, and requests on the tasks that come of it.
 
-    `address` is where the callback of request 0 goes. It takes the place of a request's own `callback_uri`, and is
-    added where there is none if `always`. `prefer` is the header Prefer, empty for none; so is `key` for an API key,
-    and `once` for the header Idempotency-Key: a request that is sent again makes no second task.
+    `address` is the callback URI of request 0. It replaces a request's own `callback_uri`; with `always` it is added
+    where there is none. `prefer` is the header Prefer, `key` an API key, and `idempotency_key` the header
+    Idempotency-Key, under which a request that is sent again makes no second task; each is empty for none.
     """
 
     def __init__(
@@ -26,43 +26,43 @@ class RequestTemplates:
         prefer: str,
         address: str,
         always: bool,
-        once: str = "",
+        idempotency_key: str = "",
     ) -> None:
         self._host = f"{server[0]}:{server[1]}"
         self._authorization = f"Authorization: Bearer {key}\r\n" if key else ""
-        lines = f"Prefer: {prefer}\r\n" if prefer else ""
-        if once:
-            lines += f"Idempotency-Key: {once}\r\n"
-        self._parts = [self._split(request, lines, address, always=always) for request in requests]
+        headers = f"Prefer: {prefer}\r\n" if prefer else ""
+        if idempotency_key:
+            headers += f"Idempotency-Key: {idempotency_key}\r\n"
+        self._parts = [self._split(request, headers, address, always=always) for request in requests]
 
     def predict(self, number: int) -> bytes:
         before, after = self._parts[number % len(self._parts)]
-        return before + b"%0*d" % (DIGITS, number) + after if after else before
+        return before + b"%0*d" % (NUMBER_DIGITS, number) + after if after else before
 
     def has_callback(self, number: int) -> bool:
         return bool(self._parts[number % len(self._parts)][1])
 
     def status(self, task_id: str) -> bytes:
-        return self._of_a_task("GET", task_id)
+        return self._on_task("GET", task_id)
 
     def cancel(self, task_id: str) -> bytes:
-        return self._of_a_task("DELETE", task_id)
+        return self._on_task("DELETE", task_id)
 
-    def _of_a_task(self, method: str, task_id: str) -> bytes:
+    def _on_task(self, method: str, task_id: str) -> bytes:
         return f"{method} /status/{task_id} HTTP/1.1\r\nHost: {self._host}\r\n{self._authorization}\r\n".encode()
 
-    def _split(self, request: Mapping[str, Any], lines: str, address: str, *, always: bool) -> tuple[bytes, bytes]:
-        """What comes before the number, and after it; nothing after it where there is none."""
-        called_back = always or "callback_uri" in request
-        # Last, so that what is not the address of this run cannot be taken for it.
+    def _split(self, request: Mapping[str, Any], headers: str, address: str, *, always: bool) -> tuple[bytes, bytes]:
+        """The bytes before and after the number; none after it where the request has no callback."""
+        has_callback = always or "callback_uri" in request
+        # Last, so that no other text of the request can be taken for the address.
         fields = {name: value for name, value in request.items() if name != "callback_uri"}
-        body = json.dumps({**fields, "callback_uri": address} if called_back else fields).encode()
+        body = json.dumps({**fields, "callback_uri": address} if has_callback else fields).encode()
         head = (
             f"POST /predict HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
-            f"{lines}{self._authorization}Content-Length: {len(body)}\r\n\r\n"
+            f"{headers}{self._authorization}Content-Length: {len(body)}\r\n\r\n"
         )
         whole = head.encode() + body
-        if not called_back:
+        if not has_callback:
             return whole, b""
         end = len(whole) - len('"}')
-        return whole[: end - DIGITS], whole[end:]
+        return whole[: end - NUMBER_DIGITS], whole[end:]

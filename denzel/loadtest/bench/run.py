@@ -1,6 +1,6 @@
-"""The bench: real requests to a running project, through to their results, and who was busy meanwhile.
+"""The bench: load on a running project, measured from each request to its result.
 
-It leaves no task behind: what has not ended in time is cancelled, and its callback is waited for.
+It leaves no task behind: what has not ended in time is cancelled, and its callback is awaited.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from denzel.errors import DenzelError, ServiceFailed, ServiceNotRunning
 from denzel.loadtest import preflight
 from denzel.loadtest.bench import bottleneck
 from denzel.loadtest.bench.drain import Drain
-from denzel.loadtest.bench.load import Generator, LoadProfile
+from denzel.loadtest.bench.load import LoadGenerator, LoadProfile
 from denzel.loadtest.bench.metrics import BenchReport, histogram, latency
-from denzel.loadtest.bench.request_log import RequestLog, read_json, task_of
+from denzel.loadtest.bench.request_log import RequestLog, parse_json, task_id_of
 from denzel.loadtest.bench.requests import RequestTemplates
 from denzel.loadtest.bench.sampler import SAMPLE_INTERVAL, Sampler
-from denzel.loadtest.http.client import Client, HttpResponse, NoAnswer
+from denzel.loadtest.http.client import HttpClient, HttpResponse, NoResponse
 from denzel.loadtest.http.sink import CallbackSink
 from denzel.loadtest.target import Target, find_target
 from denzel.project import lock
@@ -35,32 +35,31 @@ from denzel.project.folder import Project
 from denzel.services import RESPONSE_KEY, TERMINAL_STATES, Service, Status
 from denzel.text import pluralize
 
-#: Seconds that a request of `--sync` waits for its result, at most.
-SYNC_WAIT = 60
+#: Seconds that a request of `--sync` waits for its result.
+_SYNC_TIMEOUT = 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchTimes:
-    """Seconds: how long a bench waits for what."""
+class BenchTimings:
+    """Timeouts and intervals of a bench, in seconds."""
 
-    #: The first task must be done within so long.
-    first: float = 60
-    #: What has not ended when the sending is over may take so long, and not less than the sending took.
-    rest: float = 10
-    #: After a cancel, callbacks are waited for until none has come for so long.
-    quiet: float = 5
-    look: float = 0.05
-    gauges: float = SAMPLE_INTERVAL
+    first_task_timeout: float = 60
+    #: For the tasks that have not ended when the sending is over; at least as long as the sending took.
+    drain_timeout: float = 10
+    #: After a cancel, the time without a callback that ends the wait for callbacks.
+    idle_timeout: float = 5
+    poll_interval: float = 0.05
+    sample_interval: float = SAMPLE_INTERVAL
 
 
-TIMES = BenchTimes()
+BENCH_TIMINGS = BenchTimings()
 
 
 class BenchProgress(Protocol):
-    """Who is told what the bench is doing."""
+    """Progress of a bench, as it is shown."""
 
     def doing(self, text: str) -> None:
-        """The bench begins something."""
+        """Show a step that begins."""
 
 
 def bench(
@@ -69,226 +68,226 @@ def bench(
     settings: Settings,
     *,
     requests: Sequence[Mapping[str, Any]],
-    plan: LoadProfile,
+    profile: LoadProfile,
     synchronous: bool | None,
     receiver_port: int,
-    look: Callable[[], Status | None],
+    read_status: Callable[[], Status | None],
     progress: BenchProgress,
-    times: BenchTimes | None = None,
+    timings: BenchTimings | None = None,
 ) -> BenchReport:
-    """Send requests to a running project by the plan, and say how it went.
+    """Apply the load of a profile to a running project, and measure it.
 
-    `synchronous` is None for the mode in which the project answers. Ctrl-C ends it early, with what it has seen. Raises
-    ServiceNotRunning, RequestUnusable, ServiceFailed and PortTaken.
+    `synchronous` is None for the project's own response mode. Ctrl-C ends it early, with what was measured until then.
+    Raises ServiceNotRunning, RequestUnusable, ServiceFailed and PortTaken.
     """
-    target = find_target(settings, look())
-    # The running project may have been told another mode than .env says.
+    target = find_target(settings, read_status())
+    # `denzel response` can set a running project to another mode than that of .env.
     mode = backend.redis("HMGET", RESPONSE_KEY, "mode")[0] or settings.response_mode
-    course = BenchRun(
+    bench_run = BenchRun(
         backend,
         target,
         requests,
-        plan,
+        profile,
         synchronous=mode == "sync" if synchronous is None else synchronous,
-        prefer="" if synchronous is None else f"wait={SYNC_WAIT}" if synchronous else "respond-async",
+        prefer="" if synchronous is None else f"wait={_SYNC_TIMEOUT}" if synchronous else "respond-async",
         receiver_port=receiver_port,
         progress=progress,
-        times=times or TIMES,
+        timings=timings or BENCH_TIMINGS,
     )
-    # A second Ctrl-C leaves undone what the first one left to do.
+    # After a first Ctrl-C the run cleans up; a second one skips the rest of that.
     with lock.exclusive(project.lock_file), suppress(KeyboardInterrupt):
-        asyncio.run(course.run())
-    return course.figures(processes(settings))
+        asyncio.run(bench_run.run())
+    return bench_run.report(process_counts(settings))
 
 
-def processes(settings: Settings) -> dict[Service, int]:
-    """How many processes services have that can keep a core busy each."""
+def process_counts(settings: Settings) -> dict[Service, int]:
+    """The number of processes of each service that can keep a core busy."""
     cores = os.cpu_count() or 1
     keys = {Service.API: "API_WORKERS", Service.DENZEL: "WORKER_CONCURRENCY"}
     return {Service.REDIS: 1} | {service: int(settings.texts[key] or cores) for service, key in keys.items()}
 
 
 class BenchRun:
-    """One bench on its way; `synchronous` is how answers should be, until the first one tells how they are."""
+    """One run of a bench; `synchronous` is the expected response mode, until the first response shows the real one."""
 
     def __init__(
         self,
         backend: Backend,
         target: Target,
         requests: Sequence[Mapping[str, Any]],
-        plan: LoadProfile,
+        profile: LoadProfile,
         *,
         synchronous: bool,
         prefer: str,
         receiver_port: int,
         progress: BenchProgress,
-        times: BenchTimes,
+        timings: BenchTimings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._target = target
         self._requests = requests
-        self._plan = plan
+        self._profile = profile
         self._prefer = prefer
         self._progress = progress
-        self._times = times
+        self._timings = timings
         self._clock = clock
-        self._sink = CallbackSink(target.listen, receiver_port, self._take_callback)
-        self._client = Client(*target.api)
-        self._gauges = Sampler(backend, every=times.gauges)
+        self._sink = CallbackSink(target.listen, receiver_port, self._on_callback)
+        self._client = HttpClient(*target.api)
+        self._sampler = Sampler(backend, interval=timings.sample_interval)
         self._synchronous = synchronous
-        self._first: RequestLog | None = None
-        self._record: RequestLog | None = None
-        self._began = self._over = 0.0
+        self._first_log: RequestLog | None = None
+        self._log: RequestLog | None = None
+        self._began = self._ended = 0.0
         self._unfinished = 0
         self._interrupted = False
 
     async def run(self) -> None:
-        """Try the first request, send by the plan, and leave nothing behind; raises what `bench` does."""
+        """Check the first request, apply the load, and leave nothing behind; raises the errors of `bench`."""
         async with self._sink, self._client:
-            prepare = partial(
+            templates = partial(
                 RequestTemplates,
                 server=self._target.api,
                 key=self._target.key,
                 address=self._sink.address(self._target.host, 0),
-                # Without a callback, nobody would tell when the task has ended.
+                # Without a callback, nothing would show that the task has ended.
                 always=not self._synchronous,
             )
-            self._prepared = prepare(self._requests, prefer=self._prefer)
-            # With a key the first request can be sent again, to learn which task it has become.
-            trying = partial(prepare, self._requests[:1], once=secrets.token_hex(16))
-            self._trial, self._again = (trying(prefer=prefer).predict(0) for prefer in (self._prefer, "respond-async"))
-            self._ends = Drain(
+            self._templates = templates(self._requests, prefer=self._prefer)
+            # With an idempotency key, the first request can be sent again for the id of its task.
+            first = partial(templates, self._requests[:1], idempotency_key=secrets.token_hex(16))
+            self._first_request = first(prefer=self._prefer).predict(0)
+            self._first_request_again = first(prefer="respond-async").predict(0)
+            self._drain = Drain(
                 self._client,
-                self._prepared,
+                self._templates,
                 doing=self._progress.doing,
-                look=self._times.look,
-                quiet=self._times.quiet,
+                poll_interval=self._timings.poll_interval,
+                idle_timeout=self._timings.idle_timeout,
                 clock=self._clock,
             )
-            self._first = RequestLog(synchronous=self._synchronous, has_callback=self._prepared.has_callback)
+            log = self._first_log = RequestLog(synchronous=self._synchronous, has_callback=self._templates.has_callback)
             try:
-                await self._try(self._first)
-                await self._send()
+                await self._check_first_request(log)
+                await self._apply_load()
             except DenzelError:
-                await self._leave(self._first)
+                await self._clean_up_first_request(log)
                 raise
             except asyncio.CancelledError:
                 self._interrupted = True
-                await self._leave(self._first)
+                await self._clean_up_first_request(log)
 
-    def figures(self, processes: Mapping[Service, int]) -> BenchReport:
-        """What was measured; raises KeyboardInterrupt when nothing was, for that is why."""
-        record = self._record
-        if record is None:
+    def report(self, processes: Mapping[Service, int]) -> BenchReport:
+        """The measurements; raises KeyboardInterrupt when there are none, as it was interrupted before."""
+        log = self._log
+        if log is None:
             raise KeyboardInterrupt
-        seconds = max(self._over - self._began, 1e-9)
-        accepted = sum(when <= self._over for when in record.accepted.values())
-        completed = sum(when <= self._over for when in record.completed.values())
-        end_to_end = record.end_to_end_times()
-        unsent = max(0, self._plan.due(min(seconds, self._plan.seconds)) - len(record.intended))
-        busy = self._gauges.processors
+        seconds = max(self._ended - self._began, 1e-9)
+        accepted = sum(when <= self._ended for when in log.accepted.values())
+        completed = sum(when <= self._ended for when in log.completed.values())
+        end_to_end = log.end_to_end_times()
+        rate, sent = self._profile.rate, len(log.scheduled)
+        unsent = max(0, self._profile.due_within(min(seconds, self._profile.seconds)) - sent)
+        usage, queue = self._sampler.cpu_usage, self._sampler.queue
         return BenchReport(
             mode="sync" if self._synchronous else "async",
-            rate=self._plan.rate,
-            clients=self._plan.clients,
+            rate=rate,
+            clients=self._profile.clients,
             seconds=seconds,
-            sent=len(record.intended),
+            sent=sent,
             unsent=unsent,
-            accepted=len(record.accepted),
-            completed=len(record.completed),
-            failed=record.failed,
+            accepted=len(log.accepted),
+            completed=len(log.completed),
+            failed=log.failed,
             accepted_per_second=accepted / seconds,
             completed_per_second=completed / seconds,
-            accept=None if self._synchronous else latency(record.accept_times()),
+            accept=None if self._synchronous else latency(log.accept_times()),
             end_to_end=latency(end_to_end),
             histogram=histogram(end_to_end),
-            errors=record.errors,
+            errors=log.errors,
             unfinished=self._unfinished,
-            cancelled=len(record.cancelled),
-            lost_sight=record.outstanding,
-            queue=self._gauges.queue,
-            processors=busy,
-            verdict=bottleneck.judge(
-                busy, self._gauges.queue, processes=processes, rate=self._plan.rate, unsent=unsent, failed=record.failed
-            ),
+            cancelled=len(log.cancelled),
+            lost_sight=log.outstanding,
+            queue=queue,
+            processors=usage,
+            verdict=bottleneck.judge(usage, queue, processes=processes, rate=rate, unsent=unsent, failed=log.failed),
             interrupted=self._interrupted,
         )
 
-    async def _try(self, record: RequestLog) -> None:
-        """One request from end to end: what fails now fails for another reason than load."""
+    async def _check_first_request(self, log: RequestLog) -> None:
+        """Send one request alone, so that its errors are not taken for those of a load."""
         self._progress.doing("Sending a first request")
-        within = self._times.first
-        number = record.begin(self._clock())
+        timeout = self._timings.first_task_timeout
+        number = log.begin(self._clock())
         try:
-            async with asyncio.timeout(within):
-                answer = await self._client.ask(self._trial)
-        except NoAnswer:
+            async with asyncio.timeout(timeout):
+                response = await self._client.send(self._first_request)
+        except NoResponse:
             host, port = self._target.api
             raise ServiceNotRunning(f"The api does not answer at {host}:{port}.", hint="denzel status") from None
         except TimeoutError:
-            raise preflight.not_ended(within) from None
-        if not record.answer(number, answer):
-            raise _refusal(answer)
-        self._synchronous = not task_of(answer) or answer.status == HTTPStatus.ACCEPTED
-        if not await self._ends.through(record, within):
-            if number in record.under_way and await self._ends.status(record.under_way[number]) not in TERMINAL_STATES:
-                raise preflight.not_ended(within)
-            raise preflight.not_called_back(self._sink.address(self._target.host, number), within)
-        if record.failed:
-            raise preflight.failed(record.errors[0].first)
+            raise preflight.not_ended(timeout) from None
+        if not log.record_response(number, response):
+            raise _refusal(response)
+        self._synchronous = not task_id_of(response) or response.status == HTTPStatus.ACCEPTED
+        if not await self._drain.wait(log, timeout):
+            if number in log.in_flight and await self._drain.status(log.in_flight[number]) not in TERMINAL_STATES:
+                raise preflight.not_ended(timeout)
+            raise preflight.not_called_back(self._sink.address(self._target.host, number), timeout)
+        if log.failed:
+            raise preflight.failed(log.errors[0].first)
 
-    async def _leave(self, record: RequestLog) -> None:
-        """Leave nothing of the first request, whose task may be there although no answer has told its id."""
-        for number in list(record.unanswered):
+    async def _clean_up_first_request(self, log: RequestLog) -> None:
+        """Cancel the task of the first request, also when its id is unknown as the response never arrived."""
+        for number in list(log.unanswered):
             self._progress.doing("Asking which task the first request has become, to cancel it")
-            # As long as the answer might still have taken.
-            within = max(self._times.rest, record.intended[number] + self._times.first - self._clock())
-            with suppress(NoAnswer, TimeoutError):
-                async with asyncio.timeout(within):
-                    record.answer(number, await self._client.ask(self._again))
-        await self._ends.clear(record)
+            # As long as the response might still have taken.
+            left = log.scheduled[number] + self._timings.first_task_timeout - self._clock()
+            with suppress(NoResponse, TimeoutError):
+                async with asyncio.timeout(max(self._timings.drain_timeout, left)):
+                    log.record_response(number, await self._client.send(self._first_request_again))
+        await self._drain.cancel_remaining(log)
 
-    async def _send(self) -> None:
-        """Send by the plan, then wait for what has not come to its end."""
-        seconds, rate, clients = self._plan.seconds, self._plan.rate, self._plan.clients
-        how = f"requests of {pluralize(clients, 'client')}" if clients else f"{rate:g} requests per second"
-        self._progress.doing(f"Sending {how} for {seconds:g} s")
-        record = self._record = RequestLog(
+    async def _apply_load(self) -> None:
+        """Send by the profile, then drain."""
+        seconds, rate, clients = self._profile.seconds, self._profile.rate, self._profile.clients
+        load = f"requests of {pluralize(clients, 'client')}" if clients else f"{rate:g} requests per second"
+        self._progress.doing(f"Sending {load} for {seconds:g} s")
+        log = self._log = RequestLog(
             synchronous=self._synchronous,
-            has_callback=self._prepared.has_callback,
-            ended=lambda number: generator.ended(number),
+            has_callback=self._templates.has_callback,
+            on_callback=lambda number: generator.on_callback(number),
             first=1,
         )
-        generator = Generator(self._client, self._prepared, record, self._plan)
+        generator = LoadGenerator(self._client, self._templates, log, self._profile)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(generator.close)
             try:
-                async with self._gauges:
+                async with self._sampler:
                     self._began = self._clock()
                     try:
                         await generator.run()
                     finally:
-                        self._over = self._clock()
-                        self._unfinished = record.unfinished
-                if record.outstanding:
-                    self._progress.doing(f"Waiting for {record.outstanding} requests that have not come to their end")
-                await self._ends.through(record, max(self._times.rest, seconds))
+                        self._ended = self._clock()
+                        self._unfinished = log.unfinished
+                if log.outstanding:
+                    self._progress.doing(f"Waiting for {log.outstanding} requests that have not come to their end")
+                await self._drain.wait(log, max(self._timings.drain_timeout, seconds))
             except asyncio.CancelledError:
                 self._interrupted = True
-            await self._ends.clear(record)
+            await self._drain.cancel_remaining(log)
 
-    def _take_callback(self, number: int, when: float, task_id: str, body: bytes) -> None:
-        for record in (self._first, self._record):
-            if record is not None:
-                record.take_callback(number, when, task_id, body)
+    def _on_callback(self, number: int, when: float, task_id: str, body: bytes) -> None:
+        for log in (self._first_log, self._log):
+            if log is not None:
+                log.record_callback(number, when, task_id, body)
 
 
-def _refusal(answer: HttpResponse) -> DenzelError:
-    """Why the first request was not accepted."""
-    content = read_json(answer.body)
-    if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        return preflight.refused(answer.status, content)
+def _refusal(response: HttpResponse) -> DenzelError:
+    """The error for a first request that was not accepted."""
+    content = parse_json(response.body)
+    if response.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return preflight.refused(response.status, content)
     return ServiceFailed(
-        f"The api answered the first request with {answer.status}: {preflight.description(answer.status, content)}",
+        f"The api answered the first request with {response.status}: {preflight.description(response.status, content)}",
         hint="denzel status, then denzel tasks and denzel logs --service api",
     )

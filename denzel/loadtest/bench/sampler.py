@@ -1,4 +1,4 @@
-"""What is looked at during a run: the processors, at its beginning and its end, and the queue, again and again."""
+"""Sampler of a run: CPU time at its start and its end, and the length of the queue at intervals."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import psutil
 
 from denzel.backends.base import Backend
 from denzel.errors import DenzelError
-from denzel.loadtest.bench.metrics import Processors, Waiting
+from denzel.loadtest.bench.metrics import CpuUsage, QueueSample
 from denzel.services import QUEUE_KEY, UNACKED_KEY, Service
 
-#: Seconds between two looks at the queue: on Docker, each is a program that runs in a container.
+#: Seconds between two samples of the queue: on Docker, each is a program that runs in a container.
 SAMPLE_INTERVAL = 0.5
 
-_COUNT = "return {redis.call('LLEN', KEYS[1]), redis.call('HLEN', KEYS[2])}"
+_QUEUE_LENGTHS = "return {redis.call('LLEN', KEYS[1]), redis.call('HLEN', KEYS[2])}"
 
-_Seen = TypeVar("_Seen")
+_Sample = TypeVar("_Sample")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Reading:
-    """Seconds of work until this moment: of each service, of this process, and of all processors of the machine."""
+class _CpuTime:
+    """CPU seconds up to a time: of each service, of this process, and of the whole machine."""
 
     when: float
     services: Mapping[Service, float]
@@ -37,48 +37,46 @@ class _Reading:
 
 
 class Sampler:
-    """Looks from a thread of its own, as the backends may take a while to answer; use it in an `async with`.
+    """Samples in a thread of its own, as a backend may be slow; use it in an `async with`.
 
-    The queue is looked at once more at the end, however early that comes.
-
-    What they cannot tell at a moment is left out.
+    The queue is sampled once more at the end. A sample that the backend cannot provide is left out.
     """
 
     def __init__(
-        self, backend: Backend, *, every: float = SAMPLE_INTERVAL, clock: Callable[[], float] = time.monotonic
+        self, backend: Backend, *, interval: float = SAMPLE_INTERVAL, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.queue: list[Waiting] = []
+        self.queue: list[QueueSample] = []
         self._backend = backend
-        self._every = every
+        self._interval = interval
         self._clock = clock
-        # One thread: a client of Docker is not for two.
+        # One thread: a Docker client is not thread-safe.
         self._thread = ThreadPoolExecutor(1)
-        self._looking: asyncio.Task[None] | None = None
+        self._sampling: asyncio.Task[None] | None = None
         self._began = 0.0
-        self._first: _Reading | None = None
-        self._last: _Reading | None = None
+        self._first: _CpuTime | None = None
+        self._last: _CpuTime | None = None
 
     async def __aenter__(self) -> Sampler:
-        self._first = await self._off(self._read)
+        self._first = await self._in_thread(self._cpu_time)
         self._began = self._clock()
-        self._looking = asyncio.create_task(self._look())
+        self._sampling = asyncio.create_task(self._sample())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-        self._last = await self._off(self._read)
-        await self._look_once()
+        if self._sampling is not None:
+            self._sampling.cancel()
+        self._last = await self._in_thread(self._cpu_time)
+        await self._sample_queue()
         self._thread.shutdown()
 
     @property
-    def processors(self) -> Processors | None:
-        """How busy everybody was, from the beginning to the end; None when a backend could not tell."""
+    def cpu_usage(self) -> CpuUsage | None:
+        """The usage from the start to the end; None when the backend could not provide it."""
         first, last = self._first, self._last
         if first is None or last is None or last.when <= first.when:
             return None
         seconds = last.when - first.when
-        return Processors(
+        return CpuUsage(
             services={
                 service.value: max(0.0, last.services[service] - first.services[service]) / seconds
                 for service in Service
@@ -89,40 +87,40 @@ class Sampler:
             cores=os.cpu_count() or 1,
         )
 
-    async def _look(self) -> None:
+    async def _sample(self) -> None:
         while True:
-            await self._look_once()
-            await asyncio.sleep(self._every)
+            await self._sample_queue()
+            await asyncio.sleep(self._interval)
 
-    async def _look_once(self) -> None:
-        counts = await self._off(self._counts)
-        if counts is not None:
-            waiting, taken = counts
-            self.queue.append(Waiting(at=round(self._clock() - self._began, 2), tasks=waiting, taken=taken))
+    async def _sample_queue(self) -> None:
+        lengths = await self._in_thread(self._queue_lengths)
+        if lengths is not None:
+            waiting, taken = lengths
+            self.queue.append(QueueSample(at=round(self._clock() - self._began, 2), tasks=waiting, taken=taken))
 
-    async def _off(self, look: Callable[[], _Seen]) -> _Seen:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, look)
+    async def _in_thread(self, sample: Callable[[], _Sample]) -> _Sample:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, sample)
 
-    def _counts(self) -> tuple[int, int] | None:
-        """The tasks that wait, and those that the worker has taken; in one go, which costs little on no backend."""
+    def _queue_lengths(self) -> tuple[int, int] | None:
+        """The number of tasks in the queue, and of those that the worker has taken, in one call of the backend."""
         with suppress(DenzelError):
-            waiting, taken = self._backend.redis("EVAL", _COUNT, "2", QUEUE_KEY, UNACKED_KEY)
+            waiting, taken = self._backend.redis("EVAL", _QUEUE_LENGTHS, "2", QUEUE_KEY, UNACKED_KEY)
             return int(waiting), int(taken)
         return None
 
-    def _read(self) -> _Reading | None:
+    def _cpu_time(self) -> _CpuTime | None:
         with suppress(DenzelError):
-            return _Reading(
+            return _CpuTime(
                 services=self._backend.processor_time(),
                 generator=time.process_time(),
-                machine=_busy(),
+                machine=_machine_time(),
                 when=self._clock(),
             )
         return None
 
 
-def _busy() -> float:
-    """Seconds for which the processors of this machine have worked since it was started."""
+def _machine_time() -> float:
+    """CPU seconds of this machine since it was started."""
     times = psutil.cpu_times()
-    # What a system does not tell apart from the rest is not there.
+    # A system without one of these counts its time in another.
     return float(sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq")))

@@ -1,4 +1,4 @@
-"""The requests of a drill: sent until they are accepted, each under a key of its own, and their tasks watched."""
+"""Load of a drill: requests that are retried until they are accepted, and polling of their tasks."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from typing import Any
 
 from denzel.errors import RequestUnusable
 from denzel.loadtest import preflight
-from denzel.loadtest.drill.results import NO_CONNECTION, SentTask
+from denzel.loadtest.drill.results import NO_CONNECTION, TrackedTask
 from denzel.services import TERMINAL_STATES
 
-#: Requests that are sent at the same time, at most.
+#: Threads that send requests.
 _SENDERS = 8
 
-#: Seconds that an answer may take.
-_ANSWER_WITHIN = 15.0
+#: Seconds that a response may take.
+_RESPONSE_TIMEOUT = 15.0
 
-#: Tasks that one look asks for, at most: it must not be a load of its own.
-_ASKED_AT_ONCE = 20
+#: Tasks that are polled at a time, so that polling is no load of its own.
+_POLL_LIMIT = 20
 
 
-class RequestRefused(Exception):
-    """A try that led to no answer, or to the answer that the api cannot now. `reason` is the status, or why not."""
+class ApiUnavailable(Exception):
+    """The api cannot be reached, or cannot answer now. `reason` is the status of its response, or NO_CONNECTION."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-class Api:
-    """A project's api, at a host and a port."""
+class ApiClient:
+    """Blocking client of a project's api, at a host and a port."""
 
     def __init__(self, host: str, port: int, *, key: str = "") -> None:
         self._host = host
@@ -45,71 +45,74 @@ class Api:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def predict(self, body: Mapping[str, Any], *, key: str) -> str:
-        """The id of the task that the request made; raises Refused, and RequestUnusable for what no retry can mend."""
+        """The id of the task that a request made under this idempotency key.
+
+        Raises ApiUnavailable, and RequestUnusable for a request that no retry can help.
+        """
         headers = {"Content-Type": "application/json", "Prefer": "respond-async", "Idempotency-Key": key}
-        status, answer = self._ask("POST", "/predict", headers, json.dumps(body).encode())
+        status, answer = self._send("POST", "/predict", headers, json.dumps(body).encode())
         if status == 200:
             task_id: str = answer["data"]["task_id"]
             return task_id
         if status >= 500:
-            raise RequestRefused(str(status))
+            raise ApiUnavailable(str(status))
         raise preflight.refused(status, answer)
 
     def task(self, task_id: str) -> dict[str, Any] | None:
-        """What GET /status says of a task; None when it knows none with this id. Raises Refused."""
-        status, answer = self._ask("GET", f"/status/{task_id}", {})
+        """A task as GET /status shows it; None when there is none with this id. Raises ApiUnavailable."""
+        status, answer = self._send("GET", f"/status/{task_id}", {})
         if status == 404:
             return None
         if status != 200 or not isinstance(answer, dict):
-            raise RequestRefused(str(status))
+            raise ApiUnavailable(str(status))
         return answer
 
-    def _ask(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=_ANSWER_WITHIN)
+    def _send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=_RESPONSE_TIMEOUT)
         try:
             connection.request(method, path, body=body, headers={**self._headers, **headers})
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError):
-            # Also an answer that was cut off in the middle.
-            raise RequestRefused(NO_CONNECTION) from None
+            # Also a response that was cut off in the middle.
+            raise ApiUnavailable(NO_CONNECTION) from None
         finally:
             connection.close()
 
 
 class Load:
-    """Sends requests, `requests` in turn, each with an address of its own for its callback; use it in a `with`."""
+    """Sends `requests` in turn, each with a callback URI of its own; use it in a `with`."""
 
     def __init__(
         self,
-        api: Api,
+        api: ApiClient,
         requests: Sequence[Mapping[str, Any]],
-        address: Callable[[int], str],
+        callback_uri: Callable[[int], str],
         *,
         called_back: Callable[[], Collection[str]],
-        pause: float = 0.25,
+        interval: float = 0.25,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`called_back` tells the ids of tasks whose callbacks have come, as these are the first to be looked at.
+        """`called_back` returns the ids of tasks whose callbacks have arrived, as these are polled first.
 
-        `pause` is in seconds: between two tries of a request, and between two looks at the tasks.
+        `interval` is in seconds: between two attempts of a request, and between two polls of the tasks.
         """
         self.refused: Counter[str] = Counter()
+        self.requested = 0
         self._api = api
         self._requests = requests
-        self._address = address
+        self._callback_uri = callback_uri
         self._called_back = called_back
-        self._pause = pause
+        self._interval = interval
         self._clock = clock
-        self._tasks: dict[int, SentTask] = {}
-        self._ordered = 0
-        self._waiting: SimpleQueue[int | None] = SimpleQueue()
+        self._tasks: dict[int, TrackedTask] = {}
+        self._unsent: SimpleQueue[int | None] = SimpleQueue()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._error: RequestUnusable | None = None
         self._threads = [
-            *(threading.Thread(target=self._send, daemon=True) for _ in range(_SENDERS)),
-            threading.Thread(target=self._watch, daemon=True),
+            *(threading.Thread(target=self._send_requests, daemon=True) for _ in range(_SENDERS)),
+            threading.Thread(target=self._poll_tasks, daemon=True),
         ]
 
     def __enter__(self) -> Load:
@@ -120,79 +123,75 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         for _thread in self._threads:
-            self._waiting.put(None)
+            self._unsent.put(None)
         for thread in self._threads:
-            thread.join(_ANSWER_WITHIN)
+            thread.join(_RESPONSE_TIMEOUT)
 
     def send(self, count: int) -> None:
-        """Order so many requests more, and do not wait for them; raises RequestUnusable when the api wants none."""
+        """Send so many more requests in the background; raises RequestUnusable when the api has rejected one."""
         if self._error is not None:
             raise self._error
         for _ in range(count):
-            self._waiting.put(self._ordered)
-            self._ordered += 1
+            self._unsent.put(self.requested)
+            self.requested += 1
 
     @property
-    def tasks(self) -> list[SentTask]:
-        """Every accepted request, by its number."""
+    def tasks(self) -> list[TrackedTask]:
+        """The tasks of all accepted requests, by the request's number."""
         with self._lock:
             return [self._tasks[number] for number in sorted(self._tasks)]
 
-    @property
-    def ordered(self) -> int:
-        return self._ordered
-
-    def _send(self) -> None:
-        while (number := self._waiting.get()) is not None and not self._stopping.is_set():
+    def _send_requests(self) -> None:
+        while (number := self._unsent.get()) is not None and not self._stopping.is_set():
             try:
-                self._insist(number)
+                self._send_until_accepted(number)
             except RequestUnusable as error:
                 self._error = error
 
-    def _insist(self, number: int) -> None:
-        """Send one request until it is accepted, always under its key: a lost answer must not make a second task."""
-        body = {**self._requests[number % len(self._requests)], "callback_uri": self._address(number)}
+    def _send_until_accepted(self, number: int) -> None:
+        """Retry a request under one idempotency key: a lost response must not lead to a second task."""
+        body = {**self._requests[number % len(self._requests)], "callback_uri": self._callback_uri(number)}
         key = uuid.uuid4().hex
         while not self._stopping.is_set():
             try:
                 task_id = self._api.predict(body, key=key)
-            except RequestRefused as refusal:
+            except ApiUnavailable as error:
                 with self._lock:
-                    self.refused[refusal.reason] += 1
-                self._stopping.wait(self._pause)
+                    self.refused[error.reason] += 1
+                self._stopping.wait(self._interval)
                 continue
             with self._lock:
-                self._tasks[number] = SentTask(number=number, task_id=task_id, accepted=self._clock())
+                self._tasks[number] = TrackedTask(number=number, task_id=task_id, accepted=self._clock())
             return
 
-    def _watch(self) -> None:
-        seen: Counter[str] = Counter()
-        while not self._stopping.wait(self._pause):
+    def _poll_tasks(self) -> None:
+        polls: Counter[str] = Counter()
+        while not self._stopping.wait(self._interval):
             called_back = self._called_back()
-            open_tasks = [task for task in self.tasks if not (task.settled or task.gone)]
-            # Those that have surely ended first, then those that were not asked for the longest.
-            open_tasks.sort(
-                key=lambda task: (task.ended is not None, task.task_id not in called_back, seen[task.task_id])
+            unsettled = [task for task in self.tasks if not (task.settled or task.gone)]
+            # Those that have surely ended first, then the least often polled.
+            unsettled.sort(
+                key=lambda task: (task.ended is not None, task.task_id not in called_back, polls[task.task_id])
             )
-            for task in open_tasks[:_ASKED_AT_ONCE]:
-                seen[task.task_id] += 1
+            for task in unsettled[:_POLL_LIMIT]:
+                polls[task.task_id] += 1
                 try:
-                    seen_now = read_status(self._api, task, self._clock)
-                except RequestRefused:
+                    polled = poll(self._api, task, self._clock)
+                except ApiUnavailable:
                     break
                 with self._lock:
-                    self._tasks[task.number] = seen_now
+                    self._tasks[task.number] = polled
 
 
-def read_status(api: Api, task: SentTask, clock: Callable[[], float]) -> SentTask:
-    """A task brought up to date with what GET /status says; raises Refused."""
+def poll(api: ApiClient, task: TrackedTask, clock: Callable[[], float]) -> TrackedTask:
+    """A task, updated from GET /status; raises ApiUnavailable."""
     answer = api.task(task.task_id)
     if answer is None:
         return replace(task, gone=True)
     status = str(answer.get("status"))
     if status not in TERMINAL_STATES:
         return replace(task, status=status)
-    # An api that says nothing of callbacks leaves it to the receiver to know.
+    # Without a `callback` in the answer, only the receiver can show whether it arrived.
     callback = answer.get("callback") or {}
     return replace(
         task,

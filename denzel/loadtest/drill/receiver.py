@@ -1,9 +1,8 @@
-"""A receiver of callbacks that can be told to fail, to be silent, to go away, and to come back."""
+"""Callback receiver with injected faults: it answers 500, hangs or is down, and recovers."""
 
 from __future__ import annotations
 
 import enum
-import errno
 import secrets
 import socket
 import threading
@@ -11,23 +10,23 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from denzel.errors import PortTaken
-from denzel.loadtest.drill.results import DrillCallback
+from denzel.loadtest.drill.results import CallbackReceipt
+from denzel.loadtest.http.sink import bind_error
 from denzel.webhooks.server import CallbackHandler, CallbackServer
 from denzel.webhooks.signature import find_fault
 
 
 class Behaviour(enum.Enum):
-    """What a receiver does with a callback: take it, answer 500, say nothing, or not even be there."""
+    """The treatment of callbacks: accept them, answer 500, never answer, or refuse the connection."""
 
-    TAKING = "taking"
-    FAILING = "answers 500"
-    SILENT = "silent"
-    CLOSED = "closed"
+    ACCEPT = "taking"
+    ERROR = "answers 500"
+    HANG = "silent"
+    DOWN = "closed"
 
 
 class Receiver:
-    """Keeps the callbacks that it took; use it in a `with`. With a `secret` their signatures are checked.
+    """Records the callbacks that it accepts; use it in a `with`. With a `secret` their signatures are checked.
 
     Raises PortTaken. The port 0 stands for any free one; `port` is the real one once it is open.
     """
@@ -37,12 +36,12 @@ class Receiver:
         self._host = host
         self._secret = secret
         self._clock = clock
-        # No callback of another drill is taken for one of this.
+        # So that a callback of another drill is not taken for one of this.
         self._path = f"/{secrets.token_hex(8)}/"
-        self._mood = Behaviour.TAKING
+        self._behaviour = Behaviour.ACCEPT
         self._server: CallbackServer | None = None
-        self._arrivals: list[DrillCallback] = []
-        self._held: list[socket.socket] = []
+        self._receipts: list[CallbackReceipt] = []
+        self._hanging: list[socket.socket] = []
 
     def __enter__(self) -> Receiver:
         self._open()
@@ -50,28 +49,28 @@ class Receiver:
 
     def __exit__(self, *_: object) -> None:
         self._close()
-        for connection in self._held:
+        for connection in self._hanging:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     @property
-    def arrivals(self) -> list[DrillCallback]:
-        """Every callback that was taken until now, in order."""
-        return list(self._arrivals)
+    def receipts(self) -> list[CallbackReceipt]:
+        """Every callback that was accepted so far, in order."""
+        return list(self._receipts)
 
     @property
-    def holds(self) -> int:
-        """How many senders have been left without an answer until now."""
-        return len(self._held)
+    def hanging(self) -> int:
+        """The number of callbacks that were left without a response so far."""
+        return len(self._hanging)
 
     def address(self, host: str, number: int) -> str:
-        """Where the callback of one request is to be sent by somebody who reaches this machine as `host`."""
+        """The callback URI of one request, for a sender that reaches this machine as `host`."""
         return f"http://{host}:{self.port}{self._path}{number}"
 
-    def turn(self, mood: Behaviour) -> None:
-        """Be so from now on; raises PortTaken when another program has the port meanwhile."""
-        self._mood = mood
-        if mood is Behaviour.CLOSED:
+    def set_behaviour(self, behaviour: Behaviour) -> None:
+        """Treat callbacks so from now on; raises PortTaken when another program has taken the port meanwhile."""
+        self._behaviour = behaviour
+        if behaviour is Behaviour.DOWN:
             self._close()
         elif self._server is None:
             self._open()
@@ -80,11 +79,7 @@ class Receiver:
         try:
             self._server = CallbackServer((self._host, self.port), _handler(self))
         except OSError as error:
-            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise
-            raise PortTaken(
-                f"The receiver cannot have port {self.port}: {error.strerror}.", hint="Pass another one with --port."
-            ) from None
+            raise bind_error(self.port, error) from None
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -94,23 +89,23 @@ class Receiver:
             self._server.server_close()
             self._server = None
 
-    def answer(self, path: str, headers: Mapping[str, str], body: bytes) -> int | None:
-        """The status that a callback is answered with; None for no answer."""
-        if self._mood is Behaviour.SILENT:
+    def receive(self, path: str, headers: Mapping[str, str], body: bytes) -> int | None:
+        """The status that a callback is answered with; None for no response."""
+        if self._behaviour is Behaviour.HANG:
             return None
-        if self._mood is not Behaviour.TAKING:
+        if self._behaviour is not Behaviour.ACCEPT:
             return 500
         number = path.removeprefix(self._path)
         if not path.startswith(self._path) or not (number.isascii() and number.isdigit()):
             return 404
         fault = find_fault(headers, body, secret=self._secret, now=time.time()) if self._secret else ""
         task_id = headers.get("webhook-id", "")
-        self._arrivals.append(DrillCallback(when=self._clock(), number=int(number), task_id=task_id, fault=fault))
+        self._receipts.append(CallbackReceipt(when=self._clock(), number=int(number), task_id=task_id, fault=fault))
         return 204
 
-    def hold(self, connection: socket.socket) -> None:
-        """Say nothing until the sender gives up, or this receiver ends."""
-        self._held.append(connection)
+    def hang(self, connection: socket.socket) -> None:
+        """Leave a callback without a response until its sender closes the connection, or this receiver ends."""
+        self._hanging.append(connection)
         with suppress(OSError):
             while connection.recv(1024):
                 pass
@@ -118,13 +113,13 @@ class Receiver:
 
 def _handler(receiver: Receiver) -> type[CallbackHandler]:
     class Handler(CallbackHandler):
-        # One callback a connection: over one that was kept, a receiver that is closed could still be reached.
+        # One callback for each connection: a persistent one would reach a receiver that is down.
         protocol_version = "HTTP/1.0"
 
         def take(self, headers: Mapping[str, str], body: bytes) -> None:
-            status = receiver.answer(self.path, headers, body)
+            status = receiver.receive(self.path, headers, body)
             if status is None:
-                receiver.hold(self.connection)
+                receiver.hang(self.connection)
                 return
             self.send_response(status)
             self.end_headers()

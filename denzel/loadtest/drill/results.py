@@ -1,6 +1,6 @@
-"""What a drill has seen, and what it comes to: tasks, callbacks, outages, and the figures made of them.
+"""Results of a drill: tasks, callbacks and outages as they were observed, and the report on them.
 
-Moments are seconds of one clock (time.monotonic).
+Times are seconds of one clock (time.monotonic).
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any
 from denzel.errors import DrillFailed
 from denzel.services import FAILURE, SUCCESS
 
-#: Why a try to send a request did not lead to a task, where that is no status of an answer.
+#: The reason of a failed attempt to send a request, where it is no status of a response.
 NO_CONNECTION = "no connection"
 
-#: What a drill can kill, in the order in which it does: one process that predicts, services, its own receiver.
+#: The parts that a drill can kill, in its order: one process that predicts, services, its own receiver.
 WORKER = "worker"
 RECEIVER = "receiver"
 PARTS = (WORKER, "denzel", "api", "monitor", "redis", RECEIVER)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SentTask:
-    """One accepted request, by its number: when it was accepted, and what GET /status has said of it since.
+class TrackedTask:
+    """The task of an accepted request: when it was accepted, and its state in the latest GET /status.
 
-    `ended` is None until it has ended. `settled`: its callback is under way no more. `gone`: /status does not know it.
+    `ended` is None until it has ended. `settled`: its callback is no longer pending. `gone`: /status has no such task.
     """
 
     number: int
@@ -42,14 +42,14 @@ class SentTask:
     def completed(self) -> bool:
         return self.ended is not None and self.status in (SUCCESS, FAILURE)
 
-    def is_through(self, called_back: Collection[str]) -> bool:
-        """Whether nothing more comes of it, when these tasks were called back."""
+    def is_final(self, called_back: Collection[str]) -> bool:
+        """True when its state can no longer change, given the ids of tasks that were called back."""
         return self.gone or (self.settled and self.task_id in called_back)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrillCallback:
-    """One callback that was received: for which request, of which task, and why its signature is bad, if it is."""
+class CallbackReceipt:
+    """One callback that was received: for which request, of which task, and the fault of its signature, if any."""
 
     when: float
     number: int
@@ -59,9 +59,9 @@ class DrillCallback:
 
 @dataclass(frozen=True, kw_only=True)
 class Outage:
-    """One part that was killed, or a receiver that was away: since when it might work again, and since when it did.
+    """A part that was killed, or a receiver that was away: from when it could recover, and when it did.
 
-    `over` is None when it did not, in the time it was given.
+    `over` is None when it did not recover in time.
     """
 
     part: str
@@ -72,9 +72,9 @@ class Outage:
 
 @dataclass(frozen=True, kw_only=True)
 class PartReport:
-    """One part: how often it was killed, and the longest it took, in seconds, to recover and to catch up.
+    """All outages of one part: their number, and the longest time in seconds to recover and to catch up.
 
-    `recovered` is None when it did not. `caught_up` is None where no earlier work was held up.
+    `recovered` is None when one did not recover. `caught_up` is None where no earlier work was held up.
     """
 
     part: str
@@ -85,9 +85,10 @@ class PartReport:
 
 @dataclass(frozen=True, kw_only=True)
 class DrillReport:
-    """What a drill came to. `lost`, `not_through` and `made_twice` are ids of tasks, `refused` counts tries by reason.
+    """The results of a drill. `lost`, `not_through` and `made_twice` are ids of tasks.
 
-    `not_through` is what was still under way when a drill was interrupted: nobody knows yet whether it is lost.
+    `refused` counts failed attempts by their reason. `not_through` tasks were unfinished when a drill was interrupted:
+    whether they are lost is unknown.
     """
 
     tasks: int
@@ -114,86 +115,84 @@ class DrillReport:
         known = [seconds for seconds in recoveries if seconds is not None]
         return max(known, default=None) if len(known) == len(recoveries) else None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {**asdict(self), "slowest_recovery": self.slowest_recovery}
 
-def check(figures: DrillReport) -> None:
-    """Raise PromiseBroken unless all that was accepted has its result, its callback, and no second life."""
-    where = "Look for their ids in denzel logs --service denzel, and keep this output for a report."
-    if figures.lost:
-        raise DrillFailed(
-            f"Accepted tasks were lost, {len(figures.lost)} of {figures.accepted}: {_few(figures.lost)}.", hint=where
-        )
-    if figures.made_twice:
-        raise DrillFailed(
-            f"Requests were made into a second task, {len(figures.made_twice)}: {_few(figures.made_twice)}.", hint=where
-        )
-    if figures.bad_signatures:
-        raise DrillFailed(
-            f"Callbacks had a bad signature, {figures.bad_signatures}: {figures.fault}.",
-            hint="When CALLBACK_SECRET in .env has changed since the start: denzel restart",
-        )
-    for part in figures.parts:
-        if part.recovered is None:
-            raise DrillFailed(f"{part.part} did not recover.", hint="denzel status, then denzel logs")
-    if figures.accepted < figures.tasks and not figures.interrupted:
-        raise DrillFailed(
-            f"Requests were never accepted, {figures.tasks - figures.accepted} of {figures.tasks}.",
-            hint="denzel status, then denzel logs --service api",
-        )
-
-
-def as_data(figures: DrillReport) -> dict[str, Any]:
-    """The figures as JSON values."""
-    return {**asdict(figures), "slowest_recovery": figures.slowest_recovery}
+    def raise_for_failure(self) -> None:
+        """Raise DrillFailed unless each accepted request has its result and its callback, and led to one task alone."""
+        where = "Look for their ids in denzel logs --service denzel, and keep this output for a report."
+        if self.lost:
+            raise DrillFailed(
+                f"Accepted tasks were lost, {len(self.lost)} of {self.accepted}: {_few(self.lost)}.", hint=where
+            )
+        if self.made_twice:
+            raise DrillFailed(
+                f"Requests were made into a second task, {len(self.made_twice)}: {_few(self.made_twice)}.", hint=where
+            )
+        if self.bad_signatures:
+            raise DrillFailed(
+                f"Callbacks had a bad signature, {self.bad_signatures}: {self.fault}.",
+                hint="When CALLBACK_SECRET in .env has changed since the start: denzel restart",
+            )
+        for part in self.parts:
+            if part.recovered is None:
+                raise DrillFailed(f"{part.part} did not recover.", hint="denzel status, then denzel logs")
+        if self.accepted < self.tasks and not self.interrupted:
+            raise DrillFailed(
+                f"Requests were never accepted, {self.tasks - self.accepted} of {self.tasks}.",
+                hint="denzel status, then denzel logs --service api",
+            )
 
 
-def count(
+def summarize(
     *,
-    tasks: Collection[SentTask],
-    arrivals: Sequence[DrillCallback],
+    tasks: Collection[TrackedTask],
+    receipts: Sequence[CallbackReceipt],
     outages: Sequence[Outage],
     refused: Mapping[str, int],
-    wanted: int,
+    requested: int,
     seconds: float,
     interrupted: bool,
 ) -> DrillReport:
-    """The figures of a drill that was to have `wanted` tasks."""
-    repeats = Counter(arrival.task_id for arrival in arrivals)
+    """The report on a drill that was to send so many requests as `requested`."""
+    receipt_counts = Counter(receipt.task_id for receipt in receipts)
     by_number = {task.number: task.task_id for task in tasks}
-    # A callback on the path of a request, but of another task than its own: the request was accepted twice. Before the
-    # answer to a request was heard, its task is not known.
-    strangers = {
-        arrival.task_id for arrival in arrivals if by_number.get(arrival.number, arrival.task_id) != arrival.task_id
+    # A callback for a request, but from another task than its own: the request was accepted twice. Until its response
+    # has arrived, the task of a request is unknown.
+    duplicates = {
+        receipt.task_id for receipt in receipts if by_number.get(receipt.number, receipt.task_id) != receipt.task_id
     }
     completed = [task for task in tasks if task.completed]
     failures = [task for task in completed if task.status == FAILURE]
-    faults = [arrival.fault for arrival in arrivals if arrival.fault]
-    called_back = [task for task in tasks if task.task_id in repeats]
-    missing = [task for task in tasks if not task.completed or task.task_id not in repeats]
-    # What has come to its end stays as it is; to all the rest, time was not given.
+    faults = [receipt.fault for receipt in receipts if receipt.fault]
+    called_back = [task for task in tasks if task.task_id in receipt_counts]
+    missing = [task for task in tasks if not task.completed or task.task_id not in receipt_counts]
+    # A settled task cannot change any more; the others did not have the time to.
     not_through = [task.task_id for task in missing if interrupted and not (task.settled or task.gone)]
     parts = dict.fromkeys(outage.part for outage in outages)
     return DrillReport(
-        tasks=wanted,
+        tasks=requested,
         accepted=len(tasks),
         refused=dict(refused),
         completed=len(completed),
         failed=len(failures),
         failure=failures[0].reason if failures else "",
         called_back=len(called_back),
-        called_back_twice=sum(repeats[task.task_id] > 1 for task in called_back),
+        called_back_twice=sum(receipt_counts[task.task_id] > 1 for task in called_back),
         lost=[task.task_id for task in missing if task.task_id not in not_through],
         not_through=not_through,
-        made_twice=sorted(strangers),
+        made_twice=sorted(duplicates),
         bad_signatures=len(faults),
         fault=faults[0] if faults else "",
-        parts=[_part(part, outages, tasks, arrivals) for part in parts],
+        parts=[_part_report(part, outages, tasks, receipts) for part in parts],
         seconds=seconds,
         interrupted=interrupted,
     )
 
 
-def _part(
-    part: str, outages: Sequence[Outage], tasks: Collection[SentTask], arrivals: Sequence[DrillCallback]
+def _part_report(
+    part: str, outages: Sequence[Outage], tasks: Collection[TrackedTask], receipts: Sequence[CallbackReceipt]
 ) -> PartReport:
     own = [outage for outage in outages if outage.part == part]
     recoveries = [outage.over - outage.began for outage in own if outage.over is not None]
@@ -201,17 +200,17 @@ def _part(
         part=part,
         killed=len(own),
         recovered=max(recoveries) if len(recoveries) == len(own) else None,
-        caught_up=max((late for outage in own for late in _held_up(outage, tasks, arrivals)), default=None),
+        caught_up=max((delay for outage in own for delay in _delays(outage, tasks, receipts)), default=None),
     )
 
 
-def _held_up(outage: Outage, tasks: Collection[SentTask], arrivals: Sequence[DrillCallback]) -> list[float]:
-    """Seconds after which what was accepted before an outage was done: the task, or the callback for a receiver's."""
+def _delays(outage: Outage, tasks: Collection[TrackedTask], receipts: Sequence[CallbackReceipt]) -> list[float]:
+    """Seconds from an outage to the end of each task that was accepted before it, or to its callback for a receiver."""
     accepted = {task.task_id: task.accepted for task in tasks if task.accepted <= outage.began}
     if outage.of_receiver:
         first: dict[str, float] = {}
-        for arrival in arrivals:
-            first.setdefault(arrival.task_id, arrival.when)
+        for receipt in receipts:
+            first.setdefault(receipt.task_id, receipt.when)
         done = {task_id: first.get(task_id) for task_id in accepted}
     else:
         done = {task.task_id: task.ended for task in tasks if task.task_id in accepted}

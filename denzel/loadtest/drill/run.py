@@ -1,6 +1,6 @@
-"""The drill: requests are sent while one part after another is killed, and every accepted one must have its result.
+"""The drill: fault injection under load, and a check that no accepted task is lost.
 
-What it does is policy over a backend's `kill` and `execute`; what it saw is counted in tally.py.
+It is policy over a backend's `kill` and `execute`; results.py makes the report.
 """
 
 from __future__ import annotations
@@ -15,48 +15,46 @@ from denzel.backends.base import Backend
 from denzel.errors import PortTaken, TooFewTasks
 from denzel.loadtest import preflight
 from denzel.loadtest.drill.faults import FaultInjector
-from denzel.loadtest.drill.load import Api, Load
+from denzel.loadtest.drill.load import ApiClient, Load
 from denzel.loadtest.drill.receiver import Behaviour, Receiver
-from denzel.loadtest.drill.results import RECEIVER, DrillReport, Outage, count
+from denzel.loadtest.drill.results import RECEIVER, DrillReport, Outage, summarize
 from denzel.loadtest.target import find_target
 from denzel.project import lock
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
 from denzel.services import FAILURE, Status
 
-#: The ways in which a receiver can be away.
-_MOODS = (Behaviour.FAILING, Behaviour.SILENT, Behaviour.CLOSED)
+#: The faults of the receiver, in the order in which they are injected.
+_RECEIVER_FAULTS = (Behaviour.ERROR, Behaviour.HANG, Behaviour.DOWN)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrillTimes:
-    """Seconds: how long a drill does what, and how long it waits."""
+class DrillTimings:
+    """Durations, timeouts and intervals of a drill, in seconds."""
 
     #: The requests before a kill, and those after the recovery, are spread over so long.
-    beat: float = 1.5
-    #: A receiver is away for so long.
-    away: float = 4
-    #: The first task must be done, and a part recover, within so long.
-    first: float = 60
-    recovery: float = 120
-    #: At the end, the drill gives up when nothing more has come for so long.
-    patience: float = 180
-    #: Between two tries of a request, and between two looks.
-    pause: float = 0.25
-    look: float = 0.05
+    phase: float = 1.5
+    receiver_outage: float = 4
+    first_task_timeout: float = 60
+    recovery_timeout: float = 120
+    #: At the end, the time without progress after which the drill gives up.
+    idle_timeout: float = 180
+    #: Between two attempts of a request, and between two polls of the tasks.
+    api_interval: float = 0.25
+    poll_interval: float = 0.05
 
 
-TIMES = DrillTimes()
+DRILL_TIMINGS = DrillTimings()
 
 
 class DrillProgress(Protocol):
-    """Who is told what the drill is doing."""
+    """Progress of a drill, as it is shown."""
 
     def doing(self, text: str) -> None:
-        """The drill begins something."""
+        """Show a step that begins."""
 
     def note(self, text: str) -> None:
-        """A remark on it."""
+        """Show a remark on it."""
 
 
 def drill(
@@ -68,18 +66,18 @@ def drill(
     tasks: int,
     parts: Sequence[str],
     receiver_port: int,
-    look: Callable[[], Status | None],
+    read_status: Callable[[], Status | None],
     progress: DrillProgress,
-    times: DrillTimes | None = None,
+    timings: DrillTimings | None = None,
 ) -> DrillReport:
-    """Send so many requests to a running project, kill these parts meanwhile, and say what became of all of them.
+    """Send so many requests to a running project, kill these parts meanwhile, and report on every task.
 
-    Ctrl-C ends it early, with what it has seen. Raises ServiceNotRunning, TooFewTasks, RequestUnusable, ServiceFailed
-    and PortTaken.
+    Ctrl-C ends it early, with what was observed until then. Raises ServiceNotRunning, TooFewTasks, RequestUnusable,
+    ServiceFailed and PortTaken.
     """
-    times = times or TIMES
-    target = find_target(settings, look())
-    api = Api(*target.api, key=target.key)
+    timings = timings or DRILL_TIMINGS
+    target = find_target(settings, read_status())
+    api = ApiClient(*target.api, key=target.key)
     with ExitStack() as stack:
         stack.enter_context(lock.exclusive(project.lock_file))
         receiver = stack.enter_context(Receiver(target.listen, receiver_port, secret=settings.callback_secret))
@@ -88,51 +86,40 @@ def drill(
                 api,
                 requests,
                 lambda number: receiver.address(target.host, number),
-                called_back=lambda: {arrival.task_id for arrival in receiver.arrivals},
-                pause=times.pause,
+                called_back=lambda: {receipt.task_id for receipt in receiver.receipts},
+                interval=timings.api_interval,
             )
         )
-        course = DrillRun(
-            load,
-            receiver,
-            FaultInjector(
-                backend,
-                settings.compose_name,
-                monitor=target.monitor,
-                tasks=lambda: load.tasks,
-            ),
-            tasks=tasks,
-            progress=progress,
-            times=times,
-        )
-        return course.run(parts, callback=receiver.address(target.host, 0))
+        faults = FaultInjector(backend, settings.compose_name, monitor=target.monitor, tasks=lambda: load.tasks)
+        run = DrillRun(load, receiver, faults, tasks=tasks, progress=progress, timings=timings)
+        return run.run(parts, callback_uri=receiver.address(target.host, 0))
 
 
 class DrillRun:
-    """One drill on its way."""
+    """One run of a drill."""
 
     def __init__(
         self,
         load: Load,
         receiver: Receiver,
-        kills: FaultInjector,
+        faults: FaultInjector,
         *,
         tasks: int,
         progress: DrillProgress,
-        times: DrillTimes,
+        timings: DrillTimings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
         self._receiver = receiver
-        self._kills = kills
+        self._faults = faults
         self._tasks = tasks
         self._progress = progress
-        self._times = times
+        self._timings = timings
         self._clock = clock
         self._outages: list[Outage] = []
 
-    def run(self, parts: Sequence[str], *, callback: str) -> DrillReport:
-        """Kill them one after another, and wait for all tasks; `callback` is where callbacks go, for a message.
+    def run(self, parts: Sequence[str], *, callback_uri: str) -> DrillReport:
+        """Kill parts one after another, then wait for all tasks; `callback_uri` is that of the first request.
 
         Raises TooFewTasks, before anything is sent, RequestUnusable, ServiceFailed and PortTaken.
         """
@@ -140,161 +127,163 @@ class DrillRun:
         began = self._clock()
         interrupted = False
         try:
-            self._first(callback)
+            self._check_first_request(callback_uri)
             stages = list(_stages(parts))
-            for done, (part, mood) in enumerate(stages):
-                self._stage(part, mood, share=(self._tasks - self._load.ordered) // (len(stages) - done + 1))
-            self._steadily(self._tasks - self._load.ordered)
-            self._settle()
+            for done, (part, fault) in enumerate(stages):
+                self._stage(part, fault, share=(self._tasks - self._load.requested) // (len(stages) - done + 1))
+            self._send_evenly(self._tasks - self._load.requested)
+            self._drain()
         except KeyboardInterrupt:
             interrupted = True
-        return count(
+        return summarize(
             tasks=self._load.tasks,
-            arrivals=self._receiver.arrivals,
+            receipts=self._receiver.receipts,
             outages=self._outages,
             refused=self._load.refused,
-            wanted=self._tasks,
+            requested=self._tasks,
             seconds=self._clock() - began,
             interrupted=interrupted,
         )
 
-    def _first(self, callback: str) -> None:
-        """One task from end to end, before anything is killed: what fails now fails for another reason."""
+    def _check_first_request(self, callback_uri: str) -> None:
+        """Send one request alone, so that its errors are not taken for those of a fault."""
         self._progress.doing("Sending a first request")
-        if self._wait(lambda: any(task.completed for task in self._load.tasks), self._times.first, sends=1) is None:
-            raise preflight.not_ended(self._times.first)
+        timeout = self._timings.first_task_timeout
+        if self._wait(lambda: any(task.completed for task in self._load.tasks), timeout, sends=1) is None:
+            raise preflight.not_ended(timeout)
         first = self._load.tasks[0]
         if first.status == FAILURE:
             raise preflight.failed(first.reason)
-        if self._wait(lambda: bool(self._receiver.arrivals), self._times.first) is None:
-            raise preflight.not_called_back(callback, self._times.first)
+        if self._wait(lambda: bool(self._receiver.receipts), timeout) is None:
+            raise preflight.not_called_back(callback_uri, timeout)
 
-    def _stage(self, part: str, mood: Behaviour | None, *, share: int) -> None:
-        """Send a share of the requests before, during and after one outage."""
+    def _stage(self, part: str, fault: Behaviour | None, *, share: int) -> None:
+        """Send a share of the requests before, during and after one outage; a `fault` is one of the receiver."""
         quarter = share // 4
-        # A recovery is seen by a request that was accepted after the kill, and has to wait for those before it.
-        self._wait(lambda: self._unfinished() <= quarter, self._times.patience)
-        self._steadily(quarter)
-        # Most of what is sent now is on its way when the part is killed.
+        # Recovery is seen by a request that was accepted after the kill, and waits in the queue behind those before it.
+        self._wait(lambda: self._unfinished() <= quarter, self._timings.idle_timeout)
+        self._send_evenly(quarter)
+        # Most of these are in flight when the part is killed.
         self._load.send(quarter)
-        outage = self._leave(mood, quarter) if mood else self._kill(part, quarter)
+        outage = self._disturb_receiver(fault, quarter) if fault else self._kill(part, quarter)
         self._outages.append(outage)
         self._progress.note(
-            f"    {outage.part} did not recover within {self._times.recovery:.0f} s"
+            f"    {outage.part} did not recover within {self._timings.recovery_timeout:.0f} s"
             if outage.over is None
             else f"    recovered in {outage.over - outage.began:.1f} s"
         )
-        self._steadily(quarter)
+        self._send_evenly(quarter)
 
     def _kill(self, part: str, sends: int) -> Outage:
         self._progress.doing(f"Killing {part}")
-        # From the order to kill on: when it has been carried out, the part may be on its way back already.
+        # Before the kill: when that has been carried out, the part may be restarting already.
         began = self._clock()
-        recovered = self._kills.kill(part)
+        has_recovered = self._faults.kill(part)
         killed = self._clock()
-        # One at once, even if it is back before anybody has looked.
+        # One at once, even if the part has recovered before the first check.
         self._load.send(1)
-        over = self._wait(lambda: recovered(killed), self._times.recovery, sends=sends - 1)
+        over = self._wait(lambda: has_recovered(killed), self._timings.recovery_timeout, sends=sends - 1)
         return Outage(part=part, began=began, over=over)
 
-    def _leave(self, mood: Behaviour, sends: int) -> Outage:
-        """Let the receiver be away, and come back."""
-        part = f"{RECEIVER} ({mood.value})"
-        self._progress.doing(f"The {RECEIVER} {'is ' * (mood is not Behaviour.FAILING)}{mood.value}")
-        self._receiver.turn(mood)
-        self._steadily(sends, over=self._times.away)
-        self._come_back()
+    def _disturb_receiver(self, fault: Behaviour, sends: int) -> Outage:
+        """Inject a fault of the receiver, send requests meanwhile, and let it recover."""
+        self._progress.doing(f"The {RECEIVER} {'is ' * (fault is not Behaviour.ERROR)}{fault.value}")
+        self._receiver.set_behaviour(fault)
+        self._send_evenly(sends, over=self._timings.receiver_outage)
+        self._restore_receiver()
         began = self._clock()
         over = self._wait(
-            lambda: any(arrival.when > began for arrival in self._receiver.arrivals), self._times.recovery
+            lambda: any(receipt.when > began for receipt in self._receiver.receipts), self._timings.recovery_timeout
         )
-        return Outage(part=part, began=began, over=over, of_receiver=True)
+        return Outage(part=f"{RECEIVER} ({fault.value})", began=began, over=over, of_receiver=True)
 
-    def _come_back(self) -> None:
-        """Let the receiver take callbacks again; another program may have its port for a while."""
+    def _restore_receiver(self) -> None:
+        """Let the receiver accept callbacks again; another program may have its port for a while."""
         began = self._clock()
+        timeout = self._timings.recovery_timeout
         while True:
             try:
-                self._receiver.turn(Behaviour.TAKING)
+                self._receiver.set_behaviour(Behaviour.ACCEPT)
             except PortTaken:
-                if self._clock() - began > self._times.recovery:
+                if self._clock() - began > timeout:
                     raise PortTaken(
                         f"The receiver did not get its port {self._receiver.port} back"
-                        f" within {self._times.recovery:.0f} s: another program has it.",
+                        f" within {timeout:.0f} s: another program has it.",
                         hint="Drill again, and name a port that no other program takes: --port",
                     ) from None
-                time.sleep(self._times.look)
+                time.sleep(self._timings.poll_interval)
             else:
                 return
 
-    def _settle(self) -> None:
-        """Wait for every task and callback, as long as any still comes."""
+    def _drain(self) -> None:
+        """Wait for every task and its callback, as long as there is progress."""
         self._progress.doing("Waiting for every task, and its callback")
         seen: tuple[int, int, int] | None = None
-        moved = self._clock()
-        while self._clock() - moved < self._times.patience:
+        changed = self._clock()
+        while self._clock() - changed < self._timings.idle_timeout:
             tasks = self._load.tasks
-            called_back = {arrival.task_id for arrival in self._receiver.arrivals}
-            if len(tasks) == self._tasks and all(task.is_through(called_back) for task in tasks):
+            called_back = {receipt.task_id for receipt in self._receiver.receipts}
+            if len(tasks) == self._tasks and all(task.is_final(called_back) for task in tasks):
                 return
+            # Raises when a request is unusable.
             self._load.send(0)
-            now = len(tasks), sum(task.ended is not None for task in tasks), len(called_back)
-            if now != seen:
-                seen, moved = now, self._clock()
-            time.sleep(self._times.look)
+            counts = len(tasks), sum(task.ended is not None for task in tasks), len(called_back)
+            if counts != seen:
+                seen, changed = counts, self._clock()
+            time.sleep(self._timings.poll_interval)
 
     def _unfinished(self) -> int:
         return sum(task.ended is None for task in self._load.tasks)
 
-    def _steadily(self, sends: int, *, over: float | None = None) -> None:
-        """Send so many requests, evenly spread."""
-        seconds = self._times.beat if over is None else over
+    def _send_evenly(self, sends: int, *, over: float | None = None) -> None:
+        """Send so many requests at regular intervals, over a phase or so many seconds."""
+        seconds = self._timings.phase if over is None else over
         began = self._clock()
         for number in range(1, sends + 1):
             self._load.send(1)
             time.sleep(max(0.0, began + seconds * number / sends - self._clock()))
         time.sleep(max(0.0, began + seconds - self._clock()))
 
-    def _wait(self, condition: Callable[[], bool], within: float, *, sends: int = 0) -> float | None:
-        """When the condition came true; None when it did not. Sends so many requests meanwhile, ever more seldom."""
+    def _wait(self, condition: Callable[[], bool], timeout: float, *, sends: int = 0) -> float | None:
+        """The time at which a condition became true, None after the timeout. Sends requests meanwhile."""
         began = self._clock()
-        due = _moments(sends, within)
+        due = _backoff(sends, timeout)
         while not condition():
             passed = self._clock() - began
-            if passed > within:
+            if passed > timeout:
                 return None
             while due and due[0] <= passed:
                 self._load.send(1)
                 due.pop(0)
             self._load.send(0)
-            time.sleep(self._times.look)
+            time.sleep(self._timings.poll_interval)
         return self._clock()
 
 
-def fewest_tasks(parts: Sequence[str]) -> int:
-    """How many requests it takes to send one before, during and after each outage."""
+def min_tasks(parts: Sequence[str]) -> int:
+    """The fewest requests with which one is sent before, during and after each outage."""
     return 1 + 4 * (len(list(_stages(parts))) + 1)
 
 
 def check_enough(tasks: int, parts: Sequence[str]) -> None:
     """Raise TooFewTasks when so many requests cannot show that each of these parts has recovered."""
-    fewest = fewest_tasks(parts)
-    if tasks < fewest:
+    minimum = min_tasks(parts)
+    if tasks < minimum:
         raise TooFewTasks(
             f"{tasks} tasks are too few to see each part recover.",
-            hint=f"Pass --tasks {fewest} or more, or fewer parts with --kill.",
+            hint=f"Pass --tasks {minimum} or more, or fewer parts with --kill.",
         )
 
 
 def _stages(parts: Sequence[str]) -> Iterator[tuple[str, Behaviour | None]]:
     for part in parts:
         if part == RECEIVER:
-            yield from ((part, mood) for mood in _MOODS)
+            yield from ((part, fault) for fault in _RECEIVER_FAULTS)
         else:
             yield part, None
 
 
-def _moments(number: int, within: float) -> list[float]:
-    """So many moments of a time, ever farther apart: nobody knows how long it will take."""
+def _backoff(count: int, timeout: float) -> list[float]:
+    """So many times within a timeout, at growing intervals, as the time to a recovery is unknown."""
     first = 0.2
-    return [first * (within / first) ** (step / number) - first for step in range(number)]
+    return [first * (timeout / first) ** (step / count) - first for step in range(count)]

@@ -1,4 +1,4 @@
-"""Requests to one server, over connections that are kept."""
+"""Asynchronous HTTP client of one server, over persistent connections."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from denzel.loadtest.http.http1 import Malformed, Messages, header
+from denzel.loadtest.http.http1 import MalformedMessage, MessageParser, header
 
-#: Bytes that an answer may have.
-_ANSWER_LIMIT = 512 * 2**20
+#: Bytes that a response may have.
+_RESPONSE_LIMIT = 512 * 2**20
 
-#: Seconds after which a connection that nobody used is not used again: the server may be closing it just now.
-_KEEP_FOR = 1.0
+#: Seconds after which an idle connection is not used again: the server may be about to close it.
+_IDLE_LIMIT = 1.0
 
 
-class NoAnswer(Exception):
-    """The server could not be reached, or ended the connection without an answer."""
+class NoResponse(Exception):
+    """The server could not be reached, or closed the connection without a response."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """What a server answered, and when (on the client's clock)."""
+    """A server's response, and when it was complete (on the client's clock)."""
 
     status: int
     head: bytes
@@ -30,59 +30,59 @@ class HttpResponse:
     when: float
 
 
-class Client:
-    """Asks one server, as many times at once as it is asked to; use it in an `async with`."""
+class HttpClient:
+    """Sends requests to one server, with a connection for each concurrent one; use it in an `async with`."""
 
     def __init__(self, host: str, port: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._address = host, port
         self._clock = clock
-        #: The last that was used is the first to be used again, so that few are kept when few are needed.
+        #: Last in, first out, so that few are kept when few are needed.
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> HttpClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         for connection in self._open:
             connection.close()
-        # What was closed is gone in the next round of the loop.
+        # Sockets are closed in the next iteration of the event loop.
         await asyncio.sleep(0)
 
-    async def ask(self, request: bytes) -> HttpResponse:
-        """The answer to a request in the form it is sent in; raises NoAnswer."""
+    async def send(self, request: bytes) -> HttpResponse:
+        """The response to a request, which is passed as it is written to the socket; raises NoResponse."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_fit(self._clock() - _KEEP_FOR):
+            if connection.is_reusable(self._clock() - _IDLE_LIMIT):
                 try:
-                    return await self._ask(connection, request)
-                except NoAnswer:
-                    # The server closed it while the request was on its way, as it may; another one is made.
+                    return await self._send(connection, request)
+                except NoResponse:
+                    # A server may close an idle connection at any time, also while a request is on its way.
                     break
             self._drop(connection)
-        return await self._ask(await self._connect(), request)
+        return await self._send(await self._connect(), request)
 
     async def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
         try:
             _, connection = await loop.create_connection(lambda: _Connection(self._clock), *self._address)
         except OSError:
-            raise NoAnswer from None
+            raise NoResponse from None
         self._open.add(connection)
         return connection
 
-    async def _ask(self, connection: _Connection, request: bytes) -> HttpResponse:
+    async def _send(self, connection: _Connection, request: bytes) -> HttpResponse:
         try:
-            answer = await connection.ask(request)
+            response = await connection.send(request)
         except BaseException:
-            # Also when whoever asked does not wait any more: an answer may come that belongs to nobody.
+            # Also on cancellation: the response may still arrive, and must not be taken for that of another request.
             self._drop(connection)
             raise
-        if header(answer.head, b"connection").lower() == b"close" or answer.head.startswith(b"HTTP/1.0"):
+        if header(response.head, b"connection").lower() == b"close" or response.head.startswith(b"HTTP/1.0"):
             self._drop(connection)
         else:
             self._idle.append(connection)
-        return answer
+        return response
 
     def _drop(self, connection: _Connection) -> None:
         self._open.discard(connection)
@@ -94,21 +94,21 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._messages = Messages(body_limit=_ANSWER_LIMIT)
+        self._parser = MessageParser(body_limit=_RESPONSE_LIMIT)
         self._transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[HttpResponse] | None = None
+        self._response: asyncio.Future[HttpResponse] | None = None
         self._used = clock()
 
-    def is_fit(self, since: float) -> bool:
-        """Whether it is open, and was used since then."""
+    def is_reusable(self, since: float) -> bool:
+        """True when it is open and was used since then."""
         return self._transport is not None and self._used >= since
 
-    async def ask(self, request: bytes) -> HttpResponse:
+    async def send(self, request: bytes) -> HttpResponse:
         if self._transport is None:
-            raise NoAnswer
-        self._answer = asyncio.get_running_loop().create_future()
+            raise NoResponse
+        self._response = asyncio.get_running_loop().create_future()
         self._transport.write(request)
-        return await self._answer
+        return await self._response
 
     def close(self) -> None:
         if self._transport is not None:
@@ -122,10 +122,10 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._used = self._clock()
         try:
-            for head, body in self._messages.feed(data):
-                if self._answer is not None and not self._answer.done():
-                    self._answer.set_result(HttpResponse(int(head[9:12]), head, body, self._used))
-        except (Malformed, ValueError):
+            for head, body in self._parser.feed(data):
+                if self._response is not None and not self._response.done():
+                    self._response.set_result(HttpResponse(int(head[9:12]), head, body, self._used))
+        except (MalformedMessage, ValueError):
             self._fail()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -133,5 +133,5 @@ class _Connection(asyncio.Protocol):
 
     def _fail(self) -> None:
         self.close()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(NoAnswer())
+        if self._response is not None and not self._response.done():
+            self._response.set_exception(NoResponse())

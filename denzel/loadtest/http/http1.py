@@ -1,4 +1,4 @@
-"""HTTP/1.1 on a stream of bytes: where a message ends and the next one begins. As lean as a load generator needs it."""
+"""Incremental parser of HTTP/1.1 messages (RFC 9112), as lean as a load generator needs it."""
 
 from __future__ import annotations
 
@@ -8,54 +8,54 @@ from collections.abc import Iterator
 HEAD_LIMIT = 64 * 1024
 
 
-class Malformed(Exception):
-    """What came is no HTTP message, or one that is too long; `status` is what a server answers then."""
+class MalformedMessage(Exception):
+    """Input that is not HTTP, or too long; `status` is the error that a server answers with."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
         self.status = status
 
 
-class Messages:
-    """Takes bytes as they come, and gives whole messages."""
+class MessageParser:
+    """Splits a stream of bytes into whole messages."""
 
     def __init__(self, *, body_limit: int) -> None:
         self._buffer = bytearray()
         self._body_limit = body_limit
-        #: How far the end of a head was looked for already.
-        self._seen = 0
+        #: Bytes of the buffer that were already searched for the end of a head.
+        self._searched = 0
 
     def feed(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """The head and the body of each message that is complete now; raises Malformed."""
+        """Yield the head and the body of each message that is complete now; raises MalformedMessage."""
         self._buffer += data
         while (message := self._take()) is not None:
             yield message
 
     def _take(self) -> tuple[bytes, bytes] | None:
-        end = self._buffer.find(b"\r\n\r\n", max(0, self._seen - 3))
+        end = self._buffer.find(b"\r\n\r\n", max(0, self._searched - 3))
         if end < 0:
-            self._seen = len(self._buffer)
-            if self._seen > HEAD_LIMIT:
-                raise Malformed(431)
+            self._searched = len(self._buffer)
+            if self._searched > HEAD_LIMIT:
+                raise MalformedMessage(431)
             return None
-        self._seen = end
+        self._searched = end
         head = bytes(self._buffer[:end])
-        body = (
-            self._chunked(end + 4) if b"chunked" in header(head, b"transfer-encoding") else self._sized(head, end + 4)
-        )
+        chunked = b"chunked" in header(head, b"transfer-encoding")
+        body = self._chunked(end + 4) if chunked else self._sized(head, end + 4)
         if body is None:
             return None
         content, end = body
         del self._buffer[:end]
-        self._seen = 0
+        self._searched = 0
         return head, content
 
     def _sized(self, head: bytes, start: int) -> tuple[bytes, int] | None:
-        """The body of a message that says how long it is, and where it ends; None while that has not come."""
+        """The body of a message with a Content-Length, and where it ends; None while it is incomplete."""
         end = start + self._number(header(head, b"content-length") or b"0", 10)
         return (bytes(self._buffer[start:end]), end) if len(self._buffer) >= end else None
 
     def _chunked(self, start: int) -> tuple[bytes, int] | None:
+        """The same for a chunked body (RFC 9112, section 7.1) without trailers."""
         parts: list[bytes] = []
         while (end := self._buffer.find(b"\r\n", start)) >= 0:
             size = self._number(bytes(self._buffer[start:end]).partition(b";")[0].strip(), 16)
@@ -70,20 +70,20 @@ class Messages:
         return None
 
     def _number(self, text: bytes, base: int) -> int:
-        # Python refuses to read numbers of thousands of digits.
+        # Python refuses to parse numbers of thousands of digits.
         if not text.isalnum() or len(text) > 18:
-            raise Malformed(400)
+            raise MalformedMessage(400)
         try:
             number = int(text, base)
         except ValueError:
-            raise Malformed(400) from None
+            raise MalformedMessage(400) from None
         if number > self._body_limit:
-            raise Malformed(413)
+            raise MalformedMessage(413)
         return number
 
 
 def header(head: bytes, name: bytes) -> bytes:
-    """The value of a header, its name given in lower case; empty when there is none."""
+    """The value of a header, by its name in lower case; empty when there is none."""
     start = head.lower().find(b"\r\n" + name + b":")
     if start < 0:
         return b""

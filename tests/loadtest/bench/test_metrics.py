@@ -1,4 +1,4 @@
-"""Percentiles, histograms and the letters that charts are made of."""
+"""Percentiles, histograms and their charts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from denzel.loadtest.bench.metrics import histogram, latency, percentile
     ("count", "percent", "expected"),
     [(1, 50, 1), (2, 50, 1), (3, 50, 2), (100, 50, 50), (100, 99, 99), (101, 99, 100), (1000, 99, 990), (4, 90, 4)],
 )
-def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed(count: int, percent: float, expected: int) -> None:
+def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed(
+    count: int, percent: float, expected: int
+) -> None:
     assert percentile(range(1, count + 1), percent) == expected
 
 
@@ -41,17 +43,17 @@ def test_a_histogram_counts_every_value_once() -> None:
         assert bucket.count == sum(below < value <= bucket.up_to for value in values)
 
 
-def test_a_histogram_has_bounds_that_one_can_say() -> None:
+def test_a_histogram_has_round_bounds() -> None:
     buckets = histogram([0.0011, 0.0014, 0.0021, 0.0049])
     assert [(bucket.up_to, bucket.count) for bucket in buckets] == [(0.0015, 2), (0.002, 0), (0.003, 1), (0.005, 1)]
     assert [bucket.up_to for bucket in histogram([0.007])] == [0.007]
     assert [bucket.up_to for bucket in histogram([0.008, 0.012])] == [0.01, 0.015]
 
 
-def test_the_few_that_took_much_longer_are_one_bucket() -> None:
+def test_outliers_share_one_bucket() -> None:
     buckets = histogram([0.002] * 2000 + [9.5])
     assert [(bucket.up_to, bucket.count) for bucket in buckets] == [(0.002, 2000), (9.5, 1)]
 
 
-def test_a_request_that_took_no_time_has_a_place() -> None:
+def test_a_duration_of_zero_has_a_bucket() -> None:
     assert [bucket.count for bucket in histogram([0.0, 0.0])] == [2]

@@ -1,4 +1,4 @@
-"""The two ends of HTTP that a benchmark needs: a connection that asks, and a receiver of callbacks."""
+"""Two ends of HTTP for benchmarks: a client connection and a callback receiver, on asyncio's bare transports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Answer(NamedTuple):
 
 
 class Messages(asyncio.Protocol):
-    """Splits a stream into HTTP messages whose bodies have a length, and hands each to `take`."""
+    """Splits a stream into HTTP messages with a Content-Length, and passes each to `take`."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
@@ -30,7 +30,7 @@ class Messages(asyncio.Protocol):
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             head = self._buffer[:end]
             at = head.lower().find(b"content-length:")
-            # No body at all, as of a 204; a chunked one would be found out as a wrong answer.
+            # Without one there is no body, as in a 204; a chunked body would count as a wrong answer.
             length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
             whole = end + 4 + length
             if len(self._buffer) < whole:
@@ -44,12 +44,12 @@ class Messages(asyncio.Protocol):
 
 
 class Connection(Messages):
-    """One kept connection of a client, which asks one thing at a time."""
+    """A client's persistent connection, with one request on it at a time."""
 
     def __init__(self) -> None:
         super().__init__()
         self.closed = False
-        self._waiting: asyncio.Future[Answer] | None = None
+        self._answer: asyncio.Future[Answer] | None = None
 
     @classmethod
     async def open(cls, port: int) -> Connection:
@@ -57,25 +57,25 @@ class Connection(Messages):
         _, connection = await loop.create_connection(cls, "127.0.0.1", port)
         return connection
 
-    def ask(self, request: bytes) -> asyncio.Future[Answer]:
-        """The answer, in a while; ConnectionResetError when the server goes away before."""
-        self._waiting = asyncio.get_running_loop().create_future()
+    def send(self, request: bytes) -> asyncio.Future[Answer]:
+        """Send a request, and return its future answer; ConnectionResetError when the server closes the connection."""
+        self._answer = asyncio.get_running_loop().create_future()
         if self.closed or self.transport is None:
-            self._waiting.set_exception(ConnectionResetError())
+            self._answer.set_exception(ConnectionResetError())
         else:
             self.transport.write(request)
-        return self._waiting
+        return self._answer
 
     def take(self, head: bytes, body: bytes) -> None:
         if b"connection: close" in head.lower():
             self.close()
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(Answer(int(head[9:12]), body))
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(Answer(int(head[9:12]), body))
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_exception(ConnectionResetError())
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ConnectionResetError())
 
     def close(self) -> None:
         self.closed = True
@@ -84,34 +84,34 @@ class Connection(Messages):
 
 
 class Receiver(Messages):
-    """One connection to a receiver of callbacks, which tells `arrive` the path and the body of each."""
+    """One connection to a callback receiver, which calls `on_callback` with the path and the body of each."""
 
-    def __init__(self, arrive: Callable[[str, bytes], None], delay: float) -> None:
+    def __init__(self, on_callback: Callable[[str, bytes], None], delay: float) -> None:
         super().__init__()
-        self._arrive = arrive
+        self._on_callback = on_callback
         self._delay = delay
 
     @classmethod
-    async def open(cls, arrive: Callable[[str, bytes], None], *, delay: float = 0) -> OpenReceiver:
-        """Listen on every address of this machine, as containers do not come by loopback."""
+    async def open(cls, on_callback: Callable[[str, bytes], None], *, delay: float = 0) -> OpenReceiver:
+        """Listen on every address of this machine: containers do not connect over loopback."""
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: cls(arrive, delay), "0.0.0.0", 0, backlog=1024)
+        server = await loop.create_server(lambda: cls(on_callback, delay), "0.0.0.0", 0, backlog=1024)
         return OpenReceiver(server)
 
     def take(self, head: bytes, body: bytes) -> None:
         if self._delay:
-            asyncio.get_running_loop().call_later(self._delay, self._answer, head, body)
+            asyncio.get_running_loop().call_later(self._delay, self._respond, head, body)
         else:
-            self._answer(head, body)
+            self._respond(head, body)
 
-    def _answer(self, head: bytes, body: bytes) -> None:
-        self._arrive(head.split(b" ", 2)[1].decode(), body)
+    def _respond(self, head: bytes, body: bytes) -> None:
+        self._on_callback(head.split(b" ", 2)[1].decode(), body)
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
 
 class OpenReceiver:
-    """A receiver that listens."""
+    """A receiver that listens on `port`."""
 
     def __init__(self, server: asyncio.Server) -> None:
         self.port: int = server.sockets[0].getsockname()[1]

@@ -1,4 +1,4 @@
-"""What the load is told to do, and how it judges what comes back."""
+"""Workload of one measurement, the check of its answers, and percentiles of its times."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-#: What stands in a body for the address of the callback; every address has this many digits.
+#: Placeholder of the callback URI in a body, and the digits at its end.
 CALLBACK = "CALLBACK_URI"
 DIGITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
-    """`work` is answers, callbacks or paced; times are in seconds, `rate` is requests a second."""
+class Workload:
+    """Requests to send: `kind` is answers, callbacks or paced; times are in seconds, `rate` in requests a second."""
 
-    work: str
+    kind: str
     port: int
     path: str
     body: str
     headers: dict[str, str] = field(default_factory=dict)
-    #: What an answer must be, and a callback: JSON, or a text that it must hold; None: anything.
+    #: The expected answer and callback: JSON, or a text within it; None for any.
     answer: Any = None
     callback: Any = None
     statuses: tuple[int, ...] = (200,)
@@ -28,18 +28,18 @@ class Order:
     seconds: float = 4
     warm_up: float = 1
     rate: float = 50
-    #: Requests in all, and seconds to wait for the last callback.
+    #: Requests in total, and seconds to wait for the last callback.
     limit: int = 1_000_000
-    patience: float = 60
-    #: How the system reaches this machine.
+    drain_timeout: float = 60
+    #: The host by which the system reaches this machine.
     callback_host: str = "127.0.0.1"
-    #: Of so many requests one is called back at a receiver that takes so long to answer; 0: none.
+    #: One request in so many is called back at a slow receiver, which takes `slow_seconds` to answer; 0 for none.
     slow_one_in: int = 0
     slow_seconds: float = 3
 
 
 def milliseconds(times: list[float]) -> dict[str, float | None]:
-    """Percentiles of seconds, in milliseconds."""
+    """Percentiles, in milliseconds, of times in seconds."""
     if not times:
         return {"p50": None, "p90": None, "p99": None, "max": None}
     ranked = sorted(times)
@@ -47,8 +47,8 @@ def milliseconds(times: list[float]) -> dict[str, float | None]:
     return {name: 1000 * ranked[min(len(ranked) - 1, int(share * len(ranked)))] for name, share in shares.items()}
 
 
-def right(expected: Any, body: bytes) -> bool:
-    """Whether a body is the JSON that was expected, or holds the text."""
+def is_expected(expected: Any, body: bytes) -> bool:
+    """True when a body is the expected JSON, or contains the expected text."""
     if isinstance(expected, str):
         return expected in body.decode(errors="replace")
     return expected is None or _load(body) == expected
