@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,16 @@ def _docker_answers() -> bool:
 def free_port() -> int:
     """A port of 127.0.0.1 that was free a moment ago."""
     return find_free_port()
+
+
+@pytest.fixture
+def own_folder() -> Iterator[Path]:
+    """A folder that can be given to another user: each run of pytest closes its own folders to all but their owner."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="denzel-tests-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

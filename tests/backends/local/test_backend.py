@@ -10,7 +10,6 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -665,16 +664,6 @@ def test_launch_on_the_other_backend_is_refused_while_launched_on_this_one(runni
         assert "denzel shutdown" in said.splitlines()[-1]
     assert settings_file.read(running.env_file)["BACKEND"] == "local"
     assert states(running) == ALL_UP
-
-
-@pytest.fixture
-def own_folder() -> Iterator[Path]:
-    """A folder that another user can enter and write to."""
-    folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="denzel-nobody-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 @local
