@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from doubles.receiver import Receiver, receiving
 from redis import Redis
 from support.paths import REPOSITORY
 from support.ports import find_free_port
@@ -33,6 +34,13 @@ def _docker_answers() -> bool:
 def free_port() -> int:
     """A port of 127.0.0.1 that was free a moment ago."""
     return find_free_port()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """The endpoint of callbacks, on a port of its own."""
+    with receiving() as receiver:
+        yield receiver
 
 
 @pytest.fixture

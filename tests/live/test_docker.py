@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.driving import DENZEL, Driven, Render, docker
+from support.lab import ALL_DOWN, ALL_UP
 from support.waiting import until
 
 from denzel.project import dotenv
@@ -16,9 +17,6 @@ from denzel.project import dotenv
 pytestmark = pytest.mark.docker
 
 on_docker = pytest.mark.parametrize("shared", ["docker"], indirect=True)
-
-ALL_UP = {"denzel": "UP", "monitor": "UP", "api": "UP", "redis": "UP"}
-ALL_DOWN = dict.fromkeys(ALL_UP, "DOWN")
 
 
 @on_docker

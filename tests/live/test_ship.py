@@ -7,8 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import requests
-from support.driving import Driven, Render, docker
+from support.driving import Driven, Render, denzel, docker
 from support.ports import find_free_port
 from support.waiting import until
 
@@ -28,7 +27,7 @@ def moved(render: Render, tmp_path: Path) -> Driven:
 def test_the_folder_runs_with_compose_alone_and_the_image_without_the_folder(moved: Driven) -> None:
     try:
         docker("compose", "up", "--build", "--detach", "--wait", cwd=moved.root)
-        assert requests.get(f"{moved.api}/info", timeout=10).status_code == 200
+        assert moved.get("/info").status_code == 200
         assert moved.post({"echo": "no denzel here"}, prefer="wait=30").json()["echo"] == "no denzel here"
         docker("compose", "down", cwd=moved.root)
 
@@ -42,8 +41,6 @@ def test_the_folder_runs_with_compose_alone_and_the_image_without_the_folder(mov
 
 
 def test_the_rendered_gpu_project_is_valid_compose_with_device_reservations(tmp_path: Path) -> None:
-    from support.driving import denzel
-
     denzel("startproject", "seer", "--gpu", cwd=tmp_path)
     dotenv.change(tmp_path / "seer" / ".env", {"API_PORT": str(find_free_port())})
     done = subprocess.run(
@@ -59,6 +56,6 @@ def test_a_project_whose_model_loads_slowly_is_found_ready_by_its_own_address(mo
     moved.order(load_for=3)
     try:
         docker("compose", "up", "--build", "--detach", "--wait", cwd=moved.root)
-        until(lambda: requests.get(f"{moved.api}/health/ready", timeout=10).status_code == 200, within=60, what="ready")
+        until(lambda: moved.get("/health/ready").status_code == 200, within=60, what="ready")
     finally:
         docker("compose", "down", "--volumes", "--rmi", "local", cwd=moved.root)
