@@ -19,9 +19,8 @@ from typing import Any
 import psutil
 import pytest
 from supervisor.states import ProcessStates
+from support.command import program, refused, tool
 from support.ports import find_free_port
-from support.programs import program
-from support.refusals import refused
 from support.waiting import until
 
 from denzel.backends.base import BuildStep
@@ -667,11 +666,11 @@ def test_launch_on_the_other_backend_is_refused_while_launched_on_this_one(runni
 
 
 @local
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can be somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_no_root_is_needed(own_folder: Path) -> None:
     """A user who may read this machine's Python, wherever it is installed, and write into one folder alone."""
     may = ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
-    user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *may]
+    user = [tool("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *may]
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "PYTHONPATH", "UV_", "SSL_"))}
     own = {"HOME": str(own_folder), "TMPDIR": str(own_folder / "t"), "UV_CACHE_DIR": str(own_folder / "cache")}
     (own_folder / "t").mkdir()

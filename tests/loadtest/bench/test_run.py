@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from doubles.small_project import Faults, SmallBackend, SmallProject, launched, small_project
-from support.places import enter
+from support.command import enter
 from support.waiting import until
 
 from denzel import cli
