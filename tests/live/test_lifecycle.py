@@ -11,7 +11,7 @@ import subprocess
 import time
 
 import pytest
-from support.driving import BACKENDS, DENZEL, Driven, Render, denzel
+from support.driving import BACKENDS, DENZEL, Driven, Render, denzel, docker
 from support.lab import ALL_DOWN, ALL_UP
 from support.ports import find_free_port
 from support.waiting import until
@@ -129,6 +129,7 @@ def test_a_model_that_does_not_load_is_reported_and_mended_by_a_restart(lab: Dri
     assert lab.ended(task)["result"]["echo"] == "waited"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sharing", "cause"),
     [
@@ -171,16 +172,19 @@ def test_a_model_that_ends_its_process_is_told_from_other_failures_and_steadily_
         ("open('./app/assets/model.pkl')", "FileNotFoundError: [Errno 2] No such file", "app/assets"),
     ],
 )
-def test_what_is_wrong_in_the_pipeline_is_said(lab: Driven, line: str, cause: str, hint: str) -> None:
-    lab.pipeline.write_text(f"{lab.pipeline.read_text()}\n{line}\n")
-    said = lab.denzel("restart", code=1)
+def test_what_is_wrong_in_the_pipeline_is_said(shared: Driven, line: str, cause: str, hint: str) -> None:
+    # What the test before has broken need not be up again.
+    shared.order()
+    shared.write_pipeline()
+    shared.pipeline.write_text(f"{shared.pipeline.read_text()}\n{line}\n")
+    said = shared.denzel("restart", code=1)
     error, hinted = said.splitlines()[-2:]
     assert error.startswith(f"Error: The model could not be loaded: {cause}")
     assert hinted.startswith("Hint: ")
     assert hint in hinted
-    lab.until_the_api_is_up()
-    assert lab.get("/info").status_code == 200
-    answer = lab.post({})
+    shared.until_the_api_is_up()
+    assert shared.get("/info").status_code == 200
+    answer = shared.post({})
     assert (answer.status_code, answer.json()["title"]) == (500, "Pipeline error")
     assert cause in answer.json()["description"]
 
@@ -287,15 +291,25 @@ def test_launch_names_the_taken_port_and_its_option(render: Render, lab: Driven)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_purge_waits_for_an_answer_and_for_nothing_that_runs(render: Render, backend: str) -> None:
+def test_a_purge_asks_waits_for_nothing_that_runs_and_leaves_nothing(render: Render, backend: str) -> None:
     project = render(backend)
     # Longer than any command may take here.
     dotenv.change(project.root / ".env", {"STOP_TIMEOUT": "3600"})
-    project.launch()
+    project.launch("--no-wait")
+    project.until_the_api_is_up()
     task = project.submit({"sleep": 3600})
     until(lambda: project.task(task)["status"] == "STARTED", what="the task to run")
+    said = project.denzel("shutdown", "--purge", code=1, stdin="n\n")
+    assert "1 unfinished task and 0 unsent callbacks are stored" in said
     said = project.denzel("shutdown", "--purge", code=1)
     assert said.endswith("Error: There was no answer.\nHint: To go on without being asked, pass --yes.\n")
     assert project.task(task)["status"] == "STARTED"
     project.denzel("shutdown", "--purge", "--yes")
+    project.denzel("shutdown", "--purge")
     assert "not launched" in project.denzel("status", code=1)
+    if backend == "docker":
+        label = f"label=com.docker.compose.project={project.name}"
+        for kind in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
+            assert docker(*kind, "--quiet", "--filter", label) == ""
+        assert docker("images", "--quiet", f"denzel/{project.name}") == ""
+        assert docker("images", "--quiet", "redis:8") != ""
