@@ -15,7 +15,7 @@ from denzel.project import dotenv
 
 
 @pytest.fixture(scope="session")
-def render(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Render]:
+def render(tmp_path_factory: pytest.TempPathFactory, package_cache: None) -> Iterator[Render]:
     """Makes projects with the lab pipeline, new ones or copies of a folder, under names and ports of their own; removes
     what they leave behind.
     """
@@ -44,14 +44,9 @@ def render(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Render]:
         made.append(driven)
         return driven
 
-    with pytest.MonkeyPatch.context() as patch:
-        # One cache for the projects of all tests; a project's own would be inside it.
-        patch.setenv("UV_CACHE_DIR", str(tmp_path_factory.mktemp("uv-cache")))
-        try:
-            yield make
-        finally:
-            for driven in made:
-                driven.remove()
+    yield make
+    for driven in made:
+        driven.remove()
 
 
 @pytest.fixture(scope="session", params=BACKENDS)

@@ -83,6 +83,7 @@ def test_callbacks_are_signed_with_the_projects_secret(lab: Driven, receiver: Re
     assert Webhook(secret).verify(received.content, received.headers) == received.body
 
 
+@pytest.mark.slow
 def test_callbacks_come_within_a_minute_when_the_process_that_sends_them_hangs(lab: Driven, receiver: Receiver) -> None:
     (sidecar,) = [one for one in processes(lab) if "app.serving.sidecar" in one.cmdline()]
     sidecar.suspend()

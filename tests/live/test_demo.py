@@ -19,6 +19,7 @@ STRANGER = 54321
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
+@pytest.mark.slow
 @pytest.mark.local
 def test_the_demo_works_from_a_fresh_clone_for_an_unprivileged_user(own_folder: Path) -> None:
     clone, home, temporary = own_folder / "clone", own_folder / "home", own_folder / "tmp"

@@ -123,6 +123,8 @@ def without_docker(page: str) -> str:
     return re.sub(r"^\$ docker compose version\n.*\n", "", page, flags=re.MULTILINE).replace('"/project/', '".../')
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("package_cache")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_tutorial_works_as_it_is_written(reader: Reader, backend: str) -> None:
     name = f"iris_{secrets.token_hex(4)}"

@@ -189,7 +189,7 @@ def test_at_the_memory_limit_nothing_is_accepted_and_what_was_is_run(shared: Dep
     assert shared.post({}, prefer="wait=30").status_code == 200
 
 
-# Four stories that take a minute or two each, told at the same time
+# Four stories that take a minute or two each, at the same time
 
 
 @dataclass
@@ -240,6 +240,7 @@ def stories(deploy: Callable[[], Deployment]) -> Stories:
     )
 
 
+@pytest.mark.slow
 def test_a_worker_consumes_again_after_redis_was_away_for_a_minute(stories: Stories) -> None:
     away = stories.away
     until(lambda: time.monotonic() - stories.begun > MINUTE, within=MINUTE + 10, what="the minute to be over")
@@ -254,12 +255,14 @@ def test_a_worker_consumes_again_after_redis_was_away_for_a_minute(stories: Stor
     assert "the sidecar" not in away.output("denzel")
 
 
+@pytest.mark.slow
 def test_a_task_of_three_claim_timeouts_runs_once(stories: Stories) -> None:
     assert stories.long.ended(stories.long_task, within=4 * LEASE).status == "SUCCESS"
     assert stories.long.counted("runs") == 1
     assert stories.long.redis.hlen(keys.OWNERS) == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_ended_from_outside_and_its_tasks_run(stories: Stories) -> None:
     hung = stories.hung
     until(lambda: hung.running["denzel"].poll() is not None, within=2 * MINUTE, what="the worker to be ended")
@@ -269,6 +272,7 @@ def test_a_worker_that_hangs_is_ended_from_outside_and_its_tasks_run(stories: St
     assert hung.ended(stories.hung_task, within=60).status == "SUCCESS"
 
 
+@pytest.mark.slow
 def test_a_receiver_that_was_away_for_two_minutes_gets_every_callback_once_it_is_back(stories: Stories) -> None:
     """Redis was away for one of them."""
     until(lambda: time.monotonic() - stories.begun > 2 * MINUTE, within=2 * MINUTE, what="two minutes to be over")
