@@ -32,7 +32,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("docker")]
     if marked and not os.environ.get("DENZEL_REQUIRE_DOCKER") and not _docker_answers():
         _skip(marked, "no Docker Engine is running here")
-    items[:] = _shared_out(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        items[:] = _shared_out(items, int(workers))
 
 
 def _skip(items: list[pytest.Item], reason: str) -> None:
@@ -53,7 +54,7 @@ def _shared_out(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
         while number < len(real) and weight > 0:
             weight -= _weight(real[number])
             number += 1
-        rest = (len(real) + len(quick)) // left - number
+        rest = max(0, (len(real) + len(quick)) // left - number)
         ordered += real[:number] + quick[:rest]
         del real[:number], quick[:rest]
     return ordered
