@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Tests on real services mostly wait. Each half of them is begun in its order, so that they share launched projects.
-TWO_AT_A_TIME := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+# Tests on real services mostly wait, so several run at a time: `make test WORKERS=4`. Each worker begins a share of them
+# in its order, so that they share launched projects.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --dist worksteal --numprocesses $(WORKERS)
 
-.PHONY: install format check test live docs demo
+.PHONY: install format check test test-all live docs demo
 
 install: $(BIN)/.installed
 
@@ -27,13 +29,17 @@ check: install
 	MYPYPATH=denzel/templates/project $(BIN)/mypy --package app
 	PYTHONPATH=denzel/templates/project $(BIN)/python tests/support/check_lua.py
 
-# Everything: the style, the units, and the services for real (Docker tests are skipped where no engine runs).
+# The style, the units, and the services for real: tests marked `slow` are left out, and those of Docker without an engine.
 test: check
-	$(TWO_AT_A_TIME)
+	$(PYTEST)
+
+# Everything.
+test-all: export DENZEL_RUN_SLOW := 1
+test-all: test
 
 # The tests on real services alone.
 live: install
-	$(TWO_AT_A_TIME) -m 'docker or local'
+	$(PYTEST) -m 'docker or local'
 
 # The page and the picture that are made from the code.
 docs: install

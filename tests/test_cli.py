@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 from doubles.backend import FakeBackend, Machine
 from standardwebhooks import Webhook
-from support.places import enter
+from support.command import enter
 from support.ports import find_free_port
 
 from denzel import __version__, cli

@@ -16,12 +16,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 from doubles.backend import FakeBackend, Machine
+from doubles.receiver import Handler, Server, running
 from support.ports import find_free_port
 
 from denzel.project import dotenv
@@ -254,21 +254,21 @@ def small_project(
     """A project that runs meanwhile; services that are `down` never recover."""
     project = SmallProject(find_free_port(), faults or Faults(), down=set(down), never_recovers=set(down), **fields)
 
-    class Handler(BaseHTTPRequestHandler):
+    class Api(Handler):
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.loads(self.content())
             if project.is_down(Service.API):
                 return
             if project.key and self.headers["Authorization"] != f"Bearer {project.key}":
-                self._answer(401, {"title": "Not authorised", "description": "This needs an API key."})
+                self.answer_json(401, {"title": "Not authorised", "description": "This needs an API key."})
                 return
             if project.is_down(Service.REDIS):
-                self._answer(503, {"title": "Unavailable"})
+                self.answer_json(503, {"title": "Unavailable"})
                 return
             if not project.verify():
                 return
             if project.faults.answer is not None and (project.faults.answer_first or project.accepted):
-                self._answer(*project.faults.answer)
+                self.answer_json(*project.faults.answer)
                 return
             project.prefer_headers.add(self.headers["Prefer"])
             task_id, dropped = project.accept(body, self.headers["Idempotency-Key"])
@@ -285,54 +285,32 @@ def small_project(
                 time.sleep(0.002)
             task = project.accepted[task_id]
             if task["status"] == "SUCCESS":
-                self._answer(200, task["result"])
+                self.answer_json(200, task["result"])
             elif task["status"] == "FAILURE":
-                self._answer(500, {"title": "Prediction failed", "description": "no", "task_id": task_id})
+                self.answer_json(500, {"title": "Prediction failed", "description": "no", "task_id": task_id})
             else:
                 self._accept(202, task_id)
 
         def _accept(self, status: int, task_id: str) -> None:
             content = {"status": "success", "data": {"task_id": task_id}}
-            self._answer(status, content, location=f"/status/{task_id}")
+            self.answer_json(status, content, Location=f"/status/{task_id}")
 
         def do_DELETE(self) -> None:
             cancelled = project.cancel(self.path.removeprefix("/status/"))
-            self._answer(200 if cancelled else 409, {"status": "REVOKED"})
+            self.answer_json(200 if cancelled else 409, {"status": "REVOKED"})
 
         def do_GET(self) -> None:
             if self.path == "/healthcheck":
-                self._answer(503 if project.is_down(Service.MONITOR) else 200, "OK")
+                self.answer_json(503 if project.is_down(Service.MONITOR) else 200, "OK")
             elif Service.API not in project.down:
                 task = project.accepted.get(self.path.removeprefix("/status/"))
-                self._answer(404 if task is None else 200, task or {"title": "Unknown task"})
+                self.answer_json(404 if task is None else 200, task or {"title": "Unknown task"})
 
-        def _answer(self, status: int, value: Any, *, location: str = "") -> None:
-            content = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            if location:
-                self.send_header("Location", location)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 128
-
-        def handle_error(self, *_: Any) -> None:
-            """Ignore a client that gave up."""
-
-    with Server(("127.0.0.1", project.port), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    with running(Server(("127.0.0.1", project.port), Api)):
         try:
             yield project
         finally:
             project.end()
-            server.shutdown()
-            thread.join()
 
 
 @contextmanager

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 from doubles.backend import FakeBackend, Machine
+from support.command import refused, status
 from support.ports import find_free_port
-from support.refusals import refused
-from support.statuses import status
 
 from denzel.backends.base import BuildStep
 from denzel.errors import (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from doubles.backend import FakeBackend
 from doubles.clock import Clock
-from support.statuses import status
+from support.command import status
 
 from denzel.errors import ServiceFailed
 from denzel.lifecycle.readiness import wait_until_ready

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.driving import BACKENDS, Driven, Receiver, Render, denzel, receiving
-from support.paths import REPOSITORY
+from support.driving import BACKENDS, Driven, Render, denzel
 from support.ports import find_free_port
 
 from denzel.project import dotenv
 
-LAB = REPOSITORY / "tests" / "support" / "lab_pipeline.py"
-
 
 @pytest.fixture(scope="session")
-def render(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Render]:
+def render(tmp_path_factory: pytest.TempPathFactory, package_cache: None) -> Iterator[Render]:
     """Makes projects with the lab pipeline, new ones or copies of a folder, under names and ports of their own; removes
     what they leave behind.
     """
@@ -33,7 +29,7 @@ def render(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Render]:
         else:
             denzel("startproject", name, cwd=parent)
         driven = Driven(parent / name, backend)
-        shutil.copy(LAB, driven.root / "app" / "logic" / "pipeline.py")
+        driven.write_pipeline()
         (driven.root / "requirements.txt").write_text("numpy\n")
         dotenv.change(
             driven.root / ".env",
@@ -48,14 +44,9 @@ def render(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Render]:
         made.append(driven)
         return driven
 
-    with pytest.MonkeyPatch.context() as patch:
-        # One cache for the projects of all tests; a project's own would be inside it.
-        patch.setenv("UV_CACHE_DIR", str(tmp_path_factory.mktemp("uv-cache")))
-        try:
-            yield make
-        finally:
-            for driven in made:
-                driven.remove()
+    yield make
+    for driven in made:
+        driven.remove()
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
@@ -71,20 +62,6 @@ def lab(shared: Driven) -> Driven:
     """The shared project, up: a test before may have stopped it, or broken it on purpose."""
     if not shared.status().get("ready"):
         shared.order()
-        shutil.copy(LAB, shared.root / "app" / "logic" / "pipeline.py")
+        shared.write_pipeline()
         shared.denzel("restart")
     return shared
-
-
-@pytest.fixture
-def silent_port() -> Iterator[int]:
-    """The port of a server that takes connections and never says a word."""
-    with socket.create_server(("0.0.0.0", 0), backlog=200) as server:
-        port: int = server.getsockname()[1]
-        yield port
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.driving import DENZEL, Driven, Receiver
+from doubles.receiver import Receiver
+from support.driving import DENZEL, Driven
 from support.waiting import until
 
 
@@ -27,8 +28,8 @@ def requests_file(folder: Path, *requests: dict[str, Any]) -> str:
 
 
 def is_clean(lab: Driven) -> bool:
-    """Whether no task is under way, and no callback."""
-    return json.loads(lab.denzel("tasks", "--json")) == json.loads(lab.denzel("callbacks", "--json")) == []
+    """True when no task is unfinished, and no callback."""
+    return lab.listed("tasks") == lab.listed("callbacks") == []
 
 
 def test_requests_come_through_to_their_callbacks(lab: Driven, tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_a_synchronous_bench_at_fixed_times(lab: Driven, tmp_path: Path) -> None
     assert is_clean(lab)
 
 
-def test_work_that_the_project_can_not_do_is_cancelled_and_nobody_elses(
+def test_work_that_the_project_cannot_do_is_cancelled_and_no_other(
     lab: Driven, receiver: Receiver, tmp_path: Path
 ) -> None:
     path = requests_file(tmp_path, {"sleep": 0.5, "echo": 1})
@@ -62,7 +63,7 @@ def test_work_that_the_project_can_not_do_is_cancelled_and_nobody_elses(
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        until(lambda: len(json.loads(lab.denzel("tasks", "--json"))) > 20, within=60, what="a queue")
+        until(lambda: len(lab.listed("tasks")) > 20, within=60, what="a queue")
         mine = lab.submit({"echo": 7, "callback_uri": receiver.uri(lab.backend)})
         process.send_signal(signal.SIGINT)
         printed, said = process.communicate(timeout=120)
@@ -100,7 +101,7 @@ def test_ctrl_c_in_the_first_request_leaves_no_task_and_no_callback(
         assert process.stdout is not None
         assert process.stdout.readline() == "Sending a first request ...\n"
         if "verify for" not in request_body:
-            until(lambda: json.loads(lab.denzel("tasks", "--json")) != [], what="the first task")
+            until(lambda: lab.listed("tasks") != [], what="the first task")
         process.send_signal(signal.SIGINT)
         printed, _ = process.communicate(timeout=120)
     assert process.returncode == 1, printed

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from support.driving import DENZEL, Driven, Render, docker
+from support.driving import DENZEL, Driven, docker
+from support.lab import ALL_DOWN, ALL_UP
 from support.waiting import until
 
 from denzel.project import dotenv
@@ -16,9 +16,6 @@ from denzel.project import dotenv
 pytestmark = pytest.mark.docker
 
 on_docker = pytest.mark.parametrize("shared", ["docker"], indirect=True)
-
-ALL_UP = {"denzel": "UP", "monitor": "UP", "api": "UP", "redis": "UP"}
-ALL_DOWN = dict.fromkeys(ALL_UP, "DOWN")
 
 
 @on_docker
@@ -60,24 +57,6 @@ def test_another_folder_with_the_same_project_name_is_refused(lab: Driven, tmp_p
         said = copy.denzel(command, code=1)
         assert f"Another project runs under the name {lab.name}: the one in {lab.root}." in said
     assert lab.states() == ALL_UP
-
-
-def test_purge_asks_before_tasks_are_lost_and_then_leaves_nothing(render: Render) -> None:
-    project = render("docker")
-    project.order(load_for=60)
-    project.launch("--no-wait")
-    project.until_the_api_is_up()
-    project.submit({"echo": "lost"})
-    said = project.denzel("shutdown", "--purge", code=1, stdin="n\n")
-    assert re.search(r"1 unfinished task and 0 unsent callbacks are stored", said)
-    assert project.states()["api"] == "UP"
-    project.denzel("shutdown", "--purge", "--yes")
-    project.denzel("shutdown", "--purge")
-    label = f"label=com.docker.compose.project={project.name}"
-    for kind in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
-        assert docker(*kind, "--quiet", "--filter", label) == ""
-    assert docker("images", "--quiet", f"denzel/{project.name}") == ""
-    assert docker("images", "--quiet", "redis:8") != ""
 
 
 @on_docker

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from support.driving import Driven
 
 #: Seconds within which SPEC.md wants work to go on.
 RECOVERY = 60
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_while_every_part_is_killed(lab: Driven, tmp_path: Path) -> None:
     requests = tmp_path / "requests.json"
     # Slow enough that a kill finds work in hand, each time.

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from support.driving import Receiver, Render
+from doubles.receiver import Receiver
+from support.driving import Render
 from support.waiting import until
 
 pytestmark = pytest.mark.local
@@ -17,7 +18,7 @@ def test_an_earlier_project_runs_with_its_own_code(render: Render, earlier: Path
     lab.launch()
     assert "Using worker: app.server.Worker" in lab.denzel("logs", "--service", "api")
     receiver.status = 410
-    task = lab.submit({"echo": 1, "callback_uri": receiver.uri("local")})
+    task = lab.submit({"echo": 1, "callback_uri": receiver.uri()})
     until(lambda: lab.listed("callbacks", "--failed"), what="the callback to be given up")
     receiver.status = 200
     assert "1 callback is sent again now." in lab.denzel("callbacks", "resend", task)
@@ -42,11 +43,11 @@ def test_the_data_of_an_earlier_release_survive_a_launch(render: Render, earlier
     lab = render("local")
     tasks: dict[str, str] = json.loads((earlier / "tasks.json").read_text())
     names = {task: name for name, task in tasks.items()}
-    data = (earlier / "appendonly.aof").read_bytes().replace(b"40404", b"%d" % receiver.port)
+    data = (earlier / "appendonly.aof").read_bytes().replace(b"40404", b"%d" % receiver.server_port)
     (lab.root / ".denzel" / "redis").mkdir(parents=True)
     (lab.root / ".denzel" / "redis" / "appendonly.aof").write_bytes(data)
     # What the task waits for that the dead worker had.
-    (lab.root / "app" / "assets" / "go").touch()
+    (lab.root / "go").touch()
     lab.launch()
     unfinished = [name for name in tasks if name == "taken" or name.startswith("waiting")]
     assert [lab.ended(tasks[name])["status"] for name in unfinished] == ["SUCCESS"] * 6
@@ -62,7 +63,7 @@ def test_the_data_of_an_earlier_release_survive_a_launch(render: Render, earlier
         assert again.json()["data"]["task_id"] == tasks[name]
 
     def called_back() -> list[str]:
-        return sorted(names[headers["webhook-id"]] for headers, _ in receiver.received)
+        return sorted(names[task] for task in receiver.ids)
 
     until(lambda: len(receiver.received) == 3, what="the callbacks")
     assert called_back() == ["pending", "taken", "waiting, with a callback"]

@@ -7,13 +7,12 @@ import re
 import secrets
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from doubles.receiver import Receiver
 from support.driving import BACKENDS, DENZEL, docker
 from support.paths import EXAMPLE, REPOSITORY
 from support.ports import find_free_port
@@ -124,6 +123,8 @@ def without_docker(page: str) -> str:
     return re.sub(r"^\$ docker compose version\n.*\n", "", page, flags=re.MULTILINE).replace('"/project/', '".../')
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("package_cache")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_tutorial_works_as_it_is_written(reader: Reader, backend: str) -> None:
     name = f"iris_{secrets.token_hex(4)}"
@@ -154,31 +155,12 @@ def test_the_tutorial_works_as_it_is_written(reader: Reader, backend: str) -> No
             subprocess.run([DENZEL, "shutdown", "--purge", "--yes"], cwd=project, capture_output=True, check=False)
 
 
-def test_a_status_is_asked_for_until_it_is_what_the_page_shows(reader: Reader, free_port: int) -> None:
-    asked = reader.folder / "asked"
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            with asked.open("a") as file:
-                file.write(".")
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"DELIVERED\n" if asked.stat().st_size == 3 else b"PENDING\n")
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", free_port), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            reader.type(Command(f"curl -s http://127.0.0.1:{free_port}/status/TASK_ID", ["DELIVERED"]))
-            with pytest.raises(AssertionError, match="PENDING"):
-                reader.type(Command(f"curl -s http://127.0.0.1:{free_port}/info", ["DELIVERED"]))
-        finally:
-            server.shutdown()
-            thread.join()
-    assert asked.read_text() == "...."
+def test_a_status_is_asked_for_until_it_is_what_the_page_shows(reader: Reader, receiver: Receiver) -> None:
+    receiver.answer = lambda: b"DELIVERED\n" if len(receiver.received) == 3 else b"PENDING\n"
+    reader.type(Command(f"curl -s {receiver.uri(path='/status/TASK_ID')}", ["DELIVERED"]))
+    with pytest.raises(AssertionError, match="PENDING"):
+        reader.type(Command(f"curl -s {receiver.uri(path='/info')}", ["DELIVERED"]))
+    assert len(receiver.received) == 4
 
 
 def test_the_tutorials_files_are_the_examples() -> None:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from support.driving import DENZEL, Driven, Receiver
+from doubles.receiver import Receiver, uri_for
+from support.driving import DENZEL, Driven
 from support.waiting import until
 
 
@@ -31,7 +32,7 @@ def listening(lab: Driven, port: int, shown: Path) -> Iterator[None]:
 
 
 def test_a_callback_that_nobody_took_is_listed_and_sent_again(lab: Driven, free_port: int, tmp_path: Path) -> None:
-    uri = Receiver(port=free_port).uri(lab.backend)
+    uri = uri_for(lab.backend, free_port)
     task_id = lab.submit({"echo": "late", "callback_uri": uri})
     until(lambda: listed_as(lab, task_id, "callbacks").get("attempts"), what="a try")
     seen = listed_as(lab, task_id, "callbacks", "--pending")

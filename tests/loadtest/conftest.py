@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from doubles.small_project import SmallBackend, SmallProject, launched, small_project
-from support.places import enter
+from support.command import enter
 
 from denzel import cli
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from doubles.receivers import Receiver, receiving
 from redis import Redis
 from support.asgi_client import LOOP
-from support.deployment import Deployment, make_deployment, train_model
+from support.deployment import Deployment
 from support.redis_server import redis_server
 
 from app.serving.queue.client import TaskQueue
@@ -119,24 +118,18 @@ def make_celery(redis: Redis, read_settings: ReadSettings) -> Iterator[Callable[
         celery_app.close()
 
 
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained classifier of the example."""
-    return train_model(tmp_path_factory.mktemp("model") / "iris_svc.pkl")
-
-
 @pytest.fixture(scope="module")
-def deploy(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Callable[[], Deployment]]:
-    """Makes projects with the pipeline and the model in place; nothing of theirs runs any more afterwards."""
+def deploy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Deployment]]:
+    """Makes projects of which nothing runs yet, and nothing any more afterwards."""
     made: list[Deployment] = []
 
     def make() -> Deployment:
-        made.append(make_deployment(tmp_path_factory.mktemp("deployment"), model))
+        made.append(Deployment(tmp_path_factory.mktemp("deployment")))
         return made[-1]
 
     yield make
     for deployment in made:
-        deployment.end_all()
+        deployment.kill_all()
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +145,4 @@ def single(deploy: Callable[[], Deployment]) -> Iterator[Deployment]:
     """A project for one test, of which nothing runs yet."""
     deployment = deploy()
     yield deployment
-    deployment.end_all()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver
+    deployment.kill_all()

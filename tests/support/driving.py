@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
+from support.lab import LabProject
 from support.waiting import until
 
 from denzel.backends.local.supervisor import Supervisor
@@ -56,7 +53,7 @@ def docker(*arguments: str, cwd: Path | None = None) -> str:
 
 
 @dataclass(frozen=True)
-class Driven:
+class Driven(LabProject):
     """A project folder that a test drives, on one of the backends."""
 
     root: Path
@@ -111,49 +108,19 @@ class Driven:
             return docker("image", "inspect", "--format", layers, f"denzel/{self.name}").split()[:-1]
         return [str((self.root / ".denzel" / "venv").readlink())]
 
-    def post(self, body: Any, **headers: str) -> requests.Response:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return requests.post(f"{self.api}/predict", data=json.dumps(body), headers=named, timeout=60)
-
-    def submit(self, body: Any) -> str:
-        answer = self.post(body, prefer="respond-async")
-        assert answer.status_code == 200, answer.text
-        task_id: str = answer.json()["data"]["task_id"]
-        return task_id
-
-    def task(self, task_id: str) -> dict[str, Any]:
-        answer = requests.get(f"{self.api}/status/{task_id}", timeout=30)
-        assert answer.status_code == 200, answer.text
-        record: dict[str, Any] = answer.json()
-        return record
-
     def ended(self, task_id: str, *, within: float = 60) -> dict[str, Any]:
         """The task's record once it has ended."""
-        until(
-            lambda: self.task(task_id)["status"] in ("SUCCESS", "FAILURE", "REVOKED"),
-            within=within,
-            what=f"task {task_id} to end",
-        )
-        return self.task(task_id)
+
+        def record() -> dict[str, Any] | None:
+            found = self.task(task_id)
+            return found if found["status"] in ("SUCCESS", "FAILURE", "REVOKED") else None
+
+        return until(record, within=within, what=f"task {task_id} to end")
 
     def listed(self, *arguments: str) -> list[dict[str, Any]]:
         """What `denzel tasks` or `denzel callbacks` lists."""
         entries: list[dict[str, Any]] = json.loads(self.denzel(*arguments, "--json"))
         return entries
-
-    def order(self, **orders: Any) -> None:
-        """What the lab pipeline's load_model does from the next start on."""
-        named = {name.replace("_", " "): value for name, value in orders.items()}
-        (self.root / "app" / "assets" / "orders.json").write_text(json.dumps(named))
-
-    @contextmanager
-    def held(self) -> Iterator[dict[str, str]]:
-        """An order with which tasks of the lab pipeline run until the end of the `with`."""
-        release = self.root / "app" / "assets" / f"release-{secrets.token_hex(4)}"
-        try:
-            yield {"until": release.name}
-        finally:
-            release.touch()
 
     @contextmanager
     def occupied(self) -> Iterator[list[str]]:
@@ -176,48 +143,3 @@ class Driven:
 
 
 Render = Callable[..., Driven]
-
-
-@dataclass
-class Receiver:
-    """A real HTTP server that keeps the callbacks it gets, and answers them with `status`."""
-
-    port: int
-    status: int = 200
-    received: list[tuple[dict[str, str], Any]] = field(default_factory=list)
-    contents: list[bytes] = field(default_factory=list)
-
-    def uri(self, backend: str) -> str:
-        """Where the services of a backend reach it."""
-        host = "host.docker.internal" if backend == "docker" else "127.0.0.1"
-        return f"http://{host}:{self.port}/stash"
-
-    def bodies(self) -> list[Any]:
-        return [body for _, body in self.received]
-
-
-@contextmanager
-def receiving() -> Iterator[Receiver]:
-    receiver = Receiver(port=0)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            content = self.rfile.read(int(self.headers["Content-Length"]))
-            receiver.contents.append(content)
-            receiver.received.append((dict(self.headers), json.loads(content)))
-            self.send_response(receiver.status)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    # Containers come in over Docker's bridge, so loopback alone is not enough.
-    with ThreadingHTTPServer(("0.0.0.0", 0), Handler) as server:
-        receiver.port = server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield receiver
-        finally:
-            server.shutdown()
-            thread.join()

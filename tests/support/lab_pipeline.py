@@ -1,19 +1,27 @@
-"""A pipeline whose behaviour the request chooses, for tests on real services."""
+"""A pipeline whose behaviour the request chooses, for tests on real services; paths start at the project's folder."""
 
+import contextlib
 import ctypes
 import json
 import os
-import pathlib
 import signal
 import time
+from pathlib import Path
 
-ASSETS = pathlib.Path("./app/assets")
-ORDERS = ASSETS / "orders.json"
+ORDERS = Path("app/assets/orders.json")
 VERSION = 1
+
+#: How often this process, or one that it was forked from, has loaded the model.
+loads = 0
 
 
 def orders():
     return json.loads(ORDERS.read_text()) if ORDERS.exists() else {}
+
+
+def until_there(path):
+    while not Path(path).exists():
+        time.sleep(0.02)
 
 
 def verify_input(json_data):
@@ -24,14 +32,22 @@ def verify_input(json_data):
 
 
 def load_model():
+    global loads
+    print("loading the model", flush=True)
     time.sleep(orders().get("load for", 0))
-    while "load until" in orders() and not (ASSETS / orders()["load until"]).exists():
-        time.sleep(0.05)
+    if "load until" in orders():
+        until_there(orders()["load until"])
     if "crash" in orders():
         ctypes.string_at(0)
+    if "exit with" in orders():
+        os._exit(orders()["exit with"])
     if "fail with" in orders():
         raise RuntimeError(orders()["fail with"])
-    return {"loaded by": os.getpid()}
+    loads += 1
+    # In a container nothing can be written here.
+    with contextlib.suppress(OSError), Path("loads").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    return {"loaded by": os.getpid(), "loads": loads}
 
 
 def process(model, json_data):
@@ -40,24 +56,39 @@ def process(model, json_data):
 
 
 def predict(model, data):
-    import numpy as np
-
-    while "until" in data and not (ASSETS / data["until"]).exists():
-        time.sleep(0.05)
+    if "count" in data:
+        with Path(data["count"]).open("a") as file:
+            file.write(".")
+    if "once" in data:
+        if Path(data["once"]).exists():
+            return {"run": "again"}
+        Path(data["once"]).touch()
+    if "until" in data:
+        until_there(data["until"])
     time.sleep(data.get("sleep", 0))
-    if data.get("die"):
+    if data.get("die") and not Path(data.get("unless", "never")).exists():
         os.kill(os.getpid(), signal.SIGKILL)
+    if data.get("crash"):
+        ctypes.string_at(0)
     if "allocate" in data:
         data["allocated"] = [bytearray(b"x" * 2**20) for _ in range(data["allocate"])]
+    if "exit" in data:
+        raise SystemExit(data["exit"])
     if "raise" in data:
         raise RuntimeError(data["raise"])
     if data.get("figure"):
         return {"a123": [1, 2, object()]}
     if data.get("numpy"):
-        return {
-            "label": np.str_("setosa"),
-            "count": np.int64(3),
-            "row": np.array([[1.5, np.nan]]),
-            "yes": np.bool_(True),
-        }
-    return {"version": VERSION, "loaded by": model["loaded by"], "pid": os.getpid(), "echo": data.get("echo")}
+        return numpy_values()
+    return {"version": VERSION, **model, "pid": os.getpid(), "echo": data.get("echo")}
+
+
+def numpy_values():
+    import numpy as np
+
+    return {
+        "label": np.str_("setosa"),
+        "count": np.int64(3),
+        "row": np.array([[1.5, np.nan]]),
+        "yes": np.bool_(True),
+    }

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.statuses import NAME, status
+from support.command import NAME, status
 
 from denzel.backends.base import BuildStep
 from denzel.errors import CommandFailed, DenzelError

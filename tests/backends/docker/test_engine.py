@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from docker.models.containers import ExecResult
-from support.refusals import refused
+from support.command import refused
 
 from denzel.backends.docker.engine import Engine, container_report
 from denzel.errors import ServiceNotRunning

@@ -10,7 +10,6 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,9 +19,8 @@ from typing import Any
 import psutil
 import pytest
 from supervisor.states import ProcessStates
+from support.command import program, refused, tool
 from support.ports import find_free_port
-from support.programs import program
-from support.refusals import refused
 from support.waiting import until
 
 from denzel.backends.base import BuildStep
@@ -665,22 +663,12 @@ def test_launch_on_the_other_backend_is_refused_while_launched_on_this_one(runni
     assert states(running) == ALL_UP
 
 
-@pytest.fixture
-def own_folder() -> Iterator[Path]:
-    """A folder that another user can enter and write to."""
-    folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="denzel-nobody-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
 @local
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can be somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_no_root_is_needed(own_folder: Path) -> None:
     """A user who may read this machine's Python, wherever it is installed, and write into one folder alone."""
     may = ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
-    user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *may]
+    user = [tool("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *may]
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "PYTHONPATH", "UV_", "SSL_"))}
     own = {"HOME": str(own_folder), "TMPDIR": str(own_folder / "t"), "UV_CACHE_DIR": str(own_folder / "cache")}
     (own_folder / "t").mkdir()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.programs import program
+from support.command import program
 
 from denzel.backends.base import BuildStep
 from denzel.backends.local.venv import PythonEnvironment

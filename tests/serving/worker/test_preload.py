@@ -111,7 +111,7 @@ def memory(pid: int) -> tuple[float, float]:
 
 def predicting(deployment: Deployment) -> int:
     """A process that has just predicted."""
-    pid = deployment.ended(deployment.submit()).result["pid"]
+    pid = deployment.ended(deployment.enqueue()).result["pid"]
     assert isinstance(pid, int)
     return pid
 
@@ -129,7 +129,7 @@ def test_one_model_is_in_memory_also_for_processes_that_come_later(forking: Depl
     forking.launch("denzel")
     assert forking.loads() == [forking.running["denzel"].pid]
     first = predicting(forking)
-    killed = forking.submit(die=True)
+    killed = forking.enqueue(die=True)
     assert forking.ended(killed, within=60).status == "FAILURE"
     until(lambda: forking.worker()[0] == "UP", what="the worker to be up")
     later = {predicting(forking) for _ in range(6)}
@@ -141,10 +141,10 @@ def test_one_model_is_in_memory_also_for_processes_that_come_later(forking: Depl
 
 @pytest.mark.local
 def test_the_worker_is_loading_while_the_main_process_loads_and_a_stop_is_prompt(forking: Deployment) -> None:
-    (forking.root / "slow").write_text("300")
+    forking.order(load_for=300)
     forking.start("redis", "denzel")
     forking.until_worker_is("LOADING")
-    until(forking.callback_process, what="the sidecar to run")
+    until(forking.sidecar, what="the sidecar to run")
     assert forking.healthy("denzel")
     os.kill(forking.running["denzel"].pid, signal.SIGTERM)
     assert forking.exit_code("denzel", within=10) == 0
@@ -155,7 +155,7 @@ def test_the_worker_is_loading_while_the_main_process_loads_and_a_stop_is_prompt
 @pytest.mark.local
 def test_a_worker_that_stops_while_it_loads_is_deregistered(forking: Deployment) -> None:
     """After a restart, what is left would be taken for a death."""
-    (forking.root / "slow").write_text("300")
+    forking.order(load_for=300)
     forking.start("redis")
     until(lambda: forking.healthy("redis"), what="Redis")
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -204,7 +204,7 @@ def test_a_model_that_ends_the_worker_is_an_error_after_restarts_until_it_loads(
 def test_openmp_that_was_used_while_loading_does_not_hang_what_is_forked(forking: Deployment) -> None:
     pipeline_file(forking).write_text(WARM)
     forking.launch("denzel")
-    result = forking.ended(forking.submit(), within=20).result
+    result = forking.ended(forking.enqueue(), within=20).result
     assert result["rows"] == [20000, 20000]
     # Its own threads again, as many as the machine has cores; Python's may come on top.
     assert result["threads"] >= len(os.sched_getaffinity(0))
