@@ -48,10 +48,10 @@ def test_the_record_of_another_folder_does_not_count(project: Project, record: L
     assert LaunchRecordFile(Project(moved)).read() is None
 
 
-def test_the_record_of_an_earlier_release_is_read(project: Project, run: LaunchRecord) -> None:
-    names = {"folder": run.folder, "venv": "/v", "server": "/bin/redis-server", "redis_port": 4711}
-    (project.root / ".denzel" / "run.json").write_text(json.dumps({**names, "settings": run.settings}))
-    assert LaunchRecordFile(project).read() == run
+def test_the_record_of_an_earlier_release_is_read(project: Project, record: LaunchRecord) -> None:
+    names = {"folder": record.folder, "venv": "/v", "server": "/bin/redis-server", "redis_port": 4711}
+    (project.root / ".denzel" / "run.json").write_text(json.dumps({**names, "settings": record.settings}))
+    assert LaunchRecordFile(project).read() == record
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"folder": "x"}', '{"unknown": 1}'])
