@@ -221,12 +221,12 @@ def test_wrong_usage_exits_2(project: Project, machines: Machines, arguments: li
 def test_startproject_builds_a_project_here(nowhere: Path) -> None:
     assert done("startproject", "iris").startswith("Successfully built iris project skeleton\n")
     assert (nowhere / "iris" / "app" / "logic" / "pipeline.py").is_file()
-    assert "nvidia" not in (nowhere / "iris" / "Dockerfile").read_text()
+    assert "nvidia" not in (nowhere / "iris" / "docker-compose.yml").read_text()
 
 
 def test_startproject_with_gpu(nowhere: Path) -> None:
     done("startproject", "iris", "--gpu")
-    assert "nvidia" in (nowhere / "iris" / "Dockerfile").read_text()
+    assert "nvidia" in (nowhere / "iris" / "docker-compose.yml").read_text()
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "/tmp/x", "2iris"])

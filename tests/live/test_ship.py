@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-from support.driving import Driven, Render, denzel, docker
-from support.ports import find_free_port
+from support.driving import Driven, Render, docker
 from support.waiting import until
-
-from denzel.project import dotenv
 
 pytestmark = pytest.mark.docker
 
@@ -41,15 +37,3 @@ def test_the_folder_runs_with_compose_alone_and_the_image_without_the_folder(mov
         assert moved.post({"echo": "from the image"}, prefer="wait=30").json()["echo"] == "from the image"
     finally:
         docker("compose", "down", "--volumes", "--rmi", "local", cwd=moved.root)
-
-
-def test_the_rendered_gpu_project_is_valid_compose_with_device_reservations(tmp_path: Path) -> None:
-    denzel("startproject", "seer", "--gpu", cwd=tmp_path)
-    dotenv.change(tmp_path / "seer" / ".env", {"API_PORT": str(find_free_port())})
-    done = subprocess.run(
-        ["docker", "compose", "config"], cwd=tmp_path / "seer", capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "driver: nvidia" in done.stdout
-    assert "runtime:" not in done.stdout
-    assert "FROM nvidia/cuda:" in (tmp_path / "seer" / "Dockerfile").read_text()

@@ -119,17 +119,14 @@ def test_a_project_keeps_its_secrets_out_of_git_and_out_of_the_image(project: Pr
     ]
 
 
-def test_an_image_without_gpu_stands_on_python(project: Project) -> None:
-    assert "FROM python:3.13-slim\n" in (project.root / "Dockerfile").read_text()
-    assert "nvidia" not in (project.root / "docker-compose.yml").read_text()
-
-
-def test_an_image_with_gpu_stands_on_cuda(tmp_path: Path) -> None:
-    project = start_project("iris", tmp_path, gpu=True)
-    bases = re.findall("^FROM (.*)$", (project.root / "Dockerfile").read_text(), re.MULTILINE)
-    assert len(bases) == 1
-    assert bases[0].startswith("nvidia/cuda:")
-    assert "runtime:" not in (project.root / "docker-compose.yml").read_text()
+def test_a_gpu_changes_nothing_but_what_the_worker_reserves(project: Project, tmp_path: Path) -> None:
+    """The packages bring CUDA's libraries along, the machine its driver: so CPU and GPU have one image."""
+    with_gpu = start_project("with_gpu", tmp_path, gpu=True)
+    for name in ("Dockerfile", ".dockerignore", "requirements.sh", "requirements.txt", "runtime.txt"):
+        assert (with_gpu.root / name).read_bytes() == (project.root / name).read_bytes()
+    assert re.findall("^FROM (.*)$", (project.root / "Dockerfile").read_text(), re.MULTILINE) == ["python:3.13-slim"]
+    assert "nvidia" not in project.compose_file.read_text()
+    assert "driver: nvidia" in with_gpu.compose_file.read_text()
 
 
 @pytest.mark.parametrize("script", ["api.sh", "denzel.sh", "monitor.sh", "redis.sh", "health.sh"])

@@ -104,8 +104,8 @@ class Driven(LabProject):
         """What tells one installation of the requirements from another."""
         if self.backend == "docker":
             layers = "{{range .RootFS.Layers}}{{.}} {{end}}"
-            # The last layer is the project's code.
-            return docker("image", "inspect", "--format", layers, f"denzel/{self.name}").split()[:-1]
+            # The last layers are the assets and the code.
+            return docker("image", "inspect", "--format", layers, f"denzel/{self.name}").split()[:-2]
         return [str((self.root / ".denzel" / "venv").readlink())]
 
     def ended(self, task_id: str, *, within: float = 60) -> dict[str, Any]:

@@ -9,10 +9,19 @@ from denzel.backends.base import BuildStep
 from denzel.errors import BuildFailed
 from denzel.services import State
 
-_BUILD_STEP = re.compile(r"#(\d+) \[(?:\S+ )*(\d+/\d+)\] RUN (.*)")
+_BUILD_STEP = re.compile(r"#(\d+) \[(?:\S+ +)*(\d+/\d+)\] RUN (.*)")
 _BUILD_OUTPUT = re.compile(r"#(\d+) \d+\.\d+ (.*)")
 _BUILD_DONE = re.compile(r"#(\d+) DONE .*")
 _WORTH_SHOWING = re.compile(r"\s*(Downloading .* \([\d.]+ [MG]B\)|Installing collected packages)(?::.*)?")
+
+#: The commands of a project's Dockerfile, by a word that the ones before have not.
+_DESCRIPTIONS = {
+    "requirements.txt": "pip install, of requirements.txt",
+    "runtime.txt": "pip install, of runtime.txt",
+    "requirements.sh": "requirements.sh",
+    "useradd": "the user of the services",
+    "/context": "the files of the project",
+}
 
 
 class BuildReader:
@@ -49,26 +58,26 @@ def build_failure(image: str, output: list[str]) -> BuildFailed:
     pip = next((error for error in errors if not error.startswith("Ignored the following")), "")
     failed = next((line for line in reversed(output) if "failed to solve" in line), "")
     script = re.search(r"bash .*requirements\.sh.*exit code: (\d+)", failed)
-    hint = "Fix {}, then repeat the command. What ran before still runs."
+    reason = pip.rstrip(".") or failed.removeprefix("failed to solve: ") or "see the output above"
+    remedy = "Fix the cause"
     if script:
-        reason, hint = f"requirements.sh ended with exit code {script[1]}", hint.format("requirements.sh")
-    elif pip:
-        reason, hint = pip.rstrip("."), hint.format("requirements.txt")
-    else:
-        reason = failed.removeprefix("failed to solve: ") or "see the output above"
-        hint = hint.format("the cause")
+        reason, remedy = f"requirements.sh ended with exit code {script[1]}", "Fix requirements.sh"
+    elif any("Retry(total=0," in line for line in printed):
+        # The last time that pip tried to reach its index.
+        remedy = "Check your network"
+    elif pip and "requirements.txt" in failed:
+        remedy = "Fix requirements.txt"
     return BuildFailed(
-        f"The image {image} could not be built: {reason}.", hint=hint, detail="\n".join((printed or output)[-20:])
+        f"The image {image} could not be built: {reason}.",
+        hint=f"{remedy}, then repeat the command. What ran before still runs.",
+        detail="\n".join((printed or output)[-20:]),
     )
 
 
 def _describe(command: str) -> str:
-    if "pip install" in command:
-        return "pip install, of runtime.txt and requirements.txt"
-    if command.endswith("requirements.sh"):
-        return "requirements.sh"
-    if "useradd" in command:
-        return "the user of the services"
+    for word, description in _DESCRIPTIONS.items():
+        if word in command:
+            return description
     return _shorten(" ".join(command.split()))
 
 

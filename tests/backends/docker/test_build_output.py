@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from support.paths import PROJECT
 
 from denzel.backends.base import BuildStep
 from denzel.backends.docker.build_output import BuildReader, build_failure
@@ -15,23 +18,23 @@ BUILD = """\
 #2 [api internal] load metadata for docker.io/library/python:3.13-slim
 #2 DONE 0.0s
 
-#4 [api stage-0 1/8] FROM docker.io/library/python:3.13-slim
+#4 [api stage-0  1/11] FROM docker.io/library/python:3.13-slim
 #4 DONE 0.0s
 
-#6 [api stage-0 2/8] WORKDIR /project
+#6 [api stage-0  4/11] RUN --mount=type=cache,target=/root/.cache/pip     python -m venv /opt/venv     && pip install
 #6 CACHED
 
-#7 [api stage-0 3/8] COPY requirements.sh ./
+#7 [api stage-0  5/11] COPY requirements.sh ./
 #7 CACHED
 
-#8 [api stage-0 4/8] RUN bash requirements.sh
+#8 [api stage-0  6/11] RUN bash -eo pipefail requirements.sh     && rm -rf /var/lib/apt/lists/*
 #8 CACHED
 
-#9 [api stage-0 5/8] COPY runtime.txt requirements.txt ./
+#9 [api stage-0  7/11] COPY requirements.txt ./
 #9 DONE 0.0s
 
-#10 [api stage-0 6/8] RUN --mount=type=cache,target=/root/.cache/pip     python -m pip install --upgrade
-#10 0.648 Collecting celery==5.7.0 (from -r runtime.txt (line 2))
+#10 [api stage-0  8/11] RUN --mount=type=cache,target=/root/.cache/pip     pip install --upgrade
+#10 0.648 Requirement already satisfied: celery==5.7.0 in /opt/venv/lib/python3.13/site-packages (from -r runtime.txt)
 #10 0.700   Downloading falcon-4.4.0-cp313-cp313-manylinux_2_28_x86_64.whl (948 kB)
 #10 0.969   Downloading scikit_learn-1.9.0-cp313-cp313-manylinux_2_28_x86_64.whl (9.5 MB)
 #10 1.211      ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━ 9.5/9.5 MB 486.4 MB/s  0:00:00
@@ -39,16 +42,24 @@ BUILD = """\
 #10 3.387 Successfully installed pytz-2026.6 wcwidth-0.9.4 vine-5.1.0
 #10 DONE 3.5s
 
-#11 [api stage-0 7/8] RUN groupadd --non-unique --gid "10001" denzel     && useradd --non-unique --uid "10001" denzel
+#11 [api stage-0  9/11] RUN groupadd --non-unique --gid "10001" denzel     && useradd --non-unique --uid "10001" denzel
 #11 DONE 0.2s
 
-#12 [api stage-0 8/8] COPY . .
+#12 [api stage-0 10/11] COPY --chown=denzel:denzel app/assets app/assets
 #12 DONE 0.0s
 
 #13 [api] exporting to image
 #13 exporting layers 0.2s done
 #13 naming to docker.io/denzel/iris done
 #13 DONE 0.2s"""
+
+
+# What a project's Dockerfile runs, as BuildKit prints it.
+COMMANDS = [
+    command.replace("\\\n", "")
+    for command in re.findall(r"^RUN ((?:.*\\\n)*.*)", (PROJECT / "Dockerfile").read_text(), re.MULTILINE)
+]
+RUNTIME, OS, PIP, *_ = COMMANDS
 
 
 def steps_of(output: str | list[str]) -> list[BuildStep]:
@@ -60,7 +71,7 @@ def steps_of(output: str | list[str]) -> list[BuildStep]:
 
 def test_a_build_has_steps_for_what_it_runs_and_none_from_the_cache() -> None:
     steps = steps_of(BUILD)
-    assert [step.text.split()[0] for step in steps if step.text[0] != " "] == ["6/8", "7/8"]
+    assert [step.text.split()[0] for step in steps if step.text[0] != " "] == ["8/11", "9/11"]
     assert not any("requirements.sh" in step.text for step in steps)
 
 
@@ -72,12 +83,15 @@ def test_a_build_has_steps_for_large_downloads() -> None:
 
 
 @pytest.mark.parametrize("said", ["#8 0.135 hello", "#8 DONE 0.2s"], ids=["that says something", "that says nothing"])
-def test_a_step_names_what_its_command_installs(said: str) -> None:
-    steps = steps_of(["#8 [api stage-0 4/8] RUN bash requirements.sh", said])
-    assert steps == [BuildStep(state=State.INSTALLING_OS, text="4/8 requirements.sh")]
-    steps = steps_of([f"#8 [api 6/8] {PIP}", said])
-    assert [step.state for step in steps] == [State.INSTALLING_PIP]
-    assert "pip install" in steps[0].text
+def test_a_step_names_what_its_command_of_the_dockerfile_does(said: str) -> None:
+    steps = [step for command in COMMANDS for step in steps_of([f"#8 [api stage-0 4/8] RUN {command}", said])]
+    assert steps == [
+        BuildStep(state=State.INSTALLING_PIP, text="4/8 pip install, of runtime.txt"),
+        BuildStep(state=State.INSTALLING_OS, text="4/8 requirements.sh"),
+        BuildStep(state=State.INSTALLING_PIP, text="4/8 pip install, of requirements.txt"),
+        BuildStep(state=State.INSTALLING_OS, text="4/8 the user of the services"),
+        BuildStep(state=State.INSTALLING_OS, text="4/8 the files of the project"),
+    ]
 
 
 def test_a_step_is_one_short_line() -> None:
@@ -87,34 +101,29 @@ def test_a_step_is_one_short_line() -> None:
     assert "  " not in step.text
 
 
-PIP = (
-    "RUN --mount=type=cache,target=/root/.cache/pip     python -m pip install --root-user-action=ignore --upgrade"
-    " --constraint runtime.txt     --requirement runtime.txt --requirement requirements.txt"
-)
-PIP_SOLVE = 'failed to solve: process "/bin/sh -c python -m pip install" did not complete successfully: exit code: 1'
-
-
-def pip_failure(*said: str) -> list[str]:
-    """The output of BuildKit when pip fails with this message."""
+def failed(command: str, *said: str, code: int = 1) -> list[str]:
+    """The output of BuildKit when a command fails with this message."""
+    reason = f'process "/bin/sh -c {command}" did not complete successfully: exit code: {code}'
     return [
-        "#8 [api stage-0 4/8] RUN bash requirements.sh",
-        "#8 CACHED",
+        "#7 [api stage-0  5/11] COPY requirements.sh ./",
+        "#7 CACHED",
         "",
-        f"#10 [api stage-0 6/8] {PIP}",
+        f"#10 [api stage-0  8/11] RUN {command}",
         *(f"#10 0.{312 + number} {line}" for number, line in enumerate(said)),
-        '#10 ERROR: process "/bin/sh -c python -m pip install" did not complete successfully: exit code: 1',
+        f"#10 ERROR: {reason}",
         "------",
-        f" > [api stage-0 6/8] {PIP}:",
+        f" > [api stage-0  8/11] RUN {command}:",
         *(f"0.312 {line}" for line in said),
         "------",
-        PIP_SOLVE,
+        f"failed to solve: {reason}",
     ]
 
 
 def test_build_failure_of_an_unknown_package_names_it() -> None:
     failure = build_failure(
         "denzel/iris",
-        pip_failure(
+        failed(
+            PIP,
             "ERROR: Could not find a version that satisfies the requirement scikit-lern (from versions: none)",
             "ERROR: No matching distribution found for scikit-lern",
         ),
@@ -128,7 +137,8 @@ def test_build_failure_of_an_unknown_package_names_it() -> None:
 def test_build_failure_of_a_malformed_line_quotes_it() -> None:
     failure = build_failure(
         "denzel/iris",
-        pip_failure(
+        failed(
+            PIP,
             "ERROR: Invalid requirement: '!!!': Expected package name at the start of dependency specifier",
             "    !!!",
             "    ^ (from line 4 of requirements.txt)",
@@ -142,7 +152,8 @@ def test_build_failure_of_a_malformed_line_quotes_it() -> None:
 def test_build_failure_of_a_conflict_names_the_packages() -> None:
     failure = build_failure(
         "denzel/iris",
-        pip_failure(
+        failed(
+            PIP,
             "ERROR: Cannot install celery==5.5.0 and celery==5.7.0 because these package versions have"
             " conflicting dependencies.",
             "The conflict is caused by:",
@@ -156,22 +167,24 @@ def test_build_failure_of_a_conflict_names_the_packages() -> None:
     assert "requirements.txt" in failure.hint
 
 
+def test_build_failure_of_the_runtime_blames_no_requirement_of_the_user() -> None:
+    failure = build_failure("denzel/iris", failed(RUNTIME, "ERROR: Failed to build 'uvloop'"))
+    assert str(failure).endswith("Failed to build 'uvloop'.")
+    assert failure.hint.startswith("Fix the cause")
+
+
+@pytest.mark.parametrize("command", [RUNTIME, PIP], ids=["runtime.txt", "requirements.txt"])
+def test_build_failure_without_a_network_sends_nobody_to_the_requirements(command: str) -> None:
+    broken = "after connection broken by 'NewConnectionError(...)': /simple/celery/"
+    retries = [f"WARNING: Retrying (Retry(total={left}, connect=None)) {broken}" for left in (4, 3, 2, 1, 0)]
+    last = "ERROR: No matching distribution found for celery==5.7.0"
+    assert build_failure("denzel/iris", failed(command, *retries, last)).hint.startswith("Check your net")
+    assert "network" not in build_failure("denzel/iris", failed(command, retries[0], last)).hint
+
+
 def test_build_failure_of_the_os_requirements_has_their_output() -> None:
-    failure = build_failure(
-        "denzel/iris",
-        [
-            "#8 [api stage-0 4/8] RUN bash requirements.sh",
-            "#8 0.135 hello",
-            "#8 0.136 requirements.sh: line 5: no-such-command: command not found",
-            '#8 ERROR: process "/bin/sh -c bash requirements.sh" did not complete successfully: exit code: 127',
-            "------",
-            " > [api stage-0 4/8] RUN bash requirements.sh:",
-            "0.135 hello",
-            "0.136 requirements.sh: line 5: no-such-command: command not found",
-            "------",
-            'failed to solve: process "/bin/sh -c bash requirements.sh" did not complete successfully: exit code: 127',
-        ],
-    )
+    said = ("hello", "requirements.sh: line 5: no-such-command: command not found")
+    failure = build_failure("denzel/iris", failed(OS, *said, code=127))
     assert "requirements.sh" in str(failure)
     assert "127" in str(failure)
     assert failure.hint.startswith("Fix requirements.sh")
