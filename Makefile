@@ -3,9 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Tests on real services mostly wait, so several run at a time: `make test WORKERS=4`. Each worker begins a share of them
-# in its order, so that they share launched projects.
-WORKERS ?= 2
+# Tests on real services mostly wait: three at a time keep two cores busy.
+WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest --dist worksteal --numprocesses $(WORKERS)
 
 .PHONY: install format check test test-all live docs demo

@@ -23,6 +23,7 @@ from doubles.backend import FakeBackend, Machine
 from standardwebhooks import Webhook
 from support.command import enter
 from support.ports import find_free_port
+from support.whsec import OTHER_SECRET
 
 from denzel import __version__, cli
 from denzel.errors import BackendUnavailable, BuildFailed, CommandFailed
@@ -799,7 +800,7 @@ def test_listen_shows_callbacks_until_ctrl_c(project: Project, free_port: int, b
 def test_listen_uses_the_current_secret(project: Project, free_port: int) -> None:
     """A change restarts the services, and not the listener."""
     before = settings_file.load(project.env_file, {}).callback_secret
-    after = "whsec_" + "A" * 32
+    after = OTHER_SECRET
     with listening(project.root, "--port", str(free_port)) as process:
         read_line(process)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import stat
@@ -10,17 +9,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support.whsec import whsec
 
 from denzel.errors import SettingInvalid
 from denzel.project import dotenv
 from denzel.project.dotenv import KEYS
 
 NEEDED = {"COMPOSE_PROJECT_NAME": "iris", "REDIS_PASSWORD": "eight-or-more"}
-
-
-def whsec(size: int) -> str:
-    """A secret of so many bytes, as Standard Webhooks writes it."""
-    return f"whsec_{base64.b64encode(bytes(range(size))).decode()}"
 
 
 RECEIVERS: dict[str, object] = {

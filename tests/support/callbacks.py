@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from app.serving.callbacks.sender import CallbackSender
 from app.serving.store.outbox import AttemptResult, Callback
 from app.serving.store.tasks import CallbackReport, TaskStore
 
-SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 DAY = 86_400.0
 
 Sending = Callable[..., Callable[[], None]]

@@ -12,12 +12,11 @@ import pytest
 from standardwebhooks import Webhook
 from support.ports import find_free_port
 from support.waiting import until
+from support.whsec import OTHER_SECRET, SECRET
 
 from denzel.errors import PortTaken, SettingInvalid
 from denzel.webhooks.listener import ReceivedCallback, listening
 
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-OTHER_SECRET = "whsec_" + "A" * 32
 BODY = '{"a123": "Iris-setosa", "name": "ü"}'
 
 

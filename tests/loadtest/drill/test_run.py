@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import signal
@@ -16,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from doubles.small_project import Faults, HiddenProgress, SmallBackend, SmallProject, launched, small_project
 from support.waiting import until
+from support.whsec import SECRET
 
 from denzel import cli
 from denzel.errors import DrillFailed, PortTaken, RequestUnusable, ServiceFailed, ServiceNotRunning, TooFewTasks
@@ -64,7 +64,7 @@ def run(
 
 
 def test_every_part_is_killed_and_nothing_is_lost(tmp_path: Path) -> None:
-    with small_project(secret="whsec_" + base64.b64encode(b"s" * 32).decode()) as small:
+    with small_project(secret=SECRET) as small:
         report = run(tmp_path, small, tasks=120, parts=PARTS)
     assert small.killed[1:] == ["denzel", "api", "monitor", "redis"]
     assert re.fullmatch(r"process 1[12]", small.killed[0])
@@ -153,7 +153,7 @@ def test_failed_tasks_count_as_completed(tmp_path: Path) -> None:
 
 
 def test_bad_signatures_fail_the_drill(tmp_path: Path) -> None:
-    with small_project(Faults(sign_badly=2), secret="whsec_" + base64.b64encode(b"s" * 32).decode()) as small:
+    with small_project(Faults(sign_badly=2), secret=SECRET) as small:
         report = run(tmp_path, small)
     assert report.bad_signatures == 2
     assert failure_of(report).startswith("Callbacks had a bad signature, 2: it was made with a secret other than")

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pytest
 from standardwebhooks import Webhook
-from support.callbacks import SECRET, Scripted, Start, end, report, state
+from support.callbacks import Scripted, Start, end, report, state
 from support.waiting import until
+from support.whsec import SECRET
 
 from app.serving.settings import SettingError, Settings
 from app.serving.sidecar import __main__ as sidecar

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from redis import Redis
 from standardwebhooks import Webhook
-from support.callbacks import SECRET, Scripted, Sending, end, report, running_sender, state
+from support.callbacks import Scripted, Sending, end, report, running_sender, state
 from support.ports import find_free_port
 from support.waiting import until
+from support.whsec import SECRET
 
 from app.serving.callbacks import retry
 from app.serving.callbacks import sender as sender_module
