@@ -396,6 +396,19 @@ def test_a_wait_returns_the_result_when_the_task_ends(
     assert waits.join() == [TaskRecord(status="SUCCESS", result={"a": 1})]
 
 
+def test_a_wait_for_an_awaited_task_has_the_whole_record(queue: TaskQueue, records: TaskStore, waits: Waits) -> None:
+    """Its end is announced with the result; what became of its callback stands in the record alone."""
+    task_id = accept(queue, {"x": 1}, Preferences(wait=0), callback_uri="http://a.example/").task_id
+    waits.start(task_id)
+    until(lambda: queue._waits, what="the wait")
+    # Behind the wait's own look at the record.
+    find(queue, task_id)
+    records.complete(task_id, "SUCCESS", {"a": 1}, ttl=60)
+    (record,) = waits.join()
+    assert record is not None
+    assert record.callback == CallbackReport(state="PENDING")
+
+
 def test_a_failure_ends_a_wait_too(queue: TaskQueue, records: TaskStore, broker: Redis, waits: Waits) -> None:
     task_id = submit(queue)
     waits.start(task_id)

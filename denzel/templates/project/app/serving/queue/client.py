@@ -166,7 +166,8 @@ class TaskQueue:
             return None
 
     async def _wait(self, task_id: str, timeout: float, waiter: Waiter | None) -> TaskRecord | None:
-        """Without a `waiter`, the task may have ended already."""
+        """Without a `waiter`, the task may have ended already, and its end is answered with its whole record."""
+        wants_record = waiter is None
         if self._waits >= MAX_WAITS:
             return await self.find(task_id)
         deadline = time.monotonic() + min(timeout, MAX_WAIT)
@@ -175,7 +176,7 @@ class TaskQueue:
             while True:
                 if waiter is not None:
                     notice = await self._completions.wait(waiter, deadline)
-                    if notice is not None:
+                    if notice is not None and not wants_record:
                         return TaskRecord(status=notice.status, text=notice.result)
                     self._completions.unsubscribe(task_id, waiter)
                 waiter = self._completions.subscribe(task_id)
