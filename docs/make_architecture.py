@@ -24,7 +24,7 @@ COMMAND_WORDS = {
     "loadtest.http": "lean HTTP client,|callback sink",
     "lifecycle": "launch, start, stop;|policy, status",
     "admin": "client of the|serving code",
-    "webhooks": "callback server of|denzel listen",
+    "webhooks": "callback server,|signature check",
     "backends": "opens the backend|that .env names",
     "backends.docker": "Docker Compose,|Docker's SDK",
     "backends.local": "supervisord, uv,|processes",
@@ -48,7 +48,7 @@ SERVING_WORDS = {
     "callbacks": "delivery, retries,|egress policy",
     "store": "all that is in Redis|and its Lua scripts",
     "pipeline": "imports your|logic/pipeline.py",
-    "callback_uri": "address check",
+    "callback_uri": "syntax of a URI",
     "errors": "failures as JSON",
     "json_values": "results as JSON",
     "settings": "the environment",
@@ -197,7 +197,7 @@ class _Half:
 
     def _draw_foot(self, top: float) -> Iterator[str]:
         yield _rectangle("foot", 0, top, INNER, FOOT_HEIGHT)
-        yield _text("the foot: single modules for every package above", 12, top + 22)
+        yield _text("the foot: single modules below the packages", 12, top + 22)
         for number, name in enumerate(self._foot):
             x = 12 + number * INNER / len(self._foot)
             yield _text(name, x, top + 52, "name")
