@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from doubles.receiver import ScriptedReceiver
+from support.records import record_of
 
 from app.serving.callbacks.sender import CallbackSender
 from app.serving.store.outbox import AttemptResult, Callback
@@ -49,10 +50,9 @@ def running_sender(outbox: Any, deliver: Callable[[Callback], AttemptResult], **
 
 
 def report(records: TaskStore, task_id: str = "the-id") -> CallbackReport:
-    record = records.find(task_id)
-    assert record is not None
-    assert record.callback is not None
-    return record.callback
+    reported = record_of(records, task_id).callback
+    assert reported is not None
+    return reported
 
 
 def state(records: TaskStore, task_id: str = "the-id") -> str:

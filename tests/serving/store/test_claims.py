@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from redis import Redis, RedisError
+from support.records import record_of
+from support.waiting import in_threads
 
 from app.serving.store import keys
 from app.serving.store.claims import LEASE, ClaimLimits, Claims, DeadLettered, Taken
@@ -17,12 +19,14 @@ from app.serving.store.dead_letters import DeadLetters
 from app.serving.store.messages import task_message
 from app.serving.store.tasks import Completion, Idempotency, TaskStore
 
+Accept = Callable[..., None]
+
 URI = "http://receiver.example/stash"
 LIMITS = ClaimLimits(deliveries=3, ttl=60)
 
 
 @pytest.fixture
-def accept(records: TaskStore) -> Callable[..., None]:
+def accept(records: TaskStore) -> Accept:
     def accept_all(*task_ids: str, uri: str | None = None) -> None:
         for task_id in task_ids:
             records.enqueue(task_id, task_message(task_id, {"of": task_id}), callback_uri=uri, queue_limit=10_000)
@@ -57,9 +61,15 @@ def age(redis: Redis, *task_ids: str, seconds: float = LEASE + 1) -> None:
 
 
 def status(records: TaskStore, task_id: str) -> str:
-    record = records.find(task_id)
-    assert record is not None
-    return record.status
+    return record_of(records, task_id).status
+
+
+def pass_on(claims: Claims, others: Claims, redis: Redis) -> None:
+    """Let the claim of `a` expire, and another worker take it."""
+    claims.take(free=1, limit=1)
+    age(redis, "a")
+    others.renew({})
+    others.take(free=1, limit=1)
 
 
 def nothing_is_claimed(redis: Redis) -> bool:
@@ -69,16 +79,14 @@ def nothing_is_claimed(redis: Redis) -> bool:
 # Taking
 
 
-def test_messages_are_claimed_in_the_order_of_the_queue(claims: Claims, accept: Callable[..., None]) -> None:
+def test_messages_are_claimed_in_the_order_of_the_queue(claims: Claims, accept: Accept) -> None:
     accept("a", "b", "c")
     assert ids(claims.take(free=2, limit=1)) == ["a", "b"]
     assert ids(claims.take(free=2, limit=1)) == ["c"]
     assert claims.take(free=2, limit=1).claimed == []
 
 
-def test_a_claimed_message_is_stored_as_kombu_stores_it(
-    claims: Claims, accept: Callable[..., None], redis: Redis
-) -> None:
+def test_a_claimed_message_is_stored_as_kombu_stores_it(claims: Claims, accept: Accept, redis: Redis) -> None:
     """So that a stock Celery worker could take over."""
     accept("a")
     (claimed,) = claims.take(free=1, limit=1).claimed
@@ -87,7 +95,7 @@ def test_a_claimed_message_is_stored_as_kombu_stores_it(
     assert redis.zrange(keys.UNACKED_INDEX, 0, -1) == ["a"]
 
 
-def test_each_process_gets_a_batch_and_redelivered_tasks_are_alone(claims: Claims, accept: Callable[..., None]) -> None:
+def test_each_process_gets_a_batch_and_redelivered_tasks_are_alone(claims: Claims, accept: Accept) -> None:
     accept("again", "a", "b", "c", "d", "e")
     claims.take(free=1, limit=1)
     claims.requeue({"again": True})
@@ -96,7 +104,7 @@ def test_each_process_gets_a_batch_and_redelivered_tasks_are_alone(claims: Claim
     assert [claimed.deliveries for claimed in taken.claimed] == [2, 1, 1, 1, 1]
 
 
-def test_a_task_that_needs_a_process_of_its_own_waits_for_one(claims: Claims, accept: Callable[..., None]) -> None:
+def test_a_task_that_needs_a_process_of_its_own_waits_for_one(claims: Claims, accept: Accept) -> None:
     accept("a", "again", "b")
     claims.take(free=2, limit=1)
     claims.requeue({"a": False, "again": True})
@@ -105,40 +113,34 @@ def test_a_task_that_needs_a_process_of_its_own_waits_for_one(claims: Claims, ac
     assert ids(claims.take(free=1, limit=8)) == ["b"]
 
 
-def test_messages_requeued_together_keep_their_order(claims: Claims, accept: Callable[..., None]) -> None:
+def test_messages_requeued_together_keep_their_order(claims: Claims, accept: Accept) -> None:
     accept("a", "b", "c", "d")
     claims.take(free=1, limit=3)
     claims.requeue({"a": False, "b": False, "c": False})
     assert ids(claims.take(free=1, limit=8)) == ["a", "b", "c", "d"]
 
 
-def test_a_claimed_task_no_longer_waits(claims: Claims, accept: Callable[..., None], records: TaskStore) -> None:
+def test_a_claimed_task_no_longer_waits(claims: Claims, accept: Accept, records: TaskStore) -> None:
     accept("a", "b")
-    assert [records.find(each).position for each in ("a", "b")] == [1, 2]  # type: ignore[union-attr]
+    assert [record_of(records, each).position for each in ("a", "b")] == [1, 2]
     claims.take(free=1, limit=1)
-    assert [records.find(each).position for each in ("a", "b")] == [None, 1]  # type: ignore[union-attr]
+    assert [record_of(records, each).position for each in ("a", "b")] == [None, 1]
 
 
-def test_no_message_is_claimed_twice_by_concurrent_workers(broker: Redis, accept: Callable[..., None]) -> None:
+def test_no_message_is_claimed_twice_by_concurrent_workers(broker: Redis, accept: Accept) -> None:
     accept(*(f"task-{number}" for number in range(200)))
     taken: list[str] = []
 
-    def take() -> None:
+    def take(_: int) -> None:
         mine = Claims(broker, LIMITS)
         while (messages := mine.take(free=3, limit=1)).claimed:
             taken.extend(ids(messages))
 
-    threads = [threading.Thread(target=take) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(8, take)
     assert sorted(taken) == sorted(f"task-{number}" for number in range(200))
 
 
-def test_a_cancelled_task_is_not_claimed(
-    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
-) -> None:
+def test_a_cancelled_task_is_not_claimed(claims: Claims, accept: Accept, records: TaskStore, redis: Redis) -> None:
     accept("a", "b")
     assert records.cancel("a", ttl=60) == "REVOKED"
     assert ids(claims.take(free=2, limit=1)) == ["b"]
@@ -146,7 +148,7 @@ def test_a_cancelled_task_is_not_claimed(
 
 
 def test_a_cancelled_task_whose_record_has_expired_is_not_claimed(
-    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
+    claims: Claims, accept: Accept, records: TaskStore, redis: Redis
 ) -> None:
     accept("a")
     records.cancel("a", ttl=60)
@@ -166,7 +168,7 @@ def test_a_message_of_a_celery_client_is_claimed(claims: Claims, redis: Redis) -
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"id": 3}'])
 def test_an_unreadable_message_becomes_a_dead_letter(
-    claims: Claims, accept: Callable[..., None], redis: Redis, broker: Redis, text: str
+    claims: Claims, accept: Accept, redis: Redis, broker: Redis, text: str
 ) -> None:
     redis.lpush(keys.QUEUE, text)
     accept("a")
@@ -191,7 +193,7 @@ def test_ids_in_a_request_are_not_mistaken_for_the_tasks_own(claims: Claims, rec
 
 
 def test_tasks_of_a_polling_process_are_noted_with_their_messages(
-    claims: Claims, accept: Callable[..., None], records: TaskStore
+    claims: Claims, accept: Accept, records: TaskStore
 ) -> None:
     accept("a", "b", "c")
     assert ids(claims.poll(5, 1, limit=2)) == ["a", "b"]
@@ -206,7 +208,7 @@ def test_tasks_of_a_polling_process_are_noted_with_their_messages(
     assert claims.session_tasks(4) == claims.session_tasks(6) == (0, [])
 
 
-def test_tasks_that_must_be_alone_are_not_noted(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
+def test_tasks_that_must_be_alone_are_not_noted(claims: Claims, accept: Accept, redis: Redis) -> None:
     message = json.loads(task_message("later", {}))
     message["headers"]["eta"] = "2100-01-01T00:00:00"
     accept("later", "a")
@@ -217,7 +219,7 @@ def test_tasks_that_must_be_alone_are_not_noted(claims: Claims, accept: Callable
 
 
 def test_claims_of_a_polling_process_are_renewed_during_its_session(
-    claims: Claims, accept: Callable[..., None], redis: Redis, records: TaskStore
+    claims: Claims, accept: Accept, redis: Redis, records: TaskStore
 ) -> None:
     accept("a")
     claims.poll(5, 1, limit=2)
@@ -230,7 +232,7 @@ def test_claims_of_a_polling_process_are_renewed_during_its_session(
 
 
 def test_renewal_returns_the_cancelled_tasks_of_a_polling_process(
-    claims: Claims, accept: Callable[..., None], records: TaskStore
+    claims: Claims, accept: Accept, records: TaskStore
 ) -> None:
     accept("a", "b")
     claims.poll(5, 1, limit=2)
@@ -238,7 +240,7 @@ def test_renewal_returns_the_cancelled_tasks_of_a_polling_process(
     assert claims.renew({}, session_id=5).cancelled == ["a"]
 
 
-def test_a_polling_process_waits_for_the_next_task(claims: Claims, accept: Callable[..., None]) -> None:
+def test_a_polling_process_waits_for_the_next_task(claims: Claims, accept: Accept) -> None:
     assert ids(claims.poll(1, 1, limit=2, wait=0.01)) == []
     timer = threading.Timer(0.05, accept, args=["a"])
     timer.start()
@@ -248,9 +250,7 @@ def test_a_polling_process_waits_for_the_next_task(claims: Claims, accept: Calla
         timer.join()
 
 
-def test_polling_goes_on_after_redis_lost_its_scripts(
-    claims: Claims, accept: Callable[..., None], redis: Redis
-) -> None:
+def test_polling_goes_on_after_redis_lost_its_scripts(claims: Claims, accept: Accept, redis: Redis) -> None:
     accept("a", "b")
     redis.script_flush()
     assert ids(claims.poll(1, 1, limit=1, wait=1)) == ["a"]
@@ -258,9 +258,7 @@ def test_polling_goes_on_after_redis_lost_its_scripts(
     assert ids(claims.poll(1, 2, limit=1)) == ["b"]
 
 
-def test_a_cancelled_task_is_returned_at_its_turn(
-    claims: Claims, accept: Callable[..., None], records: TaskStore
-) -> None:
+def test_a_cancelled_task_is_returned_at_its_turn(claims: Claims, accept: Accept, records: TaskStore) -> None:
     accept("a", "b")
     records.cancel("a", ttl=60)
     taken = claims.take(free=1, limit=8)
@@ -272,7 +270,7 @@ def test_a_cancelled_task_is_returned_at_its_turn(
 
 
 def test_a_renewed_claim_holds_however_long_its_task_runs(
-    claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
+    claims: Claims, others: Claims, accept: Accept, redis: Redis
 ) -> None:
     accept("a")
     claims.take(free=1, limit=1)
@@ -285,7 +283,7 @@ def test_a_renewed_claim_holds_however_long_its_task_runs(
 
 
 def test_an_expired_claim_is_requeued_at_the_head(
-    claims: Claims, others: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
+    claims: Claims, others: Claims, accept: Accept, records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b")
     claims.take(free=1, limit=1)
@@ -293,12 +291,12 @@ def test_an_expired_claim_is_requeued_at_the_head(
     age(redis, "a")
     others.renew({})
     assert status(records, "a") == "PENDING"
-    assert [records.find(each).position for each in ("a", "b")] == [1, 2]  # type: ignore[union-attr]
+    assert [record_of(records, each).position for each in ("a", "b")] == [1, 2]
     assert ids(others.take(free=2, limit=1)) == ["a", "b"]
 
 
 def test_after_redis_was_away_every_owner_may_renew_first(
-    claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
+    claims: Claims, others: Claims, accept: Accept, redis: Redis
 ) -> None:
     """Nobody could renew meanwhile: an old claim does not mean a dead worker then."""
     accept("a")
@@ -313,7 +311,7 @@ def test_after_redis_was_away_every_owner_may_renew_first(
 
 
 def test_a_clock_that_is_set_back_does_not_keep_a_dead_workers_claim(
-    claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
+    claims: Claims, others: Claims, accept: Accept, redis: Redis
 ) -> None:
     accept("a")
     claims.take(free=1, limit=1)
@@ -326,7 +324,7 @@ def test_a_clock_that_is_set_back_does_not_keep_a_dead_workers_claim(
 
 
 def test_claims_of_a_workers_earlier_life_are_requeued_at_once(
-    broker: Redis, claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
+    broker: Redis, claims: Claims, others: Claims, accept: Accept, redis: Redis
 ) -> None:
     accept("a", "b")
     claims.take(free=1, limit=1)
@@ -337,7 +335,7 @@ def test_claims_of_a_workers_earlier_life_are_requeued_at_once(
 
 
 def test_a_worker_is_not_mistaken_for_one_whose_name_begins_like_its_own(
-    broker: Redis, others: Claims, accept: Callable[..., None], redis: Redis
+    broker: Redis, others: Claims, accept: Accept, redis: Redis
 ) -> None:
     accept("a")
     others.take(free=1, limit=1)
@@ -346,7 +344,7 @@ def test_a_worker_is_not_mistaken_for_one_whose_name_begins_like_its_own(
 
 
 def test_claims_unknown_to_their_own_worker_are_requeued_after_a_while(
-    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
+    claims: Claims, accept: Accept, records: TaskStore, redis: Redis
 ) -> None:
     """The answer that told it was lost, or it was dropped with a connection."""
     accept("a")
@@ -360,7 +358,7 @@ def test_claims_unknown_to_their_own_worker_are_requeued_after_a_while(
 
 
 def test_renewal_returns_the_tasks_that_were_cancelled(
-    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
+    claims: Claims, accept: Accept, records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b", "c")
     claims.take(free=3, limit=1)
@@ -370,9 +368,7 @@ def test_renewal_returns_the_tasks_that_were_cancelled(
     assert redis.hkeys(keys.OWNERS) == ["c"]
 
 
-def test_renewal_returns_the_tasks_that_became_dead_letters(
-    broker: Redis, claims: Claims, accept: Callable[..., None]
-) -> None:
+def test_renewal_returns_the_tasks_that_became_dead_letters(broker: Redis, claims: Claims, accept: Accept) -> None:
     accept("a", "b")
     for _ in range(LIMITS.deliveries - 1):
         claims.take(free=2, limit=1)
@@ -387,9 +383,7 @@ def test_renewal_returns_the_tasks_that_became_dead_letters(
     assert given_up == [DeadLettered("b", reason)]
 
 
-def test_a_claimed_message_has_the_time_since_when_it_waited(
-    claims: Claims, accept: Callable[..., None], redis: Redis
-) -> None:
+def test_a_claimed_message_has_the_time_since_when_it_waited(claims: Claims, accept: Accept, redis: Redis) -> None:
     accept("a")
     accepted = float(redis.hget(keys.task("a"), "since") or 0)
     (claimed,) = claims.take(free=1, limit=1).claimed
@@ -398,7 +392,7 @@ def test_a_claimed_message_has_the_time_since_when_it_waited(
 
 
 def test_thousands_of_tasks_are_claimed_and_completed_in_few_steps(
-    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
+    claims: Claims, accept: Accept, records: TaskStore, redis: Redis
 ) -> None:
     names = [f"task-{number}" for number in range(2500)]
     accept(*names)
@@ -412,7 +406,7 @@ def test_thousands_of_tasks_are_claimed_and_completed_in_few_steps(
     assert {redis.hget(keys.task(name), "status") for name in names} == {"SUCCESS"}
 
 
-def test_no_process_gets_more_than_its_share_of_a_split_queue(claims: Claims, accept: Callable[..., None]) -> None:
+def test_no_process_gets_more_than_its_share_of_a_split_queue(claims: Claims, accept: Accept) -> None:
     accept("a", "b", "c", "d", "e")
     assert len(claims.take(free=1, limit=32, sharers=2).claimed) == 3
     assert len(claims.take(free=1, limit=32, sharers=2).claimed) == 1
@@ -428,9 +422,7 @@ def test_renewal_without_claims_writes_nothing(claims: Claims, redis: Redis) -> 
 # Ending and giving back
 
 
-def test_completing_a_task_releases_its_claim(
-    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
-) -> None:
+def test_completing_a_task_releases_its_claim(claims: Claims, accept: Accept, records: TaskStore, redis: Redis) -> None:
     accept("a")
     claims.take(free=1, limit=1)
     records.complete("a", "SUCCESS", {}, ttl=60)
@@ -440,14 +432,11 @@ def test_completing_a_task_releases_its_claim(
 
 
 def test_a_claim_of_a_task_that_has_ended_is_dropped(
-    claims: Claims, others: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
+    claims: Claims, others: Claims, accept: Accept, records: TaskStore, redis: Redis
 ) -> None:
     """Two had it, after all: one of them is through."""
     accept("a")
-    claims.take(free=1, limit=1)
-    age(redis, "a")
-    others.renew({})
-    others.take(free=1, limit=1)
+    pass_on(claims, others, redis)
     records.complete("a", "SUCCESS", {"by": "the first"}, ttl=60)
     claims.requeue({"a": True})
     others.renew(known("a"))
@@ -456,13 +445,10 @@ def test_a_claim_of_a_task_that_has_ended_is_dropped(
 
 
 def test_a_claim_that_passed_to_another_worker_cannot_be_requeued(
-    claims: Claims, others: Claims, accept: Callable[..., None], redis: Redis
+    claims: Claims, others: Claims, accept: Accept, redis: Redis
 ) -> None:
     accept("a")
-    claims.take(free=1, limit=1)
-    age(redis, "a")
-    others.renew({})
-    others.take(free=1, limit=1)
+    pass_on(claims, others, redis)
     claims.requeue({"a": True})
     claims.ack("a")
     assert redis.hget(keys.OWNERS, "a") == others.owner
@@ -470,7 +456,7 @@ def test_a_claim_that_passed_to_another_worker_cannot_be_requeued(
     assert redis.hget(keys.task("a"), "deliveries") == "2"
 
 
-def test_a_death_that_is_reported_twice_counts_once(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
+def test_a_death_that_is_reported_twice_counts_once(claims: Claims, accept: Accept, redis: Redis) -> None:
     """The connection broke between the step and its answer."""
     accept("a")
     claims.take(free=1, limit=1)
@@ -482,7 +468,7 @@ def test_a_death_that_is_reported_twice_counts_once(claims: Claims, accept: Call
 
 
 def test_stopping_requeues_everything_and_counts_no_delivery(
-    claims: Claims, others: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
+    claims: Claims, others: Claims, accept: Accept, records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b", "c", "d")
     claims.take(free=2, limit=1)
@@ -493,7 +479,7 @@ def test_stopping_requeues_everything_and_counts_no_delivery(
     assert redis.hget(keys.task("a"), "deliveries") == "1"
 
 
-def test_an_acknowledged_message_is_gone(claims: Claims, accept: Callable[..., None], redis: Redis) -> None:
+def test_an_acknowledged_message_is_gone(claims: Claims, accept: Accept, redis: Redis) -> None:
     accept("a")
     claims.take(free=1, limit=1)
     claims.ack("a")
@@ -504,21 +490,20 @@ def test_an_acknowledged_message_is_gone(claims: Claims, accept: Callable[..., N
 # Tasks that kill
 
 
-def die(claims: Claims, times: int) -> None:
+def die(claims: Claims, times: int, task_id: str = "a") -> None:
     for _ in range(times):
         assert claims.take(free=1, limit=1).claimed
-        claims.requeue({"a": True})
+        claims.requeue({task_id: True})
 
 
 def test_a_task_that_kills_its_process_too_often_becomes_a_dead_letter(
-    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis, broker: Redis
+    claims: Claims, accept: Accept, records: TaskStore, redis: Redis, broker: Redis
 ) -> None:
     accept("a", uri=URI)
     die(claims, 2)
     assert status(records, "a") == "PENDING"
     die(claims, 1)
-    record = records.find("a")
-    assert record is not None
+    record = record_of(records, "a")
     assert record.status == "FAILURE"
     assert record.result == {"args": ["the worker died while running this task, 3 times"]}
     assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["a"]
@@ -529,15 +514,13 @@ def test_a_task_that_kills_its_process_too_often_becomes_a_dead_letter(
     assert kept.reason == "the worker died while running this task, 3 times"
 
 
-def test_one_delivery_may_be_the_limit(broker: Redis, accept: Callable[..., None], records: TaskStore) -> None:
+def test_one_delivery_may_be_the_limit(broker: Redis, accept: Accept, records: TaskStore) -> None:
     accept("a")
     die(Claims(broker, ClaimLimits(deliveries=1, ttl=60)), 1)
-    record = records.find("a")
-    assert record is not None
-    assert record.result == {"args": ["the worker died while running this task, once"]}
+    assert record_of(records, "a").result == {"args": ["the worker died while running this task, once"]}
 
 
-def test_a_worker_that_dies_whole_counts_too(broker: Redis, accept: Callable[..., None], records: TaskStore) -> None:
+def test_a_worker_that_dies_whole_counts_too(broker: Redis, accept: Accept, records: TaskStore) -> None:
     accept("a")
     for _ in range(3):
         life = Claims(broker, LIMITS, host="here")
@@ -548,14 +531,13 @@ def test_a_worker_that_dies_whole_counts_too(broker: Redis, accept: Callable[...
 
 
 def test_a_replayed_task_runs_again_under_its_own_id(
-    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis, broker: Redis
+    claims: Claims, accept: Accept, records: TaskStore, redis: Redis, broker: Redis
 ) -> None:
     accept("a", uri=URI)
     die(claims, 3)
     redis.delete(keys.task("a"))  # as when the record has expired
     assert DeadLetters(broker).replay("a")
-    record = records.find("a")
-    assert record is not None
+    record = record_of(records, "a")
     assert (record.status, record.position, record.callback_uri) == ("PENDING", 1, URI)
     assert redis.zcard(keys.UNDELIVERED) == 0  # the callback that told of the failure
     assert DeadLetters(broker).read() == []
@@ -583,7 +565,7 @@ def test_a_replayed_task_keeps_its_idempotency_key(
 
 
 def test_a_discarded_dead_letter_is_gone_and_its_task_stays_failed(
-    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis, broker: Redis
+    claims: Claims, accept: Accept, records: TaskStore, redis: Redis, broker: Redis
 ) -> None:
     accept("a")
     die(claims, 3)
@@ -594,24 +576,18 @@ def test_a_discarded_dead_letter_is_gone_and_its_task_stays_failed(
     assert not redis.exists(keys.QUARANTINE, keys.quarantined("a"))
 
 
-def test_a_dead_letter_is_kept_for_a_month(
-    claims: Claims, accept: Callable[..., None], redis: Redis, broker: Redis
-) -> None:
+def test_a_dead_letter_is_kept_for_a_month(claims: Claims, accept: Accept, redis: Redis, broker: Redis) -> None:
     accept("a", "b")
     die(claims, 3)
     assert 2_591_000 < int(redis.ttl(keys.quarantined("a"))) <= 2_592_000
     redis.delete(keys.quarantined("a"))
     redis.zincrby(keys.QUARANTINE, -2_592_001, "a")
     assert DeadLetters(broker).read() == []
-    for _ in range(3):
-        claims.take(free=1, limit=1)
-        claims.requeue({"b": True})
+    die(claims, 3, "b")
     assert redis.zrange(keys.QUARANTINE, 0, -1) == ["b"]
 
 
-def test_only_dead_letters_are_replayed(
-    accept: Callable[..., None], records: TaskStore, redis: Redis, broker: Redis
-) -> None:
+def test_only_dead_letters_are_replayed(accept: Accept, records: TaskStore, redis: Redis, broker: Redis) -> None:
     accept("a")
     assert not DeadLetters(broker).replay("a")
     assert not DeadLetters(broker).replay("never")
@@ -621,9 +597,7 @@ def test_only_dead_letters_are_replayed(
 # Redis
 
 
-def test_claims_work_at_the_memory_limit(
-    claims: Claims, accept: Callable[..., None], records: TaskStore, redis: Redis
-) -> None:
+def test_claims_work_at_the_memory_limit(claims: Claims, accept: Accept, records: TaskStore, redis: Redis) -> None:
     accept("a", "b", "c")
     redis.config_set("maxmemory", "1")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +9,8 @@ from typing import Any
 
 import pytest
 from redis import Redis, RedisError
-from support.waiting import until
+from support.callbacks import report
+from support.waiting import in_threads, until
 
 from app.serving.store import keys, outbox
 from app.serving.store.dead_letters import DeadLetters
@@ -70,15 +70,11 @@ def test_a_callback_is_leased_once(box: Outbox, records: TaskStore) -> None:
         end(records, f"task-{number}", f"host-{number % 20}")
     taken: list[str] = []
 
-    def take_all() -> None:
+    def take_all(_: int) -> None:
         while callbacks := take(box):
             taken.extend(ids(callbacks))
 
-    threads = [threading.Thread(target=take_all) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(4, take_all)
     assert sorted(taken) == sorted(f"task-{number}" for number in range(200))
 
 
@@ -98,9 +94,7 @@ def test_a_delivered_callback_leaves_nothing_but_its_record(box: Outbox, records
     redis.delete(keys.WAKEUP)
     assert traces(redis) == []
     assert 0 < int(redis.ttl(keys.task("the-id"))) <= 60
-    record = records.find("the-id")
-    assert record is not None
-    assert record.callback == CallbackReport(state="DELIVERED", attempts=1)
+    assert report(records) == CallbackReport(state="DELIVERED", attempts=1)
 
 
 def test_a_failed_attempt_is_recorded_and_waits(box: Outbox, records: TaskStore) -> None:
@@ -110,9 +104,7 @@ def test_a_failed_attempt_is_recorded_and_waits(box: Outbox, records: TaskStore)
     assert callbacks == []
     assert next_in is not None
     assert 3000 < next_in <= 3600
-    record = records.find("the-id")
-    assert record is not None
-    assert record.callback == CallbackReport(state="PENDING", attempts=1, last_error="Connection refused")
+    assert report(records) == CallbackReport(state="PENDING", attempts=1, last_error="Connection refused")
 
 
 def test_a_failed_attempt_is_repeated_when_it_is_due(box: Outbox, records: TaskStore) -> None:
@@ -353,9 +345,7 @@ def test_a_failure_that_is_settled_late_does_not_end_the_next_attempt(box: Outbo
     box.settle([(first, GIVEN_UP)])
     assert take(box) == []
     box.settle([(second, DELIVERED)])
-    record = records.find("the-id")
-    assert record is not None
-    assert record.callback == CallbackReport(state="DELIVERED", attempts=2)
+    assert report(records) == CallbackReport(state="DELIVERED", attempts=2)
 
 
 def test_an_endpoint_for_which_nothing_waits_is_dropped(box: Outbox, records: TaskStore, redis: Redis) -> None:
@@ -400,9 +390,7 @@ def test_a_lease_that_ran_out_after_the_delivery_repeats_nothing(box: Outbox, re
     box.settle([(repeated, again(0))])
     assert take(box) == []
     assert box.undelivered() == []
-    record = records.find("the-id")
-    assert record is not None
-    assert record.callback == CallbackReport(state="DELIVERED", attempts=1)
+    assert report(records) == CallbackReport(state="DELIVERED", attempts=1)
 
 
 def test_a_released_callback_is_due_and_was_no_attempt(box: Outbox, records: TaskStore) -> None:

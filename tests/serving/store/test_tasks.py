@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from redis import ConnectionError as ConnectionBroke
 from redis import Redis, RedisError
 from redis.connection import Connection
 from redis.exceptions import OutOfMemoryError
+from support.records import record_of
 from support.redis_server import counted_commands, redis_server
+from support.waiting import in_threads
 
 from app.serving.callback_uri import endpoint_of
 from app.serving.settings import ResponseMode
@@ -66,6 +68,19 @@ def callbacks(redis: Redis) -> list[str]:
     """The tasks whose callbacks wait for their receiver."""
     waiting: Any = redis.zrange(keys.callbacks(endpoint_of(URI)), 0, -1)
     return list(waiting)
+
+
+@contextmanager
+def announced(redis: Redis) -> Iterator[list[Any]]:
+    """The announcement of tasks that end in this `with`, in one message."""
+    tasks: list[Any] = []
+    with redis.pubsub() as channel:
+        channel.subscribe(keys.COMPLETIONS)
+        channel.get_message(timeout=5)
+        yield tasks
+        message = channel.get_message(timeout=5)
+        assert message is not None
+        tasks += json.loads(message["data"])
 
 
 def test_an_accepted_task_is_on_record_and_on_the_queue(records: TaskStore, redis: Redis) -> None:
@@ -129,11 +144,7 @@ def test_the_bound_holds_when_many_accept_at_the_same_time(records: TaskStore, r
             except QueueFull:
                 full.append(name)
 
-    threads = [threading.Thread(target=accept_some, args=(name,)) for name in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(8, accept_some)
     assert redis.llen(keys.QUEUE) == 25
     assert len(full) == 8 * 10 - 25
 
@@ -204,7 +215,6 @@ def test_the_first_end_stands(records: TaskStore, redis: Redis) -> None:
 def test_a_record_expires_only_after_its_end(records: TaskStore, redis: Redis) -> None:
     accept(records)
     assert redis.ttl(keys.task(TASK)) == -1
-    assert redis.ttl(keys.task(TASK)) == -1
     records.complete(TASK, "SUCCESS", {}, ttl=60)
     assert 0 < int(redis.ttl(keys.task(TASK))) <= 60
 
@@ -219,15 +229,10 @@ def test_an_expired_record_is_not_found(records: TaskStore, redis: Redis) -> Non
 def test_the_end_is_announced_and_its_callback_queued_in_the_same_step(records: TaskStore, redis: Redis) -> None:
     """Whoever hears of the end finds the result and the callback there already."""
     accept(records, uri=URI)
-    with redis.pubsub() as channel:
-        channel.subscribe(keys.COMPLETIONS)
-        channel.get_message(timeout=5)
-        with counted_commands(redis) as commands:
-            records.complete(TASK, "FAILURE", {"args": ["no"]}, ttl=60)
-        announced = channel.get_message(timeout=5)
+    with announced(redis) as tasks, counted_commands(redis) as commands:
+        records.complete(TASK, "FAILURE", {"args": ["no"]}, ttl=60)
     assert commands == ["evalsha"]
-    assert announced is not None
-    assert json.loads(announced["data"]) == [[TASK]]
+    assert tasks == [[TASK]]
     assert callbacks(redis) == [TASK]
 
 
@@ -409,13 +414,9 @@ def test_a_task_is_cancelled_once(records: TaskStore, redis: Redis) -> None:
 
 def test_a_cancelled_task_is_announced_and_calls_back(records: TaskStore, redis: Redis) -> None:
     accept(records, uri=URI)
-    with redis.pubsub() as channel:
-        channel.subscribe(keys.COMPLETIONS)
-        channel.get_message(timeout=5)
+    with announced(redis) as tasks:
         records.cancel(TASK, ttl=60)
-        announced = channel.get_message(timeout=5)
-    assert announced is not None
-    assert json.loads(announced["data"]) == [[TASK]]
+    assert tasks == [[TASK]]
     assert callbacks(redis) == [TASK]
 
 
@@ -428,9 +429,7 @@ def test_of_a_cancel_and_an_end_at_the_same_moment_one_stands(records: TaskStore
         cancelling.start()
         records.complete(task_id, "SUCCESS", {}, ttl=60)
         cancelling.join()
-        found = records.find(task_id)
-        assert found is not None
-        assert told == [found.status]
+        assert told == [record_of(records, task_id).status]
 
 
 # Idempotency-Key
@@ -475,19 +474,7 @@ def test_a_repeated_key_returns_the_present_response_mode(records: TaskStore, re
 
 
 def test_a_key_at_the_same_moment_makes_one_task(records: TaskStore, redis: Redis) -> None:
-    together = threading.Barrier(8)
-    accepted = []
-
-    def accept_one(name: str) -> None:
-        together.wait(10)
-        accepted.append(accept(records, name, idempotency=KEY))
-
-    threads = [threading.Thread(target=accept_one, args=(f"task-{number}",)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(accepted) == 8
+    accepted = in_threads(8, lambda number: accept(records, f"task-{number}", idempotency=KEY))
     assert len(set(accepted)) == 1
     assert redis.llen(keys.QUEUE) == 1
 

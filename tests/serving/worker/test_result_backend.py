@@ -10,6 +10,7 @@ import pytest
 from celery import signals, states
 from celery.contrib.testing.worker import start_worker
 from redis import Redis
+from support.records import record_of
 
 from app.serving.json_values import NotJson, json_values
 from app.serving.store import keys
@@ -33,9 +34,7 @@ def run(make_celery: MakeCelery, records: TaskStore, redis: Redis) -> Callable[.
         task = make_celery(function)
         trace = build_tracer(task.name, task, app=task.app)
         trace(task_id, arguments, {}, {"id": task_id, "is_eager": False, "delivery_info": {}})
-        record = records.find(task_id)
-        assert record is not None
-        return record
+        return record_of(records, task_id)
 
     return run_one
 
@@ -137,7 +136,7 @@ def test_a_task_that_took_too_long_fails_with_its_limit(make_celery: MakeCelery,
 
     records.enqueue("the-id", "message", callback_uri=None, queue_limit=10)
     make_celery(lambda json_data: {}).backend.mark_as_failure("the-id", TimeLimitExceeded(2.5), traceback=None)
-    assert record(records, "the-id").result == {"args": ["the task took longer than TASK_TIME_LIMIT, 2.5 s"]}
+    assert record_of(records).result == {"args": ["the task took longer than TASK_TIME_LIMIT, 2.5 s"]}
 
 
 def test_the_end_of_a_task_that_celery_sent_ends_its_claim(
@@ -149,15 +148,14 @@ def test_the_end_of_a_task_that_celery_sent_ends_its_claim(
     redis.hset(keys.UNACKED, "a-tag", "message")
     backend = make_celery(lambda json_data: {}).backend
     backend.mark_as_done("the-id", {"a": 1}, request=Context({"properties": {"delivery_tag": "a-tag"}}))
-    assert record(records, "the-id").result == {"a": 1}
+    assert record_of(records).result == {"a": 1}
     assert redis.hlen(keys.UNACKED) == 0
 
 
 def test_a_revoked_task_has_ended(make_celery: MakeCelery, records: TaskStore) -> None:
     records.enqueue("the-id", "message", callback_uri=None, queue_limit=10)
     make_celery(lambda json_data: {}).backend.mark_as_revoked("the-id", "terminated")
-    record = records.find("the-id")
-    assert record is not None
+    record = record_of(records)
     assert (record.status, record.is_finished) == ("REVOKED", True)
 
 
@@ -187,18 +185,13 @@ def test_a_real_worker_runs_what_the_api_accepts(make_celery: MakeCelery, record
         records.enqueue(task_id, task_message(task_id, verified), callback_uri=None, queue_limit=10)
     with start_worker(task.app, pool="solo", perform_ping_check=False, shutdown_timeout=30):
         until(
-            lambda: all(record(records, task_id).is_finished for task_id in ("good", "bad")), what="both tasks to end"
+            lambda: all(record_of(records, task_id).is_finished for task_id in ("good", "bad")),
+            what="both tasks to end",
         )
-    assert record(records, "good") == TaskRecord(status="SUCCESS", result={"twice": 42})
-    assert record(records, "bad").status == "FAILURE"
+    assert record_of(records, "good") == TaskRecord(status="SUCCESS", result={"twice": 42})
+    assert record_of(records, "bad").status == "FAILURE"
     assert redis.llen(keys.QUEUE) == 0
     assert redis.hlen(keys.UNACKED) == 0
-
-
-def record(records: TaskStore, task_id: str) -> TaskRecord:
-    found = records.find(task_id)
-    assert found is not None
-    return found
 
 
 def test_a_result_waits_for_redis_to_come_back(
@@ -220,4 +213,4 @@ def test_a_result_waits_for_redis_to_come_back(
     backend._records.complete = end_when_redis_is_back
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     backend.mark_as_done("the-id", {"a": 1})
-    assert record(records, "the-id") == TaskRecord(status="SUCCESS", result={"a": 1})
+    assert record_of(records) == TaskRecord(status="SUCCESS", result={"a": 1})

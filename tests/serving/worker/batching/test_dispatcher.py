@@ -17,6 +17,7 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.worker import state
 from doubles.clock import Clock
 from redis import Redis, RedisError
+from support.records import record_of
 
 from app.serving.settings import Settings
 from app.serving.store import keys
@@ -165,9 +166,7 @@ class Deployment:
         return self.worker.pool.jobs[-1]
 
     def record(self, task: str) -> TaskRecord:
-        record = self.records.find(task)
-        assert record is not None
-        return record
+        return record_of(self.records, task)
 
     def waiting(self) -> list[str]:
         """The tasks in the queue, the next one first."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from redis import Redis, RedisError
+from support.records import record_of
 from support.waiting import until
 
 from app.serving.store import keys
@@ -61,8 +62,8 @@ def runner(records: TaskStore, claims: Claims, scoreboard: Scoreboard) -> Callab
 
 
 def results(records: TaskStore, tasks: list[QueuedTask]) -> list[Any]:
-    found = [records.find(task.task_id) for task in tasks]
-    return [(record.status, record.result) for record in found if record is not None]
+    found = [record_of(records, task.task_id) for task in tasks]
+    return [(record.status, record.result) for record in found]
 
 
 def test_each_task_gets_its_own_result(runner: Any, taken: Any, records: TaskStore, redis: Redis) -> None:
@@ -223,8 +224,7 @@ def test_waiting_tasks_are_polled_run_and_returned_with_all_their_fields(
     tasks = granted(0, 1, 2, 3)
     result = runner(**(many if batches else one)).run(SLOT, tasks, PollGrant(1, limit=2))
     for number in range(4):
-        record = records.find(f"task-{number}")
-        assert record is not None
+        record = record_of(records, f"task-{number}")
         assert (record.status, record.result) == ("SUCCESS", {"is": number})
     assert [ended.task_id for ended in result.results] == ["task-0"]
     assert [polled.id for polled in result.polled] == ["task-1", "task-2", "task-3"]
