@@ -337,10 +337,7 @@ def test_launch_without_waiting_returns_while_the_model_loads(machines: Machines
 
 @pytest.mark.usefixtures("launched")
 def test_launch_again_names_start() -> None:
-    assert failed("launch") == [
-        'Error: Project already launched! Did you mean "denzel start"?',
-        "Hint: denzel start",
-    ]
+    assert failed("launch") == ['Error: Project already launched! Did you mean "denzel start"?', "Hint: denzel start"]
 
 
 @pytest.mark.usefixtures("project")
@@ -649,14 +646,7 @@ def test_empty_lists_are_a_sentence(machines: Machines) -> None:
 
 @pytest.mark.usefixtures("launched")
 def test_tasks_lists_those_that_have_not_ended(machines: Machines) -> None:
-    waiting = {
-        **RUNNING,
-        "task_id": FAILED["task_id"],
-        "status": "PENDING",
-        "position": 1,
-        "host": None,
-        "since": None,
-    }
+    waiting = {**RUNNING, "task_id": FAILED["task_id"], "status": "PENDING", "position": 1, "host": None, "since": None}
     serve(machines, "tasks", [RUNNING, waiting])
     heads, first, second = done("tasks").splitlines()
     assert heads.split() == ["TASK", "STATUS", "POSITION", "DELIVERIES", "SINCE", "HOST"]

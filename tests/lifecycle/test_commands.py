@@ -402,10 +402,7 @@ COMMANDS: dict[str, Callable[[Project, FakeBackend, Watcher], object]] = {
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_what_was_never_launched_is_left_alone(
-    project: Project,
-    backend: FakeBackend,
-    watcher: Watcher,
-    command: Callable[[Project, FakeBackend, Watcher], object],
+    project: Project, backend: FakeBackend, watcher: Watcher, command: Callable[[Project, FakeBackend, Watcher], object]
 ) -> None:
     with unchanged(project, backend), pytest.raises(NotLaunched) as never:
         command(project, backend, watcher)
@@ -553,11 +550,7 @@ LOSSES: dict[str, tuple[Callable[[FakeBackend], object], str]] = {
 
 @pytest.mark.parametrize(("loss", "question"), LOSSES.values(), ids=LOSSES)
 def test_a_purge_asks_before_tasks_are_lost(
-    project: Project,
-    launched: FakeBackend,
-    watcher: Watcher,
-    loss: Callable[[FakeBackend], object],
-    question: str,
+    project: Project, launched: FakeBackend, watcher: Watcher, loss: Callable[[FakeBackend], object], question: str
 ) -> None:
     loss(launched)
     removed, questions = shut_down(project, launched, watcher, answer=False)

@@ -52,10 +52,7 @@ def test_numpy_results_are_answered_as_json(lab: Driven) -> None:
 
 def test_a_result_that_is_not_json_fails_with_its_path(lab: Driven) -> None:
     record = lab.ended(lab.submit({"figure": True}))
-    assert record == {
-        "status": "FAILURE",
-        "result": {"args": ['result["a123"][2] is a object: not JSON serialisable']},
-    }
+    assert record == {"status": "FAILURE", "result": {"args": ['result["a123"][2] is a object: not JSON serialisable']}}
 
 
 def test_a_failing_task_says_why_everywhere_and_its_traceback_is_in_the_log_alone(
@@ -65,12 +62,7 @@ def test_a_failing_task_says_why_everywhere_and_its_traceback_is_in_the_log_alon
     problem = answer.json()
     task_id = problem["task_id"]
     assert answer.status_code == 500
-    assert problem == {
-        "title": "Prediction failed",
-        "description": "no such plant",
-        "status": 500,
-        "task_id": task_id,
-    }
+    assert problem == {"title": "Prediction failed", "description": "no such plant", "status": 500, "task_id": task_id}
     failure = {"status": "FAILURE", "result": {"args": ["no such plant"]}}
     record = lab.task(task_id)
     assert record == {**failure, "callback": record["callback"]}

@@ -78,8 +78,7 @@ class Supervisor:
         status = self._folder.lstat()
         if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
             raise NotPermitted(
-                f"{self._folder} belongs to another user.",
-                hint="Remove it, or point TMPDIR to a folder of your own.",
+                f"{self._folder} belongs to another user.", hint="Remove it, or point TMPDIR to a folder of your own."
             )
         self.temp_folder.mkdir(exist_ok=True)
         self._link.unlink(missing_ok=True)

@@ -11,14 +11,7 @@ import pytest
 
 from denzel.backends.base import BuildStep
 from denzel.backends.docker.backend import DockerBackend
-from denzel.errors import (
-    BackendUnavailable,
-    BuildFailed,
-    CommandFailed,
-    DenzelError,
-    NotLaunched,
-    ToolMissing,
-)
+from denzel.errors import BackendUnavailable, BuildFailed, CommandFailed, DenzelError, NotLaunched, ToolMissing
 from denzel.project import dotenv
 from denzel.project.folder import Project
 from denzel.project.scaffold import start_project

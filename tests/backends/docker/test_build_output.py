@@ -193,8 +193,7 @@ def test_build_failure_of_the_os_requirements_has_their_output() -> None:
 
 def test_build_failure_before_any_step_has_the_message_of_docker() -> None:
     failure = build_failure(
-        "denzel/iris",
-        ["failed to solve: python:3.13-slim: failed to resolve source metadata: no such host"],
+        "denzel/iris", ["failed to solve: python:3.13-slim: failed to resolve source metadata: no such host"]
     )
     assert "no such host" in str(failure)
     assert "no such host" in failure.detail

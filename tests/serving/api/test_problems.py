@@ -44,12 +44,7 @@ def test_an_error_without_texts_gets_the_phrase_of_its_status() -> None:
 
 def test_details_are_further_members() -> None:
     error = problems.Problem(500, title="Prediction failed", description="no", task_id="the-id")
-    assert answer(error).json == {
-        "title": "Prediction failed",
-        "description": "no",
-        "status": 500,
-        "task_id": "the-id",
-    }
+    assert answer(error).json == {"title": "Prediction failed", "description": "no", "status": 500, "task_id": "the-id"}
 
 
 @pytest.mark.parametrize(
@@ -81,9 +76,7 @@ def test_a_broker_that_is_away_is_503_with_retry_after(kind: type[RedisError]) -
     assert "6379" not in answered.text
 
 
-def test_an_unexpected_error_has_the_same_shape_and_shows_no_traceback(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_an_unexpected_error_has_the_same_shape_and_shows_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     answered = answer(ZeroDivisionError("a secret"))
     assert answered.status_code == 500
     assert sorted(answered.json) == ["description", "status", "title"]

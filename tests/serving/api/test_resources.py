@@ -110,11 +110,7 @@ def as_it_is(json_data: Any) -> Any:
 
 
 def serve(
-    queue: Any = None,
-    verify_input: Callable[[Any], Any] = as_it_is,
-    *,
-    info: Path = Path("info.txt"),
-    **environ: str,
+    queue: Any = None, verify_input: Callable[[Any], Any] = as_it_is, *, info: Path = Path("info.txt"), **environ: str
 ) -> Client:
     settings = Settings.from_environment(environ)
     return Client(create_app(queue or Queue(), verify_input, info=info, settings=settings))

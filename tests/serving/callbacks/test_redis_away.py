@@ -109,11 +109,7 @@ class Outage:
 
 
 def test_deliveries_that_end_while_redis_is_away_are_recorded_and_not_repeated(
-    box: Outbox,
-    records: TaskStore,
-    redis: Redis,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    box: Outbox, records: TaskStore, redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Even after the leases expired: the sender renews them before it takes anything."""
     monkeypatch.setattr(sender_module, "POLL_INTERVAL", 0.05)

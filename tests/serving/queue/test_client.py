@@ -104,10 +104,7 @@ def test_a_submitted_task_is_stored_before_the_answer(queue: TaskQueue, redis: R
     accepted = accept(queue, {"x": 1}, callback_uri="http://receiver.example")
     assert str(uuid.UUID(accepted.task_id)) == accepted.task_id
     assert find(queue, accepted.task_id) == TaskRecord(
-        status="PENDING",
-        position=1,
-        callback_uri="http://receiver.example",
-        callback=CallbackReport(state="PENDING"),
+        status="PENDING", position=1, callback_uri="http://receiver.example", callback=CallbackReport(state="PENDING")
     )
     message = json.loads(str(redis.lindex(keys.QUEUE, 0)))
     assert message["headers"]["id"] == accepted.task_id

@@ -44,9 +44,7 @@ class Deployment:
     @property
     def outbox(self) -> Outbox:
         return Outbox(
-            self.redis,
-            result_ttl=self.settings.result_lifetime,
-            callback_ttl=self.settings.callback_lifetime,
+            self.redis, result_ttl=self.settings.result_lifetime, callback_ttl=self.settings.callback_lifetime
         )
 
 

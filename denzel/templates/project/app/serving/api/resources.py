@@ -20,15 +20,7 @@ from app.serving.callback_uri import check_uri
 from app.serving.callbacks.egress import EgressPolicy
 from app.serving.errors import message
 from app.serving.json_values import NotJson, TooDeep, json_values
-from app.serving.queue.client import (
-    MAX_WAIT,
-    BrokerAway,
-    MemoryFull,
-    Overloaded,
-    SubmitResult,
-    TaskQueue,
-    TaskRequest,
-)
+from app.serving.queue.client import MAX_WAIT, BrokerAway, MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
 from app.serving.queue.waiting import Preferences
 from app.serving.settings import Settings
 from app.serving.store.tasks import REVOKED, SUCCESS, Idempotency, KeyReused, QueueFull, TaskRecord
@@ -164,8 +156,7 @@ class Status:
             raise _unknown_task(task_id)
         if status != REVOKED:
             raise falcon.HTTPConflict(
-                title="Task has ended",
-                description=f"The task {task_id} cannot be cancelled: it has ended as {status}.",
+                title="Task has ended", description=f"The task {task_id} cannot be cancelled: it has ended as {status}."
             )
         _answer_json(resp, {"status": status})
 

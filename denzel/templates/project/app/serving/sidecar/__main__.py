@@ -43,9 +43,7 @@ def make_sender(settings: Settings, heartbeat: HeartbeatWriter) -> CallbackSende
     """The sender of a deployment; raises SettingError."""
     connections = ConnectionPool(EgressPolicy.of(settings), timeout=settings.callback_timeout)
     outbox = Outbox(
-        connect(settings.redis_url),
-        result_ttl=settings.result_lifetime,
-        callback_ttl=settings.callback_lifetime,
+        connect(settings.redis_url), result_ttl=settings.result_lifetime, callback_ttl=settings.callback_lifetime
     )
     delivery = Delivery(
         connections,

@@ -147,9 +147,7 @@ class Outbox:
         """The callbacks that wait and those that failed for good, in the order in which their tasks ended."""
         found: list[UndeliveredCallback] = []
         for start in range(0, self._redis.zcard(keys.UNDELIVERED), MAX_SCANNED):
-            for task_id, uri, state, attempts, status, error, due in self._list(
-                args=[start, start + MAX_SCANNED - 1],
-            ):
+            for task_id, uri, state, attempts, status, error, due in self._list(args=[start, start + MAX_SCANNED - 1]):
                 if not state:
                     # Its record is gone, or it runs again.
                     continue

@@ -78,9 +78,7 @@ class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         self._dispatcher.start(
-            worker,
-            ready=lambda: len(pool.ready_processes(worker)),
-            has_dropped=partial(pool.has_dropped, worker),
+            worker, ready=lambda: len(pool.ready_processes(worker)), has_dropped=partial(pool.has_dropped, worker)
         )
         # At once: what this worker had before it was restarted comes first.
         self._renew()
