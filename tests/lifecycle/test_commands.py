@@ -48,21 +48,90 @@ from denzel.services import (
     worker_name,
 )
 
+# Where a worker's death while it loaded its model is recorded.
+DEATHS = loads_key(worker_name("iris"))
+
 # A requirements.sh that does something, and one that does nothing.
 OS_SCRIPT = "#!/usr/bin/env bash\n# Ours:\napt-get install --yes libgomp1\n"
 NO_OS_SCRIPT = "#!/usr/bin/env bash\n# apt-get install --yes libgomp1\n\n   # no more\n"
 
 
-class Watcher:
-    """Records the progress of a command, and the state that other terminals read meanwhile."""
+class Terminal:
+    """A terminal that runs commands of a project: it records their progress, and the state that others read meanwhile.
 
-    def __init__(self, project: Project) -> None:
-        self._project = project
+    With `read_status`, a command that starts the services waits until they are up.
+    """
+
+    def __init__(self, project: Project, machine: Machine | None = None) -> None:
+        self.project = project
+        self.backend = FakeBackend(project, self.settings, machine)
         self.phases: list[str] = []
         self.notes: list[str] = []
         self.steps: list[BuildStep] = []
         self.states: list[State | None] = []
         self.seen: list[Status] = []
+
+    @property
+    def settings(self) -> settings_file.Settings:
+        return settings_file.load(self.project.env_file, {})
+
+    @property
+    def stored(self) -> dict[str, str]:
+        return settings_file.read(self.project.env_file)
+
+    def read_status(self) -> Status | None:
+        return read_status(self.project, self.backend, name="iris")
+
+    def launch(
+        self,
+        *,
+        previous: FakeBackend | None = None,
+        read_status: lifecycle.StatusReader | None = None,
+        options: dict[str, str] | None = None,
+    ) -> None:
+        lifecycle.launch(
+            self.project,
+            self.backend,
+            settings_file.load(self.project.env_file, {}, options),
+            previous=previous or self.backend,
+            options=options or {},
+            read_status=read_status,
+            progress=self,
+        )
+
+    def start(self, read_status: lifecycle.StatusReader | None = None) -> None:
+        lifecycle.start(self.project, self.backend, self.settings, read_status=read_status, progress=self)
+
+    def stop(self) -> None:
+        lifecycle.stop(self.project, self.backend, progress=self)
+
+    def restart(self, read_status: lifecycle.StatusReader | None = None) -> None:
+        lifecycle.restart(self.project, self.backend, self.settings, read_status=read_status, progress=self)
+
+    def update(self, *kinds: str, consent: bool = False, read_status: lifecycle.StatusReader | None = None) -> None:
+        lifecycle.update_requirements(
+            self.project,
+            self.backend,
+            self.settings,
+            kinds=kinds,
+            consent=consent,
+            read_status=read_status,
+            progress=self,
+        )
+
+    def shut_down(self, *, purge: bool = True, answer: bool = False) -> tuple[bool, list[str]]:
+        """True when anything was removed, and the questions."""
+        questions: list[str] = []
+
+        def confirm(question: str) -> bool:
+            questions.append(question)
+            return answer
+
+        removed = lifecycle.shutdown(self.project, self.backend, purge=purge, confirm=confirm, progress=self)
+        return removed, questions
+
+    def respond(self, *, synchronous: bool, timeout: float | None) -> bool:
+        return lifecycle.respond(self.project, self.backend, synchronous=synchronous, timeout=timeout)
 
     def doing(self, text: str) -> None:
         self.phases.append(text)
@@ -72,7 +141,7 @@ class Watcher:
 
     def on_step(self, step: BuildStep) -> None:
         self.steps.append(step)
-        self.states.append(lock.read_state(self._project.lock_file))
+        self.states.append(lock.read_state(self.project.lock_file))
 
     def on_status(self, status: Status) -> None:
         self.seen.append(status)
@@ -86,26 +155,21 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture
-def backend(project: Project) -> FakeBackend:
-    return FakeBackend(project, settings_file.load(project.env_file, {}))
+def terminal(project: Project) -> Terminal:
+    return Terminal(project)
 
 
 @pytest.fixture
-def watcher(project: Project) -> Watcher:
-    return Watcher(project)
+def launched(terminal: Terminal) -> Terminal:
+    """A terminal of a project with everything up, and an empty record of actions."""
+    bring_up(terminal.backend)
+    terminal.backend.done.clear()
+    return terminal
 
 
-@pytest.fixture
-def launched(backend: FakeBackend) -> FakeBackend:
-    """A backend with everything up, and an empty record of actions."""
+def bring_up(backend: FakeBackend) -> None:
     backend.build(lambda step: None, stamps={})
     backend.up()
-    backend.done.clear()
-    return backend
-
-
-def reader(project: Project, backend: FakeBackend) -> lifecycle.StatusReader:
-    return lambda: read_status(project, backend, name="iris")
 
 
 def reads(*statuses: Status | None) -> lifecycle.StatusReader:
@@ -113,48 +177,13 @@ def reads(*statuses: Status | None) -> lifecycle.StatusReader:
     return iter(statuses).__next__
 
 
-def settings_of(project: Project) -> settings_file.Settings:
-    return settings_file.load(project.env_file, {})
-
-
-def launch(
-    project: Project,
-    backend: FakeBackend,
-    watcher: Watcher,
-    *,
-    previous: FakeBackend | None = None,
-    read_status: lifecycle.StatusReader | None = None,
-    options: dict[str, str] | None = None,
-) -> None:
-    settings, previous = settings_file.load(project.env_file, {}, options), previous or backend
-    lifecycle.launch(
-        project, backend, settings, previous=previous, options=options or {}, read_status=read_status, progress=watcher
-    )
-
-
-def update(
-    project: Project,
-    backend: FakeBackend,
-    watcher: Watcher,
-    *kinds: str,
-    consent: bool = False,
-    read_status: lifecycle.StatusReader | None = None,
-) -> None:
-    lifecycle.update_requirements(
-        project, backend, settings_of(project), kinds=kinds, consent=consent, read_status=read_status, progress=watcher
-    )
-
-
-def stored(project: Project) -> dict[str, str]:
-    return settings_file.read(project.env_file)
-
-
 @contextmanager
-def unchanged(project: Project, backend: FakeBackend) -> Iterator[None]:
+def unchanged(terminal: Terminal) -> Iterator[None]:
     """Nothing is built, started or written meanwhile."""
-    before = project.env_file.read_text(), dict(backend.machine.services)
+    env_file, backend = terminal.project.env_file, terminal.backend
+    before = env_file.read_text(), dict(backend.machine.services)
     yield
-    assert (project.env_file.read_text(), backend.machine.services) == before
+    assert (env_file.read_text(), backend.machine.services) == before
     assert [action for action in backend.done if action != "check"] == []
 
 
@@ -169,256 +198,224 @@ def taken(port: int) -> Iterator[None]:
 # ------------------------------------------------------------------ launch
 
 
-def test_launch_checks_builds_and_starts(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
-    launch(project, backend, watcher, read_status=reader(project, backend))
-    assert backend.done == ["check", "build", "up"]
-    assert watcher.phases == ["Installing the requirements", "Starting the services"]
-    assert watcher.seen == [read_status(project, backend, name="iris")]
-    assert watcher.seen[0].ready
+def test_launch_checks_builds_and_starts(terminal: Terminal) -> None:
+    terminal.launch(read_status=terminal.read_status)
+    assert terminal.backend.done == ["check", "build", "up"]
+    assert terminal.phases == ["Installing the requirements", "Starting the services"]
+    assert terminal.seen == [terminal.read_status()]
+    assert terminal.seen[0].ready
 
 
-def test_launch_publishes_what_it_installs(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
-    launch(project, backend, watcher)
-    assert [step.state for step in watcher.steps] == [State.INSTALLING_OS, State.INSTALLING_PIP]
-    assert watcher.states == [State.INSTALLING_OS, State.INSTALLING_PIP]
-    assert lock.read_state(project.lock_file) is None
+def test_launch_publishes_what_it_installs(terminal: Terminal) -> None:
+    terminal.launch()
+    assert [step.state for step in terminal.steps] == [State.INSTALLING_OS, State.INSTALLING_PIP]
+    assert terminal.states == [State.INSTALLING_OS, State.INSTALLING_PIP]
+    assert lock.read_state(terminal.project.lock_file) is None
 
 
-def test_launch_stores_its_options(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
+def test_launch_stores_its_options(terminal: Terminal) -> None:
     port = str(find_free_port())
-    launch(project, backend, watcher, options={"API_PORT": port})
-    assert stored(project)["API_PORT"] == port
+    terminal.launch(options={"API_PORT": port})
+    assert terminal.stored["API_PORT"] == port
 
 
-def test_launch_stores_the_user_of_the_services(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
-    settings_file.change(project.env_file, {"PROJECT_UID": "4242", "PROJECT_GID": "4242"})
-    launch(project, backend, watcher)
-    uid, gid = map(str, project.service_user)
-    assert (stored(project)["PROJECT_UID"], stored(project)["PROJECT_GID"]) == (uid, gid)
-    assert backend.machine.stamps == {"PROJECT_UID": uid, "PROJECT_GID": gid}
+def test_launch_stores_the_user_of_the_services(terminal: Terminal) -> None:
+    settings_file.change(terminal.project.env_file, {"PROJECT_UID": "4242", "PROJECT_GID": "4242"})
+    terminal.launch()
+    uid, gid = map(str, terminal.project.service_user)
+    assert (terminal.stored["PROJECT_UID"], terminal.stored["PROJECT_GID"]) == (uid, gid)
+    assert terminal.backend.machine.stamps == {"PROJECT_UID": uid, "PROJECT_GID": gid}
 
 
-def test_launch_without_waiting_reads_no_status(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
-    backend.comes_up_as = {service: State.STARTING for service in Service if service is not Service.REDIS}
-    launch(project, backend, watcher, read_status=None)
-    assert watcher.seen == []
+def test_launch_without_waiting_reads_no_status(terminal: Terminal) -> None:
+    terminal.backend.comes_up_as = {service: State.STARTING for service in Service if service is not Service.REDIS}
+    terminal.launch(read_status=None)
+    assert terminal.seen == []
 
 
-def test_launch_needs_a_backend(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
-    backend.failures["check"] = BackendUnavailable("The Docker Engine is not running.", hint="Start it.")
-    with unchanged(project, backend), refused(BackendUnavailable, "not running"):
-        launch(project, backend, watcher)
+def test_launch_needs_a_backend(terminal: Terminal) -> None:
+    terminal.backend.failures["check"] = BackendUnavailable("The Docker Engine is not running.", hint="Start it.")
+    with unchanged(terminal), refused(BackendUnavailable, "not running"):
+        terminal.launch()
 
 
-def test_launch_needs_its_name_for_itself(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
-    other = FakeBackend(
-        Project(project.root.parent / "other"), settings_file.load(project.env_file, {}), backend.machine
-    )
-    other.build(lambda step: None, stamps={})
-    other.up()
-    with unchanged(project, backend), refused(AlreadyLaunched, "other"):
-        launch(project, backend, watcher)
+def test_launch_needs_its_name_for_itself(terminal: Terminal) -> None:
+    other = FakeBackend(Project(terminal.project.root.parent / "other"), terminal.settings, terminal.backend.machine)
+    bring_up(other)
+    with unchanged(terminal), refused(AlreadyLaunched, "other"):
+        terminal.launch()
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_launch_of_a_launched_project_names_start(
-    project: Project, launched: FakeBackend, watcher: Watcher, stopped: bool
-) -> None:
+def test_launch_of_a_launched_project_names_start(launched: Terminal, stopped: bool) -> None:
     if stopped:
-        launched.stop()
-        launched.done.clear()
-    with (
-        unchanged(project, launched),
-        refused(AlreadyLaunched, 'Project already launched! Did you mean "denzel start"?'),
-    ):
-        launch(project, launched, watcher)
+        launched.backend.stop()
+        launched.backend.done.clear()
+    with unchanged(launched), refused(AlreadyLaunched, 'Project already launched! Did you mean "denzel start"?'):
+        launched.launch()
 
 
 @pytest.mark.parametrize(("key", "option"), [("API_PORT", "--api-port"), ("MONITOR_PORT", "--monitor-port")])
-def test_launch_refuses_a_taken_port(
-    project: Project, backend: FakeBackend, watcher: Watcher, free_port: int, key: str, option: str
-) -> None:
-    with taken(free_port), unchanged(project, backend), pytest.raises(PortTaken) as problem:
-        launch(project, backend, watcher, options={key: str(free_port)})
+def test_launch_refuses_a_taken_port(terminal: Terminal, free_port: int, key: str, option: str) -> None:
+    with taken(free_port), unchanged(terminal), pytest.raises(PortTaken) as problem:
+        terminal.launch(options={key: str(free_port)})
     assert f"Port {free_port} is already taken" in str(problem.value)
     assert problem.value.hint == f"Pass another one with {option}."
 
 
-def test_launch_refuses_one_port_for_two_services(
-    project: Project, backend: FakeBackend, watcher: Watcher, free_port: int
-) -> None:
+def test_launch_refuses_one_port_for_two_services(terminal: Terminal, free_port: int) -> None:
     both = {"API_PORT": str(free_port), "MONITOR_PORT": str(free_port)}
-    with unchanged(project, backend), refused(PortTaken, f"Port {free_port} is set twice"):
-        launch(project, backend, watcher, options=both)
+    with unchanged(terminal), refused(PortTaken, f"Port {free_port} is set twice"):
+        terminal.launch(options=both)
 
 
-def test_launch_refuses_an_address_of_another_machine(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
-    with unchanged(project, backend), pytest.raises(DenzelError, match=r"192\.0\.2\.1") as problem:
-        launch(project, backend, watcher, options={"MONITOR_HOST": "192.0.2.1"})
+def test_launch_refuses_an_address_of_another_machine(terminal: Terminal) -> None:
+    with unchanged(terminal), pytest.raises(DenzelError, match=r"192\.0\.2\.1") as problem:
+        terminal.launch(options={"MONITOR_HOST": "192.0.2.1"})
     assert "already taken" not in str(problem.value)
     assert problem.value.hint
 
 
-def test_launch_needs_a_password_for_an_open_monitor(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
-    settings_file.change(project.env_file, {"MONITOR_PASSWORD": ""})
-    with unchanged(project, backend), refused(SettingInvalid, r"MONITOR_HOST is 0\.0\.0\.0"):
-        launch(project, backend, watcher, options={"MONITOR_HOST": "0.0.0.0"})
+def test_launch_needs_a_password_for_an_open_monitor(terminal: Terminal) -> None:
+    settings_file.change(terminal.project.env_file, {"MONITOR_PASSWORD": ""})
+    with unchanged(terminal), refused(SettingInvalid, r"MONITOR_HOST is 0\.0\.0\.0"):
+        terminal.launch(options={"MONITOR_HOST": "0.0.0.0"})
 
 
-def test_launch_opens_the_monitor_with_a_password(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
-    launch(project, backend, watcher, options={"MONITOR_HOST": "0.0.0.0"})
-    assert stored(project)["MONITOR_HOST"] == "0.0.0.0"
+def test_launch_opens_the_monitor_with_a_password(terminal: Terminal) -> None:
+    terminal.launch(options={"MONITOR_HOST": "0.0.0.0"})
+    assert terminal.stored["MONITOR_HOST"] == "0.0.0.0"
 
 
-def test_launch_waits_its_turn(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
+def test_launch_waits_its_turn(terminal: Terminal) -> None:
     with (
-        lock.exclusive(project.lock_file),
-        unchanged(project, backend),
+        lock.exclusive(terminal.project.lock_file),
+        unchanged(terminal),
         refused(ProjectLocked, "Another denzel command"),
     ):
-        launch(project, backend, watcher)
+        terminal.launch()
 
 
-def test_launch_can_be_repeated_after_a_failed_build(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
-    backend.failures["build"] = BuildFailed("The image could not be built.", hint="Fix it.")
+def test_launch_can_be_repeated_after_a_failed_build(terminal: Terminal) -> None:
+    terminal.backend.failures["build"] = BuildFailed("The image could not be built.", hint="Fix it.")
     with refused(BuildFailed, "could not be built"):
-        launch(project, backend, watcher)
-    assert not backend.is_launched()
-    assert lock.read_state(project.lock_file) is None
-    backend.failures.clear()
-    launch(project, backend, watcher)
-    assert backend.is_launched()
+        terminal.launch()
+    assert not terminal.backend.is_launched()
+    assert lock.read_state(terminal.project.lock_file) is None
+    terminal.backend.failures.clear()
+    terminal.launch()
+    assert terminal.backend.is_launched()
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_launch_is_refused_while_the_other_backend_has_the_project(
-    project: Project, backend: FakeBackend, watcher: Watcher, stopped: bool
-) -> None:
-    backend.name = "local"
-    other = FakeBackend(project, settings_file.load(project.env_file, {}))
+def test_launch_is_refused_while_the_other_backend_has_the_project(terminal: Terminal, stopped: bool) -> None:
+    terminal.backend.name = "local"
+    other = FakeBackend(terminal.project, terminal.settings)
     other.name = "docker"
-    other.build(lambda step: None, stamps={})
-    other.up()
+    bring_up(other)
     if stopped:
         other.stop()
-    with unchanged(project, backend), pytest.raises(AlreadyLaunched) as refusal:
-        launch(project, backend, watcher, previous=other, options={"BACKEND": "local"})
+    with unchanged(terminal), pytest.raises(AlreadyLaunched) as refusal:
+        terminal.launch(previous=other, options={"BACKEND": "local"})
     assert str(refusal.value) == "Project already launched, on the docker backend!"
     assert refusal.value.hint == "First: denzel shutdown. Then: denzel launch --backend local"
     other.down(purge=False)
-    launch(project, backend, watcher, previous=other, options={"BACKEND": "local"})
-    assert stored(project)["BACKEND"] == "local"
-    assert backend.is_launched()
+    terminal.launch(previous=other, options={"BACKEND": "local"})
+    assert terminal.stored["BACKEND"] == "local"
+    assert terminal.backend.is_launched()
     assert not other.is_launched()
 
 
 @pytest.mark.parametrize("error", [BackendUnavailable("No engine."), ToolMissing("No docker.")])
-def test_launch_needs_no_other_backend(
-    project: Project, backend: FakeBackend, watcher: Watcher, error: DenzelError
-) -> None:
+def test_launch_needs_no_other_backend(terminal: Terminal, error: DenzelError) -> None:
     class Away(FakeBackend):
         def is_launched(self) -> bool:
             raise error
 
-    launch(project, backend, watcher, previous=Away(project, settings_file.load(project.env_file, {})))
-    assert backend.is_launched()
+    terminal.launch(previous=Away(terminal.project, terminal.settings))
+    assert terminal.backend.is_launched()
 
 
 @pytest.mark.parametrize(
     ("changes", "script", "told"), [(True, OS_SCRIPT, 1), (True, NO_OS_SCRIPT, 0), (False, OS_SCRIPT, 0)]
 )
 def test_launch_notes_that_it_leaves_the_machine_unchanged(
-    project: Project, backend: FakeBackend, watcher: Watcher, changes: bool, script: str, told: int
+    terminal: Terminal, changes: bool, script: str, told: int
 ) -> None:
-    backend.changes_the_machine = changes
-    (project.root / "requirements.sh").write_text(script)
-    launch(project, backend, watcher)
-    assert len(watcher.notes) == told
-    assert all("requirements.sh is not run" in note and "denzel updateosreqs" in note for note in watcher.notes)
+    terminal.backend.changes_the_machine = changes
+    (terminal.project.root / "requirements.sh").write_text(script)
+    terminal.launch()
+    assert len(terminal.notes) == told
+    assert all("requirements.sh is not run" in note and "denzel updateosreqs" in note for note in terminal.notes)
 
 
 # ------------------------------------------------------------------ start, stop, restart
 
 
-def start(project: Project, backend: FakeBackend, watcher: Watcher, *seen: Status | None) -> None:
-    lifecycle.start(project, backend, settings_of(project), read_status=reads(*seen), progress=watcher)
-
-
-def test_a_start_reports_each_status_until_all_is_up(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
+def test_a_start_reports_each_status_until_all_is_up(launched: Terminal) -> None:
     story = [status(State.LOADING), status()]
-    start(project, launched, watcher, *story, None)
-    assert watcher.seen == story
+    launched.start(reads(*story, None))
+    assert launched.seen == story
 
 
-def test_a_failed_start_names_the_service_at_fault(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
-    launched.failures["up"] = CommandFailed(["docker", "compose", "up"], 1, "dependency failed to start")
+def test_a_failed_start_names_the_service_at_fault(launched: Terminal) -> None:
+    launched.backend.failures["up"] = CommandFailed(["docker", "compose", "up"], 1, "dependency failed to start")
     with refused(ServiceFailed, "The service redis does not come up"):
-        start(project, launched, watcher, status(redis=State.ERROR))
+        launched.start(reads(status(redis=State.ERROR)))
     with pytest.raises(CommandFailed, match="exit code 1"):
-        start(project, launched, watcher, status())
+        launched.start(reads(status()))
     with pytest.raises(CommandFailed, match="exit code 1"):
-        lifecycle.start(project, launched, settings_of(project), read_status=None, progress=watcher)
+        launched.start()
 
 
-def test_stop_and_start(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
-    lifecycle.stop(project, launched, progress=watcher)
-    lifecycle.stop(project, launched, progress=watcher)
-    assert {report.state for report in launched.services().values()} == {State.DOWN}
-    lifecycle.start(project, launched, settings_of(project), read_status=reader(project, launched), progress=watcher)
-    lifecycle.start(project, launched, settings_of(project), read_status=reader(project, launched), progress=watcher)
-    assert launched.done == ["check", "stop", "check", "stop", "check", "up", "check", "up"]
-    assert watcher.seen[-1].ready
+def test_stop_and_start(launched: Terminal) -> None:
+    launched.stop()
+    launched.stop()
+    assert {report.state for report in launched.backend.services().values()} == {State.DOWN}
+    launched.start(launched.read_status)
+    launched.start(launched.read_status)
+    assert launched.backend.done == ["check", "stop", "check", "stop", "check", "up", "check", "up"]
+    assert launched.seen[-1].ready
 
 
-def test_start_restores_what_was_removed_by_hand(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
-    del launched.machine.services[Service.API]
-    lifecycle.start(project, launched, settings_of(project), read_status=reader(project, launched), progress=watcher)
-    assert launched.services()[Service.API].state is State.UP
+def test_start_restores_what_was_removed_by_hand(launched: Terminal) -> None:
+    del launched.backend.machine.services[Service.API]
+    launched.start(launched.read_status)
+    assert launched.backend.services()[Service.API].state is State.UP
 
 
-def test_restart_stops_and_starts(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
-    lifecycle.restart(project, launched, settings_of(project), read_status=reader(project, launched), progress=watcher)
-    assert launched.done == ["check", "stop", "up"]
-    assert watcher.phases == ["Stopping the services", "Starting the services"]
+def test_restart_stops_and_starts(launched: Terminal) -> None:
+    launched.restart(launched.read_status)
+    assert launched.backend.done == ["check", "stop", "up"]
+    assert launched.phases == ["Stopping the services", "Starting the services"]
 
 
-def test_restart_keeps_the_stored_tasks(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
-    launched.redis("LPUSH", QUEUE_KEY, "a task")
-    lifecycle.restart(project, launched, settings_of(project), read_status=None, progress=watcher)
-    assert launched.redis("LLEN", QUEUE_KEY) == 1
+def test_restart_keeps_the_stored_tasks(launched: Terminal) -> None:
+    launched.backend.redis("LPUSH", QUEUE_KEY, "a task")
+    launched.restart()
+    assert launched.backend.redis("LLEN", QUEUE_KEY) == 1
 
 
-COMMANDS: dict[str, Callable[[Project, FakeBackend, Watcher], object]] = {
-    "start": lambda project, backend, watcher: lifecycle.start(
-        project, backend, settings_of(project), read_status=None, progress=watcher
-    ),
-    "stop": lambda project, backend, watcher: lifecycle.stop(project, backend, progress=watcher),
-    "restart": lambda project, backend, watcher: lifecycle.restart(
-        project, backend, settings_of(project), read_status=None, progress=watcher
-    ),
-    "update": lambda project, backend, watcher: update(project, backend, watcher, PIP_REQUIREMENTS),
+COMMANDS: dict[str, Callable[[Terminal], None]] = {
+    "start": Terminal.start,
+    "stop": Terminal.stop,
+    "restart": Terminal.restart,
+    "update": lambda terminal: terminal.update(PIP_REQUIREMENTS),
 }
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-def test_what_was_never_launched_is_left_alone(
-    project: Project, backend: FakeBackend, watcher: Watcher, command: Callable[[Project, FakeBackend, Watcher], object]
-) -> None:
-    with unchanged(project, backend), pytest.raises(NotLaunched) as never:
-        command(project, backend, watcher)
+def test_what_was_never_launched_is_left_alone(terminal: Terminal, command: Callable[[Terminal], None]) -> None:
+    with unchanged(terminal), pytest.raises(NotLaunched) as never:
+        command(terminal)
     assert never.value.hint == "denzel launch"
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-def test_the_services_of_another_folder_are_left_alone(
-    project: Project,
-    launched: FakeBackend,
-    watcher: Watcher,
-    command: Callable[[Project, FakeBackend, Watcher], object],
-) -> None:
-    launched.machine.folder = project.root.parent / "other"
-    with unchanged(project, launched), refused(AlreadyLaunched, "other"):
-        command(project, launched, watcher)
+def test_the_services_of_another_folder_are_left_alone(launched: Terminal, command: Callable[[Terminal], None]) -> None:
+    launched.backend.machine.folder = launched.project.root.parent / "other"
+    with unchanged(launched), refused(AlreadyLaunched, "other"):
+        command(launched)
 
 
 # ------------------------------------------------------------------ update requirements
@@ -427,43 +424,37 @@ def test_the_services_of_another_folder_are_left_alone(
 @pytest.mark.parametrize(
     "kinds", [(OS_REQUIREMENTS, PIP_REQUIREMENTS), (OS_REQUIREMENTS,), (PIP_REQUIREMENTS,)], ids=["both", "os", "pip"]
 )
-def test_updating_builds_once_and_replaces_the_services(
-    project: Project, launched: FakeBackend, watcher: Watcher, kinds: tuple[str, ...]
-) -> None:
-    update(project, launched, watcher, *kinds, read_status=reader(project, launched))
-    assert launched.done == ["check", "build", "up"]
-    assert set(launched.machine.stamps) == set(kinds)
-    stamps = {name: text for name, text in stored(project).items() if name.endswith("_UPDATED") and text}
-    assert stamps == launched.machine.stamps
-    assert launched.machine.running_image == launched.machine.image
+def test_updating_builds_once_and_replaces_the_services(launched: Terminal, kinds: tuple[str, ...]) -> None:
+    launched.update(*kinds, read_status=launched.read_status)
+    assert launched.backend.done == ["check", "build", "up"]
+    assert set(launched.backend.machine.stamps) == set(kinds)
+    stamps = {name: text for name, text in launched.stored.items() if name.endswith("_UPDATED") and text}
+    assert stamps == launched.backend.machine.stamps
+    assert launched.backend.machine.running_image == launched.backend.machine.image
 
 
-def test_a_failed_update_keeps_what_runs_and_stores_no_stamp(
-    project: Project, launched: FakeBackend, watcher: Watcher
-) -> None:
-    launched.failures["build"] = BuildFailed("No matching distribution found for scikit-lern.", hint="Fix it.")
-    with unchanged(project, launched), refused(BuildFailed, "scikit-lern"):
-        update(project, launched, watcher, OS_REQUIREMENTS, PIP_REQUIREMENTS)
-    assert {report.state for report in launched.services().values()} == {State.UP}
-    assert lock.read_state(project.lock_file) is None
+def test_a_failed_update_keeps_what_runs_and_stores_no_stamp(launched: Terminal) -> None:
+    launched.backend.failures["build"] = BuildFailed("No matching distribution found for scikit-lern.", hint="Fix it.")
+    with unchanged(launched), refused(BuildFailed, "scikit-lern"):
+        launched.update(OS_REQUIREMENTS, PIP_REQUIREMENTS)
+    assert {report.state for report in launched.backend.services().values()} == {State.UP}
+    assert lock.read_state(launched.project.lock_file) is None
 
 
 BOTH = (OS_REQUIREMENTS, PIP_REQUIREMENTS)
 
 
 @pytest.mark.parametrize("kinds", [BOTH, (OS_REQUIREMENTS,)], ids=["both", "os"])
-def test_what_changes_the_machine_needs_consent(
-    project: Project, launched: FakeBackend, watcher: Watcher, kinds: tuple[str, ...]
-) -> None:
-    launched.changes_the_machine = True
-    (project.root / "requirements.sh").write_text(OS_SCRIPT)
-    with unchanged(project, launched), pytest.raises(NotPermitted, match=r"requirements\.sh") as refusal:
-        update(project, launched, watcher, *kinds)
+def test_what_changes_the_machine_needs_consent(launched: Terminal, kinds: tuple[str, ...]) -> None:
+    launched.backend.changes_the_machine = True
+    (launched.project.root / "requirements.sh").write_text(OS_SCRIPT)
+    with unchanged(launched), pytest.raises(NotPermitted, match=r"requirements\.sh") as refusal:
+        launched.update(*kinds)
     assert "--yes" in refusal.value.hint
     assert "denzel updatepipreqs" in refusal.value.hint
-    assert launched.done == []
-    update(project, launched, watcher, *kinds, consent=True)
-    assert set(launched.machine.stamps) == set(kinds)
+    assert launched.backend.done == []
+    launched.update(*kinds, consent=True)
+    assert set(launched.backend.machine.stamps) == set(kinds)
 
 
 @pytest.mark.parametrize(
@@ -472,61 +463,40 @@ def test_what_changes_the_machine_needs_consent(
     ids=["in a container", "nothing to run", "packages alone"],
 )
 def test_what_leaves_the_machine_alone_needs_no_consent(
-    project: Project, launched: FakeBackend, watcher: Watcher, changes: bool, script: str, kinds: tuple[str, ...]
+    launched: Terminal, changes: bool, script: str, kinds: tuple[str, ...]
 ) -> None:
-    launched.changes_the_machine = changes
-    (project.root / "requirements.sh").write_text(script)
-    update(project, launched, watcher, *kinds)
-    assert launched.done == ["check", "build", "up"]
-    assert set(launched.machine.stamps) == set(kinds)
+    launched.backend.changes_the_machine = changes
+    (launched.project.root / "requirements.sh").write_text(script)
+    launched.update(*kinds)
+    assert launched.backend.done == ["check", "build", "up"]
+    assert set(launched.backend.machine.stamps) == set(kinds)
 
 
 # ------------------------------------------------------------------ shutdown
 
 
-class Asked:
-    """Answers questions, and records them."""
-
-    def __init__(self, answer: bool) -> None:
-        self._answer = answer
-        self.questions: list[str] = []
-
-    def __call__(self, question: str) -> bool:
-        self.questions.append(question)
-        return self._answer
+def test_shutdown_keeps_the_data(launched: Terminal) -> None:
+    launched.backend.redis("LPUSH", QUEUE_KEY, "a task")
+    assert launched.shut_down(purge=False) == (True, [])
+    assert not launched.backend.is_launched()
+    assert launched.backend.holds_data()
 
 
-def shut_down(
-    project: Project, backend: FakeBackend, watcher: Watcher, *, purge: bool = True, answer: bool = False
-) -> tuple[bool, list[str]]:
-    """True when anything was removed, and the questions."""
-    asked = Asked(answer)
-    removed = lifecycle.shutdown(project, backend, purge=purge, confirm=asked, progress=watcher)
-    return removed, asked.questions
+def test_shutdown_of_nothing_is_no_error(terminal: Terminal) -> None:
+    assert terminal.shut_down(purge=False) == (False, [])
+    terminal.shut_down(purge=True)
+    assert not terminal.backend.is_launched()
 
 
-def test_shutdown_keeps_the_data(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
-    launched.redis("LPUSH", QUEUE_KEY, "a task")
-    assert shut_down(project, launched, watcher, purge=False) == (True, [])
-    assert not launched.is_launched()
-    assert launched.holds_data()
+def test_shutdown_removes_what_is_left(launched: Terminal) -> None:
+    launched.backend.machine.services = {Service.REDIS: State.DOWN}
+    assert launched.shut_down(purge=False) == (True, [])
+    assert not launched.backend.is_launched()
 
 
-def test_shutdown_of_nothing_is_no_error(project: Project, backend: FakeBackend, watcher: Watcher) -> None:
-    assert shut_down(project, backend, watcher, purge=False) == (False, [])
-    shut_down(project, backend, watcher, purge=True)
-    assert not backend.is_launched()
-
-
-def test_shutdown_removes_what_is_left(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
-    launched.machine.services = {Service.REDIS: State.DOWN}
-    assert shut_down(project, launched, watcher, purge=False) == (True, [])
-    assert not launched.is_launched()
-
-
-def test_a_purge_with_nothing_to_lose_does_not_ask(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
-    assert shut_down(project, launched, watcher) == (True, [])
-    assert not launched.holds_data()
+def test_a_purge_with_nothing_to_lose_does_not_ask(launched: Terminal) -> None:
+    assert launched.shut_down() == (True, [])
+    assert not launched.backend.holds_data()
 
 
 def store(key: str) -> Callable[[FakeBackend], object]:
@@ -550,25 +520,25 @@ LOSSES: dict[str, tuple[Callable[[FakeBackend], object], str]] = {
 
 @pytest.mark.parametrize(("loss", "question"), LOSSES.values(), ids=LOSSES)
 def test_a_purge_asks_before_tasks_are_lost(
-    project: Project, launched: FakeBackend, watcher: Watcher, loss: Callable[[FakeBackend], object], question: str
+    launched: Terminal, loss: Callable[[FakeBackend], object], question: str
 ) -> None:
-    loss(launched)
-    removed, questions = shut_down(project, launched, watcher, answer=False)
+    loss(launched.backend)
+    removed, questions = launched.shut_down(answer=False)
     assert not removed
     assert len(questions) == 1
     assert questions[0].startswith(question)
-    assert launched.holds_data()
-    removed, _ = shut_down(project, launched, watcher, answer=True)
+    assert launched.backend.holds_data()
+    removed, _ = launched.shut_down(answer=True)
     assert removed
-    assert not launched.holds_data()
+    assert not launched.backend.holds_data()
 
 
-def test_launch_after_shutdown_with_other_ports(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
-    shut_down(project, launched, watcher, purge=False)
+def test_launch_after_shutdown_with_other_ports(launched: Terminal) -> None:
+    launched.shut_down(purge=False)
     port = str(find_free_port())
-    launch(project, launched, watcher, options={"API_PORT": port})
-    assert stored(project)["API_PORT"] == port
-    assert launched.is_launched()
+    launched.launch(options={"API_PORT": port})
+    assert launched.stored["API_PORT"] == port
+    assert launched.backend.is_launched()
 
 
 # ------------------------------------------------------------------ response
@@ -579,19 +549,19 @@ def test_launch_after_shutdown_with_other_ports(project: Project, launched: Fake
     [(True, 2.5, "sync", "2.5"), (True, None, "sync", "5"), (False, None, "async", "5")],
 )
 def test_response_changes_the_running_api_and_the_settings(
-    project: Project, launched: FakeBackend, synchronous: bool, timeout: float | None, mode: str, seconds: str
+    launched: Terminal, synchronous: bool, timeout: float | None, mode: str, seconds: str
 ) -> None:
-    assert lifecycle.respond(project, launched, synchronous=synchronous, timeout=timeout)
-    assert launched.redis("HGETALL", RESPONSE_KEY) == {"mode": mode, "timeout": seconds}
-    assert (stored(project)["RESPONSE_MODE"], stored(project)["RESPONSE_TIMEOUT"]) == (mode, seconds)
-    assert launched.done == []
+    assert launched.respond(synchronous=synchronous, timeout=timeout)
+    assert launched.backend.redis("HGETALL", RESPONSE_KEY) == {"mode": mode, "timeout": seconds}
+    assert (launched.stored["RESPONSE_MODE"], launched.stored["RESPONSE_TIMEOUT"]) == (mode, seconds)
+    assert launched.backend.done == []
 
 
-def test_response_is_in_the_settings_after_a_restart(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
-    lifecycle.respond(project, launched, synchronous=True, timeout=2)
-    lifecycle.restart(project, launched, settings_of(project), read_status=None, progress=watcher)
-    assert launched.redis("HGETALL", RESPONSE_KEY) == {}
-    assert stored(project)["RESPONSE_MODE"] == "sync"
+def test_response_is_in_the_settings_after_a_restart(launched: Terminal) -> None:
+    launched.respond(synchronous=True, timeout=2)
+    launched.restart()
+    assert launched.backend.redis("HGETALL", RESPONSE_KEY) == {}
+    assert launched.stored["RESPONSE_MODE"] == "sync"
 
 
 class SlowRedis(FakeBackend):
@@ -610,53 +580,46 @@ class SlowRedis(FakeBackend):
         return super().services()
 
 
-def test_start_waits_for_redis_to_forget(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
-    settings = settings_of(project)
-    mark = loads_key(worker_name(settings.compose_name))
-    launched.redis("HSET", mark, "a-host", "DIED")
-    launched.redis("HSET", RESPONSE_KEY, "mode", "sync")
-    slow = SlowRedis(project, settings, launched.machine)
-    lifecycle.restart(project, slow, settings, read_status=None, progress=watcher)
-    assert slow.redis("HGETALL", mark) == slow.redis("HGETALL", RESPONSE_KEY) == {}
+def test_start_waits_for_redis_to_forget(launched: Terminal) -> None:
+    launched.backend.redis("HSET", DEATHS, "a-host", "DIED")
+    launched.backend.redis("HSET", RESPONSE_KEY, "mode", "sync")
+    launched.backend = SlowRedis(launched.project, launched.settings, launched.backend.machine)
+    launched.restart()
+    assert launched.backend.redis("HGETALL", DEATHS) == launched.backend.redis("HGETALL", RESPONSE_KEY) == {}
 
 
-def test_start_does_not_wait_for_a_failing_redis(project: Project, launched: FakeBackend, watcher: Watcher) -> None:
-    launched.comes_up_as = {Service.REDIS: State.ERROR}
+def test_start_does_not_wait_for_a_failing_redis(launched: Terminal) -> None:
+    launched.backend.comes_up_as = {Service.REDIS: State.ERROR}
     started = time.monotonic()
-    lifecycle.restart(project, launched, settings_of(project), read_status=None, progress=watcher)
+    launched.restart()
     assert time.monotonic() - started < 5
 
 
-def test_start_forgets_an_earlier_death_while_loading(
-    project: Project, launched: FakeBackend, watcher: Watcher
-) -> None:
+def test_start_forgets_an_earlier_death_while_loading(launched: Terminal) -> None:
     """It may be fixed; otherwise `status` would still report it, and the wait would end at once."""
-    settings = settings_of(project)
-    mark = loads_key(worker_name(settings.compose_name))
-    launched.redis("HSET", mark, "a-host", "DIED")
-    lifecycle.restart(project, launched, settings, read_status=None, progress=watcher)
-    assert launched.redis("HGETALL", mark) == {}
+    launched.backend.redis("HSET", DEATHS, "a-host", "DIED")
+    launched.restart()
+    assert launched.backend.redis("HGETALL", DEATHS) == {}
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_response_of_a_stopped_project_is_stored(project: Project, backend: FakeBackend, stopped: bool) -> None:
+def test_response_of_a_stopped_project_is_stored(terminal: Terminal, stopped: bool) -> None:
     if stopped:
-        backend.build(lambda step: None, stamps={})
-        backend.up()
-        backend.stop()
-    assert not lifecycle.respond(project, backend, synchronous=True, timeout=None)
-    assert stored(project)["RESPONSE_MODE"] == "sync"
+        bring_up(terminal.backend)
+        terminal.backend.stop()
+    assert not terminal.respond(synchronous=True, timeout=None)
+    assert terminal.stored["RESPONSE_MODE"] == "sync"
 
 
-def test_response_refuses_an_invalid_timeout(project: Project, launched: FakeBackend) -> None:
-    with unchanged(project, launched), refused(SettingInvalid, "RESPONSE_TIMEOUT is '301'"):
-        lifecycle.respond(project, launched, synchronous=True, timeout=301)
-    assert launched.redis("HGETALL", RESPONSE_KEY) == {}
+def test_response_refuses_an_invalid_timeout(launched: Terminal) -> None:
+    with unchanged(launched), refused(SettingInvalid, "RESPONSE_TIMEOUT is '301'"):
+        launched.respond(synchronous=True, timeout=301)
+    assert launched.backend.redis("HGETALL", RESPONSE_KEY) == {}
 
 
 def test_a_project_may_have_been_started_without_denzel(project: Project) -> None:
     """As after `docker compose up` without denzel."""
     machine = Machine(folder=project.root, services=dict.fromkeys(Service, State.UP), image=1, running_image=1)
-    backend = FakeBackend(project, settings_file.load(project.env_file, {}), machine)
-    lifecycle.stop(project, backend, progress=Watcher(project))
-    assert {report.state for report in backend.services().values()} == {State.DOWN}
+    terminal = Terminal(project, machine)
+    terminal.stop()
+    assert {report.state for report in terminal.backend.services().values()} == {State.DOWN}
