@@ -652,18 +652,6 @@ def test_requirements_sh_is_refused_without_consent_and_run_with_it(running: Pro
 
 
 @local
-def test_launch_on_the_other_backend_is_refused_while_launched_on_this_one(running: Project) -> None:
-    said = denzel(running, "launch", "--backend", "local", code=1)
-    assert 'Project already launched! Did you mean "denzel start"?' in said
-    if shutil.which("docker") and not subprocess.run(["docker", "info"], capture_output=True).returncode:
-        said = denzel(running, "launch", "--backend", "docker", code=1)
-        assert "Error: Project already launched, on the local backend!" in said
-        assert "denzel shutdown" in said.splitlines()[-1]
-    assert settings_file.read(running.env_file)["BACKEND"] == "local"
-    assert states(running) == ALL_UP
-
-
-@local
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_no_root_is_needed(own_folder: Path) -> None:
     """A user who may read this machine's Python, wherever it is installed, and write into one folder alone."""

@@ -272,13 +272,6 @@ def test_a_queue_without_memory_refuses(queue: TaskQueue, memory_full: Callable[
         submit(queue)
 
 
-def test_a_queue_at_its_limit_refuses(open_queue: OpenQueue) -> None:
-    queue = open_queue(QUEUE_LIMIT="1")
-    submit(queue)
-    with pytest.raises(QueueFull):
-        submit(queue)
-
-
 def test_the_number_of_requests_that_wait_to_be_stored_is_limited(
     open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,15 +375,16 @@ def test_the_number_of_lookups_that_wait_is_limited(open_queue: OpenQueue, monke
     assert [type(outcome).__name__ for outcome in LOOP.run(crowd())] == ["NoneType"] * 3 + ["RedisError"] * 2
 
 
+@pytest.mark.parametrize(("status", "result"), [("SUCCESS", {"a": 1}), ("FAILURE", {"args": ["no"]})])
 def test_a_wait_returns_the_result_when_the_task_ends(
-    queue: TaskQueue, records: TaskStore, broker: Redis, waits: Waits
+    queue: TaskQueue, records: TaskStore, broker: Redis, waits: Waits, status: str, result: dict[str, Any]
 ) -> None:
     task_id = submit(queue)
     waits.start(task_id)
     until(lambda: listeners(broker), what="the listener")
     assert waits.answers == []
-    records.complete(task_id, "SUCCESS", {"a": 1}, ttl=60)
-    assert waits.join() == [TaskRecord(status="SUCCESS", result={"a": 1})]
+    records.complete(task_id, status, result, ttl=60)
+    assert waits.join() == [TaskRecord(status=status, result=result)]
 
 
 def test_a_wait_for_an_awaited_task_has_the_whole_record(queue: TaskQueue, records: TaskStore, waits: Waits) -> None:
@@ -404,14 +398,6 @@ def test_a_wait_for_an_awaited_task_has_the_whole_record(queue: TaskQueue, recor
     (record,) = waits.join()
     assert record is not None
     assert record.callback == CallbackReport(state="PENDING")
-
-
-def test_a_failure_ends_a_wait_too(queue: TaskQueue, records: TaskStore, broker: Redis, waits: Waits) -> None:
-    task_id = submit(queue)
-    waits.start(task_id)
-    until(lambda: listeners(broker), what="the listener")
-    records.complete(task_id, "FAILURE", {"args": ["no"]}, ttl=60)
-    assert waits.join() == [TaskRecord(status="FAILURE", result={"args": ["no"]})]
 
 
 def test_a_wait_for_a_task_that_has_ended_returns_at_once(queue: TaskQueue, records: TaskStore) -> None:
