@@ -28,6 +28,9 @@ from denzel.project.folder import Project
 from denzel.project.scaffold import start_project
 from denzel.services import SETTINGS, Service, State, worker_name
 
+Containers = dict[str, dict[str, Any]]
+Programs = dict[str, dict[str, str]]
+
 #: What only a backend without containers sets: where the services listen, where the worker logs to, and which server
 #: keeps its data where.
 UNSET_IN_CONTAINERS = {
@@ -68,10 +71,6 @@ def test_redis_keys_are_the_same_on_both_sides() -> None:
     assert services.DIED_LOADING == DIED
 
 
-def test_the_health_check_reads_the_workers_report(entrypoints: str) -> None:
-    assert f'redis "EXISTS {keys.worker(worker_name("${PROJECT_NAME}"))}" :1' in entrypoints
-
-
 def test_the_states_of_workers_are_the_same_on_both_sides() -> None:
     assert {state.value for state in WorkerState} <= {state.name for state in State}
 
@@ -93,9 +92,9 @@ SHARED[Service.REDIS] = {"REDISCLI_AUTH"}
 
 
 @pytest.fixture(scope="module")
-def containers(compose: str) -> dict[str, dict[str, Any]]:
+def containers(compose: str) -> Containers:
     """The services as docker-compose.yml has them."""
-    described: dict[str, dict[str, Any]] = yaml.safe_load(compose)["services"]
+    described: Containers = yaml.safe_load(compose)["services"]
     return described
 
 
@@ -112,7 +111,7 @@ def record(project: Project) -> LaunchRecord:
 
 
 @pytest.fixture
-def programs(project: Project, backend: local.LocalBackend, record: local.LaunchRecord) -> dict[str, dict[str, str]]:
+def programs(project: Project, backend: local.LocalBackend, record: local.LaunchRecord) -> Programs:
     """The services as the configuration of supervisord has them."""
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"))
     parser.read_string(Supervisor(project.root).configuration(backend._programs(record), log="supervisord.log"))
@@ -123,14 +122,12 @@ def environment(program: Mapping[str, str]) -> dict[str, str]:
     return dict(re.findall(r'(\w+)="([^"]*)"', program["environment"]))
 
 
-def test_both_backends_run_the_same_services(
-    containers: dict[str, dict[str, Any]], programs: dict[str, dict[str, str]]
-) -> None:
+def test_both_backends_run_the_same_services(containers: Containers, programs: Programs) -> None:
     assert set(containers) == set(programs) == {service.value for service in Service}
 
 
 def test_both_backends_start_a_service_by_the_same_entrypoint(
-    project: Project, containers: dict[str, dict[str, Any]], programs: dict[str, dict[str, str]]
+    project: Project, containers: Containers, programs: Programs
 ) -> None:
     for service in Service:
         script = f"entrypoints/{service.value}.sh"
@@ -139,14 +136,12 @@ def test_both_backends_start_a_service_by_the_same_entrypoint(
         assert programs[service.value]["command"] == f"bash {script}"
 
 
-def test_redis_finds_its_entrypoint_in_an_image_that_is_not_ours(containers: dict[str, dict[str, Any]]) -> None:
+def test_redis_finds_its_entrypoint_in_an_image_that_is_not_ours(containers: Containers) -> None:
     assert containers["redis"]["working_dir"] == "/"
     assert "./entrypoints:/entrypoints:ro" in containers["redis"]["volumes"]
 
 
-def test_both_backends_give_a_service_the_same_settings(
-    containers: dict[str, dict[str, Any]], programs: dict[str, dict[str, str]]
-) -> None:
+def test_both_backends_give_a_service_the_same_settings(containers: Containers, programs: Programs) -> None:
     everywhere = set[str]().union(*SHARED.values())
     here_alone = UNSET_IN_CONTAINERS - {"WORKER_LOG", "REDIS_SERVER_PROGRAM"}
     for service in Service:
@@ -155,7 +150,7 @@ def test_both_backends_give_a_service_the_same_settings(
 
 
 def test_both_backends_pass_a_setting_under_its_own_name(
-    backend: local.LocalBackend, containers: dict[str, dict[str, Any]], programs: dict[str, dict[str, str]]
+    backend: local.LocalBackend, containers: Containers, programs: Programs
 ) -> None:
     texts = backend._settings.texts
     for service, names in SETTINGS.items():
@@ -166,24 +161,20 @@ def test_both_backends_pass_a_setting_under_its_own_name(
     assert containers["api"]["environment"]["PROJECT_NAME"] == "${COMPOSE_PROJECT_NAME}"
 
 
-def test_redis_is_found_the_same_way(
-    backend: local.LocalBackend, containers: dict[str, dict[str, Any]], programs: dict[str, dict[str, str]]
-) -> None:
+def test_redis_is_found_the_same_way(backend: local.LocalBackend, containers: Containers, programs: Programs) -> None:
     here = environment(programs["api"])["REDIS_URL"].replace(backend._settings.redis_password, "PASSWORD")
     there = re.sub(r"\$\{REDIS_PASSWORD[^}]*\}", "PASSWORD", containers["api"]["environment"]["REDIS_URL"])
     assert here.replace("127.0.0.1:4711", "ADDRESS") == there.replace("redis:6379", "ADDRESS")
 
 
-def test_redis_has_one_password(
-    backend: local.LocalBackend, containers: dict[str, dict[str, Any]], programs: dict[str, dict[str, str]]
-) -> None:
+def test_redis_has_one_password(backend: local.LocalBackend, containers: Containers, programs: Programs) -> None:
     assert environment(programs["redis"])["REDISCLI_AUTH"] == backend._settings.redis_password
     assert containers["redis"]["environment"]["REDISCLI_AUTH"] == "${REDIS_PASSWORD}"
 
 
 def test_both_backends_check_a_services_health_alike(
     project: Project,
-    containers: dict[str, dict[str, Any]],
+    containers: Containers,
     backend: local.LocalBackend,
     record: LaunchRecord,
     monkeypatch: pytest.MonkeyPatch,
@@ -215,16 +206,14 @@ def test_the_health_check_has_every_service(entrypoints: str) -> None:
     assert "redis) redis PING +PONG ;;" in entrypoints
 
 
-def test_both_backends_give_a_service_the_same_time_to_stop(
-    containers: dict[str, dict[str, Any]], programs: dict[str, dict[str, str]]
-) -> None:
+def test_both_backends_give_a_service_the_same_time_to_stop(containers: Containers, programs: Programs) -> None:
     for service in (service for service in Service if service.carries_requirements):
         assert containers[service.value]["stop_grace_period"] == "${STOP_TIMEOUT:-30}s"
         assert programs[service.value]["stopwaitsecs"] == KEYS["STOP_TIMEOUT"].default
 
 
 @pytest.mark.docker
-def test_compose_reads_its_file_as_these_tests_do(project: Project, containers: dict[str, dict[str, Any]]) -> None:
+def test_compose_reads_its_file_as_these_tests_do(project: Project, containers: Containers) -> None:
     command = ["docker", "compose", "config", "--format", "json"]
     done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=True)
     for name, described in json.loads(done.stdout)["services"].items():
@@ -276,7 +265,7 @@ def read_by_entrypoints(entrypoints: str) -> set[str]:
     return set(re.findall(r"\$\{?([A-Z][A-Z_]*)", entrypoints)) - {"TMPDIR", "BASH_REMATCH", "BASH_VERSINFO", "OSTYPE"}
 
 
-def test_compose_passes_what_the_services_read(containers: dict[str, dict[str, Any]], entrypoints: str) -> None:
+def test_compose_passes_what_the_services_read(containers: Containers, entrypoints: str) -> None:
     passed = set[str]().union(*(container["environment"] for container in containers.values()))
     assert passed == (read_by_the_serving_code() | read_by_entrypoints(entrypoints)) - UNSET_IN_CONTAINERS
 
