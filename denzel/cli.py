@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,12 @@ class OpenProject:
             yield status
             time.sleep(interval)
 
+    def bring_up(self, command: Callable[..., None], *, wait: bool) -> None:
+        """Run a command that starts the services, and print where they can be reached."""
+        read_status = self.read_status if wait else None
+        command(self.project, self.backend, self.settings, read_status=read_status, progress=console.ProgressPrinter())
+        console.launched(self.settings)
+
 
 def current_folder() -> Path:
     try:
@@ -123,31 +130,14 @@ def launch(
     given = {"API_PORT": api_port, "MONITOR_PORT": monitor_port, "MONITOR_HOST": monitor_host, "BACKEND": backend}
     options = {key: str(value) for key, value in given.items() if value is not None}
     here = open_project(options)
-    lifecycle.launch(
-        here.project,
-        here.backend,
-        here.settings,
-        previous=open_project().backend,
-        options=options,
-        read_status=here.read_status if wait else None,
-        progress=console.ProgressPrinter(),
-    )
-    console.launched(here.settings)
+    here.bring_up(partial(lifecycle.launch, previous=open_project().backend, options=options), wait=wait)
 
 
 @main.command()
 @wait_option
 def start(wait: bool) -> None:
     """Start the services that are stopped."""
-    here = open_project()
-    lifecycle.start(
-        here.project,
-        here.backend,
-        here.settings,
-        read_status=here.read_status if wait else None,
-        progress=console.ProgressPrinter(),
-    )
-    console.launched(here.settings)
+    open_project().bring_up(lifecycle.start, wait=wait)
 
 
 @main.command()
@@ -162,15 +152,7 @@ def stop() -> None:
 @wait_option
 def restart(wait: bool) -> None:
     """Stop and start, with the current code and settings."""
-    here = open_project()
-    lifecycle.restart(
-        here.project,
-        here.backend,
-        here.settings,
-        read_status=here.read_status if wait else None,
-        progress=console.ProgressPrinter(),
-    )
-    console.launched(here.settings)
+    open_project().bring_up(lifecycle.restart, wait=wait)
 
 
 @main.command()
@@ -486,14 +468,4 @@ def updateosreqs(yes: bool, wait: bool) -> None:
 
 
 def _update(kinds: tuple[str, ...], *, consent: bool, wait: bool) -> None:
-    here = open_project()
-    lifecycle.update_requirements(
-        here.project,
-        here.backend,
-        here.settings,
-        kinds=kinds,
-        consent=consent,
-        read_status=here.read_status if wait else None,
-        progress=console.ProgressPrinter(),
-    )
-    console.launched(here.settings)
+    open_project().bring_up(partial(lifecycle.update_requirements, kinds=kinds, consent=consent), wait=wait)
