@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
 from http import HTTPStatus
 
 from denzel.loadtest.bench.request_log import RequestLog, parse_json
@@ -16,6 +17,7 @@ from denzel.services import TERMINAL_STATES
 _MAX_CONCURRENCY = 16
 
 
+@dataclass(frozen=True)
 class Drain:
     """Follows outstanding requests to their end; `doing` is called with each step that it begins.
 
@@ -23,60 +25,51 @@ class Drain:
     `idle_timeout` seconds.
     """
 
-    def __init__(
-        self,
-        client: HttpClient,
-        templates: RequestTemplates,
-        *,
-        doing: Callable[[str], None],
-        poll_interval: float,
-        idle_timeout: float,
-        clock: Callable[[], float],
-    ) -> None:
-        self._client = client
-        self._templates = templates
-        self._doing = doing
-        self._poll_interval = poll_interval
-        self._idle_timeout = idle_timeout
-        self._clock = clock
+    client: HttpClient
+    templates: RequestTemplates
+    _: KW_ONLY
+    doing: Callable[[str], None]
+    poll_interval: float
+    idle_timeout: float
+    clock: Callable[[], float]
 
     async def wait(self, log: RequestLog, timeout: float) -> bool:
         """Wait until nothing is outstanding; false after `timeout` seconds."""
-        began = self._clock()
+        began = self.clock()
         while log.outstanding:
-            if self._clock() - began > timeout:
+            if self.clock() - began > timeout:
                 return False
             without_callback = [number for number in log.in_flight if number not in log.awaiting_callback]
             for number in without_callback[:_MAX_CONCURRENCY]:
                 if await self.status(log.in_flight[number]) in (*TERMINAL_STATES, None):
                     log.in_flight.pop(number, None)
-            await asyncio.sleep(self._poll_interval)
+            await asyncio.sleep(self.poll_interval)
         return True
 
     async def cancel_remaining(self, log: RequestLog) -> None:
         """Cancel the tasks that have not ended, and wait for callbacks that are still to arrive."""
         attempted: set[int] = set()
-        outstanding, changed = log.outstanding, self._clock()
+        outstanding, changed = log.outstanding, self.clock()
         while True:
             # Also those whose response arrives only now.
             remaining = [(number, task_id) for number, task_id in log.in_flight.items() if number not in attempted]
             if remaining:
                 if not attempted:
                     count = "1 task that has" if len(remaining) == 1 else f"{len(remaining)} tasks that have"
-                    self._doing(f"Cancelling {count} not ended")
+                    self.doing(f"Cancelling {count} not ended")
                 attempted.update(number for number, _ in remaining)
                 await asyncio.gather(*(self._cancel(log, remaining) for _ in range(_MAX_CONCURRENCY)))
-                changed = self._clock()
+                changed = self.clock()
             if log.outstanding != outstanding:
-                outstanding, changed = log.outstanding, self._clock()
-            if not outstanding or self._clock() - changed >= self._idle_timeout:
+                outstanding, changed = log.outstanding, self.clock()
+            if not outstanding or self.clock() - changed >= self.idle_timeout:
                 return
-            await asyncio.sleep(self._poll_interval)
+            await asyncio.sleep(self.poll_interval)
 
     async def status(self, task_id: str) -> str | None:
         """The status of a task in GET /status; None when there is no such task, empty when there is no answer."""
         with suppress(NoResponse):
-            response = await self._client.send(self._templates.status(task_id))
+            response = await self.client.send(self.templates.status(task_id))
             content = parse_json(response.body)
             if response.status == HTTPStatus.OK and isinstance(content, dict):
                 return str(content.get("status"))
@@ -92,7 +85,7 @@ class Drain:
                 continue
             log.cancelled.add(number)
             with suppress(NoResponse):
-                response = await self._client.send(self._templates.cancel(task_id))
+                response = await self.client.send(self.templates.cancel(task_id))
                 if response.status in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
                     # It had ended before.
                     log.cancelled.discard(number)
