@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from redis import Redis
 from support.paths import REPOSITORY
 from support.ports import find_free_port
 from support.redis_server import redis_server
+
+# A run in the background of a shell ignores SIGINT, and so would all programs that its tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: What a test weighs when they are shared out between workers, by its mark: roughly, in seconds.
 _WEIGHTS = {"slow": 40, "docker": 8, "local": 4}
