@@ -16,12 +16,11 @@ import click
 from denzel import __version__, admin
 from denzel.backends import open_backend
 from denzel.backends.base import Backend
-from denzel.errors import DenzelError, NotLaunched, ProjectNotFound, TooFewTasks
+from denzel.errors import DenzelError, ProjectNotFound, TooFewTasks
 from denzel.lifecycle import commands as lifecycle
 from denzel.lifecycle.status import read_status
 from denzel.loadtest.drill import results
-from denzel.project import dotenv as settings_file
-from denzel.project import log_file
+from denzel.project import dotenv, log_file
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project, find_project
 from denzel.services import Service, Status
@@ -73,7 +72,7 @@ class OpenProject:
         while True:
             status = self.read_status()
             if status is None:
-                raise NotLaunched("The project is not launched.", hint="denzel launch")
+                raise lifecycle.not_launched()
             yield status
             time.sleep(interval)
 
@@ -93,7 +92,7 @@ def current_folder() -> Path:
 
 def open_project(options: dict[str, str] | None = None) -> OpenProject:
     project = find_project(current_folder())
-    settings = settings_file.load(project.env_file, os.environ, options)
+    settings = dotenv.load(project.env_file, os.environ, options)
     return OpenProject(project, settings, open_backend(project, settings))
 
 
@@ -244,7 +243,7 @@ def listen(port: int, host: str | None) -> None:
     from denzel.webhooks import listener
 
     project = find_project(current_folder())
-    settings = settings_file.load(project.env_file, os.environ)
+    settings = dotenv.load(project.env_file, os.environ)
     # Containers connect over Docker's bridge.
     address = host or ("127.0.0.1" if settings.backend == "local" else "0.0.0.0")
     secret = listener.Secret(project.env_file, os.environ, known=settings.callback_secret)

@@ -23,8 +23,7 @@ from denzel.errors import (
 )
 from denzel.lifecycle import redis_state
 from denzel.lifecycle.readiness import StatusReader, raise_failure, wait_until_ready
-from denzel.project import dotenv as settings_file
-from denzel.project import lock
+from denzel.project import dotenv, lock
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
 from denzel.project.lock import StateSetter
@@ -72,7 +71,7 @@ def launch(
         _check_settings(settings)
         _check_ports_are_free(settings)
         uid, gid = project.service_user
-        settings_file.change(project.env_file, {**options, "PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})
+        dotenv.change(project.env_file, {**options, "PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})
         project.hand_over_logs()
         project.open_entrypoints()
         if backend.changes_the_machine and project.has_os_requirements:
@@ -137,7 +136,7 @@ def update_requirements(
         check_launched(backend)
         _check_settings(settings)
         _build(backend, set_state, progress, stamps=stamps)
-        settings_file.change(project.env_file, stamps)
+        dotenv.change(project.env_file, stamps)
         _up(backend, settings, set_state, read_status, progress)
 
 
@@ -172,8 +171,8 @@ def respond(project: Project, backend: Backend, *, synchronous: bool, timeout: f
     with lock.exclusive(project.lock_file):
         with suppress(BackendUnavailable, ToolMissing):
             backend.check_name_is_free()
-        settings_file.change(project.env_file, changes)
-        now = settings_file.check(settings_file.read(project.env_file))
+        dotenv.change(project.env_file, changes)
+        now = dotenv.check(dotenv.read(project.env_file))
         try:
             backend.redis("HSET", RESPONSE_KEY, "mode", now["RESPONSE_MODE"], "timeout", f"{now['RESPONSE_TIMEOUT']:g}")
         except (ServiceNotRunning, BackendUnavailable, ToolMissing):
@@ -181,12 +180,17 @@ def respond(project: Project, backend: Backend, *, synchronous: bool, timeout: f
         return True
 
 
+def not_launched() -> NotLaunched:
+    """The error for a command that needs a launched project."""
+    return NotLaunched("The project is not launched.", hint="denzel launch")
+
+
 def check_launched(backend: Backend) -> None:
     """Raise NotLaunched unless the project is launched, or the backend's error when that cannot be read."""
     backend.check()
     backend.check_name_is_free()
     if not backend.is_launched():
-        raise NotLaunched("The project is not launched.", hint="denzel launch")
+        raise not_launched()
 
 
 def _check_not_launched(backend: Backend, previous: Backend) -> None:

@@ -1,4 +1,4 @@
-"""The wait for started services: until the model is loaded, or an error that says why it cannot be."""
+"""Wait for started services: until the model is loaded, or ServiceFailed with the cause."""
 
 from __future__ import annotations
 

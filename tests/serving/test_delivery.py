@@ -15,7 +15,7 @@ from support.ports import find_free_port
 from support.waiting import until
 
 from app.serving.store import keys
-from app.serving.store.claims import LEASE
+from app.serving.store.claims import CLAIM_LEASE
 from app.serving.store.dead_letters import DeadLetters
 
 pytestmark = pytest.mark.local
@@ -222,7 +222,7 @@ def stories(deploy: Callable[[], Deployment]) -> Stories:
     port = find_free_port()
     callbacks = [away.submit({"callback_uri": uri_for("local", port)}) for _ in range(40)]
     until(lambda: all(away.redis.hget(keys.task(task), "callback_attempts") for task in callbacks), what="a first try")
-    long_task = long.enqueue(sleep=3 * LEASE, count="runs")
+    long_task = long.enqueue(sleep=3 * CLAIM_LEASE, count="runs")
     away_task = away.enqueue(sleep=MINUTE / 2, count="runs")
     until(lambda: running(long, long_task) and running(away, away_task), what="the tasks to run")
     os.kill(hung.running["denzel"].pid, signal.SIGSTOP)
@@ -257,7 +257,7 @@ def test_a_worker_consumes_again_after_redis_was_away_for_a_minute(stories: Stor
 
 @pytest.mark.slow
 def test_a_task_of_three_claim_timeouts_runs_once(stories: Stories) -> None:
-    assert stories.long.ended(stories.long_task, within=4 * LEASE).status == "SUCCESS"
+    assert stories.long.ended(stories.long_task, within=4 * CLAIM_LEASE).status == "SUCCESS"
     assert stories.long.counted("runs") == 1
     assert stories.long.redis.hlen(keys.OWNERS) == 0
 

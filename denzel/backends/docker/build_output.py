@@ -14,7 +14,7 @@ _BUILD_OUTPUT = re.compile(r"#(\d+) \d+\.\d+ (.*)")
 _BUILD_DONE = re.compile(r"#(\d+) DONE .*")
 _WORTH_SHOWING = re.compile(r"\s*(Downloading .* \([\d.]+ [MG]B\)|Installing collected packages)(?::.*)?")
 
-#: The commands of a project's Dockerfile, by a word that the ones before have not.
+#: Descriptions of the Dockerfile's commands, by a word in them; the first that is found counts.
 _DESCRIPTIONS = {
     "requirements.txt": "pip install, of requirements.txt",
     "runtime.txt": "pip install, of runtime.txt",

@@ -81,7 +81,7 @@ class LocalBackend(Backend):
         )
 
     def check_name_is_free(self) -> None:
-        """Do nothing: here projects are told apart by their folders."""
+        """Do nothing: here projects are distinguished by their folders."""
 
     def build(self, on_step: Callable[[BuildStep], None], *, stamps: Mapping[str, str]) -> None:
         self._stamps = stamps

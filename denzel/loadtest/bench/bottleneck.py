@@ -56,11 +56,11 @@ def judge(
     if failed:
         return Verdict(
             bottleneck="",
-            why=f"{pluralize(failed, 'request')} failed, and nobody was busy all the time. Mend that first.",
+            why=f"{pluralize(failed, 'request')} failed, and no service was busy all the time. Fix that first.",
         )
     if rate is not None:
         return Verdict(bottleneck="", why=f"it kept up with {rate:g} requests per second. Try a higher --rate.")
-    return Verdict(bottleneck="", why="nobody was busy all the time. Try more --clients.")
+    return Verdict(bottleneck="", why="no service was busy all the time. Try more --clients.")
 
 
 def _saturated(usage: CpuUsage, processes: Mapping[Service, int]) -> Verdict | None:

@@ -19,7 +19,7 @@ from denzel.webhooks.signature import find_fault
 class Behaviour(enum.Enum):
     """The treatment of callbacks: accept them, answer 500, never answer, or refuse the connection."""
 
-    ACCEPT = "taking"
+    ACCEPT = "accepts"
     ERROR = "answers 500"
     HANG = "silent"
     DOWN = "closed"

@@ -101,7 +101,9 @@ def test_requests_without_a_free_connection_wait_for_the_api() -> None:
 @pytest.mark.parametrize("rate", [50, None])
 def test_a_project_with_failed_tasks_has_not_kept_up(rate: float | None) -> None:
     found = verdict(busy(api=0.1), rate=rate, failed=51)
-    assert found == Verdict(bottleneck="", why="51 requests failed, and nobody was busy all the time. Mend that first.")
+    assert found == Verdict(
+        bottleneck="", why="51 requests failed, and no service was busy all the time. Fix that first."
+    )
 
 
 def test_a_project_that_keeps_up_has_no_bottleneck() -> None:

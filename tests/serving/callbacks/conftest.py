@@ -28,9 +28,9 @@ from app.serving.callbacks import sender
 from app.serving.sidecar import __main__ as sidecar
 from app.serving.sidecar import watchdog
 from app.serving.store import outbox
-outbox.LEASE = 2
+outbox.CALLBACK_LEASE = 2
 watchdog.HANG_CHECK_INTERVAL = 3600  # it would end what started this process: the tests
-sender.RENEW_EVERY = 0.5
+sender.LEASE_RENEW_INTERVAL = 0.5
 sidecar.main(os.getppid())
 """
 
@@ -61,7 +61,7 @@ def sending(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sending]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second attempt comes after 0.1 s, and no wait is longer than 0.4 s."""
     monkeypatch.setattr(retry, "FIRST_WAIT", 0.1)
-    monkeypatch.setattr(retry, "MAX_WAIT", 0.4)
+    monkeypatch.setattr(retry, "MAX_BACKOFF", 0.4)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from app.serving.callbacks.retry import (
     FIRST_WAIT,
     JITTER,
-    MAX_WAIT,
+    MAX_BACKOFF,
     is_delivered,
     is_transient,
     read_retry_after,
@@ -63,7 +63,7 @@ def test_each_wait_is_twice_as_long_up_to_a_quarter_of_the_time_since_the_first_
 
 
 def test_a_great_number_of_attempts_does_not_overflow() -> None:
-    assert wait_before(100_000, since_first=DAY / 2, retry_for=DAY, draw=midpoint) == MAX_WAIT
+    assert wait_before(100_000, since_first=DAY / 2, retry_for=DAY, draw=midpoint) == MAX_BACKOFF
 
 
 def test_waits_are_spread_by_a_fifth() -> None:

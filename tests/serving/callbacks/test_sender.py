@@ -337,7 +337,7 @@ def test_callbacks_that_are_not_finished_when_the_sender_stops_are_released(
 def test_a_sender_renews_the_lease_of_a_long_delivery(
     sending: Sending, records: TaskStore, scripted: Scripted, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender_module, "RENEW_EVERY", 0.1)
+    monkeypatch.setattr(sender_module, "LEASE_RENEW_INTERVAL", 0.1)
     receiver = scripted()
     receiver.hanging = True
     sending(timeout=20)

@@ -186,7 +186,7 @@ def test_a_broker_that_goes_away_during_a_wait_ends_the_wait_without_an_error(
     def away(task_id: str, *, parse: bool) -> TaskRecord:
         raise RedisError("Connection closed by server.")
 
-    monkeypatch.setattr(queue._tasks, "find", away)
+    monkeypatch.setattr(queue._store, "find", away)
     accepted = accept(queue, prefer=Preferences(wait=0))
     assert (accepted.waited, accepted.record) == (True, None)
 

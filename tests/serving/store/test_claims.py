@@ -14,7 +14,7 @@ from support.records import record_of
 from support.waiting import in_threads
 
 from app.serving.store import keys
-from app.serving.store.claims import LEASE, ClaimLimits, Claims, DeadLettered, Taken
+from app.serving.store.claims import CLAIM_LEASE, ClaimLimits, Claims, DeadLettered, Taken
 from app.serving.store.dead_letters import DeadLetters
 from app.serving.store.messages import task_message
 from app.serving.store.tasks import Completion, Idempotency, TaskStore
@@ -53,7 +53,7 @@ def known(*task_ids: str) -> dict[str, str]:
     return {task_id: task_id for task_id in task_ids}
 
 
-def age(redis: Redis, *task_ids: str, seconds: float = LEASE + 1) -> None:
+def age(redis: Redis, *task_ids: str, seconds: float = CLAIM_LEASE + 1) -> None:
     """As if the claims had not been renewed for so long, while others were looking."""
     for task_id in task_ids:
         redis.zincrby(keys.UNACKED_INDEX, -seconds, task_id)
@@ -175,7 +175,7 @@ def test_an_unreadable_message_becomes_a_dead_letter(
     assert ids(claims.take(free=2, limit=1)) == ["a"]
     (kept,) = DeadLetters(broker).read()
     assert kept.reason == "not a message that Celery could have sent"
-    assert redis.hget(keys.quarantined(kept.task_id), "message") == text
+    assert redis.hget(keys.dead_letter(kept.task_id), "message") == text
     assert not DeadLetters(broker).replay(kept.task_id)
     assert DeadLetters(broker).discard(kept.task_id)
     assert DeadLetters(broker).read() == []
@@ -275,7 +275,7 @@ def test_a_renewed_claim_holds_however_long_its_task_runs(
     accept("a")
     claims.take(free=1, limit=1)
     for _ in range(10):
-        age(redis, "a", seconds=LEASE - 1)
+        age(redis, "a", seconds=CLAIM_LEASE - 1)
         claims.renew(known("a"))
         others.renew({})
     assert redis.hget(keys.OWNERS, "a") == claims.owner
@@ -573,18 +573,18 @@ def test_a_discarded_dead_letter_is_gone_and_its_task_stays_failed(
     assert not DeadLetters(broker).discard("a")
     assert not DeadLetters(broker).replay("a")
     assert status(records, "a") == "FAILURE"
-    assert not redis.exists(keys.QUARANTINE, keys.quarantined("a"))
+    assert not redis.exists(keys.DEAD_LETTERS, keys.dead_letter("a"))
 
 
 def test_a_dead_letter_is_kept_for_a_month(claims: Claims, accept: Accept, redis: Redis, broker: Redis) -> None:
     accept("a", "b")
     die(claims, 3)
-    assert 2_591_000 < int(redis.ttl(keys.quarantined("a"))) <= 2_592_000
-    redis.delete(keys.quarantined("a"))
-    redis.zincrby(keys.QUARANTINE, -2_592_001, "a")
+    assert 2_591_000 < int(redis.ttl(keys.dead_letter("a"))) <= 2_592_000
+    redis.delete(keys.dead_letter("a"))
+    redis.zincrby(keys.DEAD_LETTERS, -2_592_001, "a")
     assert DeadLetters(broker).read() == []
     die(claims, 3, "b")
-    assert redis.zrange(keys.QUARANTINE, 0, -1) == ["b"]
+    assert redis.zrange(keys.DEAD_LETTERS, 0, -1) == ["b"]
 
 
 def test_only_dead_letters_are_replayed(accept: Accept, records: TaskStore, redis: Redis, broker: Redis) -> None:

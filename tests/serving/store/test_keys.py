@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.serving.store import keys
 
-MAKERS = (keys.task, keys.callbacks, keys.quarantined, keys.taken, keys.idempotency, keys.worker)
+MAKERS = (keys.task, keys.callbacks, keys.dead_letter, keys.taken, keys.idempotency, keys.worker)
 OF_KOMBU = {"QUEUE", "UNACKED", "UNACKED_INDEX"}
 
 

@@ -295,7 +295,7 @@ def test_callbacks_of_a_dead_sender_are_sent_again(
     end(records)
     before = take_one(box)
     assert take(box) == []
-    monkeypatch.setattr(outbox, "LEASE", 0.3)
+    monkeypatch.setattr(outbox, "CALLBACK_LEASE", 0.3)
     box.renew([before])
     after = until(lambda: take(box), what="the lease to run out")[0]
     assert (after.webhook_id, after.attempts) == (before.webhook_id, 0)
@@ -316,7 +316,7 @@ def test_a_lease_from_before_the_clock_was_set_back_is_void(box: Outbox, records
     end(records, "slow", "slow.example")
     take(box)
     now = float(redis.time()[0])  # type: ignore[index]
-    redis.zadd(keys.SENDING, {"early": now + 3600, "slow": now + outbox.LEASE + 2})
+    redis.zadd(keys.SENDING, {"early": now + 3600, "slow": now + outbox.CALLBACK_LEASE + 2})
     assert ids(take(box)) == ["early"]
     assert float(redis.zscore(keys.SENDING, "early")) < now + 60  # type: ignore[arg-type]
 
@@ -356,7 +356,7 @@ def test_an_endpoint_for_which_nothing_waits_is_dropped(box: Outbox, records: Ta
     assert redis.scard(keys.ENDPOINTS_DOWN) == 6
     quarantine = DeadLetters(redis)
     for task_id in ("replayed", "replayed on its way"):
-        redis.hset(keys.quarantined(task_id), "message", "{}")
+        redis.hset(keys.dead_letter(task_id), "message", "{}")
     quarantine.replay("replayed")
     redis.delete(keys.task("expired"))
     taken = {callback.task_id: callback for callback in take(box)}

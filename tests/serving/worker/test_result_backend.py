@@ -203,14 +203,14 @@ def test_a_result_waits_for_redis_to_come_back(
     backend = make_celery(lambda json_data: {}).backend
     records.enqueue("the-id", "message", callback_uri=None, queue_limit=10)
     outages = [Away("gone"), Away("gone")]
-    end = backend._records.complete
+    end = backend._store.complete
 
     def end_when_redis_is_back(*arguments: Any, **options: Any) -> None:
         if outages:
             raise outages.pop()
         end(*arguments, **options)
 
-    backend._records.complete = end_when_redis_is_back
+    backend._store.complete = end_when_redis_is_back
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     backend.mark_as_done("the-id", {"a": 1})
     assert record_of(records) == TaskRecord(status="SUCCESS", result={"a": 1})

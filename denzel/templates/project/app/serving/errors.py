@@ -1,4 +1,4 @@
-"""Failure results: the `result` in the record of a task that failed, as GET /status shows it."""
+"""Exceptions of the user's code: as failure results for GET /status, and as text."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Delivery:
         if not retry.is_transient(response.status):
             return AttemptResult(status=response.status, error=error)
         wait = retry.read_retry_after(response.retry_after, now=time.time())
-        # An endpoint that sends Retry-After, or 429, is not down.
+        # An endpoint that answers with 4xx, or sends Retry-After, is not down.
         down = response.status >= 500 and wait is None
         return self._retry(callback, began, error=error, status=response.status, down=down, retry_after=wait)
 

@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 #: with that of its outage. A jitter of a fifth spreads callbacks that failed together.
 FIRST_WAIT = 5.0
 STEADY_WAIT = 30.0
-MAX_WAIT = 3600.0
+MAX_BACKOFF = 3600.0
 JITTER = 0.2
 
 #: Statuses below 500 that are retried: Request Timeout, Too Early, Too Many Requests.
@@ -68,5 +68,5 @@ def wait_before(
     if left <= 0 or (retry_after or 0) > left:
         return None
     doubled = FIRST_WAIT * 2.0 ** min(attempt - 2, 30)
-    wait = min(doubled, max(STEADY_WAIT, since_first / 4), MAX_WAIT) * draw(1 - JITTER, 1 + JITTER)
+    wait = min(doubled, max(STEADY_WAIT, since_first / 4), MAX_BACKOFF) * draw(1 - JITTER, 1 + JITTER)
     return max(min(wait, left), retry_after or 0)

@@ -32,7 +32,7 @@ BATCH_INTERVAL = 0.004
 CALLBACKS_PER_LINE = 16
 
 #: Seconds between two renewals of the leases: a third of the outbox's LEASE.
-RENEW_EVERY = 5.0
+LEASE_RENEW_INTERVAL = 5.0
 
 #: Seconds that deliveries in flight get when the sender stops. The worker waits a second longer.
 SHUTDOWN_GRACE = 3.0
@@ -144,7 +144,7 @@ class CallbackSender:
         self._unsettled.clear()
 
     def _renew(self) -> None:
-        if time.monotonic() - self._renewed_at < RENEW_EVERY:
+        if time.monotonic() - self._renewed_at < LEASE_RENEW_INTERVAL:
             return
         self._outbox.renew(self._in_flight)
         self._renewed_at = time.monotonic()
@@ -162,7 +162,7 @@ class CallbackSender:
                 self._settle()
             self._outbox.release(self._in_flight)
         except RedisError as error:
-            log.warning("cannot give callbacks back; they are sent again: %s", error)
+            log.warning("cannot release callbacks; they are sent again: %s", error)
 
 
 def _log_results(settled: Sequence[tuple[Callback, AttemptResult]]) -> None:

@@ -1,4 +1,4 @@
-"""Dashboard, Flower: `python -m app.serving.monitor --port=5555 ...`, with the options of `celery flower`.
+"""Dashboard of tasks, by Flower: `python -m app.serving.monitor --port=5555 ...`, with the options of `celery flower`.
 
 It reads events only, and imports neither the worker nor the pipeline. It keeps tasks in memory alone, whatever
 `--persistent` is, and events are always enabled.

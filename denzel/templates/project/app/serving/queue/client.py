@@ -72,7 +72,7 @@ class TaskQueue:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._settings = settings
-        self._tasks = TaskStore(redis)
+        self._store = TaskStore(redis)
         self._workers = WorkerRegistry(redis)
         self._completions = CompletionWatcher(connect_loop(redis))
         self._intake = BatchingExecutor(settings.api_threads, "intake", self._enqueue)
@@ -115,7 +115,7 @@ class TaskQueue:
     def _enqueue(self, prepared: list[tuple[float, NewTask]]) -> list[Enqueued | Exception]:
         self._fail_fast.check(max(since for since, _ in prepared))
         return self._fail_fast.call(
-            lambda: self._tasks.enqueue_many(
+            lambda: self._store.enqueue_many(
                 [task for _, task in prepared],
                 queue_limit=self._settings.queue_limit,
                 synchronous=self._settings.response.synchronous,
@@ -137,12 +137,12 @@ class TaskQueue:
     async def cancel(self, task_id: str) -> str | None:
         """End the task as REVOKED, unless it has ended. Returns its status then; None when there is no such task."""
         ttl = self._settings.result_lifetime
-        status: str | None = await self._query(lambda: self._tasks.cancel(task_id, ttl=ttl))
+        status: str | None = await self._query(lambda: self._store.cancel(task_id, ttl=ttl))
         return status
 
     async def find(self, task_id: str) -> TaskRecord | None:
         """The task's record; None when the id was never accepted or has expired."""
-        record: TaskRecord | None = await self._query(lambda: self._tasks.find(task_id, parse=False))
+        record: TaskRecord | None = await self._query(lambda: self._store.find(task_id, parse=False))
         return record
 
     async def wait(self, task_id: str, timeout: float) -> TaskRecord | None:
@@ -166,8 +166,8 @@ class TaskQueue:
             return None
 
     async def _wait(self, task_id: str, timeout: float, waiter: Waiter | None) -> TaskRecord | None:
-        """Without a `waiter`, the task may have ended already, and its end is answered with its whole record."""
-        wants_record = waiter is None
+        """Wait for a task's end. Without a `waiter` it may have ended already, and its whole record is returned."""
+        with_record = waiter is None
         if self._waits >= MAX_WAITS:
             return await self.find(task_id)
         deadline = time.monotonic() + min(timeout, MAX_WAIT)
@@ -176,7 +176,7 @@ class TaskQueue:
             while True:
                 if waiter is not None:
                     notice = await self._completions.wait(waiter, deadline)
-                    if notice is not None and not wants_record:
+                    if notice is not None and not with_record:
                         return TaskRecord(status=notice.status, text=notice.result)
                     self._completions.unsubscribe(task_id, waiter)
                 waiter = self._completions.subscribe(task_id)

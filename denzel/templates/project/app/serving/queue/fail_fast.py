@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from app.serving.store.connection import Answer
+Answer = TypeVar("Answer")
 
 
 class FailFast:

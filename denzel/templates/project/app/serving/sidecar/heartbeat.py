@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import IO
 
 #: Checks in a row without a beat after which the process hangs. Checks are counted, and not seconds: when the machine
-#: slept, or the monitor was stopped itself, the next check finds the beats of meanwhile.
+#: slept, or the monitor was stopped itself, the next check finds the beats written in the meantime.
 MAX_MISSED = 5
 
 #: Seconds between two checks that count.

@@ -22,8 +22,8 @@ from app.serving.store import keys, scripts
 from app.serving.store.messages import QueuedTask, parse
 
 #: Seconds after which a claim that is not renewed is a dead worker's, and seconds between renewals.
-LEASE = 20.0
-RENEW_EVERY = 2.0
+CLAIM_LEASE = 20.0
+CLAIM_RENEW_INTERVAL = 2.0
 
 # Seconds that a claim may be unknown to its own worker: between the answer of Redis and Celery's note of it.
 _UNKNOWN_FOR = 10.0
@@ -67,19 +67,21 @@ class DeadLettered(NamedTuple):
 
 
 class Renewed(NamedTuple):
-    """The answer to a renewal: the worker's tasks that were cancelled, and anybody's that became dead letters."""
+    """The answer to a renewal: the worker's tasks that were cancelled, and any worker's that became dead letters."""
 
     cancelled: list[str]
     dead_lettered: list[DeadLettered]
 
 
 class Claims:
-    """One worker's claims. Every method is one round trip, or a few after Redis was started anew, and raises
+    """One worker's claims. Every method is one round trip, or a few after Redis was restarted, and raises
     redis.RedisError when Redis is away.
     """
 
-    def __init__(self, redis: Redis, limits: ClaimLimits, *, host: str | None = None, lease: float = LEASE) -> None:
-        """Each life of a worker on a `host` is an owner of its own; what an earlier one had is requeued at once."""
+    def __init__(
+        self, redis: Redis, limits: ClaimLimits, *, host: str | None = None, lease: float = CLAIM_LEASE
+    ) -> None:
+        """Each start of a worker on a `host` makes a new owner; claims of an earlier one are requeued at once."""
         host = host or socket.gethostname()
         self._count_key = keys.taken(host)
         self._host = f"{host}/"
@@ -101,7 +103,7 @@ class Claims:
         return _read_taken(self._take(keys=[self._note], args=self._taking(free=free, limit=limit, sharers=sharers)))
 
     def poll(self, session_id: int, number: int, *, limit: int, wait: float = 0) -> Taken:
-        """Claim the next messages for one process that polls the queue, `limit` at most and none that must be alone.
+        """Claim the next messages for one process that polls the queue, `limit` at most and none that must be isolated.
 
         Waits up to `wait` seconds for one. The tasks are noted, as round `number` of this poll session.
         """
@@ -128,7 +130,7 @@ class Claims:
     def session_tasks(self, session_id: int) -> tuple[int, list[QueuedTask]]:
         """The last round of this poll session that was noted, and its tasks; 0 and none when there is none.
 
-        Of one that has ended, the id alone is known. None of them must be alone.
+        Of one that has ended, the id alone is known. None of them must be isolated.
         """
         number, noted = self._read_note(keys=[self._note], args=[session_id])
         tasks = [

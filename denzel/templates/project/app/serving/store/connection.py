@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from redis import Redis, asyncio
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-Answer = TypeVar("Answer")
-
-#: Seconds after which Redis counts as away. Short, so that a client of the api is told at once.
+#: Seconds after which Redis counts as away. Short, so that a client of the api gets its error soon.
 TIMEOUT = 2.0
 
 

@@ -28,14 +28,14 @@ class DeadLetters:
 
     def read(self) -> list[DeadLetter]:
         """All of them, the oldest first."""
-        entries: list[tuple[str, float]] = self._redis.zrange(keys.QUARANTINE, 0, -1, withscores=True)  # type: ignore[assignment]
+        entries: list[tuple[str, float]] = self._redis.zrange(keys.DEAD_LETTERS, 0, -1, withscores=True)  # type: ignore[assignment]
         with self._redis.pipeline(transaction=False) as pipe:
             for task_id, _ in entries:
-                pipe.hmget(keys.quarantined(task_id), ["deliveries", "reason"])
-            kept = pipe.execute()
+                pipe.hmget(keys.dead_letter(task_id), ["deliveries", "reason"])
+            letters = pipe.execute()
         return [
             DeadLetter(task_id=task_id, deliveries=int(deliveries), since=since, reason=reason)
-            for (task_id, since), (deliveries, reason) in zip(entries, kept, strict=True)
+            for (task_id, since), (deliveries, reason) in zip(entries, letters, strict=True)
             if reason
         ]
 
@@ -46,7 +46,7 @@ class DeadLetters:
     def discard(self, task_id: str) -> bool:
         """Delete the letter and keep the task's record; False when there is no such letter."""
         with self._redis.pipeline() as pipe:
-            pipe.delete(keys.quarantined(task_id))
-            pipe.zrem(keys.QUARANTINE, task_id)
+            pipe.delete(keys.dead_letter(task_id))
+            pipe.zrem(keys.DEAD_LETTERS, task_id)
             _, removed = pipe.execute()
         return bool(removed)

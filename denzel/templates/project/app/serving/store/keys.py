@@ -20,7 +20,7 @@ ACCEPTED = "denzel:accepted"
 WAITING = "denzel:waiting"
 
 #: The ids of dead letters, by the time of their last delivery; each one's message is at `quarantined(id)`.
-QUARANTINE = "denzel:quarantine"
+DEAD_LETTERS = "denzel:quarantine"
 
 #: The endpoints (host:port) with callbacks waiting, by the time when the first is due; and those that are down.
 ENDPOINTS = "denzel:receivers"
@@ -46,7 +46,7 @@ WORKERS = "denzel:workers"
 #: Prefixes of the keys below.
 TASK = "denzel:task:"
 CALLBACKS = "denzel:callbacks:to:"
-QUARANTINED = "denzel:quarantine:task:"
+DEAD_LETTER = "denzel:quarantine:task:"
 
 
 def task(task_id: str) -> str:
@@ -59,9 +59,9 @@ def callbacks(endpoint: str) -> str:
     return CALLBACKS + endpoint
 
 
-def quarantined(task_id: str) -> str:
+def dead_letter(task_id: str) -> str:
     """The hash of one dead letter: its message, and the fields of its record that outlive the record."""
-    return QUARANTINED + task_id
+    return DEAD_LETTER + task_id
 
 
 def taken(host: str) -> str:

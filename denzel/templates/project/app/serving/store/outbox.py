@@ -12,7 +12,7 @@ from redis import Redis
 from app.serving.store import keys, scripts
 
 #: Seconds for which a callback is leased to a sender, unless the sender renews it. After that it is due again.
-LEASE = 15
+CALLBACK_LEASE = 15
 
 #: Callbacks leased, or scanned, in one script: Redis does nothing else meanwhile.
 MAX_TAKEN = 64
@@ -106,7 +106,7 @@ class Outbox:
         """
         next_in, taken = self._take(
             args=[
-                *(free, per_endpoint, LEASE, MAX_TAKEN, min(free_bytes, MAX_TAKEN_BYTES)),
+                *(free, per_endpoint, CALLBACK_LEASE, MAX_TAKEN, min(free_bytes, MAX_TAKEN_BYTES)),
                 json.dumps(dict(busy or {})),
             ],
         )
@@ -129,7 +129,7 @@ class Outbox:
         """Renew the leases of these callbacks, which are being sent."""
         task_ids = [callback.task_id for callback in callbacks]
         if task_ids:
-            self._renew(args=[LEASE, *task_ids])
+            self._renew(args=[CALLBACK_LEASE, *task_ids])
 
     def settle(self, attempts: Sequence[tuple[Callback, AttemptResult]]) -> None:
         """Record how attempts ended: delivered, to be tried again, or failed for good."""
@@ -165,7 +165,7 @@ class Outbox:
         return found
 
     def resend(self, task_ids: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Send these callbacks now, with a schedule that begins anew; delivered ones too, while their record is kept.
+        """Send these callbacks now, with a schedule that starts over; delivered ones too, while their record is kept.
 
         Returns the ids that are sent, and those that are unknown: without a record, without a callback, not ended.
         """

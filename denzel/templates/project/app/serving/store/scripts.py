@@ -25,8 +25,8 @@ _KEYS = "\n".join(
 def compose(name: str) -> str:
     """The whole source of the script `<folder>/<name>.lua`: its includes, each once, then itself."""
     source = _read(name)
-    # With `allow-oom`, what takes a task further runs also at Redis' memory limit. What brings a new one has no flags:
-    # there Redis refuses its first write, with redis.exceptions.OutOfMemoryError.
+    # Scripts flagged `allow-oom` run at Redis' memory limit too. accept.lua has no flags: its first write fails there,
+    # with redis.exceptions.OutOfMemoryError.
     flags, _, body = source.partition("\n") if source.startswith("#!lua") else ("", "", source)
     parts = [flags] if flags else []
     return "\n".join([*parts, _KEYS, *map(_read, _includes(source, [])), body])

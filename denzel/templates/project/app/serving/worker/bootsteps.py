@@ -14,7 +14,7 @@ from celery import bootsteps
 from redis import RedisError
 
 from app.serving.settings import Settings
-from app.serving.store.claims import RENEW_EVERY, DeadLettered
+from app.serving.store.claims import CLAIM_RENEW_INTERVAL, DeadLettered
 from app.serving.store.connection import connect
 from app.serving.store.workers import HEARTBEAT_INTERVAL, WorkerRegistry
 from app.serving.worker import log_file, pool
@@ -97,7 +97,7 @@ class DispatcherStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _renew_for_ever(self) -> None:
         while True:
-            time.sleep(RENEW_EVERY)
+            time.sleep(CLAIM_RENEW_INTERVAL)
             self._renew()
 
     def _renew(self) -> None:

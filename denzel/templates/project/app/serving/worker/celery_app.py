@@ -12,6 +12,7 @@ from celery import Celery, signals
 from celery.exceptions import TaskPredicate
 from celery.utils.log import get_multiprocessing_logger
 
+from app.serving.errors import ends_process
 from app.serving.settings import Settings
 from app.serving.store import keys
 from app.serving.store.claims import ClaimLimits, Claims
@@ -28,10 +29,10 @@ from app.serving.worker.batching.scoreboard import Scoreboard
 from app.serving.worker.bootsteps import DispatcherStep, LogRotation, Registration
 from app.serving.worker.model.predictor import Predictor
 from app.serving.worker.pool import limit_exit_wait
-from app.serving.worker.pool_process import exit_with_worker, load_model
+from app.serving.worker.pool_process import exit_with_worker, prepare_model
 from app.serving.worker.preload import Preload
 from app.serving.worker.shutdown import GracefulShutdown, deregister, requeue_all
-from app.serving.worker.sidecar import SidecarSupervisor
+from app.serving.worker.sidecar_supervisor import SidecarSupervisor
 from app.serving.worker.transport import Channel
 
 #: Seconds that a process may take to load its model: any number. Celery would kill it after 4.
@@ -86,7 +87,7 @@ def invoke_predict(json_data: Any) -> dict[str, Any]:
     try:
         return predictor.predict(json_data)
     except (TaskPredicate, SystemExit, KeyboardInterrupt) as error:
-        if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code < 0:
+        if ends_process(error):
             # Celery ends the process.
             raise
         # Celery would obey its own exceptions, and take the others for the end of the process.
@@ -120,7 +121,7 @@ def start_process(sender: str, **_: Any) -> None:
     """Prepare a pool process for its first task."""
     limit_exit_wait(EXIT_GRACE)
     exit_with_worker()
-    load_model(predictor, WorkerRegistry(connect(celery_app.conf.denzel_settings.redis_url)), sender)
+    prepare_model(predictor, WorkerRegistry(connect(celery_app.conf.denzel_settings.redis_url)), sender)
 
 
 @signals.worker_shutdown.connect

@@ -1,4 +1,4 @@
-"""Celery's pool of processes, and billiard's within it: all use of their internals (Celery 5.7.0, billiard 4.3.2)."""
+"""Celery's pool of processes: all use of its internals and of billiard's (Celery 5.7.0, billiard 4.3.2)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from billiard import pool as billiard_pool
 
 
 def accept_early_deaths(worker: Any) -> None:
-    """Let the worker start although no process lives through its first second: each that dies is replaced."""
+    """Let the worker start although no process survives its first second: each that dies is replaced."""
     worker.pool.did_start_ok = lambda: True
 
 
@@ -37,7 +37,7 @@ def pool_processes(worker: Any) -> list[Any]:
 
 
 def has_dropped(worker: Any, job: Any) -> bool:
-    """True when the pool has discarded a job that nobody began, as it does when a connection breaks."""
+    """True when the pool has discarded a job that no process started, as it does when a connection breaks."""
     pool = _pool(worker)
     return bool(pool) and job._job not in pool._cache
 

@@ -21,7 +21,7 @@ PAUSE_AFTER_DEATH = 5.0
 PARENT_CHECK_INTERVAL = 1.0
 
 
-def load_model(predictor: Predictor, registry: WorkerRegistry, worker: str) -> None:
+def prepare_model(predictor: Predictor, registry: WorkerRegistry, worker: str) -> None:
     """Load the model before the first task, unless it came with the fork; register the state of this process."""
 
     def register(state: WorkerState, cause: str = "") -> None:

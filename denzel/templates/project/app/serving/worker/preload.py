@@ -17,7 +17,7 @@ from celery import bootsteps, signals
 from redis import RedisError
 
 from app.serving.settings import Settings
-from app.serving.store.claims import RENEW_EVERY
+from app.serving.store.claims import CLAIM_RENEW_INTERVAL
 from app.serving.store.connection import connect
 from app.serving.store.workers import WorkerRegistry, WorkerState
 from app.serving.worker.model.openmp import one_thread
@@ -97,7 +97,7 @@ def preload_model(worker: Any, predictor: Predictor) -> None:
     worker.sidecar.set_loading(True)
     # First of all, so that a load_model that ends this process leaves a trace.
     register(lambda: registry.begin_preload(worker.hostname, pid))
-    with _on_stop_signal(stop), _repeatedly(keep_alive, every=RENEW_EVERY), one_thread():
+    with _on_stop_signal(stop), _repeatedly(keep_alive, every=CLAIM_RENEW_INTERVAL), one_thread():
         predictor.load(report_failure)
     worker.sidecar.set_loading(False)
     register(lambda: registry.remove_process(worker.hostname, pid))

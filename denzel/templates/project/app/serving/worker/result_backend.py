@@ -22,8 +22,8 @@ class RecordBackend(BaseBackend):  # type: ignore[misc]
     def __init__(self, app: Any, **options: Any) -> None:
         super().__init__(app, **options)
         settings: Settings = app.conf.denzel_settings
-        self._records = TaskStore(connect(settings.redis_url))
-        self._lifetime = settings.result_lifetime
+        self._store = TaskStore(connect(settings.redis_url))
+        self._ttl = settings.result_lifetime
 
     def _store_result(
         self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **_: Any
@@ -31,14 +31,14 @@ class RecordBackend(BaseBackend):  # type: ignore[misc]
         # The step that took it from the queue has stored that it started.
         if state in TERMINAL_STATES:
             shown = _shown(result, state)
-            self._records.complete(task_id, state, shown, ttl=self._lifetime, tag=_delivery_tag(request))
+            self._store.complete(task_id, state, shown, ttl=self._ttl, tag=_delivery_tag(request))
 
     def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> BaseException:
         """Keep the exception whole; Celery would flatten it here."""
         return exc
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        record = self._records.find(task_id)
+        record = self._store.find(task_id)
         if record is None:
             return {"status": states.PENDING, "result": None}
         return {"status": record.status, "result": record.result}

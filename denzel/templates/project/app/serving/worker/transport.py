@@ -29,7 +29,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]
     """Settles messages through the claims; their channel may be closed by then."""
 
     def can_consume(self) -> bool:
-        """True when the queue may be polled; other channels, and replies that are under way, are always read."""
+        """True when the queue may be polled; other channels, and replies that are in flight, are always read."""
         return bool(self.channel._in_poll) or not self.channel.active_queues or self.channel.dispatcher.capacity() > 0
 
     def ack(self, delivery_tag: str) -> None:

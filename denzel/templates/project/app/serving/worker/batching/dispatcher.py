@@ -51,7 +51,7 @@ class Dispatcher:
     def __init__(
         self,
         claims: Claims,
-        records: TaskStore,
+        store: TaskStore,
         scoreboard: Scoreboard,
         settings: Settings,
         run: Callable[..., BatchResult],
@@ -71,7 +71,7 @@ class Dispatcher:
         self._size = AdaptiveBatchSize(batch_size=settings.batch_size, deliveries=settings.task_max_deliveries)
         self._window = BatchWindow(scoreboard, settings.batch_wait, clock)
         self.events = TaskEvents(clock)
-        self._settlements = PendingSettlements(claims, records, self.events, ttl=settings.result_lifetime)
+        self._settlements = PendingSettlements(claims, store, self.events, ttl=settings.result_lifetime)
         self._sessions = 0
 
     def start(self, worker: Any, *, ready: Callable[[], int], has_dropped: Callable[[Any], bool]) -> None:

@@ -37,8 +37,8 @@ TaskInfo = TaskView | PolledTask
 class TaskEvents:
     """Sends the events of a worker through the event dispatcher of its consumer.
 
-    Celery sends an event each when a task is received, started and ended. Here a task that ends before anybody could
-    look has one event, with all that these contain.
+    Celery sends an event each when a task is received, started and ended. Here a task that ends before it could be
+    shown has one event, with all that these contain.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:

@@ -1,8 +1,8 @@
 """A pool process that polls the queue: when its batch has ended, it takes the next tasks itself.
 
 Handing over a batch costs two context switches and 0.5 ms of CPU in the worker's main process, more than a fast model
-needs. What is polled is noted in Redis in the same step: so the main process renews the claims on it, and can tell what
-the process had when it dies (worker/batching/dispatcher.py).
+needs. What is polled is noted in Redis in the same step: so the main process renews the claims on it, and can read what
+it had when it dies (worker/batching/dispatcher.py).
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ class PollSession:
         self.cancelled: list[QueuedTask] = []
 
     def next(self, *, waiting: int) -> list[QueuedTask]:
-        """The tasks to run next, while so many are known to be `waiting`. None when the session is over."""
+        """The tasks to run next, while so many are known to be `waiting`.
+
+        Empty when none came in time, or the session is over.
+        """
         if self.to_requeue or self._clock() > self._until or not self._scoreboard.may_poll(self._slot):
             return []
         if not waiting:

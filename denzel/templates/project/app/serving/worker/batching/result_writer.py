@@ -26,9 +26,9 @@ _MAX_PAUSE = 1.0
 class ResultWriter:
     """Buffers results, and writes many at once. None waits long for the task behind it, which may take hours."""
 
-    def __init__(self, records: TaskStore, *, ttl: int, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, store: TaskStore, *, ttl: int, sleep: Callable[[float], None] = time.sleep) -> None:
         """Results are kept for `ttl` seconds. Make it in the process that uses it: its thread survives no fork."""
-        self._records = records
+        self._store = store
         self._ttl = ttl
         self._sleep = sleep
         self._lock = threading.Lock()
@@ -67,7 +67,7 @@ class ResultWriter:
         pause = _FIRST_PAUSE
         while True:
             try:
-                waiting = self._records.complete_many(self._completions, ttl=self._ttl)
+                waiting = self._store.complete_many(self._completions, ttl=self._ttl)
             except RedisError as error:
                 log.warning("%d results could not be stored, trying again: %s", len(self._completions), error)
                 self._sleep(pause)

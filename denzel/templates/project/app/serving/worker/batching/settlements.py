@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 class PendingSettlements:
     """Tasks of one worker that have ended, or are to be requeued, until Redis has acknowledged that."""
 
-    def __init__(self, claims: Claims, records: TaskStore, events: TaskEvents, *, ttl: int) -> None:
+    def __init__(self, claims: Claims, store: TaskStore, events: TaskEvents, *, ttl: int) -> None:
         """Results are kept for `ttl` seconds."""
         self._claims = claims
-        self._records = records
+        self._store = store
         self._events = events
         self._ttl = ttl
         #: Tasks that are not requeued yet, by id: the view of each, and True when its process may have died of it.
@@ -52,7 +52,7 @@ class PendingSettlements:
     def _write(self) -> list[tuple[DeadLettered, TaskView | None]]:
         try:
             if self._completions:
-                self._records.complete_many(self._completions, ttl=self._ttl)
+                self._store.complete_many(self._completions, ttl=self._ttl)
                 self._completions = []
             if self.to_requeue:
                 dead_lettered = self._claims.requeue({task_id: died for task_id, (_, died) in self.to_requeue.items()})

@@ -32,7 +32,7 @@ class BatchWindow:
         self._timer = timer
 
     def close(self, *, is_full: bool = False) -> None:
-        """Let what waits be taken. The next task opens the window anew, unless the next batch `is_full` already."""
+        """Let what waits be taken. The next task opens the window again, unless the next batch `is_full` already."""
         self._until = self._clock() if is_full else None
 
     def is_open(self, batches: InFlight) -> bool:

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Renew the claims of a worker, and those noted by its polling process. Requeue what the worker has no knowledge of
--- (the answer with it was lost, or it went with a broken connection), what its earlier life claimed, and what nobody
--- renews. After a gap in which nobody looked, as Redis or all workers were away, every owner gets another lease to
--- renew first. Without any claims, nothing is written.
+-- Renew the claims of a worker, and those noted by its polling process. Requeue what the worker does not know of (its
+-- reply was lost, or went with a broken connection), what it claimed before a restart, and what no worker renews.
+-- After a gap without renewals, as Redis or all workers were away, every owner gets another lease to renew first.
+-- Without any claims, nothing is written.
 -- @include requeue
 -- KEYS: 1 the note of the polling process
 -- ARGV: 1 owner, 2 prefix of the owners on this host, 3 known claims as JSON, task id by delivery tag, 4 lease in

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Claim messages for processes that can run them: each process several in one batch, or one alone. A task that was
--- delivered before is alone, so that one which kills its process is not mistaken for another; so is a message of
--- another Celery client. A process that polls for itself claims none that must be alone, and its tasks are noted.
+-- Claim messages for processes that can run them: each process several in one batch, or one isolated. A task that was
+-- delivered before is isolated, so that one which kills its process is not mistaken for another; so is a message of
+-- another Celery client. A process that polls for itself claims none that must be isolated, and its tasks are noted.
 -- @include common
 -- @include messages
 -- @include dead_letter
@@ -48,11 +48,11 @@ while (places > 0 or free > 0) and bytes < MAX_BYTES do
         -- Not a Celery message; nothing is thrown away.
         dead_letter(string.format('unreadable-%.6f', now()), message, 0, 'not a message that Celery could have sent')
     elseif status == 'PENDING' or status == 'STARTED' or status == 'RETRY' or (not status and tag ~= task_id) then
-        local is_alone = delivered > 0 or tag ~= task_id
-        if is_alone and free == 0 then
+        local is_isolated = delivered > 0 or tag ~= task_id
+        if is_isolated and free == 0 then
             redis.call('RPUSH', QUEUE, message)
             break
-        elseif is_alone then
+        elseif is_isolated then
             free = free - 1
         else
             if places == 0 then

@@ -9,7 +9,7 @@
 -- Answer: true; false when there is no such dead letter, or it is no task
 
 local task_id = ARGV[1]
-local task, letter = TASK .. task_id, QUARANTINED .. task_id
+local task, letter = TASK .. task_id, DEAD_LETTER .. task_id
 local fields = redis.call('HMGET', letter, 'message', 'callback_uri', 'receiver', 'replays')
 if not fields[1] or redis.call('HGET', letter, 'deliveries') == '0' then
     return false
@@ -17,7 +17,7 @@ end
 drop_callback(task_id, redis.call('HGET', task, 'receiver'))
 local idempotency = redis.call('HGET', task, 'idempotency')
 redis.call('DEL', task, letter)
-redis.call('ZREM', QUARANTINE, task_id)
+redis.call('ZREM', DEAD_LETTERS, task_id)
 local place = redis.call('INCR', ACCEPTED)
 redis.call('HSET', task, 'status', 'PENDING', 'place', place, 'since', now(), 'replays', (fields[4] or 0) + 1)
 if fields[2] then

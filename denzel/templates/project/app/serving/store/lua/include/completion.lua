@@ -1,5 +1,5 @@
 -- The end of tasks: result, callback and the claim of the owner change together. The first end of a task stands: a
--- repeated run changes neither its result nor schedules a second callback. `announce_completions` publishes all ends
+-- repeated run neither changes its result nor schedules a second callback. `announce_completions` publishes all ends
 -- of one script at once, with the results that requests wait for, so that these need not be read again.
 -- @include common
 -- @include schedule

@@ -5,9 +5,9 @@
 local DEAD_LETTER_TTL = 30 * 24 * 3600
 
 local function dead_letter(task_id, message, deliveries, reason)
-    local letter = QUARANTINED .. task_id
-    redis.call('ZREMRANGEBYSCORE', QUARANTINE, '-inf', now() - DEAD_LETTER_TTL)
-    redis.call('ZADD', QUARANTINE, now(), task_id)
+    local letter = DEAD_LETTER .. task_id
+    redis.call('ZREMRANGEBYSCORE', DEAD_LETTERS, '-inf', now() - DEAD_LETTER_TTL)
+    redis.call('ZADD', DEAD_LETTERS, now(), task_id)
     redis.call('HSET', letter, 'message', message, 'deliveries', deliveries, 'reason', reason)
     redis.call('EXPIRE', letter, DEAD_LETTER_TTL)
     for _, field in ipairs({'callback_uri', 'receiver', 'replays'}) do

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Give leases of callbacks back: they are due now, and this was no attempt.
+-- Release the leases of callbacks: they are due now, and this was no attempt.
 -- @include common
 -- @include endpoints
 -- KEYS: none

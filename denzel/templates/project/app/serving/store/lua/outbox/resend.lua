@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Send callbacks again now, with a schedule that begins anew.
+-- Send callbacks again now, with a schedule that starts over.
 -- @include common
 -- @include endpoints
 -- @include schedule

@@ -61,7 +61,7 @@ class SidecarSupervisor(bootsteps.StartStopStep):  # type: ignore[misc]
             self._process.send_signal(signal.SIGURG)
 
     def shut_down(self) -> None:
-        """End the process once the callbacks under way have arrived; the worker's tasks have ended."""
+        """Terminate the sidecar, and wait at most CALLBACKS_GRACE seconds for its callbacks in flight."""
         self._is_shut_down = True
         if self._process is not None:
             self._process.terminate()
