@@ -156,7 +156,7 @@ def test_the_tutorial_works_as_it_is_written(reader: Reader, backend: str) -> No
 
 
 def test_a_status_is_asked_for_until_it_is_what_the_page_shows(reader: Reader, receiver: Receiver) -> None:
-    receiver.answer = lambda: b"DELIVERED\n" if len(receiver.received) == 3 else b"PENDING\n"
+    receiver.content = lambda: b"DELIVERED\n" if len(receiver.received) == 3 else b"PENDING\n"
     reader.type(Command(f"curl -s {receiver.uri(path='/status/TASK_ID')}", ["DELIVERED"]))
     with pytest.raises(AssertionError, match="PENDING"):
         reader.type(Command(f"curl -s {receiver.uri(path='/info')}", ["DELIVERED"]))

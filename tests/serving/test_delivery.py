@@ -276,7 +276,7 @@ def test_a_worker_that_hangs_is_ended_from_outside_and_its_tasks_run(stories: St
 def test_a_receiver_that_was_away_for_two_minutes_gets_every_callback_once_it_is_back(stories: Stories) -> None:
     """Redis was away for one of them."""
     until(lambda: time.monotonic() - stories.begun > 2 * MINUTE, within=2 * MINUTE, what="two minutes to be over")
-    with receiving(stories.port) as receiver:
+    with receiving(port=stories.port) as receiver:
         until(lambda: len(receiver.received) == len(stories.callbacks), within=MINUTE, what="every callback")
         reports = [stories.away.task(task) for task in stories.callbacks]
         until(lambda: not stories.away.redis.exists(keys.UNDELIVERED), what="the deliveries on record")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from doubles.receiver import ScriptedReceiver
+from doubles.receiver import Receiver
 from support.records import record_of
 
 from app.serving.callbacks.sender import CallbackSender
@@ -18,7 +18,7 @@ from app.serving.store.tasks import CallbackReport, TaskStore
 DAY = 86_400.0
 
 Sending = Callable[..., Callable[[], None]]
-Scripted = Callable[..., ScriptedReceiver]
+Scripted = Callable[..., Receiver]
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
