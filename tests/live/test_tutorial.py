@@ -1,4 +1,4 @@
-"""The tutorial, followed to the letter: its commands are typed, its files written, its output compared."""
+"""The tutorial, followed to the letter: its commands, its files, and its output."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Reader:
         return shown, code
 
     def sees(self, expected: list[str]) -> None:
-        """Wait until the second terminal shows what the page says, after what it has shown before."""
+        """Wait until the second terminal shows the text of the page, after its earlier output."""
 
         def shown() -> bool:
             return matches(expected, self.second_output.read_text()[self.second_read :])

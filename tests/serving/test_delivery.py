@@ -1,4 +1,4 @@
-"""What is promised of an accepted task, on real services that are killed, cut off, and slower than every time-out."""
+"""Promises on an accepted task, on real services that are killed, cut off, and slower than every time-out."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_what_a_killed_worker_had_runs_again_as_soon_as_it_is_back(single: Deplo
     single.launch("denzel")
     tasks = [single.enqueue(once=f"begun-{number}", sleep=300) for number in range(2)]
     behind = single.enqueue()
-    # STARTED says that a worker has taken it; the kill is to find the pipeline at work.
+    # STARTED means that a worker has taken it; the kill must come while the pipeline runs.
     until(lambda: all((single.root / f"begun-{number}").exists() for number in range(2)), what="both to be at work")
     single.kill("denzel")
     assert single.redis.hlen(keys.OWNERS) == 2
