@@ -1,4 +1,4 @@
-"""Fixtures for every test, and which tests a run leaves out."""
+"""Fixtures for every test, and the selection of tests for a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documents say what the code does: commands, settings, messages and links."""
+"""Agreement of the documents with the code: commands, settings, messages and links."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def raised_messages() -> list[tuple[str, str]]:
 
 
 def _pattern(message: ast.expr) -> str | None:
-    """A pattern for what a string literal or an f-string says; None for what is no literal."""
+    """A pattern for the text of a string literal or an f-string; None for anything else."""
     if isinstance(message, ast.Constant) and isinstance(message.value, str):
         return re.escape(message.value)
     if isinstance(message, ast.JoinedStr):

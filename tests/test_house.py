@@ -1,4 +1,4 @@
-"""Walls of the house: which package may import which, how large its parts are, and how they introduce themselves."""
+"""Walls of the house: imports between packages, sizes of files and functions, and first lines."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ MAX_LINES = 300
 
 # Words that ask where a first line should name.
 ASKING = re.compile(r"(what|how|whether|who|whom|whose|which|why|when|where)\b", re.IGNORECASE)
+
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 # What the backends' door and the cli open when they are asked to, and not before.
 HEAVY = ("docker", "http.server", "jinja2", "psutil", "redis", "requests", "supervisor", "urllib3", "xmlrpc")
@@ -165,15 +167,28 @@ def test_files_and_functions_stay_small(half: Half) -> None:
 # ------------------------------------------------------------------ words
 
 
+def asking(tree: ast.AST, kinds: tuple[type[ast.AST], ...]) -> list[str]:
+    """The first lines of docstrings that ask."""
+    documented = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    lines = [text.partition("\n")[0] for node in documented if (text := ast.get_docstring(node))]  # type: ignore[arg-type]
+    return [line for line in lines if ASKING.match(line)]
+
+
 @each_file
 def test_first_lines_name_and_do_not_ask(path: Path) -> None:
     """A module's is a noun phrase that names its mechanism; a function's or a class' a noun phrase or an imperative."""
     tree = ast.parse(path.read_text())
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    documented = [node for node in ast.walk(tree) if isinstance(node, kinds)]
-    lines = [text.partition("\n")[0] for node in documented if (text := ast.get_docstring(node))]
-    assert [line for line in lines if ASKING.match(line)] == []
-    assert path.name == "__init__.py" or ast.get_docstring(tree), "a module says in one line what it is"
+    assert asking(tree, DOCUMENTED) == []
+    assert path.name == "__init__.py" or ast.get_docstring(tree), "a module names in one line what it is"
+
+
+def test_first_lines_of_tests_name_too() -> None:
+    """A test's name is its sentence, so of test modules the first line counts alone."""
+    trees = {path: ast.parse(path.read_text()) for path in (REPOSITORY / "tests").rglob("*.py")}
+    helpers = {path for path in trees if path.parent.name in ("doubles", "support")}
+    found = {path: asking(tree, DOCUMENTED if path in helpers else (ast.Module,)) for path, tree in trees.items()}
+    assert {path: lines for path, lines in found.items() if lines} == {}
+    assert [path for path, tree in trees.items() if not ast.get_docstring(tree)] == []
 
 
 @each_file

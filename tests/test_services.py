@@ -1,4 +1,4 @@
-"""Facts that the command and the serving code share have one owner on each side: here they are compared."""
+"""Facts shared by the command and the serving code: one owner on each side, compared here."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_worker_has_the_name_that_status_reads(entrypoints: str) -> None:
 
 # ------------------------------------------------------------------ one description for both backends
 
-#: What tells a service how to reach the others, beside its settings; Redis reaches nobody.
+#: Addresses of the other services, passed to a service beside its settings; Redis needs none.
 SHARED = {service: {"PROJECT_NAME", "REDIS_URL", "OWN_SERVICES"} for service in Service}
 SHARED[Service.REDIS] = {"REDISCLI_AUTH"}
 

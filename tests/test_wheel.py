@@ -1,4 +1,4 @@
-"""The wheel carries everything: what is installed from it renders the same project as the checkout does."""
+"""Contents of the wheel: an installation from it renders the same project as the checkout."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Rig(ABC):
 
     #: The name of the backend in .env.
     backend: ClassVar[str] = "docker"
-    #: What the installer says of a requirement `!!!`.
+    #: The installer's message about a requirement `!!!`.
     complaint: ClassVar[str] = "Invalid requirement: '!!!'"
     #: True when two folders cannot share a project name.
     names_are_shared: ClassVar[bool] = True
@@ -170,7 +170,7 @@ class LocalRig(RealRig):
         own.write_text(f"[supervisorctl]\nserverurl = unix://{socket}\n")
         command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(own), *arguments]
         done = subprocess.run(command, capture_output=True, text=True)
-        # 7 says that the program does not run: it is waiting for its next start.
+        # 7 means that the program does not run: it waits for its next start.
         assert done.returncode in (0, 7), done.stdout + done.stderr
         return done.stdout
 

@@ -1,4 +1,4 @@
-"""A backend in memory: a real one, with states and data, which starts nothing and can be told to fail."""
+"""An in-memory backend with states and data, which starts no process and fails on request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REQUIREMENTS = {
 
 @dataclass
 class Machine:
-    """What outlives a command: everything that exists under one project name."""
+    """State between commands: everything that exists under one project name."""
 
     folder: Path | None = None
     services: dict[Service, State] = field(default_factory=dict)
@@ -42,9 +42,9 @@ class Machine:
 class FakeBackend(Backend):
     """The services of one project on a `machine`.
 
-    `done` tells what was done, in order. `failures` holds what a method raises, by the method's name. What the services
-    become when they are started is in `comes_up_as` (UP where nothing is said), what the worker reports in `worker`.
-    `answers` holds what programs print, or raise, by their argument lists; `executed` is what was run, in order.
+    `done` lists the actions in order. `failures` maps the name of a method to the error that it raises. `comes_up_as`
+    holds the state of a service after its start (UP by default), `worker` the worker's report. `answers` maps the
+    argument list of a program to its output, or to the error that it raises; `executed` lists the programs in order.
     """
 
     name = "fake"
@@ -219,7 +219,7 @@ def _lpush(data: dict[str, Any], key: str, *values: str) -> int:
 
 
 def _eval(data: dict[str, Any], script: str, number: str, *keys: str) -> list[Any]:
-    """Scripts that return what some commands say; denzel sends no others."""
+    """Run a script that returns the answers of some commands; denzel sends no others."""
     calls = re.findall(r"redis\.call\(([^)]*)\)", script)
     assert script == "return {" + ", ".join(f"redis.call({call})" for call in calls) + "}"
     names = {f"KEYS[{place}]": key for place, key in enumerate(keys, 1)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Clock:
-    """Seconds for whoever takes a `clock` and a `sleep`: time passes while somebody sleeps, or when `now` is set."""
+    """A `clock` and a `sleep` in seconds: time passes during a sleep, or when `now` is set."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now

@@ -1,4 +1,4 @@
-"""HTTP servers of tests: a quiet one, and the endpoint of callbacks, which keeps what it is sent."""
+"""HTTP servers for tests: one without a log, and an endpoint of callbacks that records its requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Reads and answers in whole, without a log."""
+    """Whole requests and responses, without a log."""
 
     def content(self) -> bytes:
         return self.rfile.read(int(self.headers["Content-Length"] or 0))
@@ -45,7 +45,7 @@ Serving = TypeVar("Serving", bound=Server)
 
 @contextmanager
 def running(server: Serving) -> Iterator[Serving]:
-    """The server answers until the end of the `with`."""
+    """Run the server until the end of the `with`."""
     with server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
@@ -57,7 +57,7 @@ def running(server: Serving) -> Iterator[Serving]:
 
 
 class Received(NamedTuple):
-    """One request."""
+    """A recorded request."""
 
     headers: dict[str, str]
     content: bytes
@@ -68,18 +68,23 @@ class Received(NamedTuple):
 
 
 class Receiver(Server):
-    """The endpoint of callbacks: answers with `status` and `answer()`, below /hang when it is released."""
+    """An endpoint of callbacks: it sends `answers` in turn, each a status or a status with headers, then `status`.
 
-    def __init__(self, port: int) -> None:
+    While it is `hanging`, requests wait until it is `released`.
+    """
+
+    def __init__(self, *answers: int | tuple[int, dict[str, str]], port: int = 0) -> None:
         # Containers come in over Docker's bridge, so loopback alone is not enough.
-        super().__init__(("0.0.0.0", port), _Take)
+        super().__init__(("0.0.0.0", port), _ReceiverHandler)
+        self.answers = list(answers)
         self.status = 200
-        self.answer: Callable[[], bytes] = bytes
+        self.content: Callable[[], bytes] = bytes
         self.received: list[Received] = []
+        self.hanging = False
         self.released = threading.Event()
 
     def uri(self, backend: str = "local", *, path: str = "/stash") -> str:
-        return uri_for(backend, self.server_address[1], path)
+        return uri_for(backend, self.server_port, path)
 
     @property
     def bodies(self) -> list[Any]:
@@ -87,18 +92,21 @@ class Receiver(Server):
 
     @property
     def ids(self) -> list[str]:
-        """The tasks that were called back for, in their order."""
+        """Task ids of the callbacks, in the order of their arrival."""
         return [request.headers["webhook-id"] for request in self.received]
 
 
-class _Take(Handler):
+class _ReceiverHandler(Handler):
+    protocol_version = "HTTP/1.1"
     server: Receiver
 
     def do_POST(self) -> None:
         self.server.received.append(Received(dict(self.headers), self.content()))
-        if self.path.startswith("/hang"):
+        if self.server.hanging:
             self.server.released.wait(30)
-        self.answer(self.server.status, self.server.answer())
+        answer = self.server.answers.pop(0) if self.server.answers else self.server.status
+        status, headers = answer if isinstance(answer, tuple) else (answer, {})
+        self.answer(status, self.server.content(), **headers)
 
     do_GET = do_POST
 
@@ -109,42 +117,10 @@ def uri_for(backend: str, port: int, path: str = "/stash") -> str:
 
 
 @contextmanager
-def receiving(port: int = 0) -> Iterator[Receiver]:
-    """A receiver on this port, or on any."""
-    with running(Receiver(port)) as receiver:
+def receiving(*answers: int | tuple[int, dict[str, str]], port: int = 0) -> Iterator[Receiver]:
+    """A running receiver; at the end of the `with`, requests that hang are released."""
+    with running(Receiver(*answers, port=port)) as receiver:
         try:
             yield receiver
         finally:
             receiver.released.set()
-
-
-class ScriptedReceiver(Server):
-    """An endpoint of callbacks that answers from a list, then with 200: each is a status, or a status with headers.
-
-    While it is `hanging`, requests wait until it is `released`.
-    """
-
-    def __init__(self, *answers: int | tuple[int, dict[str, str]], port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), _Answer)
-        self.answers = list(answers)
-        self.received: list[Received] = []
-        self.hanging = False
-        self.released = threading.Event()
-        self.uri = uri_for("local", self.server_address[1])
-
-    @property
-    def ids(self) -> list[str]:
-        return [request.headers["webhook-id"] for request in self.received]
-
-
-class _Answer(Handler):
-    protocol_version = "HTTP/1.1"
-    server: ScriptedReceiver
-
-    def do_POST(self) -> None:
-        self.server.received.append(Received(dict(self.headers), self.content()))
-        if self.server.hanging:
-            self.server.released.wait(30)
-        answer = self.server.answers.pop(0) if self.server.answers else 200
-        status, headers = answer if isinstance(answer, tuple) else (answer, {})
-        self.answer(status, **headers)

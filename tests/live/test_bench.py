@@ -1,4 +1,4 @@
-"""The bench on real services: what it measures is there, and it leaves nothing behind."""
+"""The bench on real services: its measurements, and its cleanup."""
 
 from __future__ import annotations
 

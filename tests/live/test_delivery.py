@@ -1,4 +1,4 @@
-"""What is promised of an accepted task, on both backends: requests that kill, and receivers that are away."""
+"""Promises on an accepted task, on both backends: requests that kill, and endpoints that are down."""
 
 from __future__ import annotations
 

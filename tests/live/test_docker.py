@@ -1,4 +1,4 @@
-"""What is Docker's own: containers, images and what they may do."""
+"""Containers, images and their privileges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an earlier release has left, under this one: a project with its own code, and data for a new project."""
+"""Project and data of an earlier release under this one."""
 
 from __future__ import annotations
 

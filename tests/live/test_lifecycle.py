@@ -1,4 +1,4 @@
-"""The life of a project on real services: changed, stopped, broken, fixed, removed."""
+"""Lifecycle of a project on real services: changed, stopped, broken, fixed, removed."""
 
 from __future__ import annotations
 

@@ -86,7 +86,8 @@ def test_an_unknown_task_is_404(lab: Driven) -> None:
 
 
 def test_endpoints_that_hang_delay_no_prediction(lab: Driven, receiver: Receiver) -> None:
-    hanging = {"callback_uri": receiver.uri(lab.backend, path="/hang")}
+    receiver.hanging = True
+    hanging = {"callback_uri": receiver.uri(lab.backend)}
     for _ in range(70):
         lab.submit(hanging)
     until(lambda: len(receiver.received) >= 5, what="attempts that hang")

@@ -1,4 +1,4 @@
-"""The tutorial, followed to the letter: its commands are typed, its files written, its output compared."""
+"""The tutorial, followed to the letter: its commands, its files, and its output."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Reader:
         return shown, code
 
     def sees(self, expected: list[str]) -> None:
-        """Wait until the second terminal shows what the page says, after what it has shown before."""
+        """Wait until the second terminal shows the text of the page, after its earlier output."""
 
         def shown() -> bool:
             return matches(expected, self.second_output.read_text()[self.second_read :])
@@ -156,7 +156,7 @@ def test_the_tutorial_works_as_it_is_written(reader: Reader, backend: str) -> No
 
 
 def test_a_status_is_asked_for_until_it_is_what_the_page_shows(reader: Reader, receiver: Receiver) -> None:
-    receiver.answer = lambda: b"DELIVERED\n" if len(receiver.received) == 3 else b"PENDING\n"
+    receiver.content = lambda: b"DELIVERED\n" if len(receiver.received) == 3 else b"PENDING\n"
     reader.type(Command(f"curl -s {receiver.uri(path='/status/TASK_ID')}", ["DELIVERED"]))
     with pytest.raises(AssertionError, match="PENDING"):
         reader.type(Command(f"curl -s {receiver.uri(path='/info')}", ["DELIVERED"]))

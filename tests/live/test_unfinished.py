@@ -1,4 +1,4 @@
-"""What is unfinished, on real services: callbacks that nobody took, tasks that wait, tasks that kill their worker."""
+"""Unfinished work on real services: undelivered callbacks, waiting tasks, and tasks that kill their worker."""
 
 from __future__ import annotations
 

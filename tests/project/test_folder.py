@@ -1,4 +1,4 @@
-"""The project is found from any folder inside it."""
+"""Search for the project from any folder inside it."""
 
 from __future__ import annotations
 

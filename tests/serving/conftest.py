@@ -1,4 +1,4 @@
-"""What the tests of the serving code share: settings as a deployment has them, and Celery as the worker has it."""
+"""Shared fixtures of the serving code's tests: settings as in a deployment, and Celery as in the worker."""
 
 from __future__ import annotations
 

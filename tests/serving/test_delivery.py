@@ -1,4 +1,4 @@
-"""What is promised of an accepted task, on real services that are killed, cut off, and slower than every time-out."""
+"""Promises on an accepted task, on real services that are killed, cut off, and slower than every time-out."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_what_a_killed_worker_had_runs_again_as_soon_as_it_is_back(single: Deplo
     single.launch("denzel")
     tasks = [single.enqueue(once=f"begun-{number}", sleep=300) for number in range(2)]
     behind = single.enqueue()
-    # STARTED says that a worker has taken it; the kill is to find the pipeline at work.
+    # STARTED means that a worker has taken it; the kill must come while the pipeline runs.
     until(lambda: all((single.root / f"begun-{number}").exists() for number in range(2)), what="both to be at work")
     single.kill("denzel")
     assert single.redis.hlen(keys.OWNERS) == 2
@@ -276,7 +276,7 @@ def test_a_worker_that_hangs_is_ended_from_outside_and_its_tasks_run(stories: St
 def test_a_receiver_that_was_away_for_two_minutes_gets_every_callback_once_it_is_back(stories: Stories) -> None:
     """Redis was away for one of them."""
     until(lambda: time.monotonic() - stories.begun > 2 * MINUTE, within=2 * MINUTE, what="two minutes to be over")
-    with receiving(stories.port) as receiver:
+    with receiving(port=stories.port) as receiver:
         until(lambda: len(receiver.received) == len(stories.callbacks), within=MINUTE, what="every callback")
         reports = [stories.away.task(task) for task in stories.callbacks]
         until(lambda: not stories.away.redis.exists(keys.UNDELIVERED), what="the deliveries on record")

@@ -1,4 +1,4 @@
-"""What each process of a project imports, and so holds in memory and waits for at its start."""
+"""Imports of each process of a project, which cost memory and time at its start."""
 
 from __future__ import annotations
 

@@ -320,6 +320,17 @@ def test_a_worker_told_to_stop_while_it_loads_stops_in_a_few_seconds(single: Dep
     assert single.worker() == ("", "")
 
 
+def test_processes_that_load_the_model_exit_when_their_worker_is_killed(single: Deployment) -> None:
+    single.order(load_for=600)
+    single.start("redis", "denzel")
+    until(lambda: single.output("denzel").count("loading the model") == 2, what="both processes to load")
+    worker = single.running["denzel"].pid
+    loading = set(single.processes("denzel")) - {worker, single.sidecar()}
+    assert len(loading) >= 2
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: not loading & set(single.processes("denzel")), within=5, what="both to exit")
+
+
 def test_a_worker_whose_callbacks_cannot_be_sent_does_not_start(single: Deployment) -> None:
     """With Docker Compose alone nobody has checked the settings before."""
     single.environ["CALLBACK_SECRET"] = "whsec_QQ=="

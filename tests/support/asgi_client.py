@@ -1,4 +1,4 @@
-"""The serving code's event loop, beside the test: what belongs to it runs there, and goes on between two requests."""
+"""Event loop of the serving code in a thread, so that background work goes on between two requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Loop:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, Returned]) -> Returned:
-        """What the coroutine returns or raises; any thread may ask."""
+        """Return the coroutine's result, or raise its error; callable from any thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
     def cancel_all(self) -> None:

@@ -1,4 +1,4 @@
-"""Tasks with callbacks, for the tests of those who send them."""
+"""Tasks with callbacks, and a sender, for tests of callbacks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from doubles.receiver import ScriptedReceiver
+from doubles.receiver import Receiver
 from support.records import record_of
 
 from app.serving.callbacks.sender import CallbackSender
@@ -18,7 +18,7 @@ from app.serving.store.tasks import CallbackReport, TaskStore
 DAY = 86_400.0
 
 Sending = Callable[..., Callable[[], None]]
-Scripted = Callable[..., ScriptedReceiver]
+Scripted = Callable[..., Receiver]
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -29,7 +29,7 @@ def callback(**values: Any) -> Callback:
 
 
 def end(records: TaskStore, uri: str | None, *, task_id: str = "the-id", status: str = "SUCCESS") -> None:
-    """A task that was accepted and has ended."""
+    """Store a task that was accepted and has ended."""
     records.enqueue(task_id, "message", callback_uri=uri, queue_limit=100_000)
     result = {"a123": "naïve ☃"} if status == "SUCCESS" else {"args": ["no"]}
     records.complete(task_id, status, result, ttl=60)
@@ -37,7 +37,7 @@ def end(records: TaskStore, uri: str | None, *, task_id: str = "the-id", status:
 
 @contextmanager
 def running_sender(outbox: Any, deliver: Callable[[Callback], AttemptResult], **events: Any) -> Iterator[None]:
-    """A sender over this outbox runs until the end of the `with`."""
+    """Run a sender over this outbox until the end of the `with`."""
     sender = CallbackSender(outbox, deliver, **{"on_renew": lambda: None, **events})
     thread = threading.Thread(target=sender.run)
     thread.start()

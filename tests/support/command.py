@@ -1,4 +1,4 @@
-"""For tests of the command: where it is typed, the errors and the status that it shows, the programs that it runs."""
+"""Helpers for tests of the command: its folder, errors, status, and external programs."""
 
 from __future__ import annotations
 

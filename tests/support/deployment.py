@@ -1,4 +1,4 @@
-"""A project whose services a test runs by itself: its entrypoints and a Redis of its own, no container, no command."""
+"""A project whose services a test runs from their entrypoints, with a Redis of its own: no container, no command."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Deployment(LabProject):
             self.until_worker_is("UP")
 
     def kill(self, service: str) -> None:
-        """Kill everything that the service runs, or has left behind."""
+        """Kill all processes of the service, and those that it has left behind."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.running[service].pid, signal.SIGKILL)
         self.running[service].wait(30)
@@ -149,14 +149,14 @@ class Deployment(LabProject):
         return (reports[0].state.value, reports[0].cause) if reports else ("", "")
 
     def until_worker_is(self, state: str, *, within: float = 60) -> str:
-        """Waits for the state; returns its cause."""
+        """Wait for the state; return its cause."""
         seen = until(
             lambda: (report := self.worker())[0] == state and report, within=within, what=f"the worker to be {state}"
         )
         return seen[1]
 
     def until_all_are_ready(self) -> None:
-        """Waits until every process that predicts has its model: others may have died, in tests before."""
+        """Wait until every process that predicts has its model: some may have died in earlier tests."""
         count = int(self.environ["WORKER_CONCURRENCY"])
         until(
             lambda: len(set(self.loads()) & set(self.processes("denzel"))) == count and self.worker()[0] == "UP",
@@ -170,7 +170,7 @@ class Deployment(LabProject):
         return [int(line) for line in path.read_text().split()] if path.exists() else []
 
     def counted(self, name: str) -> int:
-        """How often tasks with count=name have run."""
+        """Number of runs of tasks with count=name."""
         path = self.root / name
         return len(path.read_text()) if path.exists() else 0
 

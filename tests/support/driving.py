@@ -1,4 +1,4 @@
-"""Driving a project as a user does: through the denzel command and over HTTP."""
+"""Driver of a project, as a user: through the denzel command and over HTTP."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Driven(LabProject):
         return {name: service["state"] for name, service in self.status()["services"].items()}
 
     def until_the_api_is_up(self) -> None:
-        """A command that does not wait for the model, or hears that it fails, may end before the api answers."""
+        """Wait for the api: a command that does not wait for the model, or that fails with it, may end earlier."""
         until(lambda: self.states()["api"] == "UP", within=60, what="the api")
 
     @property
@@ -101,7 +101,7 @@ class Driven(LabProject):
         return docker("ps", "--all", "--quiet", "--no-trunc", *[part for label in labels for part in ("-f", label)])
 
     def installed(self) -> list[str]:
-        """What tells one installation of the requirements from another."""
+        """Identity of an installation of the requirements."""
         if self.backend == "docker":
             layers = "{{range .RootFS.Layers}}{{.}} {{end}}"
             # The last layers are the assets and the code.
@@ -118,19 +118,19 @@ class Driven(LabProject):
         return until(record, within=within, what=f"task {task_id} to end")
 
     def listed(self, *arguments: str) -> list[dict[str, Any]]:
-        """What `denzel tasks` or `denzel callbacks` lists."""
+        """Entries of `denzel tasks` or `denzel callbacks`."""
         entries: list[dict[str, Any]] = json.loads(self.denzel(*arguments, "--json"))
         return entries
 
     @contextmanager
     def occupied(self) -> Iterator[list[str]]:
-        """Both processes that predict run a task until the end of the `with`: the ids of these tasks."""
+        """Occupy both predicting processes until the end of the `with`; yields the ids of their tasks."""
         with self.held() as order:
             bodies = [{**order, "echo": number} for number in range(2)]
             tasks = [self.submit(body) for body in bodies]
 
             def both_run() -> bool:
-                # STARTED says only that it was taken.
+                # STARTED means only that it was taken.
                 log = self.denzel("logworker")
                 return all(f"processing {body}" in log for body in bodies)
 
@@ -138,7 +138,7 @@ class Driven(LabProject):
             yield tasks
 
     def remove(self) -> None:
-        """Whatever is left of the project in Docker."""
+        """Remove whatever is left of the project in Docker."""
         self.denzel("shutdown", "--purge", "--yes")
 
 

@@ -30,7 +30,7 @@ class LabProject:
         shutil.copy(Path(__file__).with_name("lab_pipeline.py"), self.pipeline)
 
     def order(self, **orders: Any) -> None:
-        """What load_model does from the next start on."""
+        """Set the behaviour of load_model from the next start on."""
         named = {name.replace("_", " "): value for name, value in orders.items()}
         (self.root / "app" / "assets" / "orders.json").write_text(json.dumps(named))
 
@@ -47,7 +47,7 @@ class LabProject:
         return requests.get(self.api + path, timeout=60)
 
     def post(self, body: Any, **headers: str) -> requests.Response:
-        """Ask for a prediction; headers are named as keywords can be: idempotency_key."""
+        """Request a prediction; headers are named as keywords: idempotency_key."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return requests.post(f"{self.api}/predict", data=json.dumps(body), headers=named, timeout=120)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Command:
-    """One thing to type, and what it should print: empty for anything."""
+    """A command to type, and its expected output: empty for anything."""
 
     text: str
     output: list[str] = field(default_factory=list)
@@ -17,7 +17,7 @@ class Command:
 
     @property
     def asks_for_a_status(self) -> bool:
-        """Whether it may be typed again: it changes nothing, and shows something else as time goes by."""
+        """True when the command may be repeated: it changes nothing, and its output changes over time."""
         return self.text.startswith("curl ") and "/status/" in self.text and "-X" not in self.text
 
 
@@ -31,7 +31,7 @@ class File:
 
 @dataclass
 class SecondTerminal:
-    """What the second terminal should show next; None when it is closed."""
+    """The next expected output of the second terminal; None when it is closed."""
 
     output: list[str] | None
 
@@ -76,7 +76,7 @@ def _commands(block: list[str], *, second_terminal: bool) -> list[Command]:
 
 
 def matches(expected: list[str], shown: str) -> bool:
-    """Whether `shown` is what the page says, where `...` stands for anything."""
+    """True when `shown` matches the page's output, where `...` stands for anything."""
     pattern = ""
     for line in expected:
         if line.strip() == "...":

@@ -1,4 +1,4 @@
-"""The docker backend without an engine: the commands it runs, and the errors it makes of their output."""
+"""The docker backend without an engine: its commands, and the errors for their output."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ Install = Callable[[str, str], None]
 
 
 def problem(action: Callable[[], object], kind: type[DenzelError]) -> DenzelError:
-    """The error of exactly this kind that the action raises; one that says what to do."""
+    """The error of exactly this kind that the action raises; it has a hint at what to do."""
     with pytest.raises(kind) as caught:
         action()
     assert type(caught.value) is kind

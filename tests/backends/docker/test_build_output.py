@@ -82,7 +82,7 @@ def test_a_build_has_steps_for_large_downloads() -> None:
     assert {step.state for step in details} == {State.INSTALLING_PIP}
 
 
-@pytest.mark.parametrize("said", ["#8 0.135 hello", "#8 DONE 0.2s"], ids=["that says something", "that says nothing"])
+@pytest.mark.parametrize("said", ["#8 0.135 hello", "#8 DONE 0.2s"], ids=["with output", "without output"])
 def test_a_step_names_what_its_command_of_the_dockerfile_does(said: str) -> None:
     steps = [step for command in COMMANDS for step in steps_of([f"#8 [api stage-0 4/8] RUN {command}", said])]
     assert steps == [

@@ -1,4 +1,4 @@
-"""The Docker Engine's client: states of containers, and output of redis-cli that gets lost."""
+"""The Docker Engine's client: states of containers, and lost output of redis-cli."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image of a project, built for real: its layers, and what is built again after a change."""
+"""The image of a project, built for real: its layers, and rebuilds after a change."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_new_requirement_is_installed_and_denzels_own_packages_are_not_again(p
 
 @pytest.mark.parametrize("requirement", ["celery<5", "click<8"], ids=["of a pin", "of what a pin needs"])
 def test_a_requirement_can_not_change_a_version(project: Project, requirement: str) -> None:
-    """pip says so of a package that denzel's own need, too."""
+    """pip prints the same for a package that denzel's own packages need."""
     (project.root / "requirements.txt").write_text(f"{requirement}\n")
     with pytest.raises(AssertionError, match=f"Cannot install .*{requirement}.* conflicting dependencies"):
         build(project)

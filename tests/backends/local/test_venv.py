@@ -86,7 +86,7 @@ def test_other_settings_do_not_change_the_environment(project: Project) -> None:
 # ------------------------------------------------------------------ how it is made, and not made
 
 
-# A uv that makes the environment, and then says what a real one said when it could not install.
+# A uv that creates the environment, then fails to install with a real uv's message.
 SAID = {
     "no wheel": (
         """\

@@ -244,7 +244,7 @@ def test_a_project_that_is_not_ready_is_not_drilled(tmp_path: Path) -> None:
 
 
 class Thief:
-    """Takes the port of a receiver that is down, and gives it back at the third attempt, unless it `keeps` it."""
+    """Takes the port of a receiver that is down, and releases it at the third attempt, unless it `keeps` it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.socket: socket.socket | None = None

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from doubles.receiver import ScriptedReceiver, running
+from doubles.receiver import Receiver, receiving
 from redis import Redis
 from support.callbacks import DAY, Scripted, Sending, Start, running_sender
 from support.paths import PROJECT
@@ -69,10 +69,8 @@ def scripted() -> Iterator[Scripted]:
     """Starts endpoints with these answers."""
     with ExitStack() as stack:
 
-        def start(*answers: Any, port: int = 0) -> ScriptedReceiver:
-            receiver = stack.enter_context(running(ScriptedReceiver(*answers, port=port)))
-            stack.callback(receiver.released.set)
-            return receiver
+        def start(*answers: Any, port: int = 0) -> Receiver:
+            return stack.enter_context(receiving(*answers, port=port))
 
         yield start
 

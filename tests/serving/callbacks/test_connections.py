@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.receiver import ScriptedReceiver, running
+from doubles.receiver import Receiver, running
 from support.waiting import until
 
 from app.serving.callbacks import connections as connections_module
@@ -387,7 +387,7 @@ def secure(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
 
-    server = ScriptedReceiver(204, 204)
+    server = Receiver(204, 204)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     with running(server):
         yield server.server_address[1], certificate

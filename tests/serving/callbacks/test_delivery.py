@@ -62,7 +62,7 @@ def test_an_endpoint_that_cannot_be_reached_is_tried_again(uri: str) -> None:
 def test_an_endpoint_that_the_policy_denies_is_given_up_at_once(scripted: Scripted) -> None:
     receiver = scripted()
     pool = ConnectionPool(EgressPolicy(resolve=lambda host: ["127.0.0.1"]), timeout=5)
-    assert send(pool, uri=receiver.uri.replace("127.0.0.1", "user:secret@trap.example")) == AttemptResult(
+    assert send(pool, uri=receiver.uri().replace("127.0.0.1", "user:secret@trap.example")) == AttemptResult(
         error="callbacks are not sent to trap.example, which is 127.0.0.1, a loopback address (CALLBACK_ALLOW opens it)"
     )
     assert receiver.received == []

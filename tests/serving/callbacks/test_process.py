@@ -23,7 +23,7 @@ def test_a_callback_is_sent_again_when_its_sender_was_killed_in_flight(
     receiver = scripted()
     receiver.hanging = True
     killed = start_process(CALLBACK_SECRET=SECRET)
-    end(records, receiver.uri)
+    end(records, receiver.uri())
     until(lambda: receiver.received, what="the callback to be in flight")
     killed.send_signal(signal.SIGKILL)
     killed.wait()
@@ -42,7 +42,7 @@ def test_a_crash_between_result_and_callback_loses_nothing(
 ) -> None:
     """No sender runs when the task ends; result and callback were recorded in one step."""
     receiver = scripted()
-    end(records, receiver.uri)
+    end(records, receiver.uri())
     start_process()
     until(lambda: state(records) == "DELIVERED", what="the callback")
 
@@ -53,7 +53,7 @@ def test_a_sender_finishes_what_is_in_flight_on_sigterm_and_exits_with_0(
     receiver = scripted()
     receiver.hanging = True
     process = start_process()
-    end(records, receiver.uri, task_id="through")
+    end(records, receiver.uri(), task_id="through")
     until(lambda: receiver.received, what="the callback to be in flight")
     process.terminate()
     receiver.released.set()
@@ -65,7 +65,7 @@ def test_a_sender_exits_in_time_whatever_hangs(start_process: Start, records: Ta
     receiver = scripted()
     receiver.hanging = True
     process = start_process(CALLBACK_TIMEOUT="60")
-    end(records, receiver.uri)
+    end(records, receiver.uri())
     until(lambda: receiver.received, what="the callback to be in flight")
     process.terminate()
     assert process.wait(20) == 0

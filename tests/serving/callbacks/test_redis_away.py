@@ -37,11 +37,11 @@ def test_the_sender_goes_on_after_redis_closed_its_connections(
 ) -> None:
     receiver = scripted()
     sending()
-    end(records, receiver.uri, task_id="one")
+    end(records, receiver.uri(), task_id="one")
     until(lambda: state(records, "one") == "DELIVERED", what="the first callback")
     for _ in range(3):
         redis.client_kill_filter(_type="normal", skipme=True)
-    until(lambda: succeeds(lambda: end(records, receiver.uri, task_id="two")), what="Redis")
+    until(lambda: succeeds(lambda: end(records, receiver.uri(), task_id="two")), what="Redis")
     until(lambda: state(records, "two") == "DELIVERED", what="the second callback")
     assert receiver.ids == ["one", "two"]
 
@@ -51,7 +51,7 @@ def test_the_sender_goes_on_when_redis_is_full(
 ) -> None:
     receiver = scripted(503)
     sending()
-    records.enqueue("the-id", "message", callback_uri=receiver.uri, queue_limit=10)
+    records.enqueue("the-id", "message", callback_uri=receiver.uri(), queue_limit=10)
     with memory_full():
         records.complete("the-id", "SUCCESS", {}, ttl=60)
         until(lambda: report(records).attempts, what="the first attempt")
@@ -74,7 +74,7 @@ def test_redis_killed_under_load_loses_no_callback(tmp_path: Path, scripted: Scr
             until(lambda: succeeds(client.ping), what="the server to answer")
             records, box = TaskStore(client), Outbox(client, result_ttl=60, callback_ttl=60)
             for number in range(500):
-                end(records, receiver.uri, task_id=f"task-{number}")
+                end(records, receiver.uri(), task_id=f"task-{number}")
             start_process(REDIS_URL=f"redis://127.0.0.1:{port}/0")
             until(lambda: len(receiver.received) > 50, what="some of the callbacks")
             server.kill()

@@ -30,7 +30,7 @@ def test_a_result_is_posted_as_json_with_the_id_of_its_task(
 ) -> None:
     receiver = scripted()
     sending()
-    end(records, receiver.uri)
+    end(records, receiver.uri())
     until(lambda: state(records) == "DELIVERED", what="the callback")
     ((headers, content),) = receiver.received
     assert json.loads(content) == {"a123": "naïve ☃"}
@@ -48,7 +48,7 @@ def test_a_failure_and_a_cancellation_are_posted_too(
 ) -> None:
     receiver = scripted()
     sending()
-    end(records, receiver.uri, status=status)
+    end(records, receiver.uri(), status=status)
     until(lambda: receiver.received, what="the callback")
     assert [request.body for request in receiver.received] == [
         {"status": status, "result": {"args": ["no"]}, "task_id": "the-id"}
@@ -123,7 +123,7 @@ def test_a_transient_status_is_retried_with_the_same_id_and_a_valid_signature(
 ) -> None:
     receiver = scripted(503, 503)
     sending(key=read_secret(SECRET))
-    end(records, receiver.uri)
+    end(records, receiver.uri())
     until(lambda: state(records) == "DELIVERED", what="the callback")
     assert receiver.ids == ["the-id"] * 3
     assert report(records) == CallbackReport(state="DELIVERED", attempts=3)
@@ -136,13 +136,13 @@ def test_a_redirect_is_final_and_not_followed(
     sending: Sending, records: TaskStore, scripted: Scripted, box: Outbox
 ) -> None:
     elsewhere = scripted()
-    receiver = scripted((307, {"Location": elsewhere.uri}))
+    receiver = scripted((307, {"Location": elsewhere.uri()}))
     sending()
-    end(records, receiver.uri)
+    end(records, receiver.uri())
     until(lambda: state(records) == "FAILED", what="the end")
     assert report(records) == CallbackReport(state="FAILED", attempts=1, last_error="answered 307")
     assert [one.last_status for one in box.undelivered()] == [307]
-    end(records, receiver.uri, task_id="the-next")
+    end(records, receiver.uri(), task_id="the-next")
     until(lambda: state(records, "the-next") == "DELIVERED", what="the next callback")
     assert receiver.ids == ["the-id", "the-next"]
     assert elsewhere.received == []
@@ -152,7 +152,7 @@ def test_a_redirect_is_final_and_not_followed(
 def test_a_retry_after_is_honoured(sending: Sending, records: TaskStore, scripted: Scripted) -> None:
     receiver = scripted((503, {"Retry-After": "1"}))
     sending()
-    end(records, receiver.uri)
+    end(records, receiver.uri())
     until(lambda: report(records).attempts, what="the first attempt")
     began = time.monotonic()
     until(lambda: state(records) == "DELIVERED", what="the callback")
@@ -192,7 +192,7 @@ def test_many_callbacks_are_settled_in_few_steps(
     monkeypatch.setattr(sender_module, "BATCH_INTERVAL", 0.05)
     names = [f"task-{number}" for number in range(100)]
     for name in names:
-        end(records, receiver.uri, task_id=name)
+        end(records, receiver.uri(), task_id=name)
     sending()
     until(lambda: {state(records, name) for name in names} == {"DELIVERED"}, what="the callbacks to be delivered")
     assert sorted(receiver.ids) == sorted(names)
@@ -209,9 +209,9 @@ def test_a_password_in_the_uri_is_not_in_the_log(
     caplog.set_level(logging.INFO)
     receiver = scripted()
     sending()
-    end(records, receiver.uri.replace("127.0.0.1", "user:secret@127.0.0.1"))
+    end(records, receiver.uri().replace("127.0.0.1", "user:secret@127.0.0.1"))
     until(lambda: caplog.messages, what="a line in the log")
-    assert caplog.messages == [f"callbacks delivered: the-id to {receiver.uri}"]
+    assert caplog.messages == [f"callbacks delivered: the-id to {receiver.uri()}"]
     assert receiver.received[0].headers["Authorization"].startswith("Basic ")
 
 
@@ -257,10 +257,10 @@ def test_fifty_endpoints_that_hang_do_not_delay_the_next(
     sending(timeout=20)
     for number, one in enumerate(hanging):
         for part in range(3):
-            end(records, one.uri, task_id=f"hanging-{number}-{part}")
+            end(records, one.uri(), task_id=f"hanging-{number}-{part}")
     until(lambda: all(len(one.received) == 3 for one in hanging), what="the hanging ones")
     began = time.monotonic()
-    end(records, quiet.uri)
+    end(records, quiet.uri())
     until(lambda: state(records) == "DELIVERED", what="the next callback")
     assert time.monotonic() - began < 2
     for one in hanging:
@@ -273,11 +273,11 @@ def test_hundreds_for_one_hanging_endpoint_do_not_delay_another(
     crowded, quiet = scripted(), scripted()
     crowded.hanging = True
     for number in range(500):
-        end(records, crowded.uri, task_id=f"crowd-{number}")
+        end(records, crowded.uri(), task_id=f"crowd-{number}")
     sending(timeout=20)
     until(lambda: len(crowded.received) == sender_module.PER_ENDPOINT, what="the hanging ones")
     began = time.monotonic()
-    end(records, quiet.uri)
+    end(records, quiet.uri())
     until(lambda: state(records) == "DELIVERED", what="the next callback")
     assert time.monotonic() - began < 2
     assert len(crowded.received) == sender_module.PER_ENDPOINT
@@ -292,7 +292,7 @@ def test_an_endpoint_that_hangs_gets_the_whole_timeout_and_is_tried_again(
     receiver = scripted()
     receiver.hanging = True
     sending(timeout=0.3)
-    end(records, receiver.uri)
+    end(records, receiver.uri())
     until(lambda: report(records).attempts, what="the first attempt")
     assert report(records).last_error == "no answer within 0.3 s"
     receiver.hanging = False
@@ -305,7 +305,7 @@ def test_callbacks_in_flight_are_finished_when_the_sender_stops(
     receiver = scripted()
     receiver.hanging = True
     stop = sending(timeout=20)
-    end(records, receiver.uri)
+    end(records, receiver.uri())
     until(lambda: receiver.received, what="the callback to be in flight")
     stopping = threading.Thread(target=stop)
     stopping.start()
@@ -321,7 +321,7 @@ def test_callbacks_that_are_not_finished_when_the_sender_stops_are_released(
     receiver = scripted()
     receiver.hanging = True
     stop = sending(timeout=20)
-    end(records, receiver.uri)
+    end(records, receiver.uri())
     until(lambda: receiver.received, what="the callback to be in flight")
     began = time.monotonic()
     stop()
@@ -342,7 +342,7 @@ def test_a_sender_renews_the_lease_of_a_long_delivery(
     receiver.hanging = True
     sending(timeout=20)
     sending(timeout=20)
-    end(records, receiver.uri)
+    end(records, receiver.uri())
     until(lambda: receiver.received, what="the callback to be in flight")
     first = redis.zscore(keys.SENDING, "the-id")
     until(lambda: redis.zscore(keys.SENDING, "the-id") > first + 0.5, what="the lease to be renewed, more than once")  # type: ignore[operator]
@@ -358,6 +358,6 @@ def test_two_senders_send_each_callback_once(
     sending()
     sending()
     for number in range(300):
-        end(records, receiver.uri, task_id=f"task-{number}")
+        end(records, receiver.uri(), task_id=f"task-{number}")
     until(lambda: not box.undelivered(), what="all callbacks")
     assert Counter(receiver.ids) == Counter(f"task-{number}" for number in range(300))

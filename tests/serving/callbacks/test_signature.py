@@ -1,4 +1,4 @@
-"""signature.py: signatures are verified by the library of Standard Webhooks, as an endpoint would."""
+"""signature.py: signatures, verified with the library of Standard Webhooks as by an endpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""executor.py: every function is answered once, a slow one delays no other, many are flushed together."""
+"""executor.py: one answer for each function, no delay by a slow one, many flushed together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""heartbeat.py: the sidecar hangs when its beats are missing in the pipe."""
+"""heartbeat.py: hangs of the sidecar, noticed by missing heartbeats in the pipe."""
 
 from __future__ import annotations
 

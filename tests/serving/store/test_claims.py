@@ -1,4 +1,4 @@
-"""claims.py: who has which task, on a real Redis, with time as the tests set it."""
+"""claims.py: owners of tasks, on a real Redis, with time as the tests set it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""event_json.py: events are JSON that any Celery reads, and any JSON is read."""
+"""event_json.py: events in JSON that any Celery reads, and events in any JSON."""
 
 from __future__ import annotations
 

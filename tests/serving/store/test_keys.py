@@ -1,4 +1,4 @@
-"""keys.py: the names in Redis, of which no two may meet."""
+"""keys.py: names in Redis, each of which is unique."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""messages.py: the message that the api writes is the one that Celery would have written."""
+"""messages.py: messages of the api, identical to those that Celery would write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""outbox.py: a callback's life in Redis, step by step."""
+"""outbox.py: states of a callback in Redis."""
 
 from __future__ import annotations
 

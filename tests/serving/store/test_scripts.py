@@ -1,4 +1,4 @@
-"""scripts.py: each script is whole, says what it takes and answers, and is what Redis registers."""
+"""scripts.py: complete scripts, whose headers name keys, arguments and answer, registered in Redis as they are."""
 
 from __future__ import annotations
 

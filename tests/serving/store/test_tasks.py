@@ -1,4 +1,4 @@
-"""tasks.py: the life of a task's record in Redis."""
+"""tasks.py: states of a task's record in Redis."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_an_expired_record_is_not_found(records: TaskStore, redis: Redis) -> Non
 
 
 def test_the_end_is_announced_and_its_callback_queued_in_the_same_step(records: TaskStore, redis: Redis) -> None:
-    """Whoever hears of the end finds the result and the callback there already."""
+    """Once the end is announced, the result and the callback can be read."""
     accept(records, uri=URI)
     with announced(redis) as tasks, counted_commands(redis) as commands:
         records.complete(TASK, "FAILURE", {"args": ["no"]}, ttl=60)

@@ -74,7 +74,7 @@ def test_one_process_up_outweighs_another_that_failed(reports: WorkerRegistry) -
 
 
 def test_a_process_reports_itself_that_it_is_up(reports: WorkerRegistry) -> None:
-    """It knows at once; its worker looks once a second."""
+    """It notices at once; its worker checks once a second."""
     reports.heartbeat(NAME, up=[], loading=[11, 12])
     reports.report_process(NAME, 11, UP)
     assert state(reports) == ("UP", "")

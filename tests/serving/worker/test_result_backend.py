@@ -1,4 +1,4 @@
-"""result_backend.py: the state that Celery stores of a task becomes its record."""
+"""result_backend.py: task states of Celery, stored as records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""dispatcher.py: what a worker takes, hands to its processes, and requeues; on a real Redis."""
+"""dispatcher.py: tasks that a worker takes, assigns to its processes, and requeues; on a real Redis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""in_flight.py: the tasks of a batch, as Celery is shown them."""
+"""in_flight.py: tasks of a batch, as Celery's inspect shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""poller.py: which tasks a process polls, and when its session is over; on a real Redis."""
+"""poller.py: tasks that a process polls, and the end of its session; on a real Redis."""
 
 from __future__ import annotations
 
