@@ -74,7 +74,7 @@ def test_a_redis_that_hangs_is_reported(backend: LocalPrograms, silent_port: int
         admin.read_tasks(backend)
 
 
-def test_any_other_failure_stays_as_it_is(backend: LocalPrograms) -> None:
+def test_any_other_failure_is_passed_on_unchanged(backend: LocalPrograms) -> None:
     backend.variables = {"REDIS_URL": "redis://127.0.0.1:1/0", "RESULT_LIFETIME": "for ever"}
     with pytest.raises(CommandFailed) as caught:
         admin.read_tasks(backend)

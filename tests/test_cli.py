@@ -619,7 +619,7 @@ def test_tasks_lists_those_that_have_not_ended(launched: Machines) -> None:
     assert second.split() == [FAILED["task_id"], "PENDING", "1", "1", "-", "-"]
 
 
-def test_tasks_in_quarantine_are_listed_with_the_reason(launched: Machines) -> None:
+def test_dead_letters_are_listed_with_the_reason(launched: Machines) -> None:
     serve(launched, "quarantined", [QUARANTINED])
     assert done("tasks", "--quarantined").splitlines()[1].endswith("3           -      the worker died")
 
@@ -634,12 +634,12 @@ def test_callbacks_are_sent_again(launched: Machines) -> None:
     assert {service for backend in launched.opened for service, _ in backend.executed} == {Service.DENZEL}
 
 
-def test_quarantined_tasks_are_run_again(launched: Machines) -> None:
+def test_dead_letters_are_replayed(launched: Machines) -> None:
     serve(launched, "replay one", {"replayed": ["one"], "unknown": []})
     assert done("tasks", "replay", "one").startswith("1 task is queued again.")
 
 
-def test_quarantined_tasks_are_discarded_after_consent(launched: Machines) -> None:
+def test_dead_letters_are_discarded_after_consent(launched: Machines) -> None:
     serve(launched, "discard one two", {"discarded": ["one", "two"], "unknown": []})
     result = denzel("tasks", "discard", "one", "two", stdin="n\n")
     assert result.exit_code == 1

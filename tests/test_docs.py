@@ -49,11 +49,11 @@ def table(page: Path, heading: str) -> list[list[str]]:
     return rows
 
 
-def test_the_command_line_page_is_what_the_commands_say() -> None:
+def test_the_command_line_page_matches_the_help_of_the_commands() -> None:
     assert make_cli.PAGE.read_text(encoding="utf-8") == make_cli.page(), "type: make docs"
 
 
-def test_the_picture_of_the_packages_is_what_the_imports_say() -> None:
+def test_the_picture_of_the_packages_matches_the_imports() -> None:
     assert make_architecture.PICTURE.read_text(encoding="utf-8") == make_architecture.picture(), "type: make docs"
 
 
@@ -195,7 +195,7 @@ def test_the_table_has_no_error_that_does_not_exist() -> None:
     assert [said for said in documented_messages() if not any(re.fullmatch(each, said) for each in patterns)] == []
 
 
-def test_the_rows_of_the_table_say_why_and_what_to_do() -> None:
+def test_the_rows_of_the_table_have_a_cause_and_a_remedy() -> None:
     for row in table(DOCS / "troubleshooting.md", "what you see"):
         assert len(row) == 3, row
         assert all(row), row

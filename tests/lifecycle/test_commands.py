@@ -565,7 +565,7 @@ def test_response_is_in_the_settings_after_a_restart(launched: Terminal) -> None
 
 
 class SlowRedis(FakeBackend):
-    """A backend whose Redis answers only after its state was read twice."""
+    """A backend whose Redis is up only after its state was read twice."""
 
     looks = 0
 
@@ -580,7 +580,7 @@ class SlowRedis(FakeBackend):
         return super().services()
 
 
-def test_start_waits_for_redis_to_forget(launched: Terminal) -> None:
+def test_start_waits_for_redis_before_it_deletes_earlier_reports(launched: Terminal) -> None:
     launched.backend.redis("HSET", DEATHS, "a-host", "DIED")
     launched.backend.redis("HSET", RESPONSE_KEY, "mode", "sync")
     launched.backend = SlowRedis(launched.project, launched.settings, launched.backend.machine)

@@ -47,7 +47,7 @@ def test_edited_code_answers_after_a_restart_and_no_accepted_task_is_lost(lab: D
     assert [lab.ended(task)["result"]["echo"] for task in tasks] == list(range(8))
 
 
-def test_a_prediction_longer_than_the_stop_time_goes_back_to_the_queue(lab: Driven) -> None:
+def test_a_prediction_longer_than_the_stop_timeout_is_requeued(lab: Driven) -> None:
     with lab.occupied() as tasks:
         lab.denzel("restart")
         assert lab.task(tasks[0])["status"] in ("PENDING", "STARTED")
@@ -137,7 +137,7 @@ def test_a_model_that_does_not_load_is_reported_and_fixed_by_a_restart(lab: Driv
         ("fork", "a process died while loading the model"),
     ],
 )
-def test_a_model_that_ends_its_process_is_told_from_other_failures_and_steadily_so(
+def test_a_model_that_ends_its_process_is_reported_with_its_cause_at_every_attempt(
     lab: Driven, sharing: str, cause: str
 ) -> None:
     lab.order(crash=True)
@@ -172,7 +172,7 @@ def test_a_model_that_ends_its_process_is_told_from_other_failures_and_steadily_
         ("open('./app/assets/model.pkl')", "FileNotFoundError: [Errno 2] No such file", "app/assets"),
     ],
 )
-def test_what_is_wrong_in_the_pipeline_is_said(shared: Driven, line: str, cause: str, hint: str) -> None:
+def test_errors_in_the_pipeline_are_reported(shared: Driven, line: str, cause: str, hint: str) -> None:
     # What the test before has broken need not be up again.
     shared.order()
     shared.write_pipeline()

@@ -155,7 +155,7 @@ def test_the_tutorial_works_as_it_is_written(reader: Reader, backend: str) -> No
             subprocess.run([DENZEL, "shutdown", "--purge", "--yes"], cwd=project, capture_output=True, check=False)
 
 
-def test_a_status_is_asked_for_until_it_is_what_the_page_shows(reader: Reader, receiver: Receiver) -> None:
+def test_a_status_is_polled_until_it_matches_the_page(reader: Reader, receiver: Receiver) -> None:
     receiver.content = lambda: b"DELIVERED\n" if len(receiver.received) == 3 else b"PENDING\n"
     reader.type(Command(f"curl -s {receiver.uri(path='/status/TASK_ID')}", ["DELIVERED"]))
     with pytest.raises(AssertionError, match="PENDING"):

@@ -49,7 +49,7 @@ def test_a_callback_that_nobody_took_is_listed_and_sent_again(lab: Driven, free_
         until(lambda: not listed_as(lab, task_id, "callbacks"), what="the callback to be delivered")
 
 
-def test_a_callback_that_was_given_up_is_listed_and_sent_again(lab: Driven, receiver: Receiver) -> None:
+def test_a_failed_callback_is_listed_and_resent(lab: Driven, receiver: Receiver) -> None:
     receiver.status = 410
     task_id = lab.submit({"echo": "gone", "callback_uri": receiver.uri(lab.backend)})
     until(lambda: listed_as(lab, task_id, "callbacks", "--failed"), what="the callback to be given up")
@@ -89,7 +89,7 @@ def test_tasks_that_run_and_wait_are_listed_in_their_order(lab: Driven) -> None:
     assert lab.denzel("tasks") == "No tasks are running or waiting.\n"
 
 
-def test_a_task_that_kills_its_worker_is_put_aside_and_can_be_run_again(lab: Driven) -> None:
+def test_a_task_that_kills_its_worker_is_dead_lettered_and_can_be_replayed(lab: Driven) -> None:
     task_id = lab.submit({"die": True})
     assert lab.ended(task_id, within=120)["status"] == "FAILURE"
     seen = listed_as(lab, task_id, "tasks", "--quarantined")
@@ -102,7 +102,7 @@ def test_a_task_that_kills_its_worker_is_put_aside_and_can_be_run_again(lab: Dri
     assert listed_as(lab, task_id, "tasks", "--quarantined")
 
 
-def test_a_task_in_quarantine_can_be_discarded(lab: Driven) -> None:
+def test_a_dead_letter_can_be_discarded(lab: Driven) -> None:
     task_id = lab.submit({"die": True})
     assert lab.ended(task_id, within=120)["status"] == "FAILURE"
     assert "Nothing was discarded." in lab.denzel("tasks", "discard", task_id, code=1, stdin="n\n")

@@ -38,7 +38,7 @@ def occupy(deployment: Deployment, *, until_file: str) -> None:
 # Killed
 
 
-def test_what_a_killed_worker_had_runs_again_as_soon_as_it_is_back(single: Deployment) -> None:
+def test_tasks_of_a_killed_worker_run_again_as_soon_as_it_is_back(single: Deployment) -> None:
     single.launch("denzel")
     tasks = [single.enqueue(once=f"begun-{number}", sleep=300) for number in range(2)]
     behind = single.enqueue()
@@ -64,7 +64,7 @@ def test_processes_of_a_killed_worker_end_too(single: Deployment) -> None:
     until(lambda: not single.processes("denzel"), within=10, what="every process of the worker to be gone")
 
 
-def test_a_task_kept_aside_runs_again_when_it_is_replayed(shared: Deployment) -> None:
+def test_a_dead_letter_runs_again_when_it_is_replayed(shared: Deployment) -> None:
     task = shared.enqueue(die="until mended", unless="mended")
     assert shared.ended(task).status == "FAILURE"
     (shared.root / "mended").touch()
@@ -273,7 +273,7 @@ def test_a_worker_that_hangs_is_ended_from_outside_and_its_tasks_run(stories: St
 
 
 @pytest.mark.slow
-def test_a_receiver_that_was_away_for_two_minutes_gets_every_callback_once_it_is_back(stories: Stories) -> None:
+def test_an_endpoint_that_was_down_for_two_minutes_gets_every_callback_once_it_is_back(stories: Stories) -> None:
     """Redis was away for one of them."""
     until(lambda: time.monotonic() - stories.begun > 2 * MINUTE, within=2 * MINUTE, what="two minutes to be over")
     with receiving(port=stories.port) as receiver:

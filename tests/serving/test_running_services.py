@@ -86,7 +86,7 @@ def complete(answer: bytes) -> bool:
     return bool(found) and bool(length) and len(body) >= int(length[0].split()[1])
 
 
-def test_clients_that_fall_silent_do_not_hold_the_api(shared: Deployment) -> None:
+def test_clients_that_stop_sending_do_not_block_the_api(shared: Deployment) -> None:
     silent = [socket.create_connection(("127.0.0.1", shared.api_port)) for _ in range(80)]
     try:
         for connection in silent:
@@ -139,7 +139,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_sent_where_the_client_ask
     assert (status, headers["connection"], json.loads(body)["title"]) == (413, "close", "Body too large")
 
 
-def test_a_client_that_sends_for_ever_is_cut_off(shared: Deployment) -> None:
+def test_a_client_that_sends_an_endless_body_is_disconnected(shared: Deployment) -> None:
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"%x\r\n%s\r\n" % (1024 * 1024, b"x" * 1024 * 1024)
     with socket.create_connection(("127.0.0.1", shared.api_port), timeout=30) as connection:
@@ -307,7 +307,7 @@ def test_what_a_killed_worker_reported_while_it_loaded_is_not_reported_of_the_ne
         time.sleep(0.1)
 
 
-def test_a_worker_told_to_stop_while_it_loads_stops_in_a_few_seconds(single: Deployment) -> None:
+def test_a_worker_terminated_while_it_loads_stops_in_a_few_seconds(single: Deployment) -> None:
     # So that it ends by itself, and not because its time is over.
     single.environ["STOP_TIMEOUT"] = "60"
     single.order(load_for=600)
@@ -342,7 +342,7 @@ def test_a_worker_whose_callbacks_cannot_be_sent_does_not_start(single: Deployme
 # Stopping
 
 
-def test_a_running_task_is_finished_and_called_back_when_the_worker_is_told_to_stop(
+def test_a_running_task_is_finished_and_called_back_when_the_worker_is_terminated(
     single: Deployment, receiver: Receiver
 ) -> None:
     single.environ["STOP_TIMEOUT"] = "40"
@@ -366,7 +366,7 @@ def test_a_running_task_is_finished_and_called_back_when_the_worker_is_told_to_s
     until(lambda: not single.processes("denzel"), within=5, what="every process of the worker to be gone")
 
 
-def test_a_task_that_outlasts_the_stop_goes_back_and_is_run_by_the_next_worker(single: Deployment) -> None:
+def test_a_task_that_outlasts_the_stop_is_requeued_and_run_by_the_next_worker(single: Deployment) -> None:
     single.launch("denzel")
     long, waiting = single.enqueue(sleep=300, once="begun"), single.enqueue(once="begun-too", sleep=300)
     behind = single.enqueue()
@@ -384,7 +384,7 @@ def test_a_task_that_outlasts_the_stop_goes_back_and_is_run_by_the_next_worker(s
     assert single.ended(behind).status == "SUCCESS"
 
 
-def test_a_request_under_way_is_answered_when_the_api_is_told_to_stop(single: Deployment) -> None:
+def test_a_request_in_flight_is_answered_when_the_api_is_terminated(single: Deployment) -> None:
     single.launch("api")
     answers: list[requests.Response] = []
 
@@ -419,7 +419,7 @@ def test_an_api_whose_gunicorn_was_killed_ends_too(single: Deployment) -> None:
     until(lambda: not serving & set(single.processes("api")), within=within, what="the serving processes to end")
 
 
-def test_every_service_ends_when_it_is_told_to(single: Deployment) -> None:
+def test_every_service_ends_on_sigterm(single: Deployment) -> None:
     single.launch("denzel", "api", "monitor")
     for service in ("api", "denzel", "monitor", "redis"):
         single.running[service].terminate()

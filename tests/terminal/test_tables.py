@@ -45,7 +45,7 @@ def test_the_next_try_is_in_words(ahead: float, words: str) -> None:
 
 
 @pytest.mark.parametrize(("state", "words"), [("PENDING", "being sent"), ("FAILED", "-")])
-def test_without_a_next_try_a_callback_is_being_sent_or_given_up(state: str, words: str) -> None:
+def test_without_a_next_attempt_a_callback_is_in_flight_or_failed(state: str, words: str) -> None:
     [_, row] = tables.callbacks([callback(state=state)], now=NOW)
     assert f"500          {words}  " in row
 

@@ -124,7 +124,7 @@ def forgetful_sdk() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("forgetful_sdk")
-def test_an_engine_that_is_not_there_when_containers_are_asked_for(
+def test_listing_containers_without_an_engine_is_an_error(
     backend: DockerBackend, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")

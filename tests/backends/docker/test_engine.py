@@ -83,7 +83,7 @@ class Container:
 
 
 @pytest.mark.parametrize("lost", [b"", b'P","a cause"]\n'], ids=["all", "the beginning"])
-def test_redis_is_asked_again_when_its_output_is_lost(
+def test_a_command_whose_output_is_lost_is_repeated(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, lost: bytes
 ) -> None:
     container = Container(lost, lost, b'["UP","a cause"]\n')
@@ -91,7 +91,9 @@ def test_redis_is_asked_again_when_its_output_is_lost(
     assert engine.redis_cli(["HMGET", "a-key", "state", "cause"]) == ["UP", "a cause"]
 
 
-def test_redis_is_asked_a_few_times_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_whose_output_is_lost_is_repeated_a_few_times_only(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine, "running", lambda service: Container(*[b""] * 100))
     with refused(ServiceNotRunning, "redis does not answer"):
         engine.redis_cli(["GET", "a-key"])

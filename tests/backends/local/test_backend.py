@@ -234,7 +234,7 @@ def test_supervisord_has_no_other_states() -> None:
     assert words == {*local_backend._PROGRAM_STATES, *local_backend._RUNNING}
 
 
-def test_a_redis_that_hangs_is_given_up_soon(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_redis_times_out_soon(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """It accepts connections, and never answers."""
     monkeypatch.setattr(Supervisor, "states", lambda self: {})
     with socket.create_server(("127.0.0.1", 0)) as server:

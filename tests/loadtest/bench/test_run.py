@@ -277,7 +277,7 @@ def test_a_lost_first_response_ends_the_bench_and_its_task_is_cancelled(tmp_path
     assert len(small.cancelled) == 1
 
 
-def test_an_api_that_hangs_is_given_up_after_a_timeout(tmp_path: Path) -> None:
+def test_a_hanging_api_times_out(tmp_path: Path) -> None:
     with (
         small_project(Faults(verify_seconds=600)) as small,
         pytest.raises(ServiceFailed, match="did not end within 0 s"),

@@ -59,7 +59,7 @@ def test_an_endpoint_that_cannot_be_reached_is_tried_again(uri: str) -> None:
     assert result.endpoint_down
 
 
-def test_an_endpoint_that_the_policy_denies_is_given_up_at_once(scripted: Scripted) -> None:
+def test_a_callback_that_the_policy_denies_fails_at_once(scripted: Scripted) -> None:
     receiver = scripted()
     pool = ConnectionPool(EgressPolicy(resolve=lambda host: ["127.0.0.1"]), timeout=5)
     assert send(pool, uri=receiver.uri().replace("127.0.0.1", "user:secret@trap.example")) == AttemptResult(

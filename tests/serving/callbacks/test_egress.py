@@ -95,7 +95,7 @@ def test_of_several_addresses_the_permitted_ones_are_used() -> None:
     assert EgressPolicy(resolve=names).addresses("mixed.example", 80) == [PUBLIC, "fd00::5", "10.0.0.1"]
 
 
-def test_a_name_is_looked_up_once_for_each_connection() -> None:
+def test_a_name_is_resolved_once_for_each_connection() -> None:
     names = Names(receiver_example=[PUBLIC])
     policy = EgressPolicy(resolve=names)
     policy.addresses("receiver.example", 80)
@@ -133,7 +133,7 @@ def test_a_name_without_an_address_is_an_error_and_not_denied() -> None:
         "[fe80::1%25eth0]",
     ],
 )
-def test_a_blocked_address_in_the_uri_is_denied_without_a_look_up(host: str) -> None:
+def test_a_blocked_address_in_the_uri_is_denied_without_a_lookup(host: str) -> None:
     with pytest.raises(EgressDenied, match=r"^callback_uri must not lead to "):
         EgressPolicy(resolve=no_look_up).check_literal(f"http://{host}/stash")
 
@@ -141,7 +141,7 @@ def test_a_blocked_address_in_the_uri_is_denied_without_a_look_up(host: str) -> 
 @pytest.mark.parametrize(
     "uri", ["http://receiver.example/", "https://localhost.example:9000/", "http://redis.example/"]
 )
-def test_the_check_of_a_request_looks_up_no_name(uri: str) -> None:
+def test_the_check_of_a_request_resolves_no_name(uri: str) -> None:
     EgressPolicy(resolve=no_look_up, own_services=["redis", "api"]).check_literal(uri)
 
 
@@ -293,7 +293,7 @@ def test_addresses_of_own_services_are_cached_for_a_while(monkeypatch: pytest.Mo
         policy.addresses("receiver.example", 80)
 
 
-def test_a_slow_look_up_of_own_services_delays_one_connection_at_a_time() -> None:
+def test_a_slow_lookup_of_own_services_delays_one_connection_at_a_time() -> None:
     slow, released = threading.Event(), threading.Event()
 
     def resolve(host: str) -> list[str]:
@@ -336,7 +336,7 @@ def test_the_policy_of_a_deployment_is_in_its_settings(read_settings: Callable[.
             policy.addresses(host, port)
 
 
-def test_an_own_service_whose_look_up_fails_for_a_while_stays_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_own_service_whose_lookup_fails_for_a_while_remains_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(egress, "OWN_ADDRESSES_TTL", 0)
     names = Names(redis=["172.20.0.2"], evil_example=["172.20.0.2"])
     policy = EgressPolicy(own_services=["redis"], resolve=names)

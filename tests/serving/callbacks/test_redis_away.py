@@ -137,7 +137,7 @@ def test_deliveries_that_end_while_redis_is_away_are_recorded_and_not_repeated(
     assert sorted(sent) == ["one", "two"]
 
 
-def test_ticks_go_on_while_endpoints_are_slow_or_redis_is_away_but_not_while_the_loop_is_stuck(
+def test_ticks_continue_while_endpoints_are_slow_or_redis_is_away_but_not_while_the_loop_is_stuck(
     box: Outbox, records: TaskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sender_module, "POLL_INTERVAL", 0.02)

@@ -160,7 +160,7 @@ def test_a_retry_after_is_honoured(sending: Sending, records: TaskStore, scripte
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_callback_is_given_up_when_its_time_is_over(
+def test_a_callback_fails_when_its_retry_time_is_over(
     sending: Sending, records: TaskStore, box: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     sending(retry_for=1)

@@ -323,7 +323,7 @@ def test_a_clock_that_is_set_back_does_not_keep_a_dead_workers_claim(
     assert nothing_is_claimed(redis)
 
 
-def test_claims_of_a_workers_earlier_life_are_requeued_at_once(
+def test_claims_from_before_a_workers_restart_are_requeued_at_once(
     broker: Redis, claims: Claims, others: Claims, accept: Accept, redis: Redis
 ) -> None:
     accept("a", "b")

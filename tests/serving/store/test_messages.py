@@ -69,9 +69,7 @@ def test_the_tag_and_the_id_stand_before_the_body() -> None:
 
 
 @pytest.mark.parametrize("verified", VERIFIED)
-def test_a_celery_that_knows_nothing_of_denzel_takes_and_runs_the_message(
-    redis: Redis, redis_url: str, verified: Any
-) -> None:
+def test_a_plain_celery_worker_runs_the_message(redis: Redis, redis_url: str, verified: Any) -> None:
     redis.lpush(keys.QUEUE, task_message("the-id", verified))
     taken = []
     with Celery("another", broker=redis_url, set_as_current=False) as stranger:

@@ -263,7 +263,7 @@ def test_when_an_endpoint_is_back_everything_is_due_at_once(box: Outbox, records
     assert redis.smembers(keys.ENDPOINTS_DOWN) == {"other.example:80"}
 
 
-def test_an_endpoint_that_asks_to_wait_is_not_pressed(box: Outbox, records: TaskStore) -> None:
+def test_an_endpoint_with_a_retry_after_gets_no_earlier_attempt(box: Outbox, records: TaskStore) -> None:
     """429, or Retry-After: the next success there does not bring this one forward."""
     end(records, "limited")
     box.settle([(take_one(box), again(3600, away=False))])
@@ -370,7 +370,7 @@ def test_an_endpoint_for_which_nothing_waits_is_dropped(box: Outbox, records: Ta
     assert redis.exists(keys.ENDPOINTS) == 0
 
 
-def test_an_endpoint_stays_down_while_its_only_callback_is_in_flight(
+def test_an_endpoint_remains_down_while_its_only_callback_is_in_flight(
     box: Outbox, records: TaskStore, redis: Redis
 ) -> None:
     end(records)
@@ -515,7 +515,7 @@ def test_a_callback_in_flight_is_not_sent_twice_by_a_resend(box: Outbox, records
     assert take(box) == []
 
 
-def test_what_has_no_callback_or_has_not_ended_can_not_be_sent(box: Outbox, records: TaskStore) -> None:
+def test_a_task_without_callback_or_end_cannot_be_resent(box: Outbox, records: TaskStore) -> None:
     records.enqueue("waiting", "message", callback_uri="http://receiver.example", queue_limit=10)
     records.enqueue("silent", "message", callback_uri=None, queue_limit=10)
     records.complete("silent", "SUCCESS", {}, ttl=60)

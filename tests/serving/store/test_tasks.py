@@ -496,7 +496,7 @@ def test_a_key_is_kept_as_long_as_its_record(records: TaskStore, redis: Redis) -
 @pytest.mark.parametrize(
     ("outcome", "lifetime"), [(AttemptResult(delivered=True), 60), (AttemptResult(error="answered 410"), 600)]
 )
-def test_a_key_is_kept_while_the_callback_of_its_task_is_not_through(
+def test_a_key_is_kept_until_the_callback_of_its_task_is_settled(
     records: TaskStore, broker: Redis, redis: Redis, outcome: AttemptResult, lifetime: int
 ) -> None:
     outbox = Outbox(broker, result_ttl=60, callback_ttl=600)

@@ -52,14 +52,14 @@ def test_a_failure_is_reported_with_its_cause(reports: WorkerRegistry) -> None:
     assert state(reports) == ("ERROR", "FileNotFoundError: [Errno 2] no such file: './model.pkl'")
 
 
-def test_a_failure_stays_while_the_process_tries_again(reports: WorkerRegistry) -> None:
+def test_a_failure_is_reported_while_the_process_retries(reports: WorkerRegistry) -> None:
     reports.heartbeat(NAME, up=[], loading=[11])
     reports.report_process(NAME, 11, ERROR, "ValueError: no")
     reports.heartbeat(NAME, up=[], loading=[11])
     assert state(reports) == ("ERROR", "ValueError: no")
 
 
-def test_a_failure_is_forgotten_once_the_process_is_up(reports: WorkerRegistry) -> None:
+def test_a_failure_is_cleared_once_the_process_is_up(reports: WorkerRegistry) -> None:
     reports.report_process(NAME, 11, ERROR, "ValueError: no")
     reports.heartbeat(NAME, up=[11], loading=[])
     assert state(reports) == ("UP", "")
@@ -138,7 +138,7 @@ def test_an_exit_code_of_a_process_with_the_model_is_no_failure_to_load(reports:
     assert state(reports) == ("LOADING", "")
 
 
-def test_a_death_is_forgotten_once_a_process_is_up(reports: WorkerRegistry) -> None:
+def test_a_death_is_cleared_once_a_process_is_up(reports: WorkerRegistry) -> None:
     reports.heartbeat(NAME, up=[], loading=[11])
     reports.heartbeat(NAME, up=[], loading=[12])
     reports.heartbeat(NAME, up=[12], loading=[])
@@ -233,13 +233,13 @@ def begin(reports: WorkerRegistry, pid: int) -> None:
 DIED = ("ERROR", "a process died while loading the model")
 
 
-def test_the_first_life_is_loading(reports: WorkerRegistry) -> None:
+def test_the_first_start_is_loading(reports: WorkerRegistry) -> None:
     begin(reports, 11)
     reports.renew_preload(NAME)
     assert state(reports) == ("LOADING", "")
 
 
-def test_a_life_that_ended_while_it_loaded_the_model_is_an_error_of_the_next_ones_until_one_is_up(
+def test_a_death_while_loading_is_an_error_after_restarts_until_one_is_up(
     reports: WorkerRegistry, redis: Redis
 ) -> None:
     begin(reports, 11)
@@ -256,7 +256,7 @@ def test_a_life_that_ended_while_it_loaded_the_model_is_an_error_of_the_next_one
     assert state(reports) == ("LOADING", "")
 
 
-def test_a_later_life_is_never_seen_as_loading_only(reports: WorkerRegistry, redis: Redis) -> None:
+def test_after_a_death_no_restart_is_reported_as_loading(reports: WorkerRegistry, redis: Redis) -> None:
     begin(reports, 11)
     with redis.monitor() as monitor:
         begin(reports, 12)
@@ -267,7 +267,7 @@ def test_a_later_life_is_never_seen_as_loading_only(reports: WorkerRegistry, red
             if seen[-1] == "ECHO":
                 break
     said = [name for name in seen if name in ("MULTI", "HSETNX", "HSET", "EXEC")]
-    # The report, and what is known of the life before, in one transaction.
+    # The report, and the record of an earlier death, in one transaction.
     assert said[0] == "MULTI"
     assert said[-1] == "EXEC"
     assert said.count("MULTI") == said.count("EXEC") == 1
@@ -280,15 +280,15 @@ def test_an_exception_of_load_model_outweighs_an_earlier_death(reports: WorkerRe
     assert state(reports) == ("ERROR", "ValueError: no")
 
 
-def test_a_worker_that_was_told_to_stop_while_it_loaded_did_not_die_of_that(reports: WorkerRegistry) -> None:
+def test_a_worker_stopped_while_it_loads_is_not_a_death(reports: WorkerRegistry) -> None:
     begin(reports, 11)
     reports.end_preload(NAME)
     begin(reports, 12)
     assert state(reports) == ("LOADING", "")
 
 
-def test_a_death_after_the_last_was_forgotten_is_noted_again(reports: WorkerRegistry, redis: Redis) -> None:
-    """As `denzel start` forgets it while the worker loads."""
+def test_a_death_after_the_last_was_cleared_is_recorded_again(reports: WorkerRegistry, redis: Redis) -> None:
+    """As `denzel start` deletes it while the worker loads."""
     begin(reports, 11)
     redis.delete(keys.loads(NAME))
     reports.renew_preload(NAME)

@@ -57,7 +57,7 @@ def test_a_place_that_cannot_be_written_costs_the_file_not_the_worker(tmp_path: 
     assert logger.handlers == []
 
 
-def test_a_file_below_the_limit_stays(tmp_path: Path) -> None:
+def test_a_file_below_the_limit_is_not_rotated(tmp_path: Path) -> None:
     path = tmp_path / "worker.log"
     path.write_text("12345")
     log_file.rotate(path, at=6)
@@ -95,9 +95,7 @@ def test_a_gap_in_the_old_files_is_no_error(tmp_path: Path, caplog: pytest.LogCa
     assert caplog.messages == []
 
 
-def test_a_file_that_is_not_there_is_nothing_to_rotate_nor_to_speak_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_missing_file_is_not_rotated_and_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It is asked every few seconds, also where no file can be written."""
     log_file.rotate(tmp_path / "worker.log")
     assert caplog.messages == []

@@ -222,7 +222,7 @@ def test_slow_tasks_are_not_batched(deployment: Deployment) -> None:
     assert deployment.waiting() == ["c"]
 
 
-def test_batches_are_as_large_as_the_setting_says(deployment: Deployment) -> None:
+def test_batches_are_as_large_as_the_setting(deployment: Deployment) -> None:
     deployment.observe(runtime=0.0001, batches=True)
     deployment.accept(*"abcdefghij")
     assert deployment.take() == [list("abcd"), list("efgh")]
@@ -845,7 +845,7 @@ def test_a_cancelled_task_of_an_earlier_round_kills_nothing(deployment: Deployme
     assert deployment.worker.pool.killed == []
 
 
-def test_a_long_polled_task_is_treated_as_if_it_had_been_handed_over(deployment: Deployment) -> None:
+def test_a_long_polled_task_is_treated_like_an_assigned_one(deployment: Deployment) -> None:
     deployment.poll("long", "b", "c")
     deployment.scoreboard.start(deployment.last.slot, 0)
     deployment.worker.events.clear()

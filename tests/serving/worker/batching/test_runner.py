@@ -112,9 +112,7 @@ def test_a_process_that_celery_ends_does_end(runner: Any, taken: Any, records: T
     assert results(records, tasks) == [("STARTED", None)]
 
 
-def test_what_the_scoreboard_cuts_off_does_not_run(
-    runner: Any, taken: Any, records: TaskStore, scoreboard: Scoreboard
-) -> None:
+def test_truncated_tasks_do_not_run(runner: Any, taken: Any, records: TaskStore, scoreboard: Scoreboard) -> None:
     ran = []
 
     def predict(model: Any, one: int) -> dict[str, int]:
@@ -245,7 +243,7 @@ def test_a_bad_polled_task_fails_alone(runner: Any, granted: Any, records: TaskS
     assert [polled.result.status for polled in result.polled] == ["FAILURE", "SUCCESS"]
 
 
-def test_what_is_cut_off_from_a_round_is_to_be_requeued_and_ends_the_session(
+def test_tasks_truncated_from_a_round_are_to_be_requeued_and_end_the_session(
     runner: Any, granted: Any, scoreboard: Scoreboard, redis: Redis
 ) -> None:
     def predict(model: Any, one: int) -> dict[str, Any]:
