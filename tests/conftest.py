@@ -51,7 +51,8 @@ def _shared_out(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
     So that a worker which is through with its part takes over quick ones, and launches no project for a few tests.
     """
     real = [item for item in items if _weight(item)]
-    quick = [item for item in items if not _weight(item)]
+    # Its last module has costly fixtures, and each worker that takes over some of its tests would pay for them.
+    quick = [item for item in items if not _weight(item)][::-1]
     ordered: list[pytest.Item] = []
     for left in range(workers, 0, -1):
         number, weight = 0, sum(map(_weight, real)) / left

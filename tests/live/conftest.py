@@ -60,7 +60,7 @@ def shared(request: pytest.FixtureRequest, render: Render) -> Driven:
 @pytest.fixture
 def lab(shared: Driven) -> Driven:
     """The shared project, up: a test before may have stopped it, or broken it on purpose."""
-    if not shared.status().get("ready"):
+    if not shared.is_ready():
         shared.order()
         shared.write_pipeline()
         shared.denzel("restart")

@@ -36,7 +36,7 @@ def test_a_request_that_kills_its_process_fails_after_three_deliveries_and_alone
     }
     assert [lab.ended(task)["result"]["echo"] for task in good] == list(range(100))
     # Those that had ended when the process died, and were not on record yet, have run once more.
-    assert 100 <= lab.denzel("logworker").count(name) < 100 + MAX_IN_TURN
+    assert 100 <= lab.log.count(name) < 100 + MAX_IN_TURN
     kept = lab.listed("tasks", "--quarantined")
     assert [task["deliveries"] for task in kept if task["task_id"] == poison] == [3]
 
@@ -49,7 +49,7 @@ def test_a_request_that_takes_all_memory_fails_after_three_deliveries_and_alone(
     good, poison = submit_among_good_ones(lab, {"allocate": 2000})
     assert lab.ended(poison, within=180)["result"] == {"args": ["the worker died while running this task, 3 times"]}
     assert [lab.ended(task, within=120)["result"]["echo"] for task in good] == list(range(100))
-    until(lambda: lab.status()["ready"], within=60, what="the worker to be up")
+    until(lab.is_ready, within=60, what="the worker to be up")
 
 
 def test_a_cancelled_task_is_stopped_its_process_replaced_and_no_other_disturbed(lab: Driven) -> None:
@@ -72,7 +72,7 @@ def test_a_cancelled_task_is_stopped_its_process_replaced_and_no_other_disturbed
 
 def loads(lab: Driven) -> int:
     """How many times the worker has loaded its model."""
-    return lab.denzel("logworker").count("model loaded")
+    return lab.log.count("model loaded")
 
 
 def test_callbacks_are_signed_with_the_projects_secret(lab: Driven, receiver: Receiver) -> None:
@@ -90,8 +90,8 @@ def test_callbacks_come_within_a_minute_when_the_process_that_sends_them_hangs(l
     task = lab.submit({"echo": "late", "callback_uri": receiver.uri(lab.backend)})
     until(lambda: receiver.received, within=60, what="the callback")
     assert receiver.ids == [task]
-    assert "the sidecar hangs: it has stopped looking for callbacks; killing it" in lab.denzel("logworker")
-    assert "the sidecar ended with -9; starting it again" in lab.denzel("logworker")
+    assert "the sidecar hangs: it has stopped looking for callbacks; killing it" in lab.log
+    assert "the sidecar ended with -9; starting it again" in lab.log
 
 
 def processes(lab: Driven) -> list[psutil.Process]:

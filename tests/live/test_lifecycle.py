@@ -101,7 +101,7 @@ def test_the_worker_is_loading_while_its_model_loads_however_long(lab: Driven) -
         lab.denzel("restart", "--no-wait")
         began = time.monotonic()
         # Those before have ended, and these are held.
-        loaded = lab.denzel("logworker").count("model loaded")
+        loaded = lab.log.count("model loaded")
         assert lab.denzel("status").splitlines()[-1] == "Worker: all - LOADING..."
         until(lambda: lab.states() == ALL_UP, within=60, what="the services, which do not wait for the model")
         task = lab.submit({"echo": "soon"})
@@ -110,7 +110,7 @@ def test_the_worker_is_loading_while_its_model_loads_however_long(lab: Driven) -
         assert lab.status()["workers"][0]["state"] == "LOADING..."
     until(lambda: lab.status()["ready"], what="the model")
     assert lab.ended(task)["result"]["echo"] == "soon"
-    until(lambda: lab.denzel("logworker").count("model loaded") == loaded + 2, what="each process to load it, once")
+    until(lambda: lab.log.count("model loaded") == loaded + 2, what="each process to load it, once")
     lab.order()
 
 

@@ -32,7 +32,7 @@ def test_the_model_is_loaded_once_in_each_process_that_predicts_and_nowhere_else
     assert all(answer["loaded by"] == answer["pid"] for answer in answers)
     # Nor was it loaded before the fork, and once more after it.
     assert all(answer["loads"] == 1 for answer in answers)
-    assert "loading the model" in lab.denzel("logworker")
+    assert "loading the model" in lab.log
     for service in ("api", "monitor"):
         assert "loading the model" not in lab.denzel("logs", "--service", service)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from support.lab import LabProject
 from support.waiting import until
 
@@ -88,6 +89,18 @@ class Driven(LabProject):
     def monitor(self) -> str:
         return f"http://127.0.0.1:{read(self.root / '.env')['MONITOR_PORT']}"
 
+    @property
+    def log(self) -> str:
+        """The worker's log."""
+        return (self.root / "logs" / "worker.log").read_text()
+
+    def is_ready(self) -> bool:
+        """True when every service answers and the worker is up, asked without the half second that a command takes."""
+        try:
+            return self.get("/health/ready").ok and requests.get(f"{self.monitor}/healthcheck", timeout=30).ok
+        except requests.RequestException:
+            return False
+
     def pid(self, service: str) -> int:
         """The main process of a service; 0 while there is none."""
         if self.backend == "docker":
@@ -131,7 +144,7 @@ class Driven(LabProject):
 
             def both_run() -> bool:
                 # STARTED means only that it was taken.
-                log = self.denzel("logworker")
+                log = self.log
                 return all(f"processing {body}" in log for body in bodies)
 
             until(both_run, what="both processes to be busy")
