@@ -95,7 +95,7 @@ class PythonEnvironment:
 
     def _run_os_requirements(self, on_step: Callable[[BuildStep], None], stamp: str) -> None:
         done = self._home / "os-requirements"
-        if done.exists() and done.read_text(encoding="utf-8") == stamp:
+        if not self._project.has_os_requirements or (done.exists() and done.read_text(encoding="utf-8") == stamp):
             return
         on_step(BuildStep(state=State.INSTALLING_OS, text="requirements.sh"))
         try:

@@ -185,6 +185,13 @@ def test_requirements_sh_runs_on_request_before_the_packages(project: Project) -
 
 @local
 @pytest.mark.usefixtures("package_cache")
+def test_a_requirements_sh_of_comments_is_not_run(project: Project) -> None:
+    assert all(step.state is not State.INSTALLING_OS for step in build(project, OS_REQUIREMENTS_UPDATED="1"))
+    assert not (project.root / ".denzel" / "os-requirements").exists()
+
+
+@local
+@pytest.mark.usefixtures("package_cache")
 def test_a_failed_requirements_sh_is_reported_and_run_again(project: Project) -> None:
     build(project)
     made = (project.root / ".denzel" / "venv").readlink()
