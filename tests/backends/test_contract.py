@@ -196,7 +196,7 @@ def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def absent(rig: Rig) -> Backend:
     """A project that was never built."""
     backend = rig.open()
-    if backend.is_launched() or backend.holds_data():
+    if backend.is_launched() or backend.holds_data() or rig.holds_a_build():
         backend.down(purge=True)
     return backend
 
@@ -283,8 +283,11 @@ def test_up_without_a_build_is_refused(absent: Backend) -> None:
 
 def test_a_build_reports_its_steps_and_launches_nothing(rig: Rig, absent: Backend) -> None:
     (rig.project.root / "requirements.txt").write_text("")
-    steps: list[BuildStep] = []
+    script = rig.project.root / "requirements.sh"
+    comments, steps = script.read_text(), list[BuildStep]()
+    script.write_text("true\n")
     absent.build(steps.append, stamps=stamps_of_now())
+    script.write_text(comments)
     assert {step.state for step in steps} == {State.INSTALLING_OS, State.INSTALLING_PIP}
     assert all(step.text and "\n" not in step.text for step in steps)
     assert not absent.is_launched()
