@@ -106,6 +106,13 @@ def test_a_child_that_never_beats_hangs_too_but_has_longer_to_start(supervise: S
     assert time.monotonic() - began > (MAX_MISSED_AT_START - 1) * INTERVAL
 
 
+def test_a_child_that_misses_some_beats_now_and_then_is_left_alone(supervise: Supervise) -> None:
+    seldom = f"live(until=lambda: time.sleep({2.2 * INTERVAL}))"
+    supervised = started(supervise, sender=seldom)
+    time.sleep(4 * MAX_MISSED * INTERVAL)
+    assert len(supervised.starts("sender")) == 1
+
+
 def test_nobody_is_killed_after_the_supervisor_was_stopped_itself(supervise: Supervise) -> None:
     supervised = supervise()
     for name in CHILDREN:
@@ -231,7 +238,9 @@ def test_a_stopped_worker_does_not_prevent_a_stop(supervise: Supervise) -> None:
     supervised = started(supervise, stop_timeout=4)
     os.kill(supervised.pid("worker"), signal.SIGSTOP)
     began = time.monotonic()
-    assert supervised.stop() == 0
+    supervised.process.send_signal(signal.SIGTERM)
+    time.sleep(2)
+    assert supervised.stop() == 0  # another signal gives it no more time
     assert 2.9 < time.monotonic() - began < 4
     assert "sender ends" in supervised.notes()
     assert supervised.orders() == ["forget", "forget"]
@@ -242,7 +251,12 @@ def test_a_killed_worker_that_does_not_end_does_not_prevent_a_stop_either(superv
     (supervised.folder / "sleeping").touch()
     os.kill(supervised.pid("worker"), signal.SIGSTOP)
     began = time.monotonic()
-    assert supervised.stop() == 0
+    supervised.process.send_signal(signal.SIGTERM)
+    time.sleep(1.5)
+    used = processor_time(supervised)
+    time.sleep(1)
+    assert processor_time(supervised) - used < 0.1
+    assert supervised.process.wait(30) == 0
     assert 3.4 < time.monotonic() - began < 4
     assert "sender ends" in supervised.notes()
 
