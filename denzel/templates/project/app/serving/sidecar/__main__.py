@@ -13,45 +13,17 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 
+import uvloop
 from redis import RedisError
 
-from app.serving.callbacks.connections import ConnectionPool
-from app.serving.callbacks.delivery import Delivery
-from app.serving.callbacks.egress import EgressPolicy
-from app.serving.callbacks.sender import CallbackSender
-from app.serving.callbacks.signature import read_secret
+from app.serving.callbacks.__main__ import send_callbacks
+from app.serving.callbacks.checks import check_settings
+from app.serving.heartbeat import Heartbeat
 from app.serving.settings import SettingError, Settings
-from app.serving.sidecar.heartbeat import HeartbeatWriter
 from app.serving.sidecar.watchdog import Watchdog
 from app.serving.store.connection import connect
-from app.serving.store.outbox import Outbox
 from app.serving.store.workers import HEARTBEAT_INTERVAL, WorkerRegistry
-
-#: Seconds between two checks that the worker is still there.
-WORKER_CHECK_INTERVAL = 1.0
-
-
-def check_settings(settings: Settings) -> None:
-    """Raise SettingError where the sidecar could not start: then the worker should not either."""
-    EgressPolicy.of(settings)
-    read_secret(settings.callback_secret)
-
-
-def make_sender(settings: Settings, heartbeat: HeartbeatWriter) -> CallbackSender:
-    """The sender of a deployment; raises SettingError."""
-    connections = ConnectionPool(EgressPolicy.of(settings), timeout=settings.callback_timeout)
-    outbox = Outbox(
-        connect(settings.redis_url), result_ttl=settings.result_lifetime, callback_ttl=settings.callback_lifetime
-    )
-    delivery = Delivery(
-        connections,
-        key=read_secret(settings.callback_secret),
-        timeout=settings.callback_timeout,
-        retry_for=settings.callback_retry_for,
-    )
-    return CallbackSender(outbox, delivery.send, on_renew=connections.close_idle, on_tick=heartbeat.beat)
 
 
 def start_watchdog(worker: int, settings: Settings) -> None:
@@ -82,27 +54,17 @@ def main(worker: int) -> None:
     """Run until SIGTERM, or until the worker, which started this process, is gone."""
     faulthandler.enable(all_threads=False)
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s/Sidecar] %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         settings = Settings.from_environment(os.environ)
-        # The worker reads the output, and restarts this process when it hangs.
-        sender = make_sender(settings, HeartbeatWriter(sys.stdout.fileno()))
+        check_settings(settings)
     except SettingError as error:
         sys.exit(str(error))
-    stops: SimpleQueue[None] = SimpleQueue()
-    signal.signal(signal.SIGTERM, lambda *_: stops.put(None))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sending = threading.Thread(target=sender.run, name="callbacks", daemon=True)
-    sending.start()
     start_watchdog(worker, settings)
     threading.Thread(target=renew_registration, args=(settings,), daemon=True).start()
-    while os.getppid() == worker and sending.is_alive():
-        with suppress(Empty):
-            stops.get(timeout=WORKER_CHECK_INTERVAL)
-            break
-    if not sending.is_alive():
-        sys.exit("the thread that sends callbacks has died")
-    sender.stop()
-    sending.join()
+    # The worker reads the output, and restarts this process when it hangs.
+    uvloop.run(send_callbacks(settings, Heartbeat(sys.stdout.fileno()), worker))
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from typing import Any
 from celery import bootsteps
 from redis import RedisError
 
+from app.serving.callbacks.checks import check_settings
 from app.serving.settings import Settings
-from app.serving.sidecar.__main__ import check_settings
 from app.serving.sidecar.heartbeat import HeartbeatMonitor
 from app.serving.store.connection import connect
 from app.serving.store.workers import HEARTBEAT_INTERVAL
