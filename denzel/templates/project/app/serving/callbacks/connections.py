@@ -21,7 +21,11 @@ from app.serving.callbacks.exchange import Connection, Response
 #: Seconds for which an idle connection is kept.
 KEEP_ALIVE = 15.0
 
-#: Hosts that are looked up at the same time: as many as callbacks in flight, so that none waits for those that hang.
+#: Bytes up to which a body is sent in one piece with its head.
+ONE_PIECE = 16 * 1024
+
+#: Threads that look up hosts, made as they are needed: as many as callbacks in flight, so that none waits for a look-up
+#: that hangs but those that need it.
 MAX_LOOKUPS = 512
 
 #: Characters of a request's target that are sent as they are; all that a URI may not contain is escaped.
@@ -47,7 +51,6 @@ class ConnectionPool:
         self._policy = policy
         self._timeout = timeout
         self._idle: defaultdict[_Origin, list[tuple[Connection, float]]] = defaultdict(list)
-        self._lookups: dict[_Origin, asyncio.Future[list[str]]] = {}
         self._resolvers = ThreadPoolExecutor(MAX_LOOKUPS, thread_name_prefix="look-up")
 
     async def post(self, uri: str, body: bytes, headers: Mapping[str, str]) -> Response:
@@ -59,7 +62,8 @@ class ConnectionPool:
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         if lines.count("\n") > len(headers):
             raise ValueError("a header has a line break")
-        request = (f"{opening}Content-Length: {len(body)}\r\n{lines}\r\n".encode(), body)
+        head = f"{opening}Content-Length: {len(body)}\r\n{lines}\r\n".encode()
+        request = [head + body] if len(body) <= ONE_PIECE else [head, body]
         connection = self._take_idle(origin)
         if connection is not None:
             try:
@@ -81,7 +85,7 @@ class ConnectionPool:
             if not idle:
                 del self._idle[origin]
 
-    async def _exchange(self, origin: _Origin, connection: Connection, request: tuple[bytes, bytes]) -> Response:
+    async def _exchange(self, origin: _Origin, connection: Connection, request: list[bytes]) -> Response:
         try:
             response = await connection.exchange(request)
         except BaseException:
@@ -103,7 +107,7 @@ class ConnectionPool:
     async def _connect(self, origin: _Origin) -> Connection:
         """A connection to one of the addresses that were looked up and permitted just now."""
         loop = asyncio.get_running_loop()
-        addresses = await self._addresses(origin)
+        addresses = await loop.run_in_executor(self._resolvers, self._policy.addresses, origin.host, origin.port)
         ends = loop.time() + self._timeout
         failure: OSError | None = None
         for tried, address in enumerate(addresses):
@@ -124,16 +128,6 @@ class ConnectionPool:
             except OSError as error:
                 failure = failure or error
         raise failure or OSError(f"{origin.host} has no address")
-
-    async def _addresses(self, origin: _Origin) -> list[str]:
-        """The permitted addresses of an origin, by one look-up for all that need them at the same time."""
-        lookup = self._lookups.get(origin)
-        if lookup is None:
-            loop = asyncio.get_running_loop()
-            lookup = loop.run_in_executor(self._resolvers, self._policy.addresses, origin.host, origin.port)
-            self._lookups[origin] = lookup
-            lookup.add_done_callback(lambda _: self._lookups.pop(origin))
-        return await asyncio.shield(lookup)
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:

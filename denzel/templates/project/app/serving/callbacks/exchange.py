@@ -78,14 +78,13 @@ class Connection(asyncio.Protocol):
         self._timer = self._loop.call_at(at, self._check_time)
 
     def _check_time(self) -> None:
-        now = self._loop.time()
-        silent_until = self._active_at + self._timeout
-        if now < min(silent_until, self._ends):
-            self._set_timer(min(silent_until, self._ends))
-        elif now < self._ends:
+        now, silent_until = self._loop.time(), self._active_at + self._timeout
+        if now >= self._ends:
+            self._end(TimeoutError(f"no whole answer within {2 * self._timeout:g} s"))
+        elif now >= silent_until:
             self._end(TimeoutError(f"no answer within {self._timeout:g} s"))
         else:
-            self._end(TimeoutError(f"no whole answer within {2 * self._timeout:g} s"))
+            self._set_timer(min(silent_until, self._ends))
 
     def _end(self, failure: OSError) -> None:
         """End the exchange: as a failure, unless the head of a response has arrived, even if the rest broke off."""
