@@ -6,12 +6,12 @@
 --       delivery tag and 'died' when its process died, or ''
 -- Answer: {id, reason, ...} of tasks that became dead letters
 
-local owner, max_deliveries, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3]
--- From the last to the first: each goes to the head of the queue, so the order stays.
-for i = #ARGV - 1, 4, -2 do
-    if redis.call('HGET', OWNERS, ARGV[i]) == owner then
-        requeue(ARGV[i], ARGV[i + 1] == 'died', max_deliveries, ttl)
+local tags, died = {}, {}
+for i = 4, #ARGV, 2 do
+    if redis.call('HGET', OWNERS, ARGV[i]) == ARGV[1] then
+        tags[#tags + 1], died[ARGV[i]] = ARGV[i], ARGV[i + 1] == 'died'
     end
 end
+requeue_in_order(tags, function(tag) return died[tag] end, tonumber(ARGV[2]), ARGV[3])
 announce_completions()
 return dead_lettered

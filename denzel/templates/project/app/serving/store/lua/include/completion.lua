@@ -15,7 +15,6 @@ end
 
 local function release_claims(tags)
     in_bulk('HDEL', UNACKED, tags)
-    in_bulk('ZREM', UNACKED_INDEX, tags)
     in_bulk('HDEL', OWNERS, tags)
 end
 

@@ -35,3 +35,18 @@ local function requeue(tag, died, max_deliveries, ttl)
     redis.call('ZADD', WAITING, redis.call('HGET', task, 'place') or 0, task_id)
     redis.call('RPUSH', QUEUE, message)
 end
+
+-- In the order in which they were accepted, those of other Celery clients first. `died(tag)` is true for a task of which
+-- a process died.
+local function requeue_in_order(tags, died, max_deliveries, ttl)
+    local places = {}
+    for _, tag in ipairs(tags) do
+        local task_id = task_of(redis.call('HGET', UNACKED, tag) or '')
+        places[tag] = tonumber(task_id and redis.call('HGET', TASK .. task_id, 'place') or 0)
+    end
+    -- Each goes to the head of the queue: the first comes last.
+    table.sort(tags, function(one, other) return places[one] > places[other] end)
+    for _, tag in ipairs(tags) do
+        requeue(tag, died(tag), max_deliveries, ttl)
+    end
+end
