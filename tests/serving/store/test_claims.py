@@ -164,8 +164,8 @@ def test_a_message_of_a_celery_client_is_claimed(claims: Claims, redis: Redis) -
     message["properties"]["delivery_tag"] = "a-tag"
     redis.lpush(keys.QUEUE, json.dumps(message))
     assert ids(claims.take(limit=1)) == ["theirs"]
-    assert redis.hget(keys.OWNERS, "a-tag") == claims.owner
-    claims.requeue({"a-tag": True})
+    assert redis.hget(keys.OWNERS, "theirs") == claims.owner
+    claims.requeue({"theirs": True})
     assert ids(claims.take(limit=1)) == ["theirs"]
 
 
@@ -218,7 +218,7 @@ def test_ends_are_stored_before_the_next_tasks_are_claimed(
 ) -> None:
     accept("a", "b", "c", "d")
     claims.take(limit=2)
-    ends = [Completion("a", "a", "SUCCESS", '{"of": "a"}'), Completion("b", "b", "FAILURE", '{"args": ["bad"]}')]
+    ends = [Completion("a", "SUCCESS", '{"of": "a"}'), Completion("b", "FAILURE", '{"args": ["bad"]}')]
     taken = claims.take(limit=1, wait=10, completions=ends)
     assert (ids(taken), taken.waiting) == (["c"], 1)
     assert [record_of(records, each).result for each in ("a", "b")] == [{"of": "a"}, {"args": ["bad"]}]
@@ -396,7 +396,7 @@ def test_thousands_of_tasks_are_claimed_and_completed_in_few_steps(
     assert max(taken) > 1000
     assert redis.hlen(keys.OWNERS) == redis.hlen(keys.UNACKED) == 2500
     assert redis.zcard(keys.WAITING) == 0
-    records.complete_many([Completion(name, name, "SUCCESS", "{}") for name in names], ttl=60)
+    records.complete_many([Completion(name, "SUCCESS", "{}") for name in names], ttl=60)
     assert redis.exists(keys.OWNERS, keys.UNACKED, keys.WAITING) == 0
     assert {redis.hget(keys.task(name), "status") for name in names} == {"SUCCESS"}
 

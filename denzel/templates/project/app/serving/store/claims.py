@@ -41,12 +41,9 @@ class ClaimLimits:
 
 
 class Claimed(NamedTuple):
-    """A claimed message, its delivery tag, how often it was delivered by now, and since when it waited (seconds since
-    1970).
-    """
+    """A claimed message, how often it was delivered by now, and since when it waited (seconds since 1970)."""
 
     message: str
-    tag: str
     deliveries: int
     since: float
 
@@ -118,21 +115,21 @@ class Claims:
             time.sleep(min(wait, _MEMORY_FULL_PAUSE))
         return taken
 
-    def requeue(self, tags: Mapping[str, bool]) -> list[DeadLettered]:
-        """Put messages back at the head of the queue, in their order; True for one whose process died while it ran it.
+    def requeue(self, tasks: Mapping[str, bool]) -> list[DeadLettered]:
+        """Put tasks back at the head of the queue, by their ids, in their order; True where a process died of one.
 
         At its last delivery, that ends the task. Returns those that were ended.
         """
-        flat = [text for tag, died in tags.items() for text in (tag, "died" if died else "")]
+        flat = [text for task_id, died in tasks.items() for text in (task_id, "died" if died else "")]
         return _dead_lettered(self._requeue(args=[self.owner, *self._limits, *flat]))
 
     def requeue_all(self, died: Collection[str] = ()) -> list[DeadLettered]:
-        """The same for all that this owner has; its process may have `died` of the tasks with these delivery tags."""
+        """The same for all that this owner has; its process may have `died` of the tasks with these ids."""
         return _dead_lettered(self._requeue_all(args=[self.owner, *self._limits, *died]))
 
-    def reject(self, tag: str, reason: str) -> None:
+    def reject(self, task_id: str, reason: str) -> None:
         """End a claimed message as a dead letter, and its task as FAILURE, for this reason."""
-        self._reject(args=[self.owner, tag, reason, self._ttl])
+        self._reject(args=[self.owner, task_id, reason, self._ttl])
 
 
 class HostClaims:
@@ -157,7 +154,7 @@ class HostClaims:
 def _read_taken(reply: Any) -> Taken:
     taken, cancelled, waiting = reply
     return Taken(
-        [Claimed(text, tag, deliveries, float(since)) for text, tag, deliveries, since in taken],
+        [Claimed(text, deliveries, float(since)) for text, deliveries, since in taken],
         [task for message, since in cancelled for task in _parsed(message, float(since))],
         waiting,
     )

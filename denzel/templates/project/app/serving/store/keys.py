@@ -5,11 +5,11 @@ from __future__ import annotations
 #: The list of waiting tasks, as Kombu's Redis transport stores a queue: added on the left, taken from the right.
 QUEUE = "denzel"
 
-#: Kombu's own: the hash of messages that are claimed and not finished, by delivery tag.
+#: Kombu's own: the hash of messages that are claimed and not finished, by the ids of their tasks.
 UNACKED = "unacked"
 
-#: The hash of the owner of each of these, by delivery tag; the times when owners last claimed, or renewed their leases;
-#: and the time of the last search for claims whose lease is over.
+#: The hash of the owner of each of these; the times when owners last claimed, or renewed their leases; and the time of
+#: the last search for claims whose lease is over.
 OWNERS = "denzel:claimants"
 LEASES = "denzel:leases"
 LAST_RECLAIM = "denzel:swept"

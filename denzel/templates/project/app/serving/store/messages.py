@@ -19,6 +19,9 @@ from app.serving.store import keys
 
 TASK_NAME = "app.tasks.invoke_predict"
 
+#: Characters of a task's id at most: our own are UUIDs.
+MAX_ID = 255
+
 #: Characters of the arguments that the dashboard shows at most.
 MAX_ARGS_REPR = 1024
 
@@ -70,12 +73,11 @@ _AFTER_ARGUMENTS = {"callbacks": None, "errbacks": None, "chain": None, "chord":
 
 
 class QueuedTask(NamedTuple):
-    """A task from its message: its id, the message's delivery tag, the body as it is encoded, its arguments as the
-    dashboard shows them, and since when it waited until it was claimed, in seconds since 1970.
+    """A task from its message: its id, the body as it is encoded, its arguments as the dashboard shows them, and since
+    when it waited until it was claimed, in seconds since 1970.
     """
 
     task_id: str
-    tag: str
     body: str
     args_repr: str
     since: float
@@ -98,9 +100,10 @@ def parse(message: str, since: float) -> QueuedTask:
     try:
         stored = orjson.loads(message)
         headers, properties = stored["headers"], stored["properties"]
-        if headers["id"] != properties["delivery_tag"] or headers["task"] != TASK_NAME:
+        is_ours = headers["id"] == properties["delivery_tag"] and headers["task"] == TASK_NAME
+        if not is_ours or headers["eta"] or headers["expires"]:
             _check_foreign(stored, headers, properties)
-        return QueuedTask(headers["id"], properties["delivery_tag"], stored["body"], headers["argsrepr"], since)
+        return QueuedTask(headers["id"], stored["body"], headers["argsrepr"], since)
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, ForeignMessage):
             raise
@@ -116,6 +119,8 @@ def _check_foreign(stored: dict[str, Any], headers: dict[str, Any], properties: 
             raise ForeignMessage(
                 f"{name} is {headers[name]}: tasks run as soon as a process is free, and do not expire"
             )
+    if len(headers["id"]) > MAX_ID:
+        raise ForeignMessage(f"its id has {len(headers['id'])} characters; it may have {MAX_ID}")
     if stored["content-type"] != "application/json" or headers.get("compression"):
         kind = headers.get("compression") or stored["content-type"]
         raise ForeignMessage(f"its content is {kind}: tasks are plain JSON")

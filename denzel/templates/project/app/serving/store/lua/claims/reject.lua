@@ -4,15 +4,14 @@
 -- @include dead_letter
 -- @include messages
 -- KEYS: none
--- ARGV: 1 owner, 2 delivery tag, 3 reason, 4 seconds to keep a result
+-- ARGV: 1 owner, 2 task id, 3 reason, 4 seconds to keep a result
 -- Answer: none
 
-local tag, reason = ARGV[2], ARGV[3]
-if redis.call('HGET', OWNERS, tag) ~= ARGV[1] then
+local task_id, reason = ARGV[2], ARGV[3]
+if redis.call('HGET', OWNERS, task_id) ~= ARGV[1] then
     return
 end
-local message = message_of(redis.call('HGET', UNACKED, tag))
-local task_id = task_of(message)
+local message = message_of(redis.call('HGET', UNACKED, task_id))
 dead_letter(task_id, message, tonumber(redis.call('HGET', TASK .. task_id, 'deliveries')), reason)
-complete_tasks({task_id, tag, 'FAILURE', cjson.encode({args = {reason}})}, 1, ARGV[4])
+complete_tasks({task_id, 'FAILURE', cjson.encode({args = {reason}})}, 1, ARGV[4])
 announce_completions()

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Renew the leases of a host's living owners. Requeue what its other owners have claimed, which are dead, and what those
--- of other hosts have whose lease is over. After a gap without renewals, as Redis or all workers were away, every owner
+-- Renew the leases of a host's living owners. Requeue what its other owners have claimed, which are dead, and what
+-- those of other hosts have whose lease is over. After a gap without renewals, as Redis or all workers were away, every owner
 -- gets another lease to renew first. Without any claims, no lease is written.
 -- @include requeue
 -- KEYS: none
@@ -42,16 +42,16 @@ if #claims > 0 then
         renew_all()
     end
     redis.call('SET', LAST_RECLAIM, time)
-    local tags = {}
+    local dead = {}
     for i = 1, #claims, 2 do
         local owner = claims[i + 1]
         if living[owner] then
             redis.call('ZADD', LEASES, time, owner)
         elseif is_dead(owner) then
-            tags[#tags + 1] = claims[i]
+            dead[#dead + 1] = claims[i]
         end
     end
-    requeue_in_order(tags, function() return true end, max_deliveries, ttl)
+    requeue_in_order(dead, function() return true end, max_deliveries, ttl)
     redis.call('ZREMRANGEBYSCORE', LEASES, '-inf', time - 10 * lease)
 end
 

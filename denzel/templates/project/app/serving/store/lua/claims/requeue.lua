@@ -3,15 +3,15 @@
 -- @include requeue
 -- KEYS: none
 -- ARGV: 1 owner, 2 deliveries until a task is a dead letter, 3 seconds to keep a result, then for each message its
---       delivery tag and 'died' when its process died, or ''
+--       task id and 'died' when its process died, or ''
 -- Answer: {id, reason, ...} of tasks that became dead letters
 
-local tags, died = {}, {}
+local ids, died = {}, {}
 for i = 4, #ARGV, 2 do
     if redis.call('HGET', OWNERS, ARGV[i]) == ARGV[1] then
-        tags[#tags + 1], died[ARGV[i]] = ARGV[i], ARGV[i + 1] == 'died'
+        ids[#ids + 1], died[ARGV[i]] = ARGV[i], ARGV[i + 1] == 'died'
     end
 end
-requeue_in_order(tags, function(tag) return died[tag] end, tonumber(ARGV[2]), ARGV[3])
+requeue_in_order(ids, function(task_id) return died[task_id] end, tonumber(ARGV[2]), ARGV[3])
 announce_completions()
 return dead_lettered

@@ -6,8 +6,8 @@
 -- @include dead_letter
 -- KEYS: none
 -- ARGV: 1 owner, 2 batch limit, 3 processes among which the queue is split (0: not), 4 seconds to keep a result, then
---       for each task that has ended its id, delivery tag, status and result (JSON)
--- Answer: {{message, tag, deliveries, waiting since} of each, {message, waiting since} of each that was cancelled,
+--       for each task that has ended its id, status and result (JSON)
+-- Answer: {{message, deliveries, waiting since} of each, {message, waiting since} of each that was cancelled,
 --         number of tasks that wait}
 
 local MAX_BYTES = 1024 * 1024
@@ -26,12 +26,12 @@ local function add_pair(list, first, second)
     list[#list + 1], list[#list + 2] = first, second
 end
 
-local function take(task_id, tag, message, deliveries, since)
+local function take(task_id, message, deliveries, since)
     redis.call('HSET', TASK .. task_id, 'status', 'STARTED', 'since', time, 'deliveries', deliveries)
-    taken[#taken + 1] = {message, tag, deliveries, since or tostring(time)}
+    taken[#taken + 1] = {message, deliveries, since or tostring(time)}
     ids[#ids + 1], bytes = task_id, bytes + #message
-    add_pair(messages, tag, claim_text(message))
-    add_pair(owners, tag, owner)
+    add_pair(messages, task_id, claim_text(message))
+    add_pair(owners, task_id, owner)
 end
 
 -- Large ones are claimed a few at a time, so that neither this script nor their transfer takes long.
@@ -52,7 +52,7 @@ while limit > 0 and bytes < MAX_BYTES do
             break
         end
         limit = delivered > 0 and 0 or limit - 1
-        take(task_id, tag, message, delivered + 1, record[3])
+        take(task_id, message, delivered + 1, record[3])
     elseif status == 'REVOKED' then
         cancelled[#cancelled + 1], bytes = {message, record[3] or tostring(time)}, bytes + #message
     end
