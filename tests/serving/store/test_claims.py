@@ -65,6 +65,10 @@ def age(redis: Redis, claims: Claims, seconds: float = CLAIM_LEASE + 1) -> None:
     redis.set(keys.LAST_RECLAIM, float(redis.time()[0]))
 
 
+def holder(claims: Claims) -> str:
+    return f"{claims.owner}.{claims.epoch}"
+
+
 def status(records: TaskStore, task_id: str) -> str:
     return record_of(records, task_id).status
 
@@ -73,7 +77,7 @@ def pass_on(claims: Claims, others: Claims, redis: Redis, elsewhere: HostClaims)
     """Let the lease on `a` end, and another worker take it."""
     claims.take(limit=1)
     age(redis, claims)
-    elsewhere.renew([])
+    elsewhere.renew({})
     others.take(limit=1)
 
 
@@ -164,7 +168,7 @@ def test_a_message_of_a_celery_client_is_claimed(claims: Claims, redis: Redis) -
     message["properties"]["delivery_tag"] = "a-tag"
     redis.lpush(keys.QUEUE, json.dumps(message))
     assert ids(claims.take(limit=1)) == ["theirs"]
-    assert redis.hget(keys.OWNERS, "theirs") == claims.owner
+    assert redis.hget(keys.OWNERS, "theirs") == holder(claims)
     claims.requeue({"theirs": True})
     assert ids(claims.take(limit=1)) == ["theirs"]
 
@@ -189,7 +193,7 @@ def test_ids_in_a_request_are_not_mistaken_for_the_tasks_own(claims: Claims, rec
     hostile = {"id": "x", '"id": "x"': '"delivery_tag": "x", "id": "x"'}
     records.enqueue("a", task_message("a", hostile), callback_uri=None, queue_limit=10)
     claims.take(limit=1)
-    assert redis.hgetall(keys.OWNERS) == {"a": claims.owner}
+    assert redis.hgetall(keys.OWNERS) == {"a": holder(claims)}
 
 
 # Waiting at the queue
@@ -243,9 +247,9 @@ def test_a_renewed_claim_holds_however_long_its_task_runs(
     claims.take(limit=1)
     for _ in range(10):
         age(redis, claims, seconds=CLAIM_LEASE - 1)
-        here.renew([claims.owner])
-        elsewhere.renew([])
-    assert redis.hget(keys.OWNERS, "a") == claims.owner
+        here.renew({claims.owner: claims.epoch})
+        elsewhere.renew({})
+    assert redis.hget(keys.OWNERS, "a") == holder(claims)
     assert redis.llen(keys.QUEUE) == 0
 
 
@@ -256,7 +260,7 @@ def test_an_expired_claim_is_requeued_at_the_head(
     claims.take(limit=1)
     assert status(records, "a") == "STARTED"
     age(redis, claims)
-    elsewhere.renew([])
+    elsewhere.renew({})
     assert status(records, "a") == "PENDING"
     assert [record_of(records, each).position for each in ("a", "b")] == [1, 2]
     assert [ids(others.take(limit=2)) for _ in range(2)] == [["a"], ["b"]]
@@ -270,10 +274,10 @@ def test_after_redis_was_away_every_owner_may_renew_first(
     claims.take(limit=1)
     redis.zincrby(keys.LEASES, -1000, claims.owner)
     redis.set(keys.LAST_RECLAIM, float(redis.time()[0]) - 1000)
-    elsewhere.renew([])
-    assert redis.hget(keys.OWNERS, "a") == claims.owner
+    elsewhere.renew({})
+    assert redis.hget(keys.OWNERS, "a") == holder(claims)
     age(redis, claims)
-    elsewhere.renew([])
+    elsewhere.renew({})
     assert nothing_is_claimed(redis)
 
 
@@ -285,10 +289,10 @@ def test_an_owner_without_a_lease_gets_one_first(
     claims.take(limit=1)
     redis.delete(keys.LEASES)
     redis.set(keys.LAST_RECLAIM, float(redis.time()[0]))
-    elsewhere.renew([])
-    assert redis.hget(keys.OWNERS, "a") == claims.owner
+    elsewhere.renew({})
+    assert redis.hget(keys.OWNERS, "a") == holder(claims)
     age(redis, claims)
-    elsewhere.renew([])
+    elsewhere.renew({})
     assert nothing_is_claimed(redis)
 
 
@@ -299,9 +303,9 @@ def test_a_clock_that_is_set_back_does_not_keep_a_dead_owners_claim(
     claims.take(limit=1)
     redis.zincrby(keys.LEASES, 3600, claims.owner)
     redis.set(keys.LAST_RECLAIM, float(redis.time()[0]) + 3600)
-    elsewhere.renew([])
+    elsewhere.renew({})
     age(redis, claims)
-    elsewhere.renew([])
+    elsewhere.renew({})
     assert nothing_is_claimed(redis)
 
 
@@ -312,8 +316,8 @@ def test_what_an_owner_that_lives_no_more_has_is_requeued_at_once(
     accept("a", "b", "c", "d")
     claims.take(limit=3)
     others.take(limit=1)
-    here.renew([new_owner("here")])
-    assert redis.hgetall(keys.OWNERS) == {"d": others.owner}
+    here.renew({new_owner("here"): 0})
+    assert redis.hgetall(keys.OWNERS) == {"d": holder(others)}
     assert [ids(others.take(limit=3)) for _ in range(3)] == [["a"], ["b"], ["c"]]
 
 
@@ -322,18 +326,23 @@ def test_a_host_is_not_mistaken_for_one_whose_name_begins_like_its_own(
 ) -> None:
     accept("a")
     others.take(limit=1)
-    HostClaims(broker, LIMITS, host="else").renew([])
-    assert redis.hget(keys.OWNERS, "a") == others.owner
+    HostClaims(broker, LIMITS, host="else").renew({})
+    assert redis.hget(keys.OWNERS, "a") == holder(others)
 
 
 def test_what_was_claimed_in_an_answer_that_was_lost_is_requeued(
     claims: Claims, here: HostClaims, accept: Accept, redis: Redis
 ) -> None:
+    """Also when Redis reads the claim from the broken connection later than the requeue from a new one."""
     accept("a", "b")
     claims.take(limit=1)
-    claims.requeue_all()
+    claims.epoch += 1
+    here.renew({claims.owner: claims.epoch})
     assert redis.hget(keys.task("a"), "deliveries") == "0"
     assert ids(claims.take(limit=2)) == ["a", "b"]
+    here.renew({claims.owner: 0})
+    here.renew({claims.owner: claims.epoch})
+    assert sorted(redis.hkeys(keys.OWNERS)) == ["a", "b"]
 
 
 def test_leases_of_owners_that_are_long_gone_are_dropped(
@@ -346,7 +355,7 @@ def test_leases_of_owners_that_are_long_gone_are_dropped(
     assert redis.zrange(keys.LEASES, 0, -1) == [claims.owner]
     redis.zadd(keys.LEASES, {"gone/0": 1, "gone/1": 2})
     redis.set(keys.LAST_RECLAIM, float(redis.time()[0]))
-    here.renew([claims.owner])
+    here.renew({claims.owner: claims.epoch})
     assert redis.zrange(keys.LEASES, 0, -1) == [claims.owner]
 
 
@@ -357,7 +366,7 @@ def test_renewal_returns_the_tasks_that_were_cancelled(
     claims.take(limit=3)
     records.cancel("a", ttl=60)
     records.complete("b", "SUCCESS", {}, ttl=60)
-    assert here.renew([claims.owner], ["a", "b", "c"]).cancelled == ["a"]
+    assert here.renew({claims.owner: claims.epoch}, ["a", "b", "c"]).cancelled == ["a"]
     assert redis.hkeys(keys.OWNERS) == ["c"]
 
 
@@ -374,7 +383,7 @@ def test_renewal_returns_the_tasks_that_became_dead_letters(
     given_up = []
     for _ in range(LIMITS.deliveries):
         Claims(broker, LIMITS, new_owner("here")).take(limit=1)
-        given_up += here.renew([]).dead_lettered
+        given_up += here.renew({}).dead_lettered
     assert given_up == [DeadLettered("b", reason)]
 
 
@@ -410,7 +419,7 @@ def test_no_process_gets_more_than_its_share_of_a_split_queue(claims: Claims, ac
 
 def test_renewal_without_claims_writes_nothing(claims: Claims, here: HostClaims, redis: Redis) -> None:
     """Redis would write it to the disk, every two seconds."""
-    here.renew([claims.owner])
+    here.renew({claims.owner: claims.epoch})
     assert redis.keys("*") == []
 
 
@@ -434,7 +443,7 @@ def test_a_claim_of_a_task_that_has_ended_is_dropped(
     pass_on(claims, others, redis, elsewhere)
     records.complete("a", "SUCCESS", {"by": "the first"}, ttl=60)
     claims.requeue({"a": True})
-    elsewhere.renew([others.owner], ["a"])
+    elsewhere.renew({others.owner: 0}, ["a"])
     assert nothing_is_claimed(redis)
     assert redis.llen(keys.QUEUE) == 0
 
@@ -446,7 +455,7 @@ def test_a_claim_that_passed_to_another_worker_cannot_be_requeued(
     pass_on(claims, others, redis, elsewhere)
     claims.requeue({"a": True})
     claims.reject("a", "no reason")
-    assert redis.hget(keys.OWNERS, "a") == others.owner
+    assert redis.hget(keys.OWNERS, "a") == holder(others)
     assert redis.llen(keys.QUEUE) == 0
     assert redis.hget(keys.task("a"), "deliveries") == "2"
 
@@ -528,9 +537,9 @@ def test_a_worker_that_dies_whole_counts_too(
 ) -> None:
     accept("a")
     for _ in range(3):
-        here.renew([])
+        here.renew({})
         Claims(broker, LIMITS, new_owner("here")).take(limit=1)
-    here.renew([])
+    here.renew({})
     assert status(records, "a") == "FAILURE"
 
 
@@ -608,7 +617,7 @@ def test_claims_work_at_the_memory_limit(
     redis.config_set("maxmemory", "1")
     try:
         assert ids(claims.take(limit=2, wait=10)) == ["a", "b"]
-        here.renew([claims.owner], ["a", "b"])
+        here.renew({claims.owner: claims.epoch}, ["a", "b"])
         records.complete("a", "SUCCESS", {"large": "x" * 10_000}, ttl=60)
         claims.requeue({"b": True})
         assert [ids(claims.take(limit=2)) for _ in range(2)] == [["b"], ["c"]]
@@ -633,4 +642,4 @@ def test_every_method_of_claims_raises_when_redis_is_away(away: Redis, call: Cal
     with pytest.raises(RedisError):
         call(Claims(away, LIMITS, new_owner()))
     with pytest.raises(RedisError):
-        HostClaims(away, LIMITS).renew([])
+        HostClaims(away, LIMITS).renew({})

@@ -83,6 +83,8 @@ class Claims:
     def __init__(self, redis: Redis, limits: ClaimLimits, owner: str) -> None:
         """`take` must not be repeated by the client: connect(url, retries=0)."""
         self.owner = owner
+        #: Counted up with each answer to `take` that was lost.
+        self.epoch = 0
         self._limits = [limits.deliveries, limits.ttl]
         self._ttl = limits.ttl
         self._redis = redis
@@ -94,10 +96,16 @@ class Claims:
         """Store how tasks ended, as TaskStore.complete_many does, and claim the next: up to `limit`, or a single one
         that was delivered before. Waits up to `wait` seconds for the first, unless there are completions.
 
-        With `sharers`, claims no more than the queue split among so many processes. When the answer is lost,
-        `requeue_all` before the next call: what was claimed would stay so.
+        With `sharers`, claims no more than the queue split among so many processes. When the answer is lost, begin
+        a new epoch before the next call: what was claimed would stay so.
         """
-        arguments = [self.owner, limit, sharers, self._ttl, *(text for one in completions for text in one)]
+        arguments = [
+            f"{self.owner}.{self.epoch}",
+            limit,
+            sharers,
+            self._ttl,
+            *(text for one in completions for text in one),
+        ]
         if completions or not wait:
             return _read_taken(self._take(args=arguments))
         with self._redis.pipeline(transaction=False) as pipe:
@@ -140,13 +148,15 @@ class HostClaims:
         self._limits = [limits.deliveries, limits.ttl]
         self._renew = scripts.register(redis, "claims/renew")
 
-    def renew(self, living: Collection[str], running: Collection[str] = ()) -> Renewed:
-        """Renew the leases of the `living` owners of this host; requeue what its others have, and what no living owner
-        of any host has. Returns which of the tasks that are `running` were cancelled.
+    def renew(self, living: Mapping[str, int], running: Collection[str] = ()) -> Renewed:
+        """Renew the leases of the `living` owners of this host, given their epochs. Requeue what its others have, what
+        these claimed in earlier epochs, and what no living owner of any host has.
+
+        Returns which of the tasks that are `running` were cancelled.
 
         Raises redis.RedisError when Redis is away.
         """
-        arguments = [self._prefix, CLAIM_LEASE, *self._limits, json.dumps(list(living)), *running]
+        arguments = [self._prefix, CLAIM_LEASE, *self._limits, json.dumps(living), *running]
         cancelled, dead_lettered = self._renew(args=arguments)
         return Renewed(cancelled, _dead_lettered(dead_lettered))
 

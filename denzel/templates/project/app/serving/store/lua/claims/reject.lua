@@ -3,12 +3,13 @@
 -- @include completion
 -- @include dead_letter
 -- @include messages
+-- @include owners
 -- KEYS: none
 -- ARGV: 1 owner, 2 task id, 3 reason, 4 seconds to keep a result
 -- Answer: none
 
 local task_id, reason = ARGV[2], ARGV[3]
-if redis.call('HGET', OWNERS, task_id) ~= ARGV[1] then
+if owner_of(redis.call('HGET', OWNERS, task_id) or '') ~= ARGV[1] then
     return
 end
 local message = message_of(redis.call('HGET', UNACKED, task_id))

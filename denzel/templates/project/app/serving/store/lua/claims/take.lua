@@ -4,14 +4,15 @@
 -- @include completion
 -- @include messages
 -- @include dead_letter
+-- @include owners
 -- KEYS: none
--- ARGV: 1 owner, 2 batch limit, 3 processes among which the queue is split (0: not), 4 seconds to keep a result, then
---       for each task that has ended its id, status and result (JSON)
+-- ARGV: 1 owner and epoch, 2 batch limit, 3 processes among which the queue is split (0: not), 4 seconds to keep a
+--       result, then for each task that has ended its id, status and result (JSON)
 -- Answer: {{message, deliveries, waiting since} of each, {message, waiting since} of each that was cancelled,
 --         number of tasks that wait}
 
 local MAX_BYTES = 1024 * 1024
-local owner, limit, sharers = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local holder, limit, sharers = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 if ARGV[5] then
     complete_tasks(ARGV, 5, ARGV[4])
     announce_completions()
@@ -20,7 +21,7 @@ if sharers > 0 then
     limit = math.max(1, math.min(limit, math.ceil(redis.call('LLEN', QUEUE) / sharers)))
 end
 local time, taken, cancelled, bytes = now(), {}, {}, 0
-local ids, messages, owners = {}, {}, {}
+local ids, messages, holders = {}, {}, {}
 
 local function add_pair(list, first, second)
     list[#list + 1], list[#list + 2] = first, second
@@ -31,7 +32,7 @@ local function take(task_id, message, deliveries, since)
     taken[#taken + 1] = {message, deliveries, since or tostring(time)}
     ids[#ids + 1], bytes = task_id, bytes + #message
     add_pair(messages, task_id, claim_text(message))
-    add_pair(owners, task_id, owner)
+    add_pair(holders, task_id, holder)
 end
 
 -- Large ones are claimed a few at a time, so that neither this script nor their transfer takes long.
@@ -60,7 +61,7 @@ end
 if #ids > 0 then
     in_bulk('ZREM', WAITING, ids)
     in_bulk('HSET', UNACKED, messages)
-    in_bulk('HSET', OWNERS, owners)
-    redis.call('ZADD', LEASES, time, owner)
+    in_bulk('HSET', OWNERS, holders)
+    redis.call('ZADD', LEASES, time, (owner_of(holder)))
 end
 return {taken, cancelled, redis.call('LLEN', QUEUE)}

@@ -35,7 +35,7 @@ local function requeue(task_id, died, max_deliveries, ttl)
     redis.call('RPUSH', QUEUE, message)
 end
 
--- In the order in which they were accepted, those of other Celery clients first. `died(task_id)` is true for a task of
+-- In the order in which they were accepted, those of other Celery clients first. `died[task_id]` is true for a task of
 -- which a process died.
 local function requeue_in_order(ids, died, max_deliveries, ttl)
     local places = {}
@@ -45,6 +45,6 @@ local function requeue_in_order(ids, died, max_deliveries, ttl)
     -- Each goes to the head of the queue: the first comes last.
     table.sort(ids, function(one, other) return places[one] > places[other] end)
     for _, task_id in ipairs(ids) do
-        requeue(task_id, died(task_id), max_deliveries, ttl)
+        requeue(task_id, died[task_id], max_deliveries, ttl)
     end
 end
