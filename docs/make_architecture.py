@@ -52,6 +52,7 @@ SERVING_WORDS = {
     "errors": "failures as JSON",
     "json_values": "results as JSON",
     "settings": "the environment",
+    "heartbeat": "bytes in a pipe",
 }
 
 #: Letters that fit into a line of a box, and into a column of the foot, in the widest of the fonts.
