@@ -41,8 +41,9 @@ class ClaimLimits:
 
 
 class Claimed(NamedTuple):
-    """A claimed message, how often it was delivered by now, and since when it waited (seconds since 1970)."""
+    """A claimed message, the id of its task, how often it was delivered by now, and since when it waited (seconds since 1970)."""
 
+    task_id: str
     message: str
     deliveries: int
     since: float
@@ -164,7 +165,7 @@ class HostClaims:
 def _read_taken(reply: Any) -> Taken:
     taken, cancelled, waiting = reply
     return Taken(
-        [Claimed(text, deliveries, float(since)) for text, deliveries, since in taken],
+        [Claimed(task_id, text, count, float(since)) for task_id, text, count, since in taken],
         [task for message, since in cancelled for task in _parsed(message, float(since))],
         waiting,
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from app.serving.errors import describe, ends_process
+from app.serving.errors import describe
 from app.serving.json_values import json_values
 from app.serving.pipeline import import_pipeline
 
@@ -114,8 +114,6 @@ def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
-        if ends_process(error):
-            raise
         return _Raised(error)
 
 

@@ -8,7 +8,7 @@
 -- KEYS: none
 -- ARGV: 1 owner and epoch, 2 batch limit, 3 processes among which the queue is split (0: not), 4 seconds to keep a
 --       result, then for each task that has ended its id, status and result (JSON)
--- Answer: {{message, deliveries, waiting since} of each, {message, waiting since} of each that was cancelled,
+-- Answer: {{task id, message, deliveries, waiting since} of each, {message, waiting since} of each that was cancelled,
 --         number of tasks that wait}
 
 local MAX_BYTES = 1024 * 1024
@@ -29,7 +29,7 @@ end
 
 local function take(task_id, message, deliveries, since)
     redis.call('HSET', TASK .. task_id, 'status', 'STARTED', 'since', time, 'deliveries', deliveries)
-    taken[#taken + 1] = {message, deliveries, since or tostring(time)}
+    taken[#taken + 1] = {task_id, message, deliveries, since or tostring(time)}
     ids[#ids + 1], bytes = task_id, bytes + #message
     add_pair(messages, task_id, claim_text(message))
     add_pair(holders, task_id, holder)
