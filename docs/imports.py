@@ -86,7 +86,7 @@ SERVING = Half(
     REPOSITORY / "denzel" / "templates" / "project" / "app" / "serving",
     "app.serving",
     (
-        ("api.http", "worker"),
+        ("api.http", "worker", "supervisor"),
         ("api", "sidecar"),
         ("queue", "monitor", "admin"),
         ("worker.batching",),
