@@ -41,7 +41,9 @@ class ClaimLimits:
 
 
 class Claimed(NamedTuple):
-    """A claimed message, the id of its task, how often it was delivered by now, and since when it waited (seconds since 1970)."""
+    """A claimed message, the id of its task, how often it was delivered by now, and since when it waited (seconds since
+    1970).
+    """
 
     task_id: str
     message: str
@@ -100,7 +102,7 @@ class Claims:
         With `sharers`, claims no more than the queue split among so many processes. When the answer is lost, begin
         a new epoch before the next call: what was claimed would stay so.
         """
-        arguments = [
+        arguments: list[str | int] = [
             f"{self.owner}.{self.epoch}",
             limit,
             sharers,
@@ -157,7 +159,7 @@ class HostClaims:
 
         Raises redis.RedisError when Redis is away.
         """
-        arguments = [self._prefix, CLAIM_LEASE, *self._limits, json.dumps(living), *running]
+        arguments: list[str | float] = [self._prefix, CLAIM_LEASE, *self._limits, json.dumps(living), *running]
         cancelled, dead_lettered = self._renew(args=arguments)
         return Renewed(cancelled, _dead_lettered(dead_lettered))
 

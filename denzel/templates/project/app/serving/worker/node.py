@@ -35,10 +35,11 @@ from app.serving.store.tasks import PENDING, TaskStore
 from app.serving.store.workers import HEARTBEAT_INTERVAL, WorkerRegistry
 from app.serving.worker import log_file
 from app.serving.worker.batching.sizing import MAX_IN_TURN
+from app.serving.worker.member import Running
 from app.serving.worker.model.predictor import Predictor
 from app.serving.worker.preload import preload_model
 from app.serving.worker.process import run_process
-from app.serving.worker.processes import Processes, Running
+from app.serving.worker.processes import Processes
 from app.serving.worker.settlements import Settlements
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class ProcessPool(BasePool):  # type: ignore[misc]
         self._registry = WorkerRegistry(redis)
         self.processes = Processes(
             limit,
-            partial(run_process, app, self._worker, self._predictor),
+            partial(run_process, app, self._worker, self._predictor, processes=limit),
             worker=self._worker,
             claims=HostClaims(redis, limits),
             claims_of=claims_of,

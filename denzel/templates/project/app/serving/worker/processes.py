@@ -1,27 +1,23 @@
-"""Supervision of the predicting processes: starts and replaces them, renews their leases, settles what a dead one had."""
+"""Supervision of the predicting processes: starts, replacements, renewed leases, settlements of deaths."""
 
 from __future__ import annotations
 
 import gc
 import logging
-import multiprocessing
-import os
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
-from typing import NamedTuple
 
 from redis import RedisError
 
 from app.serving.heartbeat import BEAT_INTERVAL, Heartbeat
-from app.serving.store.claims import CLAIM_RENEW_INTERVAL, Claims, DeadLettered, HostClaims, new_owner
+from app.serving.store.claims import CLAIM_RENEW_INTERVAL, Claims, DeadLettered, HostClaims
 from app.serving.store.workers import HEARTBEAT_INTERVAL, WorkerRegistry
-from app.serving.worker.batching.place import Place, make_places
-from app.serving.worker.batching.scoreboard import ALL, NOT_STARTED, Activity, Clock, Slot, make_slots
+from app.serving.worker.batching.place import make_places
+from app.serving.worker.batching.scoreboard import ALL, NOT_STARTED, Activity, Clock, make_slots
+from app.serving.worker.member import Cancelled, Member, Running
 from app.serving.worker.settlements import Settlements
 
 log = logging.getLogger(__name__)
@@ -49,47 +45,6 @@ PAUSE_AFTER_DEATH = 5.0
 START_INTERVAL = 1.0
 
 
-class Running(NamedTuple):
-    """A task that a process runs now, and since how many seconds."""
-
-    task_id: str
-    pid: int
-    seconds: float
-
-
-class Cancelled(NamedTuple):
-    """A cancelled task, and True when its process was killed for it."""
-
-    task_id: str
-    terminated: bool
-
-
-@dataclass(kw_only=True)
-class Member:
-    """One of the processes, or the place of one that is about to be started."""
-
-    slot: Slot
-    place: Place
-    owner: str = field(default_factory=new_owner)
-    process: BaseProcess | None = None
-    next_start: float = 0.0
-    #: The task for which the process was killed, as it was cancelled; True for one that took too long.
-    cancelled: str = ""
-    is_overdue: bool = False
-    is_told_to_stop: bool = False
-    silent_rounds: int = 0
-
-    @property
-    def pid(self) -> int:
-        """The id of the process; 0 for none."""
-        return (self.process.pid or 0) if self.process is not None else 0
-
-    def kill(self) -> None:
-        """Kill the process: whatever it does."""
-        if self.process is not None:
-            self.process.kill()
-
-
 class Processes:
     """The predicting processes of one worker, supervised by a thread: the main one is Celery's, and may be busy
     reconnecting while tasks run on.
@@ -110,11 +65,10 @@ class Processes:
         time_limit: float | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        """A process calls `run(owner=, slot=, place=, processes=)`, with batches of `max_tasks` tasks at most.
+        """A process calls `run(owner=, slot=, place=)`, with batches of `max_tasks` tasks at most.
 
         `claims_of` makes the claims of an owner. A task that runs for more than `time_limit` seconds is ended.
         """
-        self._number = number
         self._run = run
         self._worker = worker
         self._claims = claims
@@ -125,12 +79,16 @@ class Processes:
         self._time_limit = time_limit
         self._clock = clock
         slots, places = make_slots(number, max_tasks, clock), make_places(number)
-        self._members = [Member(slot=slot, place=place) for slot, place in zip(slots, places, strict=True)]
+        self._members = [
+            Member(name=f"Process-{number}", slot=slot, place=place)
+            for number, (slot, place) in enumerate(zip(slots, places, strict=True), start=1)
+        ]
         self._ended_before = 0
         self._ended_loading: dict[int, int] = {}
         self._registered: tuple[list[int], list[int]] | None = None
         self._next: dict[str, float] = {}
         self._active_until = 0.0
+        self._is_killed = False
         self._is_stopping = threading.Event()
         self._over = threading.Event()
         #: What the dashboard is to be shown: tasks that were cancelled, or became dead letters.
@@ -157,6 +115,7 @@ class Processes:
 
     def kill(self) -> None:
         """Kill all, and requeue what they had. Where Redis is away, the worker does so after its restart."""
+        self._is_killed = True
         self._is_stopping.set()
         for member in self._members:
             member.kill()
@@ -176,12 +135,7 @@ class Processes:
 
     def running(self) -> list[Running]:
         """The tasks that the processes run now."""
-        return [
-            Running(task_id, member.pid, view.seconds)
-            for member in self._members
-            if member.pid and (view := member.slot.view()).index != NOT_STARTED
-            for task_id in view.suspects
-        ]
+        return [running for member in self._members for running in member.running()]
 
     def _supervise_for_ever(self) -> None:
         while not self._over.is_set():
@@ -201,10 +155,12 @@ class Processes:
             if member.process is None:
                 if not self._is_stopping.is_set() and self._clock() >= member.next_start:
                     self._start(member)
-            elif not member.process.is_alive():
-                self._bury(member)
+                continue
+            pid, code = member.pid, member.bury()
+            if code is not None:
+                self._settle_death(member, pid, code)
             elif self._is_stopping.is_set():
-                self._tell_to_stop(member)
+                member.terminate()
             elif member.slot.activity is Activity.RUNNING:
                 self._active_until = self._clock() + SUPERVISION_INTERVAL
                 if member.slot.seconds > MAX_HOLD:
@@ -231,58 +187,26 @@ class Processes:
 
     def _start(self, member: Member) -> None:
         self._ended_before += member.slot.ended
-        member.slot.reset()
-        member.owner = new_owner()
-        member.cancelled, member.is_overdue, member.silent_rounds = "", False, 0
         member.next_start = self._clock() + START_INTERVAL
-        arguments = {"owner": member.owner, "slot": member.slot, "place": member.place, "processes": self._number}
-        context = multiprocessing.get_context("fork")
-        name = f"Process-{self._members.index(member) + 1}"
-        member.process = context.Process(target=self._run_and_exit, name=name, kwargs=arguments)
-        member.process.start()
+        member.start(self._run)
 
-    def _run_and_exit(self, **arguments: object) -> None:
-        code = 1
-        try:
-            self._run(**arguments)
-            code = 0
-        except BaseException:
-            log.exception("a predicting process failed")
-        finally:
-            logging.shutdown()
-            # Whatever threads the pipeline has started.
-            os._exit(code)
-
-    def _tell_to_stop(self, member: Member) -> None:
-        if member.slot.activity is Activity.LOADING:
-            member.kill()
-        elif not member.is_told_to_stop and member.process is not None:
-            member.is_told_to_stop = True
-            member.process.terminate()
-
-    def _bury(self, member: Member) -> None:
+    def _settle_death(self, member: Member, pid: int, code: int) -> None:
         """Settle what a process had that has ended; its place is to be filled again."""
-        process, view = member.process, member.slot.view()
-        assert process is not None
-        code = process.exitcode or 0
-        member.place.release()
-        if view.activity is Activity.LOADING:
-            self._ended_loading[member.pid] = code
+        if member.is_loading:
+            self._ended_loading[pid] = code
             member.next_start = self._clock() + PAUSE_AFTER_DEATH
         elif not code:
             # It has run WORKER_MAX_TASKS, or holds WORKER_MAX_MB.
             member.next_start = 0.0
         if code and not self._is_stopping.is_set():
-            log.error("process %d ended with %s", member.pid, _how(code))
-        suspects = view.suspects if view.activity is Activity.RUNNING and code and not member.cancelled else []
-        overdue = suspects[0] if member.is_overdue and len(suspects) == 1 else ""
+            log.error("process %d ended with %s", pid, f"signal {-code}" if code < 0 else f"exit code {code}")
+        suspects = member.suspects() if code and not self._is_killed else []
+        overdue = suspects.pop() if member.is_overdue and len(suspects) == 1 else ""
         if overdue:
             log.error("task %s took longer than TASK_TIME_LIMIT", overdue)
-        self._settlements.died(member.owner, [] if overdue else suspects, overdue=overdue)
+        self._settlements.died(member.owner, suspects, overdue=overdue)
         if member.cancelled:
             self.events.put(Cancelled(member.cancelled, terminated=True))
-        process.close()
-        member.process = None
         self._settle()
 
     def _supervise(self, member: Member) -> None:
@@ -295,7 +219,7 @@ class Processes:
             if member.silent_rounds >= MAX_SILENT_ROUNDS:
                 log.error("process %d hangs at the queue; killing it", member.pid)
                 member.kill()
-        if view.activity is not Activity.RUNNING or not view.batch or view.index == NOT_STARTED:
+        if view.activity is not Activity.RUNNING or not view.batch or view.position == NOT_STARTED:
             return
         if self._time_limit is not None and view.seconds > self._time_limit and view.suspects:
             member.is_overdue = True
@@ -306,8 +230,9 @@ class Processes:
     def _renew(self) -> None:
         living = {member.owner: member.slot.epoch for member in self._members}
         living |= dict.fromkeys(self._settlements.owners, 0)
+        batches = [task_id for member in self._members if member.pid for task_id in member.slot.view().batch]
         try:
-            renewed = self._claims.renew(living, [running.task_id for running in self._with_batches()])
+            renewed = self._claims.renew(living, batches)
         except RedisError as error:
             log.warning("the claims on running tasks could not be renewed: %s", error)
             return
@@ -316,25 +241,17 @@ class Processes:
         for task_id in renewed.cancelled:
             self._cancel(task_id)
 
-    def _with_batches(self) -> list[Running]:
-        return [
-            Running(task_id, member.pid, 0.0)
-            for member in self._members
-            if member.pid and (view := member.slot.view()).activity is Activity.RUNNING
-            for task_id in view.batch
-        ]
-
     def _cancel(self, task_id: str) -> None:
         """Kill the process of a cancelled task when the task runs; else let the process leave it out."""
         for member in self._members:
             view = member.slot.view()
             if task_id not in view.batch or not member.pid:
                 continue
-            if view.index == ALL or task_id in view.suspects:
+            if view.position == ALL or task_id in view.suspects:
                 log.info("task %s was cancelled; killing the process that runs it", task_id)
                 member.cancelled = task_id
                 member.kill()
-            elif view.index < view.batch.index(task_id):
+            elif NOT_STARTED < view.position < view.batch.index(task_id):
                 self.events.put(Cancelled(task_id, terminated=False))
                 self._settlements.requeue(member.owner, member.slot.truncate())
 
@@ -344,7 +261,7 @@ class Processes:
 
     def _register(self) -> None:
         """Register the processes that have the model, at each change and every HEARTBEAT_INTERVAL seconds."""
-        loading = [one.pid for one in self._members if one.pid and one.slot.activity is Activity.LOADING]
+        loading = [one.pid for one in self._members if one.pid and one.is_loading]
         up = [one.pid for one in self._members if one.pid and one.pid not in loading]
         if (up, loading) == self._registered and not self._is_due("register", HEARTBEAT_INTERVAL):
             return
@@ -355,9 +272,3 @@ class Processes:
             self._ended_loading = {}
         except RedisError as error:
             log.warning("the worker could not be registered: %s", error)
-
-
-def _how(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-

@@ -33,8 +33,8 @@ MAX_TASKS_PER_LINE = 16
 class TaskEvents:
     """The events of one process, under the name of its worker.
 
-    Celery sends an event each when a task is received, started and ended. Here a task has one event at its end, with all
-    that these contain; the worker reports the start of those that take long (worker/node.py).
+    Celery sends an event each when a task is received, started and ended. Here a task has one event at its end, with
+    all that these contain; the worker reports the start of those that take long (worker/node.py).
     """
 
     def __init__(self, celery_app: Celery, worker: str, *, clock: Clock = time.monotonic) -> None:

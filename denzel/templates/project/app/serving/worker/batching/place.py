@@ -18,7 +18,7 @@ class Place:
         self._file = file
 
     def acquire(self) -> None:
-        """Take the place, and wait for it as long as another process has it. Done at once by the process that has it."""
+        """Take the place, and wait for it as long as another process has it; done at once where this one has it."""
         fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def try_acquire(self) -> bool:

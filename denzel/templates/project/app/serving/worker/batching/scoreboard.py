@@ -38,21 +38,21 @@ _MAX_READS = 1000
 
 class View(NamedTuple):
     """A process at one moment: its activity, and while it runs the seconds since its current task began, the ids of its
-    batch, and the index of the task that runs.
+    batch, and the position there of the task that runs.
     """
 
     activity: Activity
     seconds: float
     batch: list[str]
-    index: int
+    position: int
 
     @property
     def suspects(self) -> list[str]:
         """The tasks of which the process may die at this moment."""
-        if self.index in (ALL, NOT_STARTED):
+        if self.position in (ALL, NOT_STARTED):
             # Those that run together are all suspects, and so are those of a process that dies before it starts one.
             return self.batch
-        return self.batch[self.index : self.index + 1]
+        return self.batch[self.position : self.position + 1]
 
 
 class Slot:
@@ -142,7 +142,7 @@ class Slot:
         Should process and worker miss each other's write, the next task runs here and elsewhere.
         """
         view = self.view()
-        if not view.batch or view.index in (ALL, NOT_STARTED):
+        if not view.batch or view.position in (ALL, NOT_STARTED):
             return []
         end = self._cells[_INDEX] + 1
         self._cells[_END] = end

@@ -14,7 +14,8 @@ SPLIT_ABOVE = 0.01
 #: The most tasks of a batch without predict_batch.
 MAX_IN_TURN = 64
 
-# Weight of the newest sample in the moving averages, and the cap on one sample, so that one slow task is soon forgotten.
+# Weight of the newest sample in the moving averages, and the cap on one sample, so that one slow task is soon
+# forgotten.
 _WEIGHT = 0.2
 _MAX_SAMPLE = 0.05
 

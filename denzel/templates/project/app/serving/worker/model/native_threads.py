@@ -1,4 +1,4 @@
-"""Native thread pools in a process that will be forked: their threads are not, and GNU's OpenMP waits for them for ever."""
+"""Native thread pools in a process that will be forked: their threads are not, and some would be waited for."""
 
 from __future__ import annotations
 
@@ -48,9 +48,8 @@ def _libraries() -> dict[str, str]:
     """The libraries of this process, and the setting of each; none where there is no /proc."""
     with suppress(OSError):
         maps = Path("/proc/self/maps").read_text()
-        return {path: OPENMP for path in _OPENMP_LIBRARY.findall(maps)} | {
-            path: OPENBLAS for path in _OPENBLAS_LIBRARY.findall(maps)
-        }
+        openmp, openblas = _OPENMP_LIBRARY.findall(maps), _OPENBLAS_LIBRARY.findall(maps)
+        return dict.fromkeys(openmp, OPENMP) | dict.fromkeys(openblas, OPENBLAS)
     return {}
 
 

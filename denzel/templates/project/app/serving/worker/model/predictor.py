@@ -113,7 +113,7 @@ class _Raised:
 def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return function(*arguments)
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the user's own code)
         return _Raised(error)
 
 

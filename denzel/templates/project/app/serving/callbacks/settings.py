@@ -1,0 +1,2 @@
+def check_settings(settings):
+    pass
