@@ -94,6 +94,6 @@ SERVING = Half(
         ("store", "pipeline"),
         ("callback_uri", "errors"),
         ("json_values",),
-        ("settings", "heartbeat"),
+        ("settings", "heartbeat", "cores"),
     ),
 )

@@ -54,6 +54,7 @@ SERVING_WORDS = {
     "json_values": "results as JSON",
     "settings": "the environment",
     "heartbeat": "bytes in a pipe",
+    "cores": "cores, threads",
 }
 
 #: Letters that fit into a line of a box, and into a column of the foot, in the widest of the fonts.
