@@ -13,9 +13,10 @@ import sys
 
 from app.serving.callbacks.settings import check_settings
 from app.serving.cores import available_cores, limit_threads
-from app.serving.heartbeat import Heartbeat
+from app.serving.heartbeat import HEARTBEAT_FD, Heartbeat
 from app.serving.worker.celery_app import celery_app
 from app.serving.worker.node import ProcessPool
+from app.serving.worker.process import exit_with_parent
 
 
 def main(arguments: list[str]) -> None:
@@ -30,6 +31,8 @@ def main(arguments: list[str]) -> None:
     check_settings(celery_app.conf.denzel_settings)
     processes = options.concurrency or available_cores()
     limit_threads(processes, os.environ)
+    if os.environ.get(HEARTBEAT_FD):
+        exit_with_parent()
     ProcessPool.heartbeat = Heartbeat.from_environment(os.environ)
     # Celery restarts this process with these on SIGHUP.
     sys.argv = ["-m", "app.serving.worker", *arguments]

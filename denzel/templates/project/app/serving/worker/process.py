@@ -199,7 +199,7 @@ def run_process(
     """Run one of so many `processes`, in which this was forked, until SIGTERM, or until it is to be replaced."""
     settings: Settings = celery_app.conf.denzel_settings
     _reset_signals()
-    _exit_with_parent()
+    exit_with_parent()
     load_model(predictor, WorkerRegistry(connect(settings.redis_url)), worker)
     slot.wait()
     claims = Claims(
@@ -281,8 +281,8 @@ def _reset_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _exit_with_parent() -> None:
-    """Exit when the worker is gone: the task runs again elsewhere, and the memory is needed there."""
+def exit_with_parent() -> None:
+    """Exit when the program that started this one is gone: tasks run again elsewhere, and the memory is needed there."""
     parent = os.getppid()
 
     def watch() -> None:
