@@ -86,7 +86,7 @@ SERVING = Half(
     REPOSITORY / "denzel" / "templates" / "project" / "app" / "serving",
     "app.serving",
     (
-        ("api.http", "worker"),
+        ("api.http", "worker", "supervisor"),
         ("api", "sidecar"),
         ("queue", "monitor", "admin"),
         ("worker.batching",),
@@ -94,6 +94,6 @@ SERVING = Half(
         ("store", "pipeline"),
         ("callback_uri", "errors"),
         ("json_values",),
-        ("settings", "heartbeat"),
+        ("settings", "heartbeat", "cores"),
     ),
 )

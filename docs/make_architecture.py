@@ -38,6 +38,7 @@ COMMAND_WORDS = {
 SERVING_WORDS = {
     "api.http": "HTTP below ASGI,|limits for clients",
     "worker": "Celery's worker,|its pool, shutdown",
+    "supervisor": "replaces, stops its|two children",
     "monitor": "the dashboard:|Flower",
     "admin": "lists and orders|for operators",
     "api": "routes, bodies,|headers, errors",
@@ -53,6 +54,7 @@ SERVING_WORDS = {
     "json_values": "results as JSON",
     "settings": "the environment",
     "heartbeat": "bytes in a pipe",
+    "cores": "cores, threads",
 }
 
 #: Letters that fit into a line of a box, and into a column of the foot, in the widest of the fonts.
@@ -62,7 +64,10 @@ WIDTH, MARGIN, GUTTER, PADDING = 1160, 20, 28, 12
 HALF = (WIDTH - 2 * MARGIN - GUTTER) // 2
 INNER = HALF - 2 * PADDING
 TOP, BOX_WIDTH, BOX_HEIGHT, ROW_GAP = 88, 148, 66, 46
-FOOT_HEIGHT, CAPTION_HEIGHT = 92, 70
+FOOT_HEIGHT, CAPTION_HEIGHT = 140, 70
+
+#: Modules in one row of the foot.
+PER_ROW = 4
 
 #: So many arrows to a package give it and them a colour of their own.
 MANY = 4
@@ -200,9 +205,10 @@ class _Half:
         yield _rectangle("foot", 0, top, INNER, FOOT_HEIGHT)
         yield _text("the foot: single modules below the packages", 12, top + 22)
         for number, name in enumerate(self._foot):
-            x = 12 + number * INNER / len(self._foot)
-            yield _text(name, x, top + 52, "name")
-            yield _text(self._words[name], x, top + 70)
+            row, column = divmod(number, PER_ROW)
+            x, y = 12 + column * INNER / PER_ROW, top + 52 + 48 * row
+            yield _text(name, x, y, "name")
+            yield _text(self._words[name], x, y + 18)
 
 
 def _rectangle(kind: str, x: float, y: float, width: float, height: float) -> str:

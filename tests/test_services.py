@@ -78,9 +78,8 @@ def test_the_states_of_workers_are_the_same_on_both_sides() -> None:
 # ------------------------------------------------------------------ names
 
 
-def test_the_worker_has_the_name_that_status_reads(entrypoints: str) -> None:
+def test_the_health_check_looks_for_the_name_that_status_reads(entrypoints: str) -> None:
     hostname = worker_name("${PROJECT_NAME}")
-    assert f'--hostname "{hostname}"' in entrypoints
     assert f'denzel) redis "EXISTS {keys.worker(hostname)}" :1 ;;' in entrypoints
 
 

@@ -11,6 +11,10 @@ from support.paths import PROJECT
 
 #: The module that a process starts from, and what it must not have imported by then.
 PROCESSES = {
+    "app.serving.supervisor.__main__": (
+        *("app.logic", "app.serving.settings", "app.serving.store", "app.serving.worker", "celery", "redis"),
+        *("argparse", "dataclasses", "logging", "socket", "subprocess", "threading", "typing"),
+    ),
     "app.serving.worker.__main__": (
         "app.logic",
         "celery.bin",

@@ -49,6 +49,8 @@ class Settings:
     callback_loopback: bool
     own_services: tuple[str, ...]
     stop_timeout: float
+    worker_max_tasks: int | None = None
+    worker_max_mb: float | None = None
     worker_log: str
 
     @classmethod
