@@ -27,8 +27,8 @@ PER_ENDPOINT = 16
 #: Bytes of the results in flight. The last one taken may exceed it: a result of any size is sent.
 BYTES_IN_FLIGHT = 64 * 1024 * 1024
 
-#: Seconds between two polls of the outbox without a wake-up; and between two while there is much to do, unless
-#: PER_ENDPOINT or all have ended before: so one step can settle and take many.
+#: Seconds between two polls of the outbox without a wake-up; and between two while there is much to do, so that one
+#: step can settle and take many. It comes earlier once PER_ENDPOINT have ended.
 POLL_INTERVAL = 1.0
 BATCH_INTERVAL = 0.004
 
@@ -98,7 +98,7 @@ class CallbackSender:
 
     async def _attempt(self, callback: Callback) -> None:
         self._ended.append((callback, await self._deliver(callback)))
-        if self._is_idle or len(self._ended) >= min(PER_ENDPOINT, len(self._in_flight)):
+        if self._is_idle or len(self._ended) >= PER_ENDPOINT:
             self._wakeup.set()
 
     async def _wait_for_work(self, wait: float) -> None:
