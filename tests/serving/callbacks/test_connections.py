@@ -117,6 +117,23 @@ def test_a_reused_connection_that_is_closed_without_a_response_is_replaced(
     assert server.accepted == 2
 
 
+def test_a_reused_connection_that_breaks_off_within_a_response_is_a_failure(listen: Listen) -> None:
+    """The endpoint has the callback: it decides what a repeat is."""
+
+    def handle(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(OK)
+        read_request(connection)
+        connection.sendall(OK[:10])
+
+    server = listen(handle)
+    with open_pool() as connections:
+        post(connections, server.port)
+        with pytest.raises(ConnectionError):
+            post(connections, server.port)
+    assert server.accepted == 1
+
+
 def test_a_new_connection_that_is_closed_without_a_response_is_a_failure(listen: Listen) -> None:
     server = listen(read_request)
     with open_pool() as connections, pytest.raises(ConnectionError):

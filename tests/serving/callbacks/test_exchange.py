@@ -156,12 +156,12 @@ def test_what_follows_a_response_answers_no_other_request(listen: Listen, surplu
 
 
 def test_a_response_without_a_request_ends_an_idle_connection(listen: Listen) -> None:
-    ended = threading.Event()
+    returned, ended = threading.Event(), threading.Event()
 
     def handle(connection: socket.socket) -> None:
         read_request(connection)
         connection.sendall(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n")
-        time.sleep(0.1)
+        assert returned.wait(5)
         connection.sendall(OK)
         assert not read_request(connection)
         ended.set()
@@ -170,9 +170,29 @@ def test_a_response_without_a_request_ends_an_idle_connection(listen: Listen) ->
     with open_pool() as connections:
         for _ in range(2):
             assert post(connections, server.port).status == 503
+            returned.set()
             assert ended.wait(5)
+            returned.clear()
             ended.clear()
     assert server.accepted == 2
+
+
+def test_the_time_out_begins_when_the_body_is_sent(listen: Listen) -> None:
+    body = bytes(16_000_000)
+
+    def handle(connection: socket.socket) -> None:
+        left = len(body)
+        while left > 0:
+            left -= len(connection.recv(1_000_000, socket.MSG_WAITALL))
+            time.sleep(0.07)
+        time.sleep(1.2)
+        connection.sendall(OK)
+
+    server = listen(handle)
+    with open_pool(2) as connections:
+        began = time.monotonic()
+        assert post(connections, server.port, body=body).status == 200
+        assert time.monotonic() - began > 2
 
 
 def test_a_response_before_the_body_is_read_does_not_leave_a_connection_to_reuse(listen: Listen) -> None:
