@@ -60,7 +60,7 @@ def steps(redis: Any) -> dict[str, Callable[[int], float]]:
 
     def end(tasks: list[NewTask]) -> None:
         text = json.dumps(result)
-        records.complete_many([Completion(one.task_id, one.task_id, "SUCCESS", text) for one in tasks], ttl=60)
+        records.complete_many([Completion(one.task_id, "SUCCESS", text) for one in tasks], ttl=60)
 
     def through(timed: str, count: int) -> float:
         """The seconds of one step of tasks that go through all of them."""

@@ -87,7 +87,7 @@ SERVING = Half(
     "app.serving",
     (
         ("api.http", "worker", "supervisor"),
-        ("api", "sidecar"),
+        ("api",),
         ("queue", "monitor", "admin"),
         ("worker.batching",),
         ("worker.model", "callbacks"),

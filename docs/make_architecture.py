@@ -42,7 +42,6 @@ SERVING_WORDS = {
     "monitor": "the dashboard:|Flower",
     "admin": "lists and orders|for operators",
     "api": "routes, bodies,|headers, errors",
-    "sidecar": "sends callbacks,|watches the worker",
     "queue": "submit, wait,|look up, cancel",
     "worker.batching": "dispatcher, runner,|poller, scoreboard",
     "worker.model": "your model in a|pool process",

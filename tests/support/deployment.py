@@ -182,4 +182,4 @@ class Deployment(LabProject):
 
     def sidecar(self) -> int:
         """The process that sends callbacks; 0 while there is none."""
-        return next((pid for pid, args in self.processes("denzel").items() if "app.serving.sidecar" in args), 0)
+        return next((pid for pid, args in self.processes("denzel").items() if "app.serving.callbacks" in args), 0)

@@ -14,7 +14,7 @@ from support.records import record_of
 from support.waiting import in_threads
 
 from app.serving.store import keys
-from app.serving.store.claims import CLAIM_LEASE, ClaimLimits, Claims, DeadLettered, Taken
+from app.serving.store.claims import CLAIM_LEASE, ClaimLimits, Claims, DeadLettered, HostClaims, Taken, new_owner
 from app.serving.store.dead_letters import DeadLetters
 from app.serving.store.messages import task_message
 from app.serving.store.tasks import Completion, Idempotency, TaskStore
@@ -36,44 +36,53 @@ def accept(records: TaskStore) -> Accept:
 
 @pytest.fixture
 def claims(broker: Redis) -> Claims:
-    return Claims(broker, LIMITS, host="here")
+    return Claims(broker, LIMITS, new_owner("here"))
 
 
 @pytest.fixture
 def others(broker: Redis) -> Claims:
     """Another worker's, on another machine."""
-    return Claims(broker, LIMITS, host="elsewhere")
+    return Claims(broker, LIMITS, new_owner("elsewhere"))
+
+
+@pytest.fixture
+def here(broker: Redis) -> HostClaims:
+    return HostClaims(broker, LIMITS, host="here")
+
+
+@pytest.fixture
+def elsewhere(broker: Redis) -> HostClaims:
+    return HostClaims(broker, LIMITS, host="elsewhere")
 
 
 def ids(taken: Taken) -> list[str]:
     return [json.loads(claimed.message)["headers"]["id"] for claimed in taken.claimed]
 
 
-def known(*task_ids: str) -> dict[str, str]:
-    return {task_id: task_id for task_id in task_ids}
-
-
-def age(redis: Redis, *task_ids: str, seconds: float = CLAIM_LEASE + 1) -> None:
-    """As if the claims had not been renewed for so long, while others were looking."""
-    for task_id in task_ids:
-        redis.zincrby(keys.UNACKED_INDEX, -seconds, task_id)
+def age(redis: Redis, claims: Claims, seconds: float = CLAIM_LEASE + 1) -> None:
+    """As if the owner had not renewed its lease for so long, while others were looking."""
+    redis.zincrby(keys.LEASES, -seconds, claims.owner)
     redis.set(keys.LAST_RECLAIM, float(redis.time()[0]))
+
+
+def holder(claims: Claims) -> str:
+    return f"{claims.owner}.{claims.epoch}"
 
 
 def status(records: TaskStore, task_id: str) -> str:
     return record_of(records, task_id).status
 
 
-def pass_on(claims: Claims, others: Claims, redis: Redis) -> None:
-    """Let the claim of `a` expire, and another worker take it."""
-    claims.take(free=1, limit=1)
-    age(redis, "a")
-    others.renew({})
-    others.take(free=1, limit=1)
+def pass_on(claims: Claims, others: Claims, redis: Redis, elsewhere: HostClaims) -> None:
+    """Let the lease on `a` end, and another worker take it."""
+    claims.take(limit=1)
+    age(redis, claims)
+    elsewhere.renew({})
+    others.take(limit=1)
 
 
 def nothing_is_claimed(redis: Redis) -> bool:
-    return not redis.exists(keys.UNACKED, keys.UNACKED_INDEX, keys.OWNERS)
+    return not redis.exists(keys.UNACKED, keys.OWNERS)
 
 
 # Taking
@@ -81,49 +90,47 @@ def nothing_is_claimed(redis: Redis) -> bool:
 
 def test_messages_are_claimed_in_the_order_of_the_queue(claims: Claims, accept: Accept) -> None:
     accept("a", "b", "c")
-    assert ids(claims.take(free=2, limit=1)) == ["a", "b"]
-    assert ids(claims.take(free=2, limit=1)) == ["c"]
-    assert claims.take(free=2, limit=1).claimed == []
+    assert ids(claims.take(limit=2)) == ["a", "b"]
+    assert ids(claims.take(limit=2)) == ["c"]
+    assert claims.take(limit=2).claimed == []
 
 
 def test_a_claimed_message_is_stored_as_kombu_stores_it(claims: Claims, accept: Accept, redis: Redis) -> None:
-    """So that a stock Celery worker could take over."""
     accept("a")
-    (claimed,) = claims.take(free=1, limit=1).claimed
+    (claimed,) = claims.take(limit=1).claimed
     assert claimed.deliveries == 1
     assert json.loads(redis.hget(keys.UNACKED, "a")) == [json.loads(claimed.message), "", keys.QUEUE]
-    assert redis.zrange(keys.UNACKED_INDEX, 0, -1) == ["a"]
 
 
-def test_each_process_gets_a_batch_and_redelivered_tasks_are_alone(claims: Claims, accept: Accept) -> None:
-    accept("again", "a", "b", "c", "d", "e")
-    claims.take(free=1, limit=1)
+def test_a_redelivered_task_is_claimed_alone(claims: Claims, accept: Accept) -> None:
+    accept("again", "a", "b", "c")
+    claims.take(limit=1)
     claims.requeue({"again": True})
-    taken = claims.take(free=3, limit=2)
-    assert ids(taken) == ["again", "a", "b", "c", "d"]
-    assert [claimed.deliveries for claimed in taken.claimed] == [2, 1, 1, 1, 1]
+    taken = [claims.take(limit=2) for _ in range(3)]
+    assert [ids(each) for each in taken] == [["again"], ["a", "b"], ["c"]]
+    assert [claimed.deliveries for claimed in taken[0].claimed] == [2]
 
 
-def test_a_task_that_needs_a_process_of_its_own_waits_for_one(claims: Claims, accept: Accept) -> None:
+def test_a_batch_ends_before_a_redelivered_task(claims: Claims, accept: Accept) -> None:
     accept("a", "again", "b")
-    claims.take(free=2, limit=1)
+    claims.take(limit=2)
     claims.requeue({"a": False, "again": True})
-    assert ids(claims.take(free=1, limit=8)) == ["a"]
-    assert ids(claims.take(free=1, limit=8)) == ["again"]
-    assert ids(claims.take(free=1, limit=8)) == ["b"]
+    assert ids(claims.take(limit=8)) == ["a"]
+    assert ids(claims.take(limit=8)) == ["again"]
+    assert ids(claims.take(limit=8)) == ["b"]
 
 
 def test_messages_requeued_together_keep_their_order(claims: Claims, accept: Accept) -> None:
     accept("a", "b", "c", "d")
-    claims.take(free=1, limit=3)
+    claims.take(limit=3)
     claims.requeue({"a": False, "b": False, "c": False})
-    assert ids(claims.take(free=1, limit=8)) == ["a", "b", "c", "d"]
+    assert ids(claims.take(limit=8)) == ["a", "b", "c", "d"]
 
 
 def test_a_claimed_task_no_longer_waits(claims: Claims, accept: Accept, records: TaskStore) -> None:
     accept("a", "b")
     assert [record_of(records, each).position for each in ("a", "b")] == [1, 2]
-    claims.take(free=1, limit=1)
+    claims.take(limit=1)
     assert [record_of(records, each).position for each in ("a", "b")] == [None, 1]
 
 
@@ -132,8 +139,8 @@ def test_no_message_is_claimed_twice_by_concurrent_workers(broker: Redis, accept
     taken: list[str] = []
 
     def take(_: int) -> None:
-        mine = Claims(broker, LIMITS)
-        while (messages := mine.take(free=3, limit=1)).claimed:
+        mine = Claims(broker, LIMITS, new_owner())
+        while (messages := mine.take(limit=3)).claimed:
             taken.extend(ids(messages))
 
     in_threads(8, take)
@@ -143,7 +150,7 @@ def test_no_message_is_claimed_twice_by_concurrent_workers(broker: Redis, accept
 def test_a_cancelled_task_is_not_claimed(claims: Claims, accept: Accept, records: TaskStore, redis: Redis) -> None:
     accept("a", "b")
     assert records.cancel("a", ttl=60) == "REVOKED"
-    assert ids(claims.take(free=2, limit=1)) == ["b"]
+    assert ids(claims.take(limit=2)) == ["b"]
     assert redis.llen(keys.QUEUE) == 0
 
 
@@ -153,17 +160,17 @@ def test_a_cancelled_task_whose_record_has_expired_is_not_claimed(
     accept("a")
     records.cancel("a", ttl=60)
     redis.delete(keys.task("a"))
-    assert claims.take(free=1, limit=1).claimed == []
+    assert claims.take(limit=1).claimed == []
 
 
 def test_a_message_of_a_celery_client_is_claimed(claims: Claims, redis: Redis) -> None:
     message = json.loads(task_message("theirs", 1))
     message["properties"]["delivery_tag"] = "a-tag"
     redis.lpush(keys.QUEUE, json.dumps(message))
-    assert ids(claims.take(free=1, limit=1)) == ["theirs"]
-    assert redis.hget(keys.OWNERS, "a-tag") == claims.owner
-    claims.requeue({"a-tag": True})
-    assert ids(claims.take(free=1, limit=1)) == ["theirs"]
+    assert ids(claims.take(limit=1)) == ["theirs"]
+    assert redis.hget(keys.OWNERS, "theirs") == holder(claims)
+    claims.requeue({"theirs": True})
+    assert ids(claims.take(limit=1)) == ["theirs"]
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"id": 3}'])
@@ -172,7 +179,7 @@ def test_an_unreadable_message_becomes_a_dead_letter(
 ) -> None:
     redis.lpush(keys.QUEUE, text)
     accept("a")
-    assert ids(claims.take(free=2, limit=1)) == ["a"]
+    assert ids(claims.take(limit=2)) == ["a"]
     (kept,) = DeadLetters(broker).read()
     assert kept.reason == "not a message that Celery could have sent"
     assert redis.hget(keys.dead_letter(kept.task_id), "message") == text
@@ -185,83 +192,47 @@ def test_ids_in_a_request_are_not_mistaken_for_the_tasks_own(claims: Claims, rec
     """The arguments stand in the message twice: in base64, and as text for the dashboard."""
     hostile = {"id": "x", '"id": "x"': '"delivery_tag": "x", "id": "x"'}
     records.enqueue("a", task_message("a", hostile), callback_uri=None, queue_limit=10)
-    claims.take(free=1, limit=1)
-    assert redis.hgetall(keys.OWNERS) == {"a": claims.owner}
+    claims.take(limit=1)
+    assert redis.hgetall(keys.OWNERS) == {"a": holder(claims)}
 
 
-# A process that stays at the queue
+# Waiting at the queue
 
 
-def test_tasks_of_a_polling_process_are_noted_with_their_messages(
-    claims: Claims, accept: Accept, records: TaskStore
-) -> None:
-    accept("a", "b", "c")
-    assert ids(claims.poll(5, 1, limit=2)) == ["a", "b"]
-    records.complete("a", "SUCCESS", {}, ttl=60)
-    number, items = claims.session_tasks(5)
-    assert (number, [item.task_id for item in items], [bool(item.body) for item in items]) == (
-        1,
-        ["a", "b"],
-        [False, True],
-    )
-    assert items[1].since == pytest.approx(time.time(), abs=5)
-    assert claims.session_tasks(4) == claims.session_tasks(6) == (0, [])
-
-
-def test_tasks_that_must_be_alone_are_not_noted(claims: Claims, accept: Accept, redis: Redis) -> None:
-    message = json.loads(task_message("later", {}))
-    message["headers"]["eta"] = "2100-01-01T00:00:00"
-    accept("later", "a")
-    redis.lset(keys.QUEUE, -1, json.dumps(message))
-    assert ids(claims.poll(1, 1, limit=2)) == ["later", "a"]
-    number, items = claims.session_tasks(1)
-    assert (number, [item.task_id for item in items]) == (1, ["a"])
-
-
-def test_claims_of_a_polling_process_are_renewed_during_its_session(
-    claims: Claims, accept: Accept, redis: Redis, records: TaskStore
-) -> None:
-    accept("a")
-    claims.poll(5, 1, limit=2)
-    age(redis, "a")
-    claims.renew({}, session_id=5)
-    assert status(records, "a") == "STARTED"
-    age(redis, "a")
-    claims.renew({}, session_id=6)
-    assert status(records, "a") == "PENDING"
-
-
-def test_renewal_returns_the_cancelled_tasks_of_a_polling_process(
-    claims: Claims, accept: Accept, records: TaskStore
-) -> None:
-    accept("a", "b")
-    claims.poll(5, 1, limit=2)
-    records.cancel("a", ttl=60)
-    assert claims.renew({}, session_id=5).cancelled == ["a"]
-
-
-def test_a_polling_process_waits_for_the_next_task(claims: Claims, accept: Accept) -> None:
-    assert ids(claims.poll(1, 1, limit=2, wait=0.01)) == []
+def test_a_process_waits_for_the_next_task(claims: Claims, accept: Accept) -> None:
+    assert ids(claims.take(limit=2, wait=0.01)) == []
     timer = threading.Timer(0.05, accept, args=["a"])
     timer.start()
     try:
-        assert ids(claims.poll(1, 1, limit=2, wait=1.5)) == ["a"]
+        assert ids(claims.take(limit=2, wait=1.5)) == ["a"]
     finally:
         timer.join()
 
 
-def test_polling_goes_on_after_redis_lost_its_scripts(claims: Claims, accept: Accept, redis: Redis) -> None:
+def test_taking_goes_on_after_redis_lost_its_scripts(claims: Claims, accept: Accept, redis: Redis) -> None:
     accept("a", "b")
     redis.script_flush()
-    assert ids(claims.poll(1, 1, limit=1, wait=1)) == ["a"]
+    assert ids(claims.take(limit=1, wait=1)) == ["a"]
     redis.script_flush()
-    assert ids(claims.poll(1, 2, limit=1)) == ["b"]
+    assert ids(claims.take(limit=1)) == ["b"]
+
+
+def test_ends_are_stored_before_the_next_tasks_are_claimed(
+    claims: Claims, accept: Accept, records: TaskStore, redis: Redis
+) -> None:
+    accept("a", "b", "c", "d")
+    claims.take(limit=2)
+    ends = [Completion("a", "SUCCESS", '{"of": "a"}'), Completion("b", "FAILURE", '{"args": ["bad"]}')]
+    taken = claims.take(limit=1, wait=10, completions=ends)
+    assert (ids(taken), taken.waiting) == (["c"], 1)
+    assert [record_of(records, each).result for each in ("a", "b")] == [{"of": "a"}, {"args": ["bad"]}]
+    assert redis.hkeys(keys.OWNERS) == ["c"]
 
 
 def test_a_cancelled_task_is_returned_at_its_turn(claims: Claims, accept: Accept, records: TaskStore) -> None:
     accept("a", "b")
     records.cancel("a", ttl=60)
-    taken = claims.take(free=1, limit=8)
+    taken = claims.take(limit=8)
     assert (ids(taken), [item.task_id for item in taken.cancelled]) == (["b"], ["a"])
     assert taken.cancelled[0].args_repr == "[{'of': 'a'}]"
 
@@ -270,123 +241,156 @@ def test_a_cancelled_task_is_returned_at_its_turn(claims: Claims, accept: Accept
 
 
 def test_a_renewed_claim_holds_however_long_its_task_runs(
-    claims: Claims, others: Claims, accept: Accept, redis: Redis
+    claims: Claims, here: HostClaims, elsewhere: HostClaims, accept: Accept, redis: Redis
 ) -> None:
     accept("a")
-    claims.take(free=1, limit=1)
+    claims.take(limit=1)
     for _ in range(10):
-        age(redis, "a", seconds=CLAIM_LEASE - 1)
-        claims.renew(known("a"))
-        others.renew({})
-    assert redis.hget(keys.OWNERS, "a") == claims.owner
+        age(redis, claims, seconds=CLAIM_LEASE - 1)
+        here.renew({claims.owner: claims.epoch})
+        elsewhere.renew({})
+    assert redis.hget(keys.OWNERS, "a") == holder(claims)
     assert redis.llen(keys.QUEUE) == 0
 
 
 def test_an_expired_claim_is_requeued_at_the_head(
-    claims: Claims, others: Claims, accept: Accept, records: TaskStore, redis: Redis
+    claims: Claims, others: Claims, elsewhere: HostClaims, accept: Accept, records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b")
-    claims.take(free=1, limit=1)
+    claims.take(limit=1)
     assert status(records, "a") == "STARTED"
-    age(redis, "a")
-    others.renew({})
+    age(redis, claims)
+    elsewhere.renew({})
     assert status(records, "a") == "PENDING"
     assert [record_of(records, each).position for each in ("a", "b")] == [1, 2]
-    assert ids(others.take(free=2, limit=1)) == ["a", "b"]
+    assert [ids(others.take(limit=2)) for _ in range(2)] == [["a"], ["b"]]
 
 
 def test_after_redis_was_away_every_owner_may_renew_first(
-    claims: Claims, others: Claims, accept: Accept, redis: Redis
+    claims: Claims, elsewhere: HostClaims, accept: Accept, redis: Redis
 ) -> None:
-    """Nobody could renew meanwhile: an old claim does not mean a dead worker then."""
+    """Nobody could renew meanwhile: an old lease does not mean a dead owner then."""
     accept("a")
-    claims.take(free=1, limit=1)
-    redis.zincrby(keys.UNACKED_INDEX, -1000, "a")
+    claims.take(limit=1)
+    redis.zincrby(keys.LEASES, -1000, claims.owner)
     redis.set(keys.LAST_RECLAIM, float(redis.time()[0]) - 1000)
-    others.renew({})
-    assert redis.hget(keys.OWNERS, "a") == claims.owner
-    age(redis, "a")
-    others.renew({})
+    elsewhere.renew({})
+    assert redis.hget(keys.OWNERS, "a") == holder(claims)
+    age(redis, claims)
+    elsewhere.renew({})
     assert nothing_is_claimed(redis)
 
 
-def test_a_clock_that_is_set_back_does_not_keep_a_dead_workers_claim(
-    claims: Claims, others: Claims, accept: Accept, redis: Redis
+def test_an_owner_without_a_lease_gets_one_first(
+    claims: Claims, elsewhere: HostClaims, accept: Accept, redis: Redis
+) -> None:
+    """As after an earlier release, which had a lease for each claim."""
+    accept("a")
+    claims.take(limit=1)
+    redis.delete(keys.LEASES)
+    redis.set(keys.LAST_RECLAIM, float(redis.time()[0]))
+    elsewhere.renew({})
+    assert redis.hget(keys.OWNERS, "a") == holder(claims)
+    age(redis, claims)
+    elsewhere.renew({})
+    assert nothing_is_claimed(redis)
+
+
+def test_a_clock_that_is_set_back_does_not_keep_a_dead_owners_claim(
+    claims: Claims, elsewhere: HostClaims, accept: Accept, redis: Redis
 ) -> None:
     accept("a")
-    claims.take(free=1, limit=1)
-    redis.zincrby(keys.UNACKED_INDEX, 3600, "a")
+    claims.take(limit=1)
+    redis.zincrby(keys.LEASES, 3600, claims.owner)
     redis.set(keys.LAST_RECLAIM, float(redis.time()[0]) + 3600)
-    others.renew({})
-    age(redis, "a")
-    others.renew({})
+    elsewhere.renew({})
+    age(redis, claims)
+    elsewhere.renew({})
     assert nothing_is_claimed(redis)
 
 
-def test_claims_from_before_a_workers_restart_are_requeued_at_once(
-    broker: Redis, claims: Claims, others: Claims, accept: Accept, redis: Redis
+def test_what_an_owner_that_lives_no_more_has_is_requeued_at_once(
+    claims: Claims, others: Claims, here: HostClaims, accept: Accept, redis: Redis
 ) -> None:
-    accept("a", "b")
-    claims.take(free=1, limit=1)
-    others.take(free=1, limit=1)
-    Claims(broker, LIMITS, host="here").renew({})
-    assert redis.hgetall(keys.OWNERS) == {"b": others.owner}
-    assert redis.llen(keys.QUEUE) == 1
+    """Its process died, or its worker was restarted."""
+    accept("a", "b", "c", "d")
+    claims.take(limit=3)
+    others.take(limit=1)
+    here.renew({new_owner("here"): 0})
+    assert redis.hgetall(keys.OWNERS) == {"d": holder(others)}
+    assert [ids(others.take(limit=3)) for _ in range(3)] == [["a"], ["b"], ["c"]]
 
 
-def test_a_worker_is_not_mistaken_for_one_whose_name_begins_like_its_own(
+def test_a_host_is_not_mistaken_for_one_whose_name_begins_like_its_own(
     broker: Redis, others: Claims, accept: Accept, redis: Redis
 ) -> None:
     accept("a")
-    others.take(free=1, limit=1)
-    Claims(broker, LIMITS, host="else").renew({})
-    assert redis.hget(keys.OWNERS, "a") == others.owner
+    others.take(limit=1)
+    HostClaims(broker, LIMITS, host="else").renew({})
+    assert redis.hget(keys.OWNERS, "a") == holder(others)
 
 
-def test_claims_unknown_to_their_own_worker_are_requeued_after_a_while(
-    claims: Claims, accept: Accept, records: TaskStore, redis: Redis
+def test_what_was_claimed_in_an_answer_that_was_lost_is_requeued(
+    claims: Claims, here: HostClaims, accept: Accept, redis: Redis
 ) -> None:
-    """The answer that told it was lost, or it was dropped with a connection."""
-    accept("a")
-    claims.take(free=1, limit=1)
-    claims.renew({})
-    assert redis.llen(keys.QUEUE) == 0
-    age(redis, "a", seconds=11)
-    claims.renew({})
-    assert redis.llen(keys.QUEUE) == 1
+    """Also when Redis reads the claim from the broken connection later than the requeue from a new one."""
+    accept("a", "b")
+    claims.take(limit=1)
+    claims.epoch += 1
+    here.renew({claims.owner: claims.epoch})
     assert redis.hget(keys.task("a"), "deliveries") == "0"
+    assert ids(claims.take(limit=2)) == ["a", "b"]
+    here.renew({claims.owner: 0})
+    here.renew({claims.owner: claims.epoch})
+    assert sorted(redis.hkeys(keys.OWNERS)) == ["a", "b"]
+
+
+def test_leases_of_owners_that_are_long_gone_are_dropped(
+    claims: Claims, others: Claims, here: HostClaims, accept: Accept, redis: Redis
+) -> None:
+    accept("a", "b")
+    claims.take(limit=1)
+    others.take(limit=1)
+    others.requeue_all()
+    assert redis.zrange(keys.LEASES, 0, -1) == [claims.owner]
+    redis.zadd(keys.LEASES, {"gone/0": 1, "gone/1": 2})
+    redis.set(keys.LAST_RECLAIM, float(redis.time()[0]))
+    here.renew({claims.owner: claims.epoch})
+    assert redis.zrange(keys.LEASES, 0, -1) == [claims.owner]
 
 
 def test_renewal_returns_the_tasks_that_were_cancelled(
-    claims: Claims, accept: Accept, records: TaskStore, redis: Redis
+    claims: Claims, here: HostClaims, accept: Accept, records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b", "c")
-    claims.take(free=3, limit=1)
+    claims.take(limit=3)
     records.cancel("a", ttl=60)
     records.complete("b", "SUCCESS", {}, ttl=60)
-    assert claims.renew(known("a", "b", "c")).cancelled == ["a"]
+    assert here.renew({claims.owner: claims.epoch}, ["a", "b", "c"]).cancelled == ["a"]
     assert redis.hkeys(keys.OWNERS) == ["c"]
 
 
-def test_renewal_returns_the_tasks_that_became_dead_letters(broker: Redis, claims: Claims, accept: Accept) -> None:
+def test_renewal_returns_the_tasks_that_became_dead_letters(
+    broker: Redis, claims: Claims, here: HostClaims, accept: Accept
+) -> None:
     accept("a", "b")
     for _ in range(LIMITS.deliveries - 1):
-        claims.take(free=2, limit=1)
+        claims.take(limit=2)
         assert claims.requeue({"a": True, "b": False}) == []
-    claims.take(free=2, limit=1)
+    claims.take(limit=2)
     reason = f"the worker died while running this task, {LIMITS.deliveries} times"
     assert claims.requeue({"a": True, "b": False}) == [DeadLettered("a", reason)]
     given_up = []
     for _ in range(LIMITS.deliveries):
-        Claims(broker, LIMITS, host="here").take(free=1, limit=1)
-        given_up += Claims(broker, LIMITS, host="here").renew({}).dead_lettered
+        Claims(broker, LIMITS, new_owner("here")).take(limit=1)
+        given_up += here.renew({}).dead_lettered
     assert given_up == [DeadLettered("b", reason)]
 
 
 def test_a_claimed_message_has_the_time_since_when_it_waited(claims: Claims, accept: Accept, redis: Redis) -> None:
     accept("a")
     accepted = float(redis.hget(keys.task("a"), "since") or 0)
-    (claimed,) = claims.take(free=1, limit=1).claimed
+    (claimed,) = claims.take(limit=1).claimed
     assert claimed.since == pytest.approx(accepted, abs=1e-3)
     assert abs(claimed.since - time.time()) < 60
 
@@ -396,26 +400,26 @@ def test_thousands_of_tasks_are_claimed_and_completed_in_few_steps(
 ) -> None:
     names = [f"task-{number}" for number in range(2500)]
     accept(*names)
-    taken = [len(claims.take(free=1, limit=10_000).claimed) for _ in range(3)]
+    taken = [len(claims.take(limit=10000).claimed) for _ in range(3)]
     assert sum(taken) == 2500
     assert max(taken) > 1000
-    assert redis.hlen(keys.OWNERS) == redis.hlen(keys.UNACKED) == redis.zcard(keys.UNACKED_INDEX) == 2500
+    assert redis.hlen(keys.OWNERS) == redis.hlen(keys.UNACKED) == 2500
     assert redis.zcard(keys.WAITING) == 0
-    records.complete_many([Completion(name, name, "SUCCESS", "{}") for name in names], ttl=60)
-    assert redis.exists(keys.OWNERS, keys.UNACKED, keys.UNACKED_INDEX, keys.WAITING) == 0
+    records.complete_many([Completion(name, "SUCCESS", "{}") for name in names], ttl=60)
+    assert redis.exists(keys.OWNERS, keys.UNACKED, keys.WAITING) == 0
     assert {redis.hget(keys.task(name), "status") for name in names} == {"SUCCESS"}
 
 
 def test_no_process_gets_more_than_its_share_of_a_split_queue(claims: Claims, accept: Accept) -> None:
     accept("a", "b", "c", "d", "e")
-    assert len(claims.take(free=1, limit=32, sharers=2).claimed) == 3
-    assert len(claims.take(free=1, limit=32, sharers=2).claimed) == 1
-    assert len(claims.take(free=1, limit=32, sharers=2).claimed) == 1
+    assert len(claims.take(limit=32, sharers=2).claimed) == 3
+    assert len(claims.take(limit=32, sharers=2).claimed) == 1
+    assert len(claims.take(limit=32, sharers=2).claimed) == 1
 
 
-def test_renewal_without_claims_writes_nothing(claims: Claims, redis: Redis) -> None:
+def test_renewal_without_claims_writes_nothing(claims: Claims, here: HostClaims, redis: Redis) -> None:
     """Redis would write it to the disk, every two seconds."""
-    claims.renew({})
+    here.renew({claims.owner: claims.epoch})
     assert redis.keys("*") == []
 
 
@@ -424,7 +428,7 @@ def test_renewal_without_claims_writes_nothing(claims: Claims, redis: Redis) -> 
 
 def test_completing_a_task_releases_its_claim(claims: Claims, accept: Accept, records: TaskStore, redis: Redis) -> None:
     accept("a")
-    claims.take(free=1, limit=1)
+    claims.take(limit=1)
     records.complete("a", "SUCCESS", {}, ttl=60)
     assert nothing_is_claimed(redis)
     claims.requeue({"a": True})
@@ -432,26 +436,26 @@ def test_completing_a_task_releases_its_claim(claims: Claims, accept: Accept, re
 
 
 def test_a_claim_of_a_task_that_has_ended_is_dropped(
-    claims: Claims, others: Claims, accept: Accept, records: TaskStore, redis: Redis
+    claims: Claims, others: Claims, elsewhere: HostClaims, accept: Accept, records: TaskStore, redis: Redis
 ) -> None:
     """Two had it, after all: one of them is through."""
     accept("a")
-    pass_on(claims, others, redis)
+    pass_on(claims, others, redis, elsewhere)
     records.complete("a", "SUCCESS", {"by": "the first"}, ttl=60)
     claims.requeue({"a": True})
-    others.renew(known("a"))
+    elsewhere.renew({others.owner: 0}, ["a"])
     assert nothing_is_claimed(redis)
     assert redis.llen(keys.QUEUE) == 0
 
 
 def test_a_claim_that_passed_to_another_worker_cannot_be_requeued(
-    claims: Claims, others: Claims, accept: Accept, redis: Redis
+    claims: Claims, others: Claims, elsewhere: HostClaims, accept: Accept, redis: Redis
 ) -> None:
     accept("a")
-    pass_on(claims, others, redis)
+    pass_on(claims, others, redis, elsewhere)
     claims.requeue({"a": True})
-    claims.ack("a")
-    assert redis.hget(keys.OWNERS, "a") == others.owner
+    claims.reject("a", "no reason")
+    assert redis.hget(keys.OWNERS, "a") == holder(others)
     assert redis.llen(keys.QUEUE) == 0
     assert redis.hget(keys.task("a"), "deliveries") == "2"
 
@@ -459,11 +463,11 @@ def test_a_claim_that_passed_to_another_worker_cannot_be_requeued(
 def test_a_death_that_is_reported_twice_counts_once(claims: Claims, accept: Accept, redis: Redis) -> None:
     """The connection broke between the step and its answer."""
     accept("a")
-    claims.take(free=1, limit=1)
+    claims.take(limit=1)
     claims.requeue({"a": True})
     claims.requeue({"a": True})
     assert redis.llen(keys.QUEUE) == 1
-    claims.take(free=1, limit=1)
+    claims.take(limit=1)
     assert redis.hget(keys.task("a"), "deliveries") == "2"
 
 
@@ -471,20 +475,28 @@ def test_stopping_requeues_everything_and_counts_no_delivery(
     claims: Claims, others: Claims, accept: Accept, records: TaskStore, redis: Redis
 ) -> None:
     accept("a", "b", "c", "d")
-    claims.take(free=2, limit=1)
-    others.take(free=1, limit=1)
+    claims.take(limit=2)
+    others.take(limit=1)
     claims.requeue_all()
     assert redis.hkeys(keys.OWNERS) == ["c"]
-    assert sorted(ids(others.take(free=3, limit=1))) == ["a", "b", "d"]
+    assert sorted(ids(others.take(limit=3))) == ["a", "b", "d"]
     assert redis.hget(keys.task("a"), "deliveries") == "1"
 
 
-def test_an_acknowledged_message_is_gone(claims: Claims, accept: Accept, redis: Redis) -> None:
-    accept("a")
-    claims.take(free=1, limit=1)
-    claims.ack("a")
-    claims.ack("a")
+def test_a_rejected_message_becomes_a_dead_letter_with_the_reason(
+    claims: Claims, accept: Accept, records: TaskStore, redis: Redis, broker: Redis
+) -> None:
+    accept("a", uri=URI)
+    claims.take(limit=1)
+    claims.reject("a", "eta is tomorrow")
+    claims.reject("a", "eta is tomorrow")
     assert nothing_is_claimed(redis)
+    assert (record_of(records, "a").status, record_of(records, "a").result) == (
+        "FAILURE",
+        {"args": ["eta is tomorrow"]},
+    )
+    assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["a"]
+    assert [(kept.task_id, kept.reason) for kept in DeadLetters(broker).read()] == [("a", "eta is tomorrow")]
 
 
 # Tasks that kill
@@ -492,7 +504,7 @@ def test_an_acknowledged_message_is_gone(claims: Claims, accept: Accept, redis: 
 
 def die(claims: Claims, times: int, task_id: str = "a") -> None:
     for _ in range(times):
-        assert claims.take(free=1, limit=1).claimed
+        assert claims.take(limit=1).claimed
         claims.requeue({task_id: True})
 
 
@@ -507,7 +519,7 @@ def test_a_task_that_kills_its_process_too_often_becomes_a_dead_letter(
     assert record.status == "FAILURE"
     assert record.result == {"args": ["the worker died while running this task, 3 times"]}
     assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["a"]
-    assert claims.take(free=1, limit=1).claimed == []
+    assert claims.take(limit=1).claimed == []
     assert nothing_is_claimed(redis)
     (kept,) = DeadLetters(broker).read()
     assert (kept.task_id, kept.deliveries) == ("a", 3)
@@ -516,17 +528,18 @@ def test_a_task_that_kills_its_process_too_often_becomes_a_dead_letter(
 
 def test_one_delivery_may_be_the_limit(broker: Redis, accept: Accept, records: TaskStore) -> None:
     accept("a")
-    die(Claims(broker, ClaimLimits(deliveries=1, ttl=60)), 1)
+    die(Claims(broker, ClaimLimits(deliveries=1, ttl=60), new_owner()), 1)
     assert record_of(records, "a").result == {"args": ["the worker died while running this task, once"]}
 
 
-def test_a_worker_that_dies_whole_counts_too(broker: Redis, accept: Accept, records: TaskStore) -> None:
+def test_a_worker_that_dies_whole_counts_too(
+    broker: Redis, here: HostClaims, accept: Accept, records: TaskStore
+) -> None:
     accept("a")
     for _ in range(3):
-        life = Claims(broker, LIMITS, host="here")
-        life.renew({})
-        life.take(free=1, limit=1)
-    Claims(broker, LIMITS, host="here").renew({})
+        here.renew({})
+        Claims(broker, LIMITS, new_owner("here")).take(limit=1)
+    here.renew({})
     assert status(records, "a") == "FAILURE"
 
 
@@ -542,7 +555,7 @@ def test_a_replayed_task_runs_again_under_its_own_id(
     assert redis.zcard(keys.UNDELIVERED) == 0  # the callback that told of the failure
     assert DeadLetters(broker).read() == []
     die(claims, 2)
-    assert ids(claims.take(free=1, limit=1)) == ["a"]
+    assert ids(claims.take(limit=1)) == ["a"]
     records.complete("a", "SUCCESS", {}, ttl=60)
     assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["a"]
     assert redis.hget(keys.task("a"), "replays") == "1"
@@ -597,15 +610,17 @@ def test_only_dead_letters_are_replayed(accept: Accept, records: TaskStore, redi
 # Redis
 
 
-def test_claims_work_at_the_memory_limit(claims: Claims, accept: Accept, records: TaskStore, redis: Redis) -> None:
+def test_claims_work_at_the_memory_limit(
+    claims: Claims, here: HostClaims, accept: Accept, records: TaskStore, redis: Redis
+) -> None:
     accept("a", "b", "c")
     redis.config_set("maxmemory", "1")
     try:
-        assert ids(claims.poll(1, 1, limit=2, wait=10)) == ["a", "b"]
-        claims.renew(known("a", "b"))
+        assert ids(claims.take(limit=2, wait=10)) == ["a", "b"]
+        here.renew({claims.owner: claims.epoch}, ["a", "b"])
         records.complete("a", "SUCCESS", {"large": "x" * 10_000}, ttl=60)
         claims.requeue({"b": True})
-        assert ids(claims.take(free=2, limit=1)) == ["b", "c"]
+        assert [ids(claims.take(limit=2)) for _ in range(2)] == [["b"], ["c"]]
         claims.requeue_all()
         with pytest.raises(RedisError):
             accept("d")
@@ -617,13 +632,14 @@ def test_claims_work_at_the_memory_limit(claims: Claims, accept: Accept, records
 @pytest.mark.parametrize(
     "call",
     [
-        lambda claims: claims.take(free=1, limit=1),
-        lambda claims: claims.renew({}),
+        lambda claims: claims.take(limit=1),
         lambda claims: claims.requeue({"a": True}),
         lambda claims: claims.requeue_all(),
-        lambda claims: claims.ack("a"),
+        lambda claims: claims.reject("a", "no reason"),
     ],
 )
 def test_every_method_of_claims_raises_when_redis_is_away(away: Redis, call: Callable[[Claims], Any]) -> None:
     with pytest.raises(RedisError):
-        call(Claims(away, LIMITS))
+        call(Claims(away, LIMITS, new_owner()))
+    with pytest.raises(RedisError):
+        HostClaims(away, LIMITS).renew({})

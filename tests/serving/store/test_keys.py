@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from app.serving.store import keys
 
-MAKERS = (keys.task, keys.callbacks, keys.dead_letter, keys.taken, keys.idempotency, keys.worker)
-OF_KOMBU = {"QUEUE", "UNACKED", "UNACKED_INDEX"}
+MAKERS = (keys.task, keys.callbacks, keys.dead_letter, keys.idempotency, keys.worker)
+OF_KOMBU = {"QUEUE", "UNACKED"}
 
 
 def constants() -> dict[str, str]:
@@ -25,7 +25,7 @@ def test_what_is_ours_begins_with_our_name() -> None:
     assert [name for name in (*ours, *(make("a") for make in MAKERS)) if not name.startswith("denzel:")] == []
 
 
-def test_the_names_of_kombu_are_kombus() -> None:
+def test_the_name_of_kombu_is_kombus() -> None:
     from kombu.transport.redis import Channel
 
-    assert (Channel.unacked_key, Channel.unacked_index_key) == (keys.UNACKED, keys.UNACKED_INDEX)
+    assert Channel.unacked_key == keys.UNACKED

@@ -13,7 +13,15 @@ from celery import Celery
 from redis import Redis
 
 from app.serving.store import keys
-from app.serving.store.messages import MAX_ARGS_REPR, TASK_NAME, QueuedTask, decode_input, parse, task_message
+from app.serving.store.messages import (
+    MAX_ARGS_REPR,
+    TASK_NAME,
+    ForeignMessage,
+    QueuedTask,
+    decode_input,
+    parse,
+    task_message,
+)
 
 MakeCelery = Callable[[Callable[..., Any]], Any]
 
@@ -90,28 +98,66 @@ def test_arguments_are_shown_to_the_dashboard_up_to_a_length() -> None:
     assert headers["argsrepr"].endswith("...")
 
 
-def test_a_task_of_ours_may_run_in_a_batch() -> None:
+def test_a_message_of_ours_is_read() -> None:
     text = task_message("a", {"of": "a"})
-    item = parse(text, 1000.5)
-    assert item == QueuedTask("a", json.loads(text)["body"], "[{'of': 'a'}]", 1000.5)
-    assert decode_input(item) == {"of": "a"}
+    task = parse(text, 1000.5)
+    assert task == QueuedTask("a", json.loads(text)["body"], "[{'of': 'a'}]", 1000.5)
+    assert decode_input(task) == {"of": "a"}
+
+
+@pytest.mark.parametrize("call", [{"args": ({"of": "a"},)}, {"kwargs": {"json_data": {"of": "a"}}}])
+def test_a_plain_message_of_another_celery_client_is_read(
+    make_celery: MakeCelery, redis: Redis, call: dict[str, Any]
+) -> None:
+    make_celery(predict).apply_async(task_id="a", **call)
+    (text,) = redis.lrange(keys.QUEUE, 0, -1)
+    task = parse(text, 0)
+    assert (task.task_id, decode_input(task)) == ("a", {"of": "a"})
+
+
+def test_arguments_that_our_task_does_not_take_are_an_error(make_celery: MakeCelery, redis: Redis) -> None:
+    make_celery(predict).app.send_task(TASK_NAME, (1, 2), task_id="a")
+    (text,) = redis.lrange(keys.QUEUE, 0, -1)
+    with pytest.raises(TypeError):
+        decode_input(parse(text, 0))
 
 
 @pytest.mark.parametrize(
-    ("part", "changes"),
+    ("options", "reason"),
     [
-        ("headers", {"eta": "2036-01-01T00:00:00+00:00"}),
-        ("headers", {"expires": "2036-01-01T00:00:00+00:00"}),
-        ("headers", {"task": "app.tasks.another"}),
-        ("properties", {"delivery_tag": "another-tag"}),
+        ({"countdown": 60}, "eta is "),
+        ({"expires": 60}, "expires is "),
+        ({"compression": "zlib"}, "its content is application/x-gzip"),
+        ({"link": "app.tasks.another"}, "it is part of a group, chain or chord"),
     ],
 )
-def test_what_needs_celery_itself_runs_alone(part: str, changes: dict[str, str]) -> None:
-    stored = json.loads(task_message("a", {}))
-    stored[part].update(changes)
-    assert parse(json.dumps(stored), 0) is None
+def test_what_only_another_worker_could_run_is_foreign(
+    make_celery: MakeCelery, redis: Redis, options: dict[str, Any], reason: str
+) -> None:
+    task = make_celery(predict)
+    if "link" in options:
+        options = {"link": task.signature((1,))}
+    task.apply_async((1,), task_id="a", **options)
+    (text,) = redis.lrange(keys.QUEUE, 0, -1)
+    with pytest.raises(ForeignMessage, match=reason):
+        parse(text, 0)
+
+
+def test_an_id_of_another_client_may_not_be_endless(make_celery: MakeCelery, redis: Redis) -> None:
+    make_celery(predict).apply_async((1,), task_id="a" * 256)
+    (text,) = redis.lrange(keys.QUEUE, 0, -1)
+    with pytest.raises(ForeignMessage, match="its id has 256 characters"):
+        parse(text, 0)
+
+
+def test_another_task_is_foreign(make_celery: MakeCelery, redis: Redis) -> None:
+    make_celery(predict).app.send_task("app.tasks.another", (1,))
+    (text,) = redis.lrange(keys.QUEUE, 0, -1)
+    with pytest.raises(ForeignMessage, match=r"the task app\.tasks\.another is not known"):
+        parse(text, 0)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"headers": {}, "properties": {"delivery_tag": "a"}}'])
-def test_what_is_not_a_message_of_a_task_is_left_to_celery(text: str) -> None:
-    assert parse(text, 0) is None
+def test_what_is_not_a_message_of_a_task_is_foreign(text: str) -> None:
+    with pytest.raises(ForeignMessage, match="Celery's message protocol"):
+        parse(text, 0)

@@ -32,11 +32,6 @@ def _argument(argument: Any) -> Any:
         return str(argument)
 
 
-def ends_process(error: BaseException) -> bool:
-    """True when this is no failure of the user's code, but billiard's exit on a signal, with a negative code."""
-    return isinstance(error, SystemExit) and isinstance(error.code, int) and error.code < 0
-
-
 def describe(error: BaseException) -> str:
     """One line for an exception: its type and message, without the traceback."""
     text = " ".join(message(error).split())

@@ -23,7 +23,7 @@ class ResponseMode:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of one deployment. Times are in seconds, sizes in bytes. Its `repr` omits the secrets, as Celery's
+    """The settings of one deployment. Times are in seconds, sizes in bytes but for `worker_max_mb`. Its `repr` omits the secrets, as Celery's
     configuration is shown on the dashboard.
     """
 
@@ -38,7 +38,7 @@ class Settings:
     result_lifetime: int
     task_max_deliveries: int
     worker_max_tasks: int | None
-    worker_max_bytes: int | None
+    worker_max_mb: float | None
     batch_size: int
     task_time_limit: float | None
     callback_timeout: float
@@ -51,8 +51,6 @@ class Settings:
     own_services: tuple[str, ...]
     stop_timeout: float
     worker_log: str
-    #: Not of the environment any more.
-    batch_wait: float = 0.002
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -73,7 +71,7 @@ class Settings:
             result_lifetime=read.number("RESULT_LIFETIME", int, "86400", minimum=1),
             task_max_deliveries=read.number("TASK_MAX_DELIVERIES", int, "3", minimum=1),
             worker_max_tasks=read.number("WORKER_MAX_TASKS", int, "0", minimum=0) or None,
-            worker_max_bytes=read.number("WORKER_MAX_MB", int, "0", minimum=0) * 1024 * 1024 or None,
+            worker_max_mb=read.number("WORKER_MAX_MB", float, "0", minimum=0) or None,
             batch_size=read.number("BATCH_SIZE", int, "32", minimum=1),
             task_time_limit=read.number("TASK_TIME_LIMIT", float, "0", minimum=0) or None,
             callback_timeout=read.number("CALLBACK_TIMEOUT", float, "10", minimum=0.1),

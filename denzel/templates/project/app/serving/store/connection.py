@@ -10,10 +10,11 @@ from redis.retry import Retry
 TIMEOUT = 2.0
 
 
-def connect(url: str) -> Redis:
+def connect(url: str, *, retries: int = 1) -> Redis:
     """A pool of connections to the Redis at `url`, safe to share between threads and to inherit over a fork.
 
-    A command whose connection broke is sent once more on a new one: all commands of this project can be repeated.
+    A command whose connection broke is sent once more on a new one: all commands of this project can be repeated, but
+    Claims.take.
     """
     return Redis.from_url(
         url,
@@ -23,7 +24,7 @@ def connect(url: str) -> Redis:
         socket_keepalive=True,
         # As many as there are threads: redis-py has a limit of 100 by default.
         max_connections=2**31,
-        retry=Retry(ConstantBackoff(0.05), 1),
+        retry=Retry(ConstantBackoff(0.05), retries),
     )
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 #: The list of waiting tasks, as Kombu's Redis transport stores a queue: added on the left, taken from the right.
 QUEUE = "denzel"
 
-#: Kombu's own: the hash of messages that a worker has taken and not finished, and when each was taken or last renewed.
+#: Kombu's own: the hash of messages that are claimed and not finished, by the ids of their tasks.
 UNACKED = "unacked"
-UNACKED_INDEX = "unacked_index"
 
-#: The hash of the owner of each of these, by delivery tag.
+#: The hash of the owner of each of these; the times when owners last claimed, or renewed their leases; and the time of
+#: the last search for claims whose lease is over.
 OWNERS = "denzel:claimants"
-
-#: The time of the last search for expired claims.
+LEASES = "denzel:leases"
 LAST_RECLAIM = "denzel:swept"
 
 #: The number of tasks ever accepted; and the ids of those that wait, in that order.
@@ -62,16 +61,6 @@ def callbacks(endpoint: str) -> str:
 def dead_letter(task_id: str) -> str:
     """The hash of one dead letter: its message, and the fields of its record that outlive the record."""
     return DEAD_LETTER + task_id
-
-
-def taken(host: str) -> str:
-    """The number of messages claimed by the worker on one host; it expires a day after the last."""
-    return f"denzel:taken:{host}"
-
-
-def note(owner: str) -> str:
-    """The note of a polling process: the tasks that it claimed last."""
-    return f"denzel:note:{owner}"
 
 
 def idempotency(digest: str) -> str:

@@ -19,6 +19,9 @@ from app.serving.store import keys
 
 TASK_NAME = "app.tasks.invoke_predict"
 
+#: Characters of a task's id at most: our own are UUIDs.
+MAX_ID = 255
+
 #: Characters of the arguments that the dashboard shows at most.
 MAX_ARGS_REPR = 1024
 
@@ -70,8 +73,8 @@ _AFTER_ARGUMENTS = {"callbacks": None, "errbacks": None, "chain": None, "chord":
 
 
 class QueuedTask(NamedTuple):
-    """A task that may run in a batch, from its message: its id, the body (base64), its arguments as the dashboard shows
-    them, and since when it waited until it was claimed, in seconds since 1970.
+    """A task from its message: its id, the body as it is encoded, its arguments as the dashboard shows them, and since
+    when it waited until it was claimed, in seconds since 1970.
     """
 
     task_id: str
@@ -79,10 +82,9 @@ class QueuedTask(NamedTuple):
     args_repr: str
     since: float
 
-    @property
-    def has_ended(self) -> bool:
-        """True when its message is gone, so that nothing but its id is known."""
-        return not self.body
+
+class ForeignMessage(ValueError):
+    """A message of another Celery client that is no task that could run here; the message says why."""
 
 
 def task_message(task_id: str, verified: Any) -> str:
@@ -93,21 +95,49 @@ def task_message(task_id: str, verified: Any) -> str:
     return f"{_HEAD.replace('TASK ID', task_id)}{args_repr}{_MIDDLE.replace('ORIGIN', _origin())}{body}{_END}"
 
 
-def parse(message: str, since: float) -> QueuedTask | None:
-    """The task of a message; None where Celery itself must run it: one with `eta` or `expires`, or another client's."""
+def parse(message: str, since: float) -> QueuedTask:
+    """The task of a message that waited since then. Raises ForeignMessage for what only another worker could run."""
     try:
         stored = orjson.loads(message)
-        headers, tag = stored["headers"], stored["properties"]["delivery_tag"]
-        needs_celery = headers["task"] != TASK_NAME or tag != headers["id"] or headers["eta"] or headers["expires"]
-        task = QueuedTask(headers["id"], stored["body"], headers["argsrepr"], since)
-    except (ValueError, KeyError, TypeError):
-        return None
-    return None if needs_celery else task
+        headers, properties = stored["headers"], stored["properties"]
+        is_ours = headers["id"] == properties["delivery_tag"] and headers["task"] == TASK_NAME
+        if not is_ours or headers["eta"] or headers["expires"]:
+            _check_foreign(stored, headers, properties)
+        return QueuedTask(headers["id"], stored["body"], headers["argsrepr"], since)
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, ForeignMessage):
+            raise
+        raise ForeignMessage("not a task in version 2 of Celery's message protocol") from error
+
+
+def _check_foreign(stored: dict[str, Any], headers: dict[str, Any], properties: dict[str, Any]) -> None:
+    """Raise ForeignMessage unless another client's message is a plain task of ours."""
+    if headers["task"] != TASK_NAME:
+        raise ForeignMessage(f"the task {headers['task']} is not known here; there is {TASK_NAME} alone")
+    for name in ("eta", "expires"):
+        if headers.get(name):
+            raise ForeignMessage(
+                f"{name} is {headers[name]}: tasks run as soon as a process is free, and do not expire"
+            )
+    if len(headers["id"]) > MAX_ID:
+        raise ForeignMessage(f"its id has {len(headers['id'])} characters; it may have {MAX_ID}")
+    if stored["content-type"] != "application/json" or headers.get("compression"):
+        kind = headers.get("compression") or stored["content-type"]
+        raise ForeignMessage(f"its content is {kind}: tasks are plain JSON")
+    if properties.get("body_encoding") != "base64":
+        raise ForeignMessage(f"its body_encoding is {properties.get('body_encoding')}; it must be base64")
+    _, _, embedded = orjson.loads(base64.b64decode(stored["body"]))
+    if any(embedded.values()) or headers.get("group"):
+        raise ForeignMessage("it is part of a group, chain or chord, or has callbacks: tasks are run alone")
 
 
 def decode_input(task: QueuedTask) -> Any:
-    """The task's input: the return value of verify_input."""
-    (json_data,), _, _ = json.loads(base64.b64decode(task.body))
+    """The task's input: the return value of verify_input. Raises TypeError for other arguments than this one."""
+    arguments, named, _ = json.loads(base64.b64decode(task.body))
+    return _input(*arguments, **named)
+
+
+def _input(json_data: Any) -> Any:
     return json_data
 
 

@@ -58,13 +58,9 @@ class TaskRecord:
 
 
 class Completion(NamedTuple):
-    """The end of a task: its status, its result as JSON, and the delivery tag of its message.
-
-    The tag is the task's id, unless another Celery client sent it.
-    """
+    """The end of a task: its status, and its result as JSON."""
 
     task_id: str
-    tag: str
     status: str
     result: str
 
@@ -163,9 +159,9 @@ class TaskStore:
             replies: list[Any] = pipe.execute(raise_on_error=False)
         return replies
 
-    def complete(self, task_id: str, status: str, result: Any, *, ttl: int, tag: str | None = None) -> None:
+    def complete(self, task_id: str, status: str, result: Any, *, ttl: int) -> None:
         """Store how one task ended, as `complete_many` does; its result is JSON values."""
-        self.complete_many([Completion(task_id, tag or task_id, status, json.dumps(result))], ttl=ttl)
+        self.complete_many([Completion(task_id, status, json.dumps(result))], ttl=ttl)
 
     def complete_many(self, completions: Iterable[Completion], *, ttl: int) -> int:
         """Store each result for `ttl` seconds, announce it, schedule its callback if it has one, and release the claim

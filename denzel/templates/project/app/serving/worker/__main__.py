@@ -8,9 +8,15 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import logging
+import os
 import sys
 
+from app.serving.callbacks.settings import check_settings
+from app.serving.cores import available_cores, limit_threads
+from app.serving.heartbeat import HEARTBEAT_FD, Heartbeat
 from app.serving.worker.celery_app import celery_app
+from app.serving.worker.node import ProcessPool
+from app.serving.worker.process import exit_with_parent
 
 
 def main(arguments: list[str]) -> None:
@@ -21,11 +27,18 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     # Native code that crashes leaves a traceback in the service's output, in forked processes too.
     faulthandler.enable(all_threads=False)
+    # Better no worker than one whose callbacks cannot be sent.
+    check_settings(celery_app.conf.denzel_settings)
+    processes = options.concurrency or available_cores()
+    limit_threads(processes, os.environ)
+    if os.environ.get(HEARTBEAT_FD):
+        exit_with_parent()
+    ProcessPool.heartbeat = Heartbeat.from_environment(os.environ)
     # Celery restarts this process with these on SIGHUP.
     sys.argv = ["-m", "app.serving.worker", *arguments]
     worker = celery_app.Worker(
         hostname=options.hostname,
-        concurrency=options.concurrency,
+        concurrency=processes,
         loglevel=logging.INFO,
         optimization="default",
         without_gossip=True,

@@ -1,166 +1,94 @@
-"""Runs a batch in a pool process: several tasks that are handed over together, and whose results return together."""
+"""Runner of batches: the pipeline over the tasks of one batch, in turn or together."""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from app.serving.errors import ends_process, failure
-from app.serving.store.claims import Claims
+from app.serving.errors import failure
 from app.serving.store.messages import TASK_NAME, QueuedTask, decode_input
 from app.serving.store.tasks import FAILURE, SUCCESS, Completion
-from app.serving.worker.batching.poller import PollGrant, PollSession
-from app.serving.worker.batching.result_writer import ResultWriter
-from app.serving.worker.batching.scoreboard import ALL, Scoreboard
+from app.serving.worker.batching.result_buffer import ResultBuffer
+from app.serving.worker.batching.scoreboard import ALL, Slot
 from app.serving.worker.model.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
-#: The most characters of a result that the dashboard shows.
-MAX_RESULT_REPR = 1024
-
 
 class TaskResult(NamedTuple):
-    """A task that has ended: its id and status, the seconds it took, and its result for the dashboard."""
+    """A task that has ended, how, when it started to run (seconds since 1970), and the seconds that it took."""
 
-    task_id: str
-    status: str
+    task: QueuedTask
+    completion: Completion
+    time_start: float
     runtime: float
-    result_repr: str
-
-
-class PolledTask(NamedTuple):
-    """A task that a process took from the queue itself, and its result. Times are seconds since 1970."""
-
-    result: TaskResult
-    args_repr: str
-    since: float
-    time_start: float
-
-    @property
-    def id(self) -> str:
-        """The task's."""
-        return self.result.task_id
-
-
-class BatchResult(NamedTuple):
-    """A batch as its pool process returns it: the results, how many tasks wait, and True for a `predict_batch`.
-
-    After polling, also: the tasks that it `polled`; the ids of those it took and did not run, `to_requeue`; and those
-    that were `cancelled` in the queue. `seconds` is the time that it was at work, over all `rounds`.
-    """
-
-    results: list[TaskResult]
-    waiting: int
-    predicts_batches: bool
-    seconds: float
-    polled: Sequence[PolledTask] = ()
-    to_requeue: Sequence[str] = ()
-    cancelled: Sequence[QueuedTask] = ()
-    rounds: int = 1
-
-
-class RunResult(NamedTuple):
-    """Tasks that ran in turn or together, their results, and how many wait."""
-
-    tasks: list[QueuedTask]
-    results: list[TaskResult]
-    waiting: int
-    seconds: float
-    time_start: float
 
 
 class BatchRunner:
-    """Runs batches in one pool process."""
+    """Runs batches in one process, and publishes on its slot which task runs."""
 
-    def __init__(self, predictor: Predictor, writer: ResultWriter, claims: Claims, scoreboard: Scoreboard) -> None:
-        """The claims are those of the worker."""
+    def __init__(self, predictor: Predictor, results: ResultBuffer, slot: Slot) -> None:
         self._predictor = predictor
-        self._writer = writer
-        self._claims = claims
-        self._scoreboard = scoreboard
+        self._results = results
+        self._slot = slot
 
-    def run(self, slot: int, tasks: list[QueuedTask], grant: PollGrant | None = None) -> BatchResult:
-        """Run the tasks and store their results, but for those that the scoreboard cuts off.
-
-        With a grant, then poll the queue for a while, and run what it has.
-        """
-        session = PollSession(self._claims, self._scoreboard, slot, grant) if grant is not None else None
-        first = self._run(slot, tasks)
-        batch = BatchResult(first.results, first.waiting, self._predictor.predicts_batches, first.seconds)
-        return batch if session is None else self._poll(slot, session, batch)
-
-    def _poll(self, slot: int, session: PollSession, batch: BatchResult) -> BatchResult:
-        rounds: list[RunResult] = []
-        waiting = batch.waiting
-        while tasks := session.next(waiting=waiting):
-            rounds.append(self._run(slot, tasks))
-            waiting = rounds[-1].waiting
-        cut_off = [task.task_id for each in rounds for task in each.tasks[len(each.results) :]]
-        return batch._replace(
-            waiting=waiting,
-            seconds=batch.seconds + sum(each.seconds for each in rounds),
-            polled=[polled for each in rounds for polled in _polled(each)],
-            to_requeue=[*cut_off, *session.to_requeue],
-            cancelled=session.cancelled,
-            rounds=1 + len(rounds),
-        )
-
-    def _run(self, slot: int, tasks: list[QueuedTask]) -> RunResult:
+    def run(self, tasks: list[QueuedTask]) -> list[TaskResult]:
+        """Run the tasks, and buffer their results. Those that the worker cuts off are missing."""
         together = self._predictor.predicts_batches
-        time_start = time.time()
-        results: list[TaskResult] = []
-        seconds = 0.0
-        for task, value, runtime in self._together(slot, tasks) if together else self._in_turn(slot, tasks):
-            completion = _completion(task, value)
-            if isinstance(value, BaseException):
-                log.error("task %s[%s] failed", TASK_NAME, task.task_id, exc_info=value)
-            shown = completion.result[:MAX_RESULT_REPR]
-            results.append(TaskResult(task.task_id, completion.status, runtime, shown))
-            seconds = runtime if together else seconds + runtime
-            self._writer.add(completion, more=not together and len(results) < len(tasks))
-        return RunResult(tasks, results, self._writer.flush(), seconds, time_start)
+        ended: list[TaskResult] = []
+        for result in self._together(tasks) if together else self._in_turn(tasks):
+            ended.append(result)
+            self._results.add(result.completion, more=not together and len(ended) < len(tasks))
+        self._slot.count(len(ended))
+        return ended
 
-    def _in_turn(self, slot: int, tasks: list[QueuedTask]) -> Iterator[tuple[QueuedTask, Any, float]]:
+    def _in_turn(self, tasks: list[QueuedTask]) -> Iterator[TaskResult]:
         for index, task in enumerate(tasks):
-            if not self._scoreboard.start(slot, index):
+            if not self._slot.start(index):
                 return
-            started = time.perf_counter()
+            time_start, began = time.time(), time.perf_counter()
             value = self._predict(task)
-            yield task, value, time.perf_counter() - started
-        self._scoreboard.start(slot, len(tasks))
+            yield _result(task, value, time_start, time.perf_counter() - began)
+        self._slot.start(len(tasks))
 
-    def _together(self, slot: int, tasks: list[QueuedTask]) -> Iterator[tuple[QueuedTask, Any, float]]:
-        self._scoreboard.start(slot, ALL)
-        started = time.perf_counter()
-        values = self._predictor.predict_batch([decode_input(task) for task in tasks])
-        self._scoreboard.start(slot, len(tasks))
-        runtime = time.perf_counter() - started
-        for task, value in zip(tasks, values, strict=True):
-            yield task, value, runtime
+    def _together(self, tasks: list[QueuedTask]) -> Iterator[TaskResult]:
+        self._slot.start(ALL)
+        time_start, began = time.time(), time.perf_counter()
+        inputs = [_attempt_decode(task) for task in tasks]
+        readable = [one for one in inputs if not isinstance(one, _Unreadable)]
+        values = iter(self._predictor.predict_batch(readable) if readable else ())
+        runtime = time.perf_counter() - began
+        self._slot.start(len(tasks))
+        for task, one in zip(tasks, inputs, strict=True):
+            value = one.error if isinstance(one, _Unreadable) else next(values)
+            yield _result(task, value, time_start, runtime)
 
     def _predict(self, task: QueuedTask) -> Any:
         try:
             return self._predictor.predict(decode_input(task))
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            if ends_process(error):
-                raise
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the user's own code)
             return error
 
 
-def _polled(run: RunResult) -> Iterator[PolledTask]:
-    for task, result in zip(run.tasks, run.results, strict=False):
-        yield PolledTask(result, task.args_repr, task.since, run.time_start)
+class _Unreadable(NamedTuple):
+    """Another client's arguments that our task does not take."""
+
+    error: Exception
 
 
-def _completion(task: QueuedTask, value: Any) -> Completion:
+def _attempt_decode(task: QueuedTask) -> Any:
+    try:
+        return decode_input(task)
+    except (TypeError, ValueError) as error:
+        return _Unreadable(error)
+
+
+def _result(task: QueuedTask, value: Any, time_start: float, runtime: float) -> TaskResult:
     failed = isinstance(value, BaseException)
-    return Completion(
-        task_id=task.task_id,
-        tag=task.task_id,
-        status=FAILURE if failed else SUCCESS,
-        result=json.dumps(failure(value) if failed else value),
-    )
+    if failed:
+        log.error("task %s[%s] failed", TASK_NAME, task.task_id, exc_info=value)
+    result = json.dumps(failure(value) if failed else value)
+    return TaskResult(task, Completion(task.task_id, FAILURE if failed else SUCCESS, result), time_start, runtime)

@@ -1,97 +1,173 @@
-"""Scoreboard in shared memory: each pool process publishes which task of its batch it runs; the worker's main process
-can cut the batch short. Named after Apache httpd's.
+"""Scoreboard in shared memory: each process publishes which tasks it has and which it runs; the worker reads that, also
+after its death, and can cut its batch short. Named after Apache httpd's.
 """
 
 from __future__ import annotations
 
+import enum
 import mmap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from app.serving.store.messages import MAX_ID
 
 Clock = Callable[[], float]
 
-#: The number of batches that can be in flight at once.
-SLOTS = 4096
 
-#: The index of a batch whose tasks all run at once, and of one that no process has started.
+class Activity(enum.IntEnum):
+    """What a process does: load its model, stand by until it has the place at the queue, wait there, or run tasks."""
+
+    LOADING = 0
+    STANDBY = 1
+    WAITING = 2
+    RUNNING = 3
+
+
+#: The index of a batch whose tasks all run at once, and of one of which no task was started.
 ALL = -1
 NOT_STARTED = -2
 
 _CELL = 8
-_FIELDS = 5
-_INDEX, _END, _POLLS, _ROUND, _SINCE = range(_FIELDS)
+_FIELDS = 9
+_ACTIVITY, _BEGAN, _SINCE, _VERSION, _LENGTH, _INDEX, _END, _ENDED, _EPOCH = range(_FIELDS)
+
+# Reads of a list that its process is writing, before it counts as torn: as when it died of that.
+_MAX_READS = 1000
 
 
-class Scoreboard:
-    """A slot for each batch: the index of the task that runs, and of the first that must not; whether the process may
-    poll the queue afterwards, which round of polled tasks it runs, and since when.
-
-    Make it before the fork, so that all processes share the memory. Reading and writing a cell is atomic.
+class View(NamedTuple):
+    """A process at one moment: its activity, and while it runs the seconds since its current task began, the ids of its
+    batch, and the position there of the task that runs.
     """
 
-    def __init__(self, clock: Clock = time.monotonic) -> None:
-        """The clock must be the same in all processes."""
-        self._cells = memoryview(mmap.mmap(-1, SLOTS * _FIELDS * _CELL)).cast("q")
+    activity: Activity
+    seconds: float
+    batch: list[str]
+    position: int
+
+    @property
+    def suspects(self) -> list[str]:
+        """The tasks of which the process may die at this moment."""
+        if self.position in (ALL, NOT_STARTED):
+            # Those that run together are all suspects, and so are those of a process that dies before it starts one.
+            return self.batch
+        return self.batch[self.position : self.position + 1]
+
+
+class Slot:
+    """The part of the scoreboard of one process. Reading and writing a cell is atomic."""
+
+    def __init__(self, cells: memoryview, names: memoryview, clock: Clock) -> None:
+        self._cells = cells
+        self._names = names
         self._clock = clock
 
-    def assign(self, slot: int, end: int, *, polls: bool = False) -> None:
-        """Assign the slot to a batch of `end` tasks; its process may poll the queue afterwards if it `polls`."""
-        self._set(slot, _POLLS, polls)
-        self.assign_round(slot, end, 0)
+    def reset(self) -> None:
+        """Make the slot that of a new process, which loads its model."""
+        for field in range(_FIELDS):
+            self._cells[field] = 0
+        self._cells[_BEGAN] = self._now()
 
-    def assign_round(self, slot: int, end: int, number: int) -> None:
-        """Assign the slot to `end` tasks that the process has polled, as the round of this number."""
-        self._set(slot, _INDEX, NOT_STARTED)
-        self._set(slot, _END, end)
-        self._set(slot, _ROUND, number)
-        self._set(slot, _SINCE, self._now())
+    def stand_by(self) -> None:
+        """Publish that the process waits until it has the place at the queue."""
+        self._cells[_ACTIVITY] = Activity.STANDBY
+        self._cells[_BEGAN] = self._now()
 
-    def start(self, slot: int, index: int) -> bool:
-        """Publish that the process is about to run the task at `index`; False when it must not any more."""
-        self._set(slot, _INDEX, index)
-        return index < self._get(slot, _END)
+    def wait(self) -> None:
+        """Publish that the process waits at the queue; to be repeated while it does."""
+        self._cells[_ACTIVITY] = Activity.WAITING
+        self._cells[_BEGAN] = self._now()
 
-    def index(self, slot: int) -> int:
-        """The index of the task that runs, NOT_STARTED, or ALL; one beyond the last when all have run."""
-        return self._get(slot, _INDEX)
+    def begin(self, batch: Sequence[str]) -> None:
+        """Publish the ids of the tasks that the process has now."""
+        names = "\n".join(batch).encode()
+        self._cells[_VERSION] += 1
+        self._names[: len(names)] = names
+        self._cells[_LENGTH] = len(names)
+        self._cells[_INDEX] = NOT_STARTED
+        self._cells[_END] = len(batch)
+        self._cells[_BEGAN] = self._cells[_SINCE] = self._now()
+        self._cells[_ACTIVITY] = Activity.RUNNING
+        self._cells[_VERSION] += 1
 
-    def truncate(self, slot: int) -> int:
-        """Let a process that runs tasks in turn stop after the current one. Returns the first index that is left out.
+    def start(self, index: int) -> bool:
+        """Publish that the process is about to run the task at `index`, or ALL; False when it must not any more."""
+        self._cells[_SINCE] = self._now()
+        self._cells[_INDEX] = index
+        return index < self._cells[_END]
 
-        Should process and main process miss each other's write, the next task runs here and elsewhere.
+    def count(self, tasks: int) -> None:
+        """Publish that so many more tasks have ended."""
+        self._cells[_ENDED] += tasks
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Publish the epoch of the process' claims."""
+        self._cells[_EPOCH] = epoch
+
+    @property
+    def ended(self) -> int:
+        """The number of tasks that the process has run."""
+        return self._cells[_ENDED]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the process' claims."""
+        return self._cells[_EPOCH]
+
+    @property
+    def activity(self) -> Activity:
+        """The process' activity."""
+        return Activity(self._cells[_ACTIVITY])
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the process began what it does: since it began its batch, while it runs."""
+        return (self._now() - self._cells[_BEGAN]) / 1e9
+
+    def view(self) -> View:
+        """The process at this moment."""
+        for _ in range(_MAX_READS):
+            version, activity = self._cells[_VERSION], self.activity
+            batch = self._batch() if activity is Activity.RUNNING and not version % 2 else []
+            seconds = (self._now() - self._cells[_SINCE]) / 1e9
+            view = View(activity, seconds, batch, self._cells[_INDEX])
+            if not version % 2 and version == self._cells[_VERSION]:
+                return view
+        return View(Activity.WAITING, 0.0, [], NOT_STARTED)
+
+    def truncate(self) -> list[str]:
+        """Let a process that runs tasks in turn stop after the current one. Returns the ids that are left out.
+
+        Should process and worker miss each other's write, the next task runs here and elsewhere.
         """
-        self.revoke_grant(slot)
-        end = self.index(slot) + 1
-        self._set(slot, _END, end)
+        view = self.view()
+        if not view.batch or view.position in (ALL, NOT_STARTED):
+            return []
+        end = self._cells[_INDEX] + 1
+        self._cells[_END] = end
         # The process may have started the next task in between, without having seen the new end.
-        return max(end, self.index(slot) + 1)
+        return view.batch[max(end, self._cells[_INDEX] + 1) :]
 
-    def idle(self, slot: int) -> None:
-        """Publish that the process has nothing to run, and waits at the queue."""
-        self._set(slot, _SINCE, -self._now())
-
-    def may_poll(self, slot: int) -> bool:
-        """True while the process may take tasks from the queue itself."""
-        return bool(self._get(slot, _POLLS))
-
-    def revoke_grant(self, slot: int) -> None:
-        """Let the process take nothing more from the queue."""
-        self._set(slot, _POLLS, False)
-
-    def round(self, slot: int) -> int:
-        """The number of the round that the process runs, or ran last; 0 is the batch it was handed."""
-        return self._get(slot, _ROUND)
-
-    def since(self, slot: int) -> tuple[float, bool]:
-        """The time, by the clock, since when the process has its tasks or has been idle; and True when it is idle."""
-        since = self._get(slot, _SINCE)
-        return abs(since) / 1e9, since < 0
+    def _batch(self) -> list[str]:
+        return bytes(self._names[: self._cells[_LENGTH]]).decode(errors="replace").split("\n")
 
     def _now(self) -> int:
         return int(self._clock() * 1e9)
 
-    def _get(self, slot: int, field: int) -> int:
-        return self._cells[_FIELDS * slot + field]
 
-    def _set(self, slot: int, field: int, value: int) -> None:
-        self._cells[_FIELDS * slot + field] = value
+def make_slots(number: int, max_tasks: int, clock: Clock = time.monotonic) -> list[Slot]:
+    """Slots for so many processes, with batches of up to `max_tasks`, in memory that they share: make them before the
+    fork. The clock must be the same in all processes.
+    """
+    length = (MAX_ID * 4 + 1) * max_tasks
+    size = _FIELDS * _CELL
+    cells = memoryview(mmap.mmap(-1, number * size)).cast("q")
+    names = memoryview(mmap.mmap(-1, number * length))
+    slots = [
+        Slot(cells[_FIELDS * one : _FIELDS * (one + 1)], names[length * one : length * (one + 1)], clock)
+        for one in range(number)
+    ]
+    for slot in slots:
+        slot.reset()
+    return slots

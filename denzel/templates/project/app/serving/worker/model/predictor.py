@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from app.serving.errors import describe, ends_process
+from app.serving.errors import describe
 from app.serving.json_values import json_values
 from app.serving.pipeline import import_pipeline
 
@@ -113,9 +113,7 @@ class _Raised:
 def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return function(*arguments)
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
-        if ends_process(error):
-            raise
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the user's own code)
         return _Raised(error)
 
 

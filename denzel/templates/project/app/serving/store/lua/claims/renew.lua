@@ -1,47 +1,35 @@
 #!lua flags=allow-oom
--- Renew the claims of a worker, and those noted by its polling process. Requeue what the worker does not know of (its
--- reply was lost, or went with a broken connection), what it claimed before a restart, and what no worker renews.
--- After a gap without renewals, as Redis or all workers were away, every owner gets another lease to renew first.
--- Without any claims, nothing is written.
+-- Renew the leases of a host's living owners. Requeue what its other owners have claimed, which are dead; what living
+-- owners claimed in earlier epochs; and what owners on other hosts have whose lease is over. After a gap without
+-- renewals, as Redis or all workers were away, every owner gets another lease to renew first. Without any claims, no
+-- lease is written.
 -- @include requeue
--- KEYS: 1 the note of the polling process
--- ARGV: 1 owner, 2 prefix of the owners on this host, 3 known claims as JSON, task id by delivery tag, 4 lease in
---       seconds, 5 seconds that a claim of its own may be unknown to a worker, 6 deliveries until a task is a dead
---       letter, 7 seconds to keep a result, 8 poll session, 9 seconds to keep the note
--- Answer: {ids of the worker's tasks that were cancelled, {id, reason, ...} of tasks that became dead letters}
+-- @include owners
+-- KEYS: none
+-- ARGV: 1 prefix of the owners on this host, 2 lease in seconds, 3 deliveries until a task is a dead letter, 4 seconds
+--       to keep a result, 5 the epochs of living owners as JSON, then the ids of tasks that run
+-- Answer: {ids of the tasks that run and were cancelled, {id, reason, ...} of tasks that became dead letters}
 
-local owner, host, known, lease = ARGV[1], ARGV[2], cjson.decode(ARGV[3]), tonumber(ARGV[4])
-local unknown_for, max_deliveries, ttl = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+local host, lease, max_deliveries, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local living = cjson.decode(ARGV[5])
 local time = now()
 
-local session, _, noted = unpack(cjson.decode(redis.call('GET', KEYS[1]) or '[]'))
--- The note of an earlier session is void.
-if session and session == tonumber(ARGV[8]) then
-    redis.call('EXPIRE', KEYS[1], ARGV[9])
-    for _, task_id in ipairs(noted) do
-        known[task_id] = task_id
-    end
-end
-
 local function renew_all()
-    for _, tag in ipairs(redis.call('ZRANGE', UNACKED_INDEX, 0, -1)) do
-        redis.call('ZADD', UNACKED_INDEX, time, tag)
+    for _, owner in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
+        redis.call('ZADD', LEASES, time, owner)
     end
 end
 
-local function check_claim(tag, holder)
-    if holder == owner and known[tag] then
-        redis.call('ZADD', UNACKED_INDEX, time, tag)
-        return
+local function is_dead(owner)
+    if string.sub(owner, 1, #host) == host then
+        return true
     end
-    local age = time - tonumber(redis.call('ZSCORE', UNACKED_INDEX, tag) or 0)
-    if holder == owner then
-        if age > unknown_for then
-            requeue(tag, false, max_deliveries, ttl)
-        end
-    elseif age > lease or string.sub(holder, 1, #host) == host then
-        requeue(tag, true, max_deliveries, ttl)
+    local renewed = redis.call('ZSCORE', LEASES, owner)
+    if not renewed then
+        redis.call('ZADD', LEASES, time, owner)
+        return false
     end
+    return time - tonumber(renewed) > lease
 end
 
 local claims = redis.call('HGETALL', OWNERS)
@@ -52,15 +40,26 @@ if #claims > 0 then
         renew_all()
     end
     redis.call('SET', LAST_RECLAIM, time)
-end
-for i = 1, #claims, 2 do
-    check_claim(claims[i], claims[i + 1])
+    local lost, died = {}, {}
+    for i = 1, #claims, 2 do
+        local owner, epoch = owner_of(claims[i + 1])
+        if living[owner] then
+            redis.call('ZADD', LEASES, time, owner)
+            if epoch < living[owner] then
+                lost[#lost + 1] = claims[i]
+            end
+        elseif is_dead(owner) then
+            lost[#lost + 1], died[claims[i]] = claims[i], true
+        end
+    end
+    requeue_in_order(lost, died, max_deliveries, ttl)
+    redis.call('ZREMRANGEBYSCORE', LEASES, '-inf', time - 10 * lease)
 end
 
 local cancelled = {}
-for _, task_id in pairs(known) do
-    if redis.call('HGET', TASK .. task_id, 'status') == 'REVOKED' then
-        table.insert(cancelled, task_id)
+for i = 6, #ARGV do
+    if redis.call('HGET', TASK .. ARGV[i], 'status') == 'REVOKED' then
+        table.insert(cancelled, ARGV[i])
     end
 end
 announce_completions()

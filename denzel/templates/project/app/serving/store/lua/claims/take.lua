@@ -1,42 +1,42 @@
 #!lua flags=allow-oom
--- Claim messages for processes that can run them: each process several in one batch, or one isolated. A task that was
--- delivered before is isolated, so that one which kills its process is not mistaken for another; so is a message of
--- another Celery client. A process that polls for itself claims none that must be isolated, and its tasks are noted.
--- @include common
+-- Store how the tasks of a process ended, and claim the next messages for it: a batch, or a single one that was
+-- delivered before, so that one which kills its process is not mistaken for another.
+-- @include completion
 -- @include messages
 -- @include dead_letter
--- KEYS: 1 the note of the polling process
--- ARGV: 1 owner, 2 key of the host's count of claims, 3 free processes, 4 batch limit, 5 processes among which the
---       queue is split (0: not), 6 poll session and 7 its round, or '' and '' when the worker claims for its
---       processes, 8 seconds to keep the note
--- Answer: {{message, tag, deliveries, waiting since} of each, {message, waiting since} of each that was cancelled}
+-- @include owners
+-- KEYS: none
+-- ARGV: 1 owner and epoch, 2 batch limit, 3 processes among which the queue is split (0: not), 4 seconds to keep a
+--       result, then for each task that has ended its id, status and result (JSON)
+-- Answer: {{task id, message, deliveries, waiting since} of each, {message, waiting since} of each that was cancelled,
+--         number of tasks that wait}
 
 local MAX_BYTES = 1024 * 1024
-local owner, count_key, free, limit = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local sharers, session, round = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local holder, limit, sharers = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+if ARGV[5] then
+    complete_tasks(ARGV, 5, ARGV[4])
+    announce_completions()
+end
 if sharers > 0 then
     limit = math.max(1, math.min(limit, math.ceil(redis.call('LLEN', QUEUE) / sharers)))
 end
 local time, taken, cancelled, bytes = now(), {}, {}, 0
-local places = session and limit or 0
-local ids, waited, messages, times, owners = {}, {}, {}, {}, {}
+local ids, messages, holders = {}, {}, {}
 
 local function add_pair(list, first, second)
     list[#list + 1], list[#list + 2] = first, second
 end
 
-local function take(task_id, tag, message, deliveries, since)
+local function take(task_id, message, deliveries, since)
     redis.call('HSET', TASK .. task_id, 'status', 'STARTED', 'since', time, 'deliveries', deliveries)
-    waited[#waited + 1] = since or tostring(time)
-    taken[#taken + 1] = {message, tag, deliveries, waited[#waited]}
+    taken[#taken + 1] = {task_id, message, deliveries, since or tostring(time)}
     ids[#ids + 1], bytes = task_id, bytes + #message
-    add_pair(messages, tag, claim_text(message))
-    add_pair(times, time, tag)
-    add_pair(owners, tag, owner)
+    add_pair(messages, task_id, claim_text(message))
+    add_pair(holders, task_id, holder)
 end
 
 -- Large ones are claimed a few at a time, so that neither this script nor their transfer takes long.
-while (places > 0 or free > 0) and bytes < MAX_BYTES do
+while limit > 0 and bytes < MAX_BYTES do
     local message = redis.call('RPOP', QUEUE)
     if not message then
         break
@@ -48,19 +48,12 @@ while (places > 0 or free > 0) and bytes < MAX_BYTES do
         -- Not a Celery message; nothing is thrown away.
         dead_letter(string.format('unreadable-%.6f', now()), message, 0, 'not a message that Celery could have sent')
     elseif status == 'PENDING' or status == 'STARTED' or status == 'RETRY' or (not status and tag ~= task_id) then
-        local is_isolated = delivered > 0 or tag ~= task_id
-        if is_isolated and free == 0 then
+        if delivered > 0 and #ids > 0 then
             redis.call('RPUSH', QUEUE, message)
             break
-        elseif is_isolated then
-            free = free - 1
-        else
-            if places == 0 then
-                free, places = free - 1, limit
-            end
-            places = places - 1
         end
-        take(task_id, tag, message, delivered + 1, record[3])
+        limit = delivered > 0 and 0 or limit - 1
+        take(task_id, message, delivered + 1, record[3])
     elseif status == 'REVOKED' then
         cancelled[#cancelled + 1], bytes = {message, record[3] or tostring(time)}, bytes + #message
     end
@@ -68,12 +61,7 @@ end
 if #ids > 0 then
     in_bulk('ZREM', WAITING, ids)
     in_bulk('HSET', UNACKED, messages)
-    in_bulk('ZADD', UNACKED_INDEX, times)
-    in_bulk('HSET', OWNERS, owners)
-    redis.call('INCRBY', count_key, #ids)
-    redis.call('EXPIRE', count_key, 86400)
+    in_bulk('HSET', OWNERS, holders)
+    redis.call('ZADD', LEASES, time, (owner_of(holder)))
 end
-if session and #ids > 0 then
-    redis.call('SET', KEYS[1], cjson.encode({session, round, ids, waited}), 'EX', ARGV[8])
-end
-return {taken, cancelled}
+return {taken, cancelled, redis.call('LLEN', QUEUE)}

@@ -13,10 +13,9 @@ local function announce_completions()
     end
 end
 
-local function release_claims(tags)
-    in_bulk('HDEL', UNACKED, tags)
-    in_bulk('ZREM', UNACKED_INDEX, tags)
-    in_bulk('HDEL', OWNERS, tags)
+local function release_claims(ids)
+    in_bulk('HDEL', UNACKED, ids)
+    in_bulk('HDEL', OWNERS, ids)
 end
 
 local function complete_task(task_id, status, result, time, ttl, endpoints)
@@ -37,14 +36,14 @@ local function complete_task(task_id, status, result, time, ttl, endpoints)
     completions[#completions + 1] = with_result and {task_id, status, result} or {task_id}
 end
 
--- `flat` holds, from index `first` on, the id, delivery tag, status and result of each task, one after the other.
+-- `flat` holds, from index `first` on, the id, status and result of each task, one after the other.
 local function complete_tasks(flat, first, ttl)
-    local time, ids, tags, endpoints = now(), {}, {}, {}
-    for i = first, #flat, 4 do
-        ids[#ids + 1], tags[#tags + 1] = flat[i], flat[i + 1]
-        complete_task(flat[i], flat[i + 2], flat[i + 3], time, ttl, endpoints)
+    local time, ids, endpoints = now(), {}, {}
+    for i = first, #flat, 3 do
+        ids[#ids + 1] = flat[i]
+        complete_task(flat[i], flat[i + 1], flat[i + 2], time, ttl, endpoints)
     end
-    release_claims(tags)
+    release_claims(ids)
     in_bulk('ZREM', WAITING, ids)
     for endpoint in pairs(endpoints) do
         notify_sender(endpoint, time)

@@ -11,14 +11,13 @@ local function reason_for(deliveries)
 end
 
 -- `died`: a process died while it ran the task. That counts as a delivery, and the last one ends the task.
-local function requeue(tag, died, max_deliveries, ttl)
-    local text = redis.call('HGET', UNACKED, tag)
-    release_claims({tag})
+local function requeue(task_id, died, max_deliveries, ttl)
+    local text = redis.call('HGET', UNACKED, task_id)
+    release_claims({task_id})
     if not text then
         return
     end
     local message = message_of(text)
-    local task_id = task_of(message)
     local task = TASK .. task_id
     if redis.call('HEXISTS', task, 'result') == 1 then
         return
@@ -27,11 +26,25 @@ local function requeue(tag, died, max_deliveries, ttl)
     if deliveries >= max_deliveries then
         local reason = reason_for(deliveries)
         dead_letter(task_id, message, deliveries, reason)
-        complete_tasks({task_id, tag, 'FAILURE', cjson.encode({args = {reason}})}, 1, ttl)
+        complete_tasks({task_id, 'FAILURE', cjson.encode({args = {reason}})}, 1, ttl)
         dead_lettered[#dead_lettered + 1], dead_lettered[#dead_lettered + 2] = task_id, reason
         return
     end
     redis.call('HSET', task, 'status', 'PENDING', 'since', now())
     redis.call('ZADD', WAITING, redis.call('HGET', task, 'place') or 0, task_id)
     redis.call('RPUSH', QUEUE, message)
+end
+
+-- In the order in which they were accepted, those of other Celery clients first. `died[task_id]` is true for a task of
+-- which a process died.
+local function requeue_in_order(ids, died, max_deliveries, ttl)
+    local places = {}
+    for _, task_id in ipairs(ids) do
+        places[task_id] = tonumber(redis.call('HGET', TASK .. task_id, 'place') or 0)
+    end
+    -- Each goes to the head of the queue: the first comes last.
+    table.sort(ids, function(one, other) return places[one] > places[other] end)
+    for _, task_id in ipairs(ids) do
+        requeue(task_id, died[task_id], max_deliveries, ttl)
+    end
 end

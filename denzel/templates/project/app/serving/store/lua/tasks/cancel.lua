@@ -7,7 +7,7 @@
 
 local status = redis.call('HGET', TASK .. ARGV[1], 'status')
 if status == 'PENDING' or status == 'STARTED' or status == 'RETRY' then
-    complete_tasks({ARGV[1], ARGV[1], 'REVOKED', ARGV[2]}, 1, ARGV[3])
+    complete_tasks({ARGV[1], 'REVOKED', ARGV[2]}, 1, ARGV[3])
     announce_completions()
     return 'REVOKED'
 end

@@ -2,7 +2,7 @@
 -- Store how tasks ended.
 -- @include completion
 -- KEYS: none
--- ARGV: 1 seconds to keep a result, then for each task its id, delivery tag, status and result (JSON)
+-- ARGV: 1 seconds to keep a result, then for each task its id, status and result (JSON)
 -- Answer: the number of tasks that wait
 
 complete_tasks(ARGV, 2, ARGV[1])

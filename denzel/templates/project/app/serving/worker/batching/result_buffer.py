@@ -1,4 +1,4 @@
-"""Write-behind buffer of task results in a pool process, which writes them to Redis in bulk."""
+"""Buffer of the results of a batch: stored with its last one, or before when a task behind them runs long."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from app.serving.store.tasks import Completion, TaskStore
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which results are written although the next task still runs; and the most bytes of one write, so that
-#: it does not take long.
+#: Seconds after which results are stored although the next task still runs; and the most bytes that are buffered, so
+#: that storing them does not take long.
 MAX_DELAY = 0.02
 MAX_BUFFERED_BYTES = 1024 * 1024
 
@@ -23,8 +23,8 @@ _FIRST_PAUSE = 0.05
 _MAX_PAUSE = 1.0
 
 
-class ResultWriter:
-    """Buffers results, and writes many at once. None waits long for the task behind it, which may take hours."""
+class ResultBuffer:
+    """The results of one process. None waits long for the task behind it, which may take hours."""
 
     def __init__(self, store: TaskStore, *, ttl: int, sleep: Callable[[float], None] = time.sleep) -> None:
         """Results are kept for `ttl` seconds. Make it in the process that uses it: its thread survives no fork."""
@@ -38,7 +38,7 @@ class ResultWriter:
         self._thread: threading.Thread | None = None
 
     def add(self, completion: Completion, *, more: bool) -> None:
-        """Buffer the result of a task; `more` are still to run before the next `flush`."""
+        """Buffer the result of a task; `more` are still to run before the next `take`."""
         with self._lock:
             self._completions.append(completion)
             self._bytes += len(completion.result)
@@ -50,28 +50,32 @@ class ResultWriter:
                 self._thread = threading.Thread(target=self._flush_in_time, name="results", daemon=True)
                 self._thread.start()
 
-    def flush(self) -> int:
-        """Write what is buffered, however long Redis is away. Returns how many tasks wait in the queue."""
+    def take(self) -> list[Completion]:
+        """Remove what is buffered, for the caller to store."""
         with self._lock:
-            return self._flush()
+            taken, self._completions, self._bytes = self._completions, [], 0
+            return taken
+
+    def store(self, completions: list[Completion]) -> None:
+        """Store these, however long Redis is away."""
+        pause = _FIRST_PAUSE
+        while completions:
+            try:
+                self._store.complete_many(completions, ttl=self._ttl)
+            except RedisError as error:
+                log.warning("%d results could not be stored, trying again: %s", len(completions), error)
+                self._sleep(pause)
+                pause = min(2 * pause, _MAX_PAUSE)
+            else:
+                return
 
     def _flush_in_time(self) -> None:
         while self._is_due.wait():
             time.sleep(MAX_DELAY)
             self._is_due.clear()
-            self.flush()
+            with self._lock:
+                self._flush()
 
-    def _flush(self) -> int:
-        if not self._completions:
-            return 0
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                waiting = self._store.complete_many(self._completions, ttl=self._ttl)
-            except RedisError as error:
-                log.warning("%d results could not be stored, trying again: %s", len(self._completions), error)
-                self._sleep(pause)
-                pause = min(2 * pause, _MAX_PAUSE)
-            else:
-                self._completions, self._bytes = [], 0
-                return waiting
+    def _flush(self) -> None:
+        self.store(self._completions)
+        self._completions, self._bytes = [], 0
