@@ -23,8 +23,8 @@ class ResponseMode:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of one deployment. Times are in seconds, sizes in bytes but for `worker_max_mb`. Its `repr` omits the secrets, as Celery's
-    configuration is shown on the dashboard.
+    """The settings of one deployment. Times are in seconds, sizes in bytes but for `worker_max_mb`. Its `repr` omits
+    the secrets, as Celery's configuration is shown on the dashboard.
     """
 
     project_name: str
