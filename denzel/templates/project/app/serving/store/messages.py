@@ -133,7 +133,7 @@ def _check_foreign(stored: dict[str, Any], headers: dict[str, Any], properties: 
 
 def decode_input(task: QueuedTask) -> Any:
     """The task's input: the return value of verify_input. Raises TypeError for other arguments than this one."""
-    arguments, named, _ = json.loads(base64.b64decode(task.body))
+    arguments, named, _ = json.loads(base64.b64decode(task.body).decode())
     return _input(*arguments, **named)
 
 

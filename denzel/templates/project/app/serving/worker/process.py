@@ -203,7 +203,7 @@ def run_process(
     load_model(predictor, WorkerRegistry(connect(settings.redis_url)), worker)
     slot.wait()
     claims = Claims(
-        connect(settings.redis_url, retries=0),
+        connect(settings.redis_url),
         ClaimLimits(deliveries=settings.task_max_deliveries, ttl=settings.result_lifetime),
         owner,
     )
@@ -282,7 +282,7 @@ def _reset_signals() -> None:
 
 
 def exit_with_parent() -> None:
-    """Exit when the program that started this one is gone: tasks run again elsewhere, and the memory is needed there."""
+    """Exit when the program that started this one is gone: tasks run again elsewhere, and need the memory there."""
     parent = os.getppid()
 
     def watch() -> None:
