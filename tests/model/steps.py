@@ -18,7 +18,7 @@ from app.serving.store.claims import CLAIM_LEASE, ClaimLimits, Claims, HostClaim
 from app.serving.store.dead_letters import DeadLetters
 from app.serving.store.messages import task_message
 from app.serving.store.outbox import AttemptResult, Callback, Outbox
-from app.serving.store.tasks import Completion, Idempotency, KeyReused, NewTask, QueueFull, TaskStore
+from app.serving.store.tasks import SUCCESS, Completion, Idempotency, KeyReused, NewTask, QueueFull, TaskStore
 
 LIMITS = ClaimLimits(deliveries=DELIVERIES, ttl=RESULT_TTL)
 HOSTS = ("h1", "h2")
@@ -142,9 +142,17 @@ class Steps:
 
     # ------------------------------------------------------------------ predicting processes
 
-    def take(self, process: Process, *, limit: int, sharers: int = 0, status: str = "SUCCESS") -> list[Completion]:
-        """End all that it has, and take the next; returns the ends."""
-        ends = self.ends(process, process.held, status)
+    def take(
+        self,
+        process: Process,
+        *,
+        limit: int,
+        sharers: int = 0,
+        status: str = SUCCESS,
+        ends: Sequence[Completion] | None = None,
+    ) -> None:
+        """Store how all that it has ended, and take the next."""
+        ends = self.ends(process, process.held, status) if ends is None else ends
         reference, claims = self.reference, process.claims
         reference.complete(ends)
         expected, cancelled = reference.take(process.owner, claims.epoch, limit, sharers)
@@ -161,7 +169,6 @@ class Steps:
         process.held, process.leased = set(ids), set(ids)
         process.renewed_at = reference.now
         self.check()
-        return ends
 
     def ends(self, process: Process, task_ids: Iterable[str], status: str) -> list[Completion]:
         """Ends of these tasks, each with another result."""

@@ -10,4 +10,4 @@ from redis import Redis
 def test_the_store_does_what_the_reference_does(redis: Redis) -> None:
     """In the end all has ended, and every callback is delivered or listed."""
     with virtual_time():
-        run(redis, examples=150)
+        run(redis, range(5))
