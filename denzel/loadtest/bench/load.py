@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from denzel.loadtest.bench.request_log import RequestLog
-from denzel.loadtest.bench.requests import RequestTemplates
-from denzel.loadtest.http.client import HttpClient, NoResponse
+from denzel.loadtest.api import Api
+from denzel.loadtest.client import NoResponse
+from denzel.loadtest.request_log import NO_CONNECTION, Request, RequestLog
 
 #: Connections of an open profile: requests that can wait for their responses at the same time.
 _MAX_CONNECTIONS = 256
@@ -40,21 +40,21 @@ class LoadProfile:
 
 
 class LoadGenerator:
-    """Sends requests by a load profile, and records their outcome in a log."""
+    """Sends requests by a load profile, each with the header Prefer, and records their outcome in a log."""
 
     def __init__(
         self,
-        client: HttpClient,
-        templates: RequestTemplates,
+        api: Api,
         log: RequestLog,
         profile: LoadProfile,
         *,
+        prefer: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._client = client
-        self._templates = templates
+        self._api = api
         self._log = log
         self._profile = profile
+        self._prefer = prefer
         self._clock = clock
         self._began = 0.0
         self._next = 0
@@ -117,24 +117,22 @@ class LoadGenerator:
     async def _closed_loop(self) -> None:
         """Send the next request when the one before has its result, from the response or from the callback."""
         while not self._stopped:
-            number, accepted = await self._send(self._clock())
-            if not accepted:
+            request = await self._send(self._clock())
+            if request.accepted is None:
                 await asyncio.sleep(_PAUSE)
-            elif number in self._log.in_flight and not self._log.synchronous and not self._stopped:
-                self._callbacks[number] = asyncio.Event()
-                await self._callbacks[number].wait()
-                del self._callbacks[number]
+            elif request.in_flight and not self._log.synchronous and not self._stopped:
+                self._callbacks[request.number] = asyncio.Event()
+                await self._callbacks[request.number].wait()
+                del self._callbacks[request.number]
 
-    async def _send(self, scheduled: float) -> tuple[int, bool]:
-        """The number of a request, and whether it was accepted."""
-        number = self._log.begin(scheduled)
+    async def _send(self, scheduled: float) -> Request:
+        request = self._log.begin(scheduled)
         try:
-            response = await self._client.send(self._templates.predict(number))
+            self._log.record_response(request, await self._api.predict(request.number, prefer=self._prefer))
         except NoResponse:
             reason = "the api could not be reached, or ended the connection"
-            self._log.record_no_response(number, "no connection", reason)
-            return number, False
+            self._log.record_no_response(request, NO_CONNECTION, reason)
         except asyncio.CancelledError:
-            self._log.record_no_response(number, "no answer", "the api did not answer")
+            self._log.record_no_response(request, "no answer", "the api did not answer")
             raise
-        return number, self._log.record_response(number, response)
+        return request

@@ -10,29 +10,28 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
 from denzel.backends.base import Backend
 from denzel.errors import DenzelError, ServiceFailed, ServiceNotRunning
 from denzel.loadtest import preflight
+from denzel.loadtest.api import Api, parse_json, task_id_of
 from denzel.loadtest.bench import bottleneck
 from denzel.loadtest.bench.drain import Drain
 from denzel.loadtest.bench.load import LoadGenerator, LoadProfile
-from denzel.loadtest.bench.metrics import BenchReport, histogram, latency
-from denzel.loadtest.bench.request_log import RequestLog, parse_json, task_id_of
-from denzel.loadtest.bench.requests import RequestTemplates
+from denzel.loadtest.bench.metrics import BenchReport, ErrorCount, histogram, latency
 from denzel.loadtest.bench.sampler import SAMPLE_INTERVAL, Sampler
-from denzel.loadtest.http.client import HttpClient, HttpResponse, NoResponse
-from denzel.loadtest.http.sink import CallbackSink
-from denzel.loadtest.target import Target, find_target
+from denzel.loadtest.client import HttpClient, HttpResponse, NoResponse
+from denzel.loadtest.receiver import Callback, CallbackReceiver
+from denzel.loadtest.request_log import TASK_FAILED, RequestLog
+from denzel.loadtest.target import Progress, Target, find_target
 from denzel.project import lock
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
-from denzel.services import RESPONSE_KEY, TERMINAL_STATES, Service, Status
+from denzel.services import RESPONSE_KEY, Service, Status
 from denzel.text import pluralize
 
 #: Seconds that a request of `--sync` waits for its result.
@@ -55,13 +54,6 @@ class BenchTimings:
 BENCH_TIMINGS = BenchTimings()
 
 
-class BenchProgress(Protocol):
-    """Progress of a bench, as it is shown."""
-
-    def doing(self, text: str) -> None:
-        """Show a step that begins."""
-
-
 def bench(
     project: Project,
     backend: Backend,
@@ -72,7 +64,7 @@ def bench(
     synchronous: bool | None,
     receiver_port: int,
     read_status: Callable[[], Status | None],
-    progress: BenchProgress,
+    progress: Progress,
     timings: BenchTimings | None = None,
 ) -> BenchReport:
     """Apply the load of a profile to a running project, and measure it.
@@ -120,7 +112,7 @@ class BenchRun:
         synchronous: bool,
         prefer: str,
         receiver_port: int,
-        progress: BenchProgress,
+        progress: Progress,
         timings: BenchTimings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -131,61 +123,58 @@ class BenchRun:
         self._progress = progress
         self._timings = timings
         self._clock = clock
-        self._sink = CallbackSink(target.listen, receiver_port, self._on_callback)
+        self._receiver = CallbackReceiver(target.listen, receiver_port, self._on_callback)
         self._client = HttpClient(*target.api)
         self._sampler = Sampler(backend, interval=timings.sample_interval)
         self._synchronous = synchronous
-        self._first_log: RequestLog | None = None
-        self._log: RequestLog | None = None
+        # Under it, the first request can be sent again for the id of its task.
+        self._idempotency_key = secrets.token_hex(16)
         self._began = self._ended = 0.0
         self._unfinished = 0
         self._interrupted = False
 
     async def run(self) -> None:
         """Check the first request, apply the load, and leave nothing behind; raises the errors of `bench`."""
-        async with self._sink, self._client:
-            templates = partial(
-                RequestTemplates,
+        async with self._receiver, self._client:
+            self._api = Api(
+                self._client,
+                self._requests,
                 server=self._target.api,
                 key=self._target.key,
-                address=self._sink.address(self._target.host, 0),
+                address=self._receiver.address(self._target.host, 0),
                 # Without a callback, nothing would show that the task has ended.
                 always=not self._synchronous,
             )
-            self._templates = templates(self._requests, prefer=self._prefer)
-            # With an idempotency key, the first request can be sent again for the id of its task.
-            first = partial(templates, self._requests[:1], idempotency_key=secrets.token_hex(16))
-            self._first_request = first(prefer=self._prefer).predict(0)
-            self._first_request_again = first(prefer="respond-async").predict(0)
+            self._log = RequestLog(synchronous=self._synchronous, has_callback=self._api.has_callback)
+            self._generator = LoadGenerator(self._api, self._log, self._profile, prefer=self._prefer)
             self._drain = Drain(
-                self._client,
-                self._templates,
+                self._api,
+                self._log,
                 doing=self._progress.doing,
                 poll_interval=self._timings.poll_interval,
                 idle_timeout=self._timings.idle_timeout,
                 clock=self._clock,
             )
-            log = self._first_log = RequestLog(synchronous=self._synchronous, has_callback=self._templates.has_callback)
             try:
-                await self._check_first_request(log)
+                await self._check_first_request()
                 await self._apply_load()
-            except DenzelError:
-                await self._clean_up_first_request(log)
-                raise
             except asyncio.CancelledError:
                 self._interrupted = True
-                await self._clean_up_first_request(log)
+            finally:
+                await self._ask_for_first_task()
+                await self._drain.cancel_remaining()
+                await self._generator.close()
 
     def report(self, processes: Mapping[Service, int]) -> BenchReport:
         """The measurements; raises KeyboardInterrupt when there are none, as it was interrupted before."""
-        log = self._log
-        if log is None:
+        if not self._began:
             raise KeyboardInterrupt
+        log, requests = self._log, self._log.requests[1:]
         seconds = max(self._ended - self._began, 1e-9)
-        accepted = sum(when <= self._ended for when in log.accepted.values())
-        completed = sum(when <= self._ended for when in log.completed.values())
-        end_to_end = log.end_to_end_times()
-        rate, sent = self._profile.rate, len(log.scheduled)
+        accepted = [(request.scheduled, request.accepted) for request in requests if request.accepted is not None]
+        completed = [(request.scheduled, request.completed) for request in requests if request.completed is not None]
+        end_to_end = [when - scheduled for scheduled, when in completed]
+        rate, sent = self._profile.rate, len(requests)
         unsent = max(0, self._profile.due_within(min(seconds, self._profile.seconds)) - sent)
         usage, queue = self._sampler.cpu_usage, self._sampler.queue
         return BenchReport(
@@ -195,91 +184,86 @@ class BenchRun:
             seconds=seconds,
             sent=sent,
             unsent=unsent,
-            accepted=len(log.accepted),
-            completed=len(log.completed),
+            accepted=len(accepted),
+            completed=len(completed),
             failed=log.failed,
-            accepted_per_second=accepted / seconds,
-            completed_per_second=completed / seconds,
-            accept=None if self._synchronous else latency(log.accept_times()),
+            accepted_per_second=sum(when <= self._ended for _, when in accepted) / seconds,
+            completed_per_second=sum(when <= self._ended for _, when in completed) / seconds,
+            accept=None if self._synchronous else latency([when - scheduled for scheduled, when in accepted]),
             end_to_end=latency(end_to_end),
             histogram=histogram(end_to_end),
-            errors=log.errors,
+            errors=[
+                ErrorCount(kind=kind, count=count, first=log.first_errors[kind])
+                for kind, count in log.errors.most_common()
+            ],
             unfinished=self._unfinished,
-            cancelled=len(log.cancelled),
-            lost_sight=log.outstanding,
+            cancelled=sum(request.is_cancelled for request in requests),
+            lost_sight=len(log.outstanding),
             queue=queue,
             processors=usage,
             verdict=bottleneck.judge(usage, queue, processes=processes, rate=rate, unsent=unsent, failed=log.failed),
             interrupted=self._interrupted,
         )
 
-    async def _check_first_request(self, log: RequestLog) -> None:
+    async def _check_first_request(self) -> None:
         """Send one request alone, so that its errors are not taken for those of a load."""
         self._progress.doing("Sending a first request")
         timeout = self._timings.first_task_timeout
-        number = log.begin(self._clock())
+        request = self._log.begin(self._clock())
         try:
             async with asyncio.timeout(timeout):
-                response = await self._client.send(self._first_request)
+                response = await self._api.predict(0, prefer=self._prefer, idempotency_key=self._idempotency_key)
         except NoResponse:
             host, port = self._target.api
             raise ServiceNotRunning(f"The api does not answer at {host}:{port}.", hint="denzel status") from None
         except TimeoutError:
             raise preflight.not_ended(timeout) from None
-        if not log.record_response(number, response):
+        if not self._log.record_response(request, response):
             raise _refusal(response)
         self._synchronous = not task_id_of(response) or response.status == HTTPStatus.ACCEPTED
-        if not await self._drain.wait(log, timeout):
-            if number in log.in_flight and await self._drain.status(log.in_flight[number]) not in TERMINAL_STATES:
-                raise preflight.not_ended(timeout)
-            raise preflight.not_called_back(self._sink.address(self._target.host, number), timeout)
-        if log.failed:
-            raise preflight.failed(log.errors[0].first)
+        if not await self._drain.wait(timeout):
+            if request.in_flight:
+                await self._drain.poll(request)
+                if request.ended is None:
+                    raise preflight.not_ended(timeout)
+            raise preflight.not_called_back(self._receiver.address(self._target.host, 0), timeout)
+        if self._log.failed:
+            raise preflight.failed(self._log.first_errors[TASK_FAILED])
+        self._log.synchronous = self._synchronous
+        self._log.errors.clear()
 
-    async def _clean_up_first_request(self, log: RequestLog) -> None:
-        """Cancel the task of the first request, also when its id is unknown as the response never arrived."""
-        for number in list(log.unanswered):
+    async def _ask_for_first_task(self) -> None:
+        """Find the task of the first request where the response never arrived, so that it can be cancelled."""
+        for request in self._log.requests[:1]:
+            if request.is_answered:
+                return
             self._progress.doing("Asking which task the first request has become, to cancel it")
             # As long as the response might still have taken.
-            left = log.scheduled[number] + self._timings.first_task_timeout - self._clock()
+            left = request.scheduled + self._timings.first_task_timeout - self._clock()
+            again = self._api.predict(0, prefer="respond-async", idempotency_key=self._idempotency_key)
             with suppress(NoResponse, TimeoutError):
                 async with asyncio.timeout(max(self._timings.drain_timeout, left)):
-                    log.record_response(number, await self._client.send(self._first_request_again))
-        await self._drain.cancel_remaining(log)
+                    self._log.record_response(request, await again)
 
     async def _apply_load(self) -> None:
-        """Send by the profile, then drain."""
+        """Send by the profile, then wait for the ends."""
         seconds, rate, clients = self._profile.seconds, self._profile.rate, self._profile.clients
         load = f"requests of {pluralize(clients, 'client')}" if clients else f"{rate:g} requests per second"
         self._progress.doing(f"Sending {load} for {seconds:g} s")
-        log = self._log = RequestLog(
-            synchronous=self._synchronous,
-            has_callback=self._templates.has_callback,
-            on_callback=lambda number: generator.on_callback(number),
-            first=1,
-        )
-        generator = LoadGenerator(self._client, self._templates, log, self._profile)
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(generator.close)
+        async with self._sampler:
+            self._began = self._clock()
             try:
-                async with self._sampler:
-                    self._began = self._clock()
-                    try:
-                        await generator.run()
-                    finally:
-                        self._ended = self._clock()
-                        self._unfinished = log.unfinished
-                if log.outstanding:
-                    self._progress.doing(f"Waiting for {log.outstanding} requests that have not come to their end")
-                await self._drain.wait(log, max(self._timings.drain_timeout, seconds))
-            except asyncio.CancelledError:
-                self._interrupted = True
-            await self._drain.cancel_remaining(log)
+                await self._generator.run()
+            finally:
+                self._ended = self._clock()
+                self._unfinished = self._log.unfinished
+        if outstanding := len(self._log.outstanding):
+            self._progress.doing(f"Waiting for {outstanding} requests that have not come to their end")
+        await self._drain.wait(max(self._timings.drain_timeout, seconds))
 
-    def _on_callback(self, number: int, when: float, task_id: str, body: bytes) -> None:
-        for log in (self._first_log, self._log):
-            if log is not None:
-                log.record_callback(number, when, task_id, body)
+    def _on_callback(self, callback: Callback, body: bytes) -> None:
+        self._log.record_callback(callback, body)
+        self._generator.on_callback(callback.number)
 
 
 def _refusal(response: HttpResponse) -> DenzelError:
