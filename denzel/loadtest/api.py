@@ -16,8 +16,8 @@ from denzel.webhooks.http1 import header
 class Api:
     """POST /predict with each of `requests` in turn, and requests about the tasks that come of it.
 
-    `address` is the callback URI of request 0. It replaces a request's own `callback_uri`; with `always` it is added
-    where there is none. `key` is an API key, empty for none.
+    `address` is the callback URI of request 0; it replaces the `callback_uri` of those that have one. `key` is an API
+    key, empty for none.
     """
 
     def __init__(
@@ -28,12 +28,11 @@ class Api:
         server: tuple[str, int],
         key: str,
         address: str,
-        always: bool = True,
     ) -> None:
         self._client = client
         authorization = f"Authorization: Bearer {key}\r\n" if key else ""
         self._headers = f" HTTP/1.1\r\nHost: {server[0]}:{server[1]}\r\n{authorization}".encode()
-        self._parts = [_split(request, address, always=always) for request in requests]
+        self._parts = [_split(request, address) for request in requests]
 
     def render(self, number: int, *, prefer: str = "", idempotency_key: str = "") -> bytes:
         """A request for a prediction, with these headers where they are not empty.
@@ -46,9 +45,6 @@ class Api:
         before, after = self._parts[number % len(self._parts)]
         digits = b"%0*d" % (NUMBER_DIGITS, number) if after else b""
         return b"".join((b"POST /predict", self._headers, named.encode(), before, digits, after))
-
-    def has_callback(self, number: int) -> bool:
-        return bool(self._parts[number % len(self._parts)][1])
 
     async def predict(self, number: int, *, prefer: str = "", idempotency_key: str = "") -> HttpResponse:
         """Send what `render` makes; raises NoResponse."""
@@ -69,14 +65,13 @@ class Api:
         return (await self._client.send(b"DELETE /status/%b%b\r\n" % (task_id.encode(), self._headers))).status
 
 
-def _split(request: Mapping[str, Any], address: str, *, always: bool) -> tuple[bytes, bytes]:
+def _split(request: Mapping[str, Any], address: str) -> tuple[bytes, bytes]:
     """The bytes before and after the number; none after it where the request has no callback."""
-    has_callback = always or "callback_uri" in request
     # Last, so that no other text of the request can be taken for the address.
     fields = {name: value for name, value in request.items() if name != "callback_uri"}
-    body = json.dumps({**fields, "callback_uri": address} if has_callback else fields)
+    body = json.dumps({**fields, "callback_uri": address} if "callback_uri" in request else fields)
     whole = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-    if not has_callback:
+    if "callback_uri" not in request:
         return whole, b""
     end = len(whole) - len('"}')
     return whole[: end - NUMBER_DIGITS], whole[end:]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,8 @@ class Request:
     is_cancelled: bool = False
     awaits_callback: bool = False
     callbacks: tuple[Callback, ...] = ()
+    #: Set by the first of them, for who waits for it.
+    called_back: asyncio.Event | None = None
     # Its state in the latest GET /status, and when it was first seen to have ended there.
     status: str = ""
     reason: str = ""
@@ -55,17 +58,20 @@ class Request:
 
 
 class RequestLog:
-    """Requests by their numbers. `has_callback` is true for a request that asks for a callback."""
+    """Requests by their numbers, made of those in `bodies` in turn; one with a `callback_uri` asks for a callback.
 
-    def __init__(self, *, synchronous: bool, has_callback: Callable[[int], bool]) -> None:
+    `synchronous` is the expected response mode.
+    """
+
+    def __init__(self, bodies: Sequence[Mapping[str, Any]], *, synchronous: bool) -> None:
         self.synchronous = synchronous
+        self._with_callback = ["callback_uri" in body for body in bodies]
         self.requests: list[Request] = []
         #: Those that still await a response, the end of their task or a callback.
         self.outstanding: dict[int, Request] = {}
         #: Kinds of errors: how often each occurred, and its first description.
         self.errors: Counter[str] = Counter()
         self.first_errors: dict[str, str] = {}
-        self._has_callback = has_callback
 
     def begin(self, scheduled: float) -> Request:
         """A request that is to be sent, and was scheduled for this time."""
@@ -132,6 +138,8 @@ class RequestLog:
         request.callbacks += (callback,)
         if len(request.callbacks) > 1:
             return
+        if request.called_back is not None:
+            request.called_back.set()
         request.in_flight = request.awaits_callback = False
         failure = parse_failure(body, callback.task_id)
         if failure is None or failure["status"] != REVOKED:
@@ -170,7 +178,7 @@ class RequestLog:
         # A callback may arrive before the response.
         if not request.callbacks:
             request.in_flight = bool(task_id)
-            request.awaits_callback = self._has_callback(request.number)
+            request.awaits_callback = self._with_callback[request.number % len(self._with_callback)]
 
     def _settle(self, request: Request) -> None:
         if request.is_answered and not request.in_flight and not request.awaits_callback:

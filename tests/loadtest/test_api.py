@@ -21,17 +21,16 @@ def parts(request: bytes) -> tuple[bytes, dict[str, object]]:
 
 
 def test_each_request_has_its_number_in_its_callback() -> None:
-    made = api({"data": "000000000", "callback_uri": "http://elsewhere/"}, {"data": "ü"})
+    made = api({"data": "000000000", "callback_uri": "http://elsewhere/"}, {"data": "ü", "callback_uri": ""})
     assert parts(made.render(0))[1] == {"data": "000000000", "callback_uri": "http://here:9000/abc/000000000"}
     assert parts(made.render(1))[1] == {"data": "ü", "callback_uri": "http://here:9000/abc/000000001"}
     assert parts(made.render(123456))[1]["callback_uri"] == "http://here:9000/abc/000123456"
 
 
-def test_a_request_without_a_callback_is_given_none_where_its_response_is_the_result() -> None:
-    made = api({"data": 1}, {"data": 2, "callback_uri": "http://elsewhere/"}, always=False)
+def test_a_request_without_a_callback_is_given_none() -> None:
+    made = api({"data": 1}, {"data": 2, "callback_uri": "http://elsewhere/"})
     assert parts(made.render(2))[1] == {"data": 1}
     assert parts(made.render(3))[1] == {"data": 2, "callback_uri": "http://here:9000/abc/000000003"}
-    assert (made.has_callback(0), made.has_callback(1)) == (False, True)
 
 
 def test_preference_and_keys_are_headers() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from denzel.loadtest.api import Api
@@ -16,20 +16,28 @@ from denzel.loadtest.request_log import Request, RequestLog
 _MAX_CONCURRENCY = 16
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchTimings:
+    """Timeouts and intervals of a bench, in seconds."""
+
+    first_task_timeout: float = 60
+    #: For the tasks that have not ended when the sending is over; at least as long as the sending took.
+    drain_timeout: float = 10
+    #: After a cancel, the time without a callback that ends the wait for callbacks.
+    idle_timeout: float = 5
+    poll_interval: float = 0.05
+    #: Between two samples of the queue: on Docker, each is a program that runs in a container.
+    sample_interval: float = 0.5
+
+
 @dataclass(frozen=True)
 class Drain:
-    """Follows outstanding requests to their end; `doing` is called with each step that it begins.
-
-    It polls every `poll_interval` seconds. After a cancel it waits for callbacks until none has arrived for
-    `idle_timeout` seconds.
-    """
+    """Follows outstanding requests to their end; `doing` is called with each step that it begins."""
 
     api: Api
     log: RequestLog
-    _: KW_ONLY
+    timings: BenchTimings
     doing: Callable[[str], None]
-    poll_interval: float
-    idle_timeout: float
     clock: Callable[[], float]
 
     async def wait(self, timeout: float) -> bool:
@@ -41,7 +49,7 @@ class Drain:
             without_callback = [request for request in self._in_flight() if not request.awaits_callback]
             for request in without_callback[:_MAX_CONCURRENCY]:
                 await self.poll(request)
-            await asyncio.sleep(self.poll_interval)
+            await asyncio.sleep(self.timings.poll_interval)
         return True
 
     async def poll(self, request: Request) -> None:
@@ -65,9 +73,9 @@ class Drain:
                 changed = self.clock()
             if len(self.log.outstanding) != outstanding:
                 outstanding, changed = len(self.log.outstanding), self.clock()
-            if not outstanding or self.clock() - changed >= self.idle_timeout:
+            if not outstanding or self.clock() - changed >= self.timings.idle_timeout:
                 return
-            await asyncio.sleep(self.poll_interval)
+            await asyncio.sleep(self.timings.poll_interval)
 
     def _in_flight(self) -> list[Request]:
         return [request for request in self.log.outstanding.values() if request.in_flight]

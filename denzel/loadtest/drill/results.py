@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from denzel.errors import DrillFailed
-from denzel.loadtest.request_log import Request, RequestLog
 from denzel.services import FAILURE
+
+if TYPE_CHECKING:
+    from denzel.loadtest.request_log import Request, RequestLog
 
 #: The parts that a drill can kill, in its order: one process that predicts, services, its own receiver.
 WORKER = "worker"

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from denzel.loadtest.bench.drain import Drain
+from denzel.loadtest.bench.drain import BenchTimings, Drain
 from denzel.loadtest.client import HttpResponse
 from denzel.loadtest.receiver import Callback
 from denzel.loadtest.request_log import RequestLog
 
 
 def log_of_an_accepted_request() -> RequestLog:
-    log = RequestLog(synchronous=False, has_callback=lambda number: True)
+    log = RequestLog([{"callback_uri": ""}], synchronous=False)
     head = b"HTTP/1.1 200 OK\r\nlocation: /status/an-id\r\n\r\n"
     assert log.record_response(log.begin(0.0), HttpResponse(status=200, head=head, body=b"{}", when=1.0))
     return log
@@ -59,13 +59,7 @@ def test_a_callback_shows_that_a_task_ended_before_it_was_cancelled(
 @pytest.mark.parametrize("status", [200, 503], ids=["cancelled", "cancelled, with an error as response"])
 def test_callbacks_are_awaited_after_the_last_cancel_however_long_that_took(status: int) -> None:
     log = log_of_an_accepted_request()
-    drain = Drain(
-        SlowToCancel(log, status=status),  # type: ignore[arg-type]
-        log,
-        doing=lambda text: None,
-        poll_interval=0.01,
-        idle_timeout=0.15,
-        clock=time.monotonic,
-    )
+    timings = BenchTimings(poll_interval=0.01, idle_timeout=0.15)
+    drain = Drain(SlowToCancel(log, status=status), log, timings, lambda text: None, time.monotonic)  # type: ignore[arg-type]
     asyncio.run(drain.cancel_remaining())
     assert (log.outstanding, log.requests[0].is_cancelled, log.errors) == ({}, True, {})

@@ -17,7 +17,7 @@ def task(
 
 
 def summarized(requests: list[Request], *outages: Outage, interrupted: bool = False) -> DrillReport:
-    log = RequestLog(synchronous=False, has_callback=lambda number: True)
+    log = RequestLog([{}], synchronous=False)
     log.requests = requests
     return summarize(log, outages, requested=len(requests), seconds=9, interrupted=interrupted)
 

@@ -21,9 +21,9 @@ from denzel import cli
 from denzel.errors import DrillFailed, PortTaken, RequestUnusable, ServiceFailed, ServiceNotRunning, TooFewTasks
 from denzel.lifecycle.status import read_status
 from denzel.loadtest.drill import run as drill_run
-from denzel.loadtest.drill.load import Load
 from denzel.loadtest.drill.results import PARTS, DrillReport
 from denzel.loadtest.drill.run import DrillTimings, drill
+from denzel.loadtest.load import LoadGenerator
 from denzel.project import dotenv
 from denzel.services import Service, State
 from denzel.webhooks.receiver import Behaviour, Receiver
@@ -387,12 +387,12 @@ def test_requests_are_sent_before_during_and_after_each_outage(
 ) -> None:
     events: list[str] = []
 
-    class Noting(Load):
+    class Noting(LoadGenerator):
         def send(self, count: int) -> None:
             events.extend(["request"] * count)
             super().send(count)
 
-    monkeypatch.setattr(drill_run, "Load", Noting)
+    monkeypatch.setattr(drill_run, "LoadGenerator", Noting)
     monkeypatch.setattr(HiddenProgress, "doing", lambda self, text: events.append(text))
     monkeypatch.setattr(HiddenProgress, "note", lambda self, text: events.append(text.strip().partition(" in ")[0]))
     fewest = drill_run.min_tasks(parts)
