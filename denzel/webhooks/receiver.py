@@ -9,7 +9,6 @@ import asyncio
 import enum
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from http import HTTPStatus
 
 from denzel.webhooks.http1 import MalformedMessage, MessageParser, header
@@ -111,7 +110,7 @@ class _Connection(asyncio.Protocol):
         self._receiver = receiver
         self._parser = MessageParser(body_limit=receiver.body_limit)
         self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport
         self._is_finished = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -134,26 +133,25 @@ class _Connection(asyncio.Protocol):
                 else:
                     self._misbehave(head, body)
         except MalformedMessage as error:
-            self._refuse(error.status)
+            self._write(error.status)
+            self._finish()
 
     def abort(self) -> None:
-        if self._transport is not None:
-            with suppress(OSError):
-                self._transport.abort()
+        self._transport.abort()
 
     def _answer(self, head: bytes, body: bytes) -> None:
         line = head.partition(b"\r\n")[0].split(b" ")
         if len(line) != 3:
-            self._refuse(400)
-            return
-        method, path, version = line
-        if method != b"POST":
-            self._write(405)
+            status = 400
+        elif line[0] != b"POST":
+            status = 405
         elif not body and not header(head, b"content-length"):
-            self._refuse(411)
+            status = 411
         else:
-            self._write(self._receiver.take(path.decode("latin1"), head, body))
-        if version == b"HTTP/1.0" or (b"close" in head and header(head, b"connection").lower() == b"close"):
+            status = self._receiver.take(line[1].decode("latin1"), head, body)
+        self._write(status)
+        asks_for_end = line[-1] == b"HTTP/1.0" or (b"close" in head and header(head, b"connection").lower() == b"close")
+        if asks_for_end or status in (400, 411):
             self._finish()
 
     def _misbehave(self, head: bytes, body: bytes) -> None:
@@ -170,12 +168,8 @@ class _Connection(asyncio.Protocol):
         if self in self._receiver.connections:
             self._answer(head, body)
 
-    def _refuse(self, status: int) -> None:
-        self._write(status)
-        self._finish()
-
     def _write(self, status: int) -> None:
-        if self._transport is None or self._transport.is_closing():
+        if self._transport.is_closing():
             return
         if status == 204:
             # As short as can be: writing the response is most of the receiver's cost.
@@ -188,5 +182,4 @@ class _Connection(asyncio.Protocol):
     def _finish(self) -> None:
         """Read no more. The sender closes the connection: if it still sends, a close would hide the answer from it."""
         self._is_finished = True
-        if self._transport is not None:
-            self._transport.write_eof()
+        self._transport.write_eof()
