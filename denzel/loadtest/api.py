@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -46,9 +46,9 @@ class Api:
         digits = b"%0*d" % (NUMBER_DIGITS, number) if after else b""
         return b"".join((b"POST /predict", self._headers, named.encode(), before, digits, after))
 
-    async def predict(self, number: int, *, prefer: str = "", idempotency_key: str = "") -> HttpResponse:
+    def predict(self, number: int, *, prefer: str, idempotency_key: str = "") -> Awaitable[HttpResponse]:
         """Send what `render` makes; raises NoResponse."""
-        return await self._client.send(self.render(number, prefer=prefer, idempotency_key=idempotency_key))
+        return self._client.send(self.render(number, prefer=prefer, idempotency_key=idempotency_key))
 
     async def task(self, task_id: str) -> Mapping[str, Any] | None:
         """A task as GET /status shows it, None when there is none with this id; raises NoResponse without an answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import secrets
 import time
@@ -25,6 +26,9 @@ _PAUSE = 0.05
 
 #: Requests with retries that are sent at a time, and the seconds that a response to an attempt may take.
 _SENDERS, _RESPONSE_TIMEOUT = 8, 15.0
+
+#: New objects until the garbage collector looks for cycles.
+_GC_THRESHOLD = 100_000
 
 #: Tasks that are polled at a time, so that polling is no load of its own.
 _POLL_LIMIT = 20
@@ -58,7 +62,7 @@ class LoadGenerator:
     """
 
     def __init__(self, api: Api, log: RequestLog, *, prefer: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._api = api
+        self.api = api
         self._log = log
         self._prefer = prefer
         self._clock = clock
@@ -74,9 +78,15 @@ class LoadGenerator:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
+        for request in list(self._log.outstanding.values()):
+            if not request.is_answered:
+                self._log.record_no_response(request, "no answer", "the api did not answer")
 
     async def run(self, profile: LoadProfile) -> None:
         """Send until the time of the profile is over, and leave outstanding what is so then."""
+        thresholds = gc.get_threshold()
+        # A collection looks at the whole log, which only grows: its pauses would be measured as the project's.
+        gc.set_threshold(_GC_THRESHOLD)
         began = self._clock()
         numbers = itertools.count()
         for _ in range(profile.connections):
@@ -88,6 +98,7 @@ class LoadGenerator:
             # The last request of an open loop was due before the end.
             await asyncio.sleep(began + profile.seconds - self._clock())
         finally:
+            gc.set_threshold(*thresholds)
             self._stopped = True
             for request in self._log.outstanding.values():
                 if request.called_back is not None:
@@ -114,10 +125,13 @@ class LoadGenerator:
             if loop.done():
                 loop.result()
 
-    async def poll(self, request: Request) -> None:
-        """Record what GET /status shows of a task; raises NoResponse and TimeoutError."""
-        async with asyncio.timeout(_RESPONSE_TIMEOUT):
-            self._log.record_task(request, await self._api.task(request.task_id), self._clock())
+    async def poll(self, request: Request) -> bool:
+        """Record what GET /status shows of a task; false when it does not answer."""
+        with suppress(NoResponse, TimeoutError):
+            async with asyncio.timeout(_RESPONSE_TIMEOUT):
+                self._log.record_task(request, await self.api.task(request.task_id), self._clock())
+                return True
+        return False
 
     def _start(self, loop: Coroutine[Any, Any, None]) -> None:
         self._loops.append(asyncio.create_task(loop))
@@ -148,34 +162,33 @@ class LoadGenerator:
             elif request.in_flight and not self._log.synchronous and not self._stopped:
                 request.called_back = asyncio.Event()
                 await request.called_back.wait()
+                request.called_back = None
 
     async def _retrying_loop(self, interval: float) -> None:
         """Retry each request under one idempotency key: a lost response must not lead to a second task."""
         while True:
             request = await self._unsent.get()
             key = f"{self._key}-{request.number}"
-            while True:
-                response = await self._send(request, idempotency_key=key, timeout=_RESPONSE_TIMEOUT)
-                if request.accepted is not None:
-                    break
-                if response is not None and response.status < 500:
-                    raise preflight.refused(response.status, parse_json(response.body))
-                await asyncio.sleep(interval)
+            while request.accepted is None:
+                response = None
+                try:
+                    async with asyncio.timeout(_RESPONSE_TIMEOUT):
+                        response = await self._send(request, idempotency_key=key)
+                except TimeoutError:
+                    self._log.record_no_response(request, NO_CONNECTION, "the api did not answer")
+                if request.accepted is None:
+                    if response is not None and response.status < 500:
+                        raise preflight.refused(response.status, parse_json(response.body))
+                    await asyncio.sleep(interval)
 
-    async def _send(
-        self, request: Request, *, idempotency_key: str = "", timeout: float | None = None
-    ) -> HttpResponse | None:
-        """Make one attempt; its response is also recorded."""
+    async def _send(self, request: Request, *, idempotency_key: str = "") -> HttpResponse | None:
+        """Make one attempt, and record its response; None without one."""
         try:
-            async with asyncio.timeout(timeout):
-                response = await self._api.predict(request.number, prefer=self._prefer, idempotency_key=idempotency_key)
-        except (NoResponse, TimeoutError):
+            response = await self.api.predict(request.number, prefer=self._prefer, idempotency_key=idempotency_key)
+        except NoResponse:
             reason = "the api could not be reached, or ended the connection"
             self._log.record_no_response(request, NO_CONNECTION, reason)
             return None
-        except asyncio.CancelledError:
-            self._log.record_no_response(request, "no answer", "the api did not answer")
-            raise
         self._log.record_response(request, response)
         return response
 
@@ -186,7 +199,7 @@ class LoadGenerator:
             unsettled = [task for task in self._log.accepted if not (task.is_settled or task.is_gone)]
             # Those that have surely ended first, then the least often polled.
             unsettled.sort(key=lambda task: (task.ended is not None, not task.own_callbacks, polls[task.number]))
-            with suppress(NoResponse, TimeoutError):
-                for task in unsettled[:_POLL_LIMIT]:
-                    polls[task.number] += 1
-                    await self.poll(task)
+            for task in unsettled[:_POLL_LIMIT]:
+                polls[task.number] += 1
+                if not await self.poll(task):
+                    break

@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from denzel.loadtest.api import Api
 from denzel.loadtest.client import NoResponse
+from denzel.loadtest.load import LoadGenerator
 from denzel.loadtest.request_log import Request, RequestLog
 
 #: Concurrent requests about tasks.
@@ -34,7 +34,7 @@ class BenchTimings:
 class Drain:
     """Follows outstanding requests to their end; `doing` is called with each step that it begins."""
 
-    api: Api
+    load: LoadGenerator
     log: RequestLog
     timings: BenchTimings
     doing: Callable[[str], None]
@@ -48,14 +48,9 @@ class Drain:
                 return False
             without_callback = [request for request in self._in_flight() if not request.awaits_callback]
             for request in without_callback[:_MAX_CONCURRENCY]:
-                await self.poll(request)
+                await self.load.poll(request)
             await asyncio.sleep(self.timings.poll_interval)
         return True
-
-    async def poll(self, request: Request) -> None:
-        """Record what GET /status shows of a task, if it answers."""
-        with suppress(NoResponse):
-            self.log.record_task(request, await self.api.task(request.task_id), self.clock())
 
     async def cancel_remaining(self) -> None:
         """Cancel the tasks that have not ended, and wait for callbacks that are still to arrive."""
@@ -89,7 +84,7 @@ class Drain:
             # Also without an answer, it may be cancelled: its callback will show.
             request.is_cancelled = True
             with suppress(NoResponse):
-                status = await self.api.cancel(request.task_id)
+                status = await self.load.api.cancel(request.task_id)
                 ended_before = status in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND)
                 if ended_before or status == HTTPStatus.OK:
                     self.log.record_cancelled(request, ended_before=ended_before)

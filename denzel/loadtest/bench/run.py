@@ -118,14 +118,12 @@ class BenchRun:
         """Check the first request, apply the load, and leave nothing behind; raises the errors of `bench`."""
         async with self._receiver, HttpClient(*self.target.api) as client:
             address = self._receiver.address(self.target.host, 0)
-            self._api = Api(client, self.requests, server=self.target.api, key=self.target.key, address=address)
-            self._drain = Drain(
-                api=self._api, log=self._log, timings=self.timings, doing=self.progress.doing, clock=self.clock
-            )
-            async with LoadGenerator(self._api, self._log, prefer=self.prefer) as generator:
+            api = Api(client, self.requests, server=self.target.api, key=self.target.key, address=address)
+            async with LoadGenerator(api, self._log, prefer=self.prefer) as self._load:
+                self._drain = Drain(self._load, self._log, self.timings, self.progress.doing, self.clock)
                 try:
                     await self._check_first_request(address)
-                    await self._apply_load(generator)
+                    await self._apply_load()
                 except asyncio.CancelledError:
                     self._interrupted = True
                 finally:
@@ -179,7 +177,7 @@ class BenchRun:
         request = self._log.begin(self.clock())
         try:
             async with asyncio.timeout(timeout):
-                response = await self._api.predict(0, prefer=self.prefer, idempotency_key=self._idempotency_key)
+                response = await self._load.api.predict(0, prefer=self.prefer, idempotency_key=self._idempotency_key)
         except NoResponse:
             host, port = self.target.api
             raise ServiceNotRunning(f"The api does not answer at {host}:{port}.", hint="denzel status") from None
@@ -189,7 +187,7 @@ class BenchRun:
             raise _refusal(response)
         if not await self._drain.wait(timeout):
             if request.in_flight:
-                await self._drain.poll(request)
+                await self._load.poll(request)
                 if request.ended is None:
                     raise preflight.not_ended(timeout)
             raise preflight.not_called_back(address, timeout)
@@ -208,10 +206,10 @@ class BenchRun:
         left = request.scheduled + self.timings.first_task_timeout - self.clock()
         with suppress(NoResponse, TimeoutError):
             async with asyncio.timeout(max(self.timings.drain_timeout, left)):
-                again = await self._api.predict(0, prefer="respond-async", idempotency_key=self._idempotency_key)
+                again = await self._load.api.predict(0, prefer="respond-async", idempotency_key=self._idempotency_key)
                 self._log.record_response(request, again)
 
-    async def _apply_load(self, generator: LoadGenerator) -> None:
+    async def _apply_load(self) -> None:
         """Send by the profile, then wait for the ends."""
         seconds, rate, clients = self.profile.seconds, self.profile.rate, self.profile.clients
         load = f"requests of {pluralize(clients, 'client')}" if clients else f"{rate:g} requests per second"
@@ -219,7 +217,7 @@ class BenchRun:
         async with self._sampler:
             self._began = self.clock()
             try:
-                await generator.run(self.profile)
+                await self._load.run(self.profile)
             finally:
                 self._ended = self.clock()
                 self._unfinished = self._log.unfinished

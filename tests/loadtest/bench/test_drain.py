@@ -26,6 +26,7 @@ class SlowToCancel:
     """An api that is slow to cancel, and calls back a while later."""
 
     def __init__(self, log: RequestLog, *, status: int) -> None:
+        self.api = self
         self._log = log
         self._status = status
 
