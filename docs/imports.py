@@ -72,7 +72,6 @@ COMMAND = Half(
         ("terminal",),
         ("loadtest.drill", "loadtest.bench"),
         ("loadtest",),
-        ("loadtest.http",),
         ("lifecycle", "admin", "webhooks"),
         ("backends",),
         ("backends.docker", "backends.local"),

@@ -27,7 +27,7 @@ ASKING = re.compile(r"(what|how|whether|who|whom|whose|which|why|when|where)\b",
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 # What the backends' door and the cli open when they are asked to, and not before.
-HEAVY = ("docker", "http.server", "jinja2", "psutil", "redis", "requests", "supervisor", "urllib3", "xmlrpc")
+HEAVY = ("asyncio", "docker", "http.server", "jinja2", "psutil", "redis", "requests", "supervisor", "urllib3", "xmlrpc")
 
 # Who may use what is not ours.
 OWNERS = {
