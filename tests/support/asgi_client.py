@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from falcon.testing import ASGIConductor, Result
@@ -24,11 +24,18 @@ class Loop:
         """Return the coroutine's result, or raise its error; callable from any thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function on the loop."""
+
+        async def call() -> None:
+            function()
+
+        self.run(call())
+
     def cancel_all(self) -> None:
         """End what a test has left running there."""
 
         async def cancel() -> None:
-            # redis-py can lose the first cancellation while it connects.
             while left := asyncio.all_tasks() - {asyncio.current_task()}:
                 for task in left:
                     task.cancel()

@@ -63,7 +63,7 @@ class Predict:
         preferences = read_preferences(req.get_header("Prefer"))
         body = await read_body(req, self._body_limit)
         key, client = req.get_header("Idempotency-Key"), req.context.client
-        accepted = await self._accept(lambda: self._prepare(body, key, client), preferences)
+        accepted = await self._accept(lambda: self._prepare(body, key, client), preferences, len(body))
         if preferences.wait is not None:
             _grant_wait(resp, preferences.wait)
         elif preferences.respond_async:
@@ -88,7 +88,7 @@ class Predict:
             )
 
     def _prepare(self, body: bytes, key: str | None, client: str) -> TaskRequest:
-        """Parse and verify a request. Runs in a thread: verify_input may block, and a long body takes long."""
+        """Parse and verify a request."""
         json_data = parse_json(body)
         # verify_input may change the body.
         callback_uri = _callback_uri(json_data, self._egress)
@@ -110,9 +110,9 @@ class Predict:
             log.error("verify_input must return JSON values: %s", error)
             raise falcon.HTTPInternalServerError(title="Pipeline error", description=str(error)) from error
 
-    async def _accept(self, prepare: Callable[[], TaskRequest], preferences: Preferences) -> SubmitResult:
+    async def _accept(self, prepare: Callable[[], TaskRequest], preferences: Preferences, size: int) -> SubmitResult:
         try:
-            return await self._queue.submit(prepare, preferences)
+            return await self._queue.submit(prepare, preferences, size=size)
         except Overloaded:
             raise problems.unavailable("Too many requests wait; nothing was accepted. Try again later.") from None
         except QueueFull:

@@ -34,7 +34,7 @@ SENDING = "denzel:callbacks:sending"
 #: A list that is not empty while the sender of callbacks has something to look for.
 WAKEUP = "denzel:callbacks:bell"
 
-#: The channel of ended tasks: a JSON list of `[id]` or, where a request waits for it, `[id, status, result]`.
+#: The channel of ended tasks: a JSON list of their ids. See also `completions(process)`.
 COMPLETIONS = "denzel:ended"
 
 #: A hash with `mode` and `timeout`, when `denzel response` has changed the response mode.
@@ -50,7 +50,9 @@ DEAD_LETTER = "denzel:quarantine:task:"
 
 
 def task(task_id: str) -> str:
-    """The record of one task: `status`, `callback_uri`, `awaited` if a request waits for it, in the end `result`."""
+    """The record of one task: `status`, `callback_uri`, in the end `result`; and `awaited`, the channel of its
+    end, if a request waits for that.
+    """
     return TASK + task_id
 
 
@@ -72,6 +74,13 @@ def taken(host: str) -> str:
 def note(owner: str) -> str:
     """The note of a polling process: the tasks that it claimed last."""
     return f"denzel:note:{owner}"
+
+
+def completions(process: str) -> str:
+    """The channel of ended tasks for which requests of one process of the api wait: a JSON list of `[id, status,
+    result]`, or `[id]` where the result is too long.
+    """
+    return f"{COMPLETIONS}:{process}"
 
 
 def idempotency(digest: str) -> str:
