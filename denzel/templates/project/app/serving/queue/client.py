@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
-import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from redis import Redis, RedisError
 from redis.exceptions import OutOfMemoryError
@@ -56,8 +55,7 @@ class Overloaded(Exception):
     """Too many tasks wait to be verified and stored; this one was rejected."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskRequest:
+class TaskRequest(NamedTuple):
     """A task to submit: what verify_input returned (JSON values), where its callback goes, its idempotency key."""
 
     verified: Any
@@ -65,8 +63,7 @@ class TaskRequest:
     idempotency: Idempotency | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class SubmitResult:
+class SubmitResult(NamedTuple):
     """A task on the queue. `waited` is True when the request waited for its end; `record` is then the task as it was
     after that, or None when it could not be read.
     """
@@ -117,7 +114,7 @@ class TaskQueue:
         """
         if self._checks.backlog + self._connection.backlog >= MAX_SUBMISSIONS:
             raise Overloaded
-        task_id = str(uuid.uuid4())
+        task_id = _new_id()
         task: NewTask = await self._checks.run(lambda: _new_task(task_id, prepare(), prefer), size)
         submission = _Submission(task_id, prefer, asyncio.get_running_loop().create_future())
         try:
@@ -233,6 +230,12 @@ class TaskQueue:
             return record
         finally:
             self._waits -= 1
+
+
+def _new_id() -> str:
+    """A random UUID, version 4 (RFC 9562), in a third of the time of `uuid.uuid4`."""
+    text = os.urandom(16).hex()
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[int(text[16], 16) & 3]}{text[17:20]}-{text[20:]}"
 
 
 def _new_task(task_id: str, request: TaskRequest, prefer: Preferences) -> NewTask:

@@ -10,8 +10,7 @@ import asyncio
 import logging
 import time
 import uuid
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from redis import Redis
@@ -22,8 +21,7 @@ from app.serving.store.loop.connection import LoopConnection
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class CompletionNotice:
+class CompletionNotice(NamedTuple):
     """The announced end of a task: its status, and its result as the JSON that is stored."""
 
     status: str

@@ -1,30 +1,34 @@
 """Executor for short functions: on the event loop while they are quick, and in threads while they are not.
 
 The way to a thread and back costs more than a short function. One that is slow for once holds up the event loop; the
-next ones run in threads until they are quick again, and after a very slow one for a while at least.
+next ones run in threads for a while, the longer the slower it was.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import resource
 import time
 from collections.abc import Callable
 from typing import Any
 
 from app.serving.queue.executor import BatchingExecutor
 
-#: Seconds that a quick function takes at most; and how many that were quick in threads, in a row, bring the next one to
-#: the loop.
+#: Seconds that functions may take on the loop: by a moving average over so many of them, and one alone.
 QUICK = 0.0002
-QUICK_CALLS = 16
+AVERAGED = 16
+SLOW = 0.002
+
+#: For how long threads are used after a function was slow on the loop, in multiples of the time that it took: a
+#: hundredth of the time is lost to such functions at most.
+PAUSE = 100
 
 #: Units of work of one function, such as bytes of input, above which it is not expected to be as quick as others.
 MAX_SIZE = 16 * 1024
 
-#: Seconds for which the loop may be held up, as also the system's scheduler holds it up; and for how long threads are
-#: used after a longer time, in multiples of that. So slow functions hold up the loop for a hundredth of the time.
-TOLERABLE = 0.01
-PAUSE = 100
+# On Linux alone.
+_THREAD = getattr(resource, "RUSAGE_THREAD", None)
 
 
 class InlineExecutor:
@@ -32,7 +36,8 @@ class InlineExecutor:
 
     def __init__(self, threads: BatchingExecutor) -> None:
         self._threads = threads
-        self._quick_calls = 0
+        # As if the last one had been slow: nothing is known yet.
+        self._average = SLOW
         self._paused_until = 0.0
 
     @property
@@ -42,25 +47,51 @@ class InlineExecutor:
 
     async def run(self, function: Callable[[], Any], size: int) -> Any:
         """Return or raise as the function does. It finds no running event loop, wherever it runs."""
-        began = time.monotonic()
-        if self._quick_calls < QUICK_CALLS or size > MAX_SIZE or began < self._paused_until:
-            return await self._threads.run(lambda: self._measured(function))
+        if self._average > QUICK or size > MAX_SIZE or time.monotonic() < self._paused_until:
+            return await self._threads.run(lambda: self._run_in_thread(function))
+        watch = _Stopwatch()
         try:
             return _without_loop(function)
         finally:
-            took = time.monotonic() - began
-            if took > QUICK:
-                self._quick_calls = 0
-                if took > TOLERABLE:
-                    self._paused_until = began + (1 + PAUSE) * took
+            took = watch.seconds()
+            self._count(took)
+            if took > SLOW:
+                self._paused_until = time.monotonic() + PAUSE * took
 
-    def _measured(self, function: Callable[[], Any]) -> Any:
-        """Run a function in a thread."""
-        began = time.monotonic()
+    def _run_in_thread(self, function: Callable[[], Any]) -> Any:
+        watch = _Stopwatch()
         try:
             return function()
         finally:
-            self._quick_calls = self._quick_calls + 1 if time.monotonic() - began <= QUICK else 0
+            self._count(watch.seconds())
+
+    def _count(self, took: float) -> None:
+        self._average = SLOW if took > SLOW else self._average + (took - self._average) / AVERAGED
+
+
+class _Stopwatch:
+    """The time of this thread since it was made, without that for which another process had its core."""
+
+    __slots__ = ("_began", "_computed", "_waits")
+
+    def __init__(self) -> None:
+        self._waits = _waits()
+        self._computed = time.thread_time()
+        self._began = time.monotonic()
+
+    def seconds(self) -> float:
+        took = time.monotonic() - self._began
+        if took > QUICK and self._waits == _waits():
+            return time.thread_time() - self._computed
+        return took
+
+
+def _waits() -> float:
+    """The number of times that this thread has waited for anything but a core.
+
+    NaN where that is unknown: it does not equal itself.
+    """
+    return math.nan if _THREAD is None else resource.getrusage(_THREAD).ru_nvcsw
 
 
 def _without_loop(function: Callable[[], Any]) -> Any:

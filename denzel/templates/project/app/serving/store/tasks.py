@@ -88,8 +88,7 @@ class Idempotency:
     body: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class NewTask:
+class NewTask(NamedTuple):
     """A task to be accepted: its message for the queue; `prefer` is 'wait', 'respond-async' or nothing."""
 
     task_id: str
@@ -99,8 +98,7 @@ class NewTask:
     prefer: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Enqueued:
+class Enqueued(NamedTuple):
     """The id of the task, which is an earlier one's when that came with the same key and body; and the
     deployment's response mode, when `denzel response` has changed it since the api started.
     """
