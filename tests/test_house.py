@@ -43,6 +43,7 @@ OWNERS = {
 # What is private in a library, or not documented, and the one module of the serving code that uses it.
 PRIVATE = {
     "api.http.protocol": {"_start_asgi_task", "_unset_keepalive_if_required"},
+    "queue.inline": {"_set_running_loop"},
     "worker.batching.celery_state": {"celery.worker.request", "celery.worker.state"},
     "worker.pool": {
         *("_cache", "_fileno_to_inq", "_job", "_pool", "billiard.pool", "did_start_ok", "maintain_pool"),

@@ -91,7 +91,8 @@ def task_message(task_id: str, verified: Any) -> str:
     """The text to push onto the queue, for the task `task_id` over what verify_input returned (JSON values)."""
     arguments = [verified]
     body = base64.b64encode(dump([arguments, {}, _AFTER_ARGUMENTS])).decode()
-    args_repr = json.dumps(_args_repr(arguments))
+    # `repr` has escapes for what orjson cannot write.
+    args_repr = orjson.dumps(_args_repr(arguments)).decode()
     return f"{_HEAD.replace('TASK ID', task_id)}{args_repr}{_MIDDLE.replace('ORIGIN', _origin())}{body}{_END}"
 
 

@@ -227,7 +227,7 @@ def revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None
     store = TaskStore(connect(settings.redis_url))
     cancelled = []
     for one in [task_id] if isinstance(task_id, str) else task_id:
-        record = store.find(one, parse=False)
+        record = store.find(one)
         if record is not None and (terminate or record.status == PENDING):
             store.cancel(one, ttl=settings.result_lifetime)
             cancelled.append(one)
