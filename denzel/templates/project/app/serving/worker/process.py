@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import resource
@@ -42,6 +43,9 @@ MAX_PAUSE = 1.0
 
 #: Seconds between two checks that the worker is still there.
 PARENT_CHECK_INTERVAL = 1.0
+
+#: The option of prctl(2) with which the kernel sends a signal when the parent has ended.
+_PR_SET_PDEATHSIG = 1
 
 #: Seconds between two looks at the memory of the process.
 MEMORY_CHECK_INTERVAL = 0.1
@@ -109,6 +113,8 @@ class TaskLoop:
 
     def _store(self) -> None:
         """Store the results of the last batch, however long Redis is away."""
+        if self._completions:
+            self._slot.stand_by()
         self._results.store(self._completions)
         self._completions = []
 
@@ -133,7 +139,7 @@ class TaskLoop:
         wait = 0.0 if self._completions or self._waiting else WAIT
         if wait:
             self._events.flush()
-            self._slot.wait()
+        self._slot.wait()
         try:
             with self._interruptible(wait > 0):
                 taken = self._claims.take(
@@ -154,6 +160,9 @@ class TaskLoop:
             self._recover(error)
             return []
         self._events.revoked(taken.cancelled)
+        if not wait:
+            # The last results are stored now. Under load, a process may never wait.
+            self._events.flush()
         if tasks:
             self._slot.begin([task.task_id for task in tasks])
         return tasks
@@ -174,9 +183,10 @@ class TaskLoop:
         log.warning("Redis does not answer, trying again: %s", error)
         self._place.release()
         self._waiting = 0
+        # First: of a new epoch, the worker would requeue what has been run, and is not stored yet.
+        self._store()
         self._claims.epoch += 1
         self._slot.begin_epoch(self._claims.epoch)
-        self._store()
         pause = FIRST_PAUSE
         while True:
             self._slot.wait()
@@ -282,8 +292,11 @@ def _reset_signals() -> None:
 
 
 def exit_with_parent() -> None:
-    """Exit when the program that started this one is gone: tasks run again elsewhere, and the memory is needed there."""
+    """Exit when the parent is gone: tasks run again elsewhere, and the memory is needed there."""
     parent = os.getppid()
+    if sys.platform == "linux":
+        # At once, and however deep in native code, where no thread of Python runs.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -52,6 +52,7 @@ class TaskEvents:
         self._clock = clock
         self._flushed_at = clock()
         self._log_entries: list[str] = []
+        self._has_events = False
 
     def ended(self, results: Iterable[TaskResult]) -> None:
         """Report the ends of tasks. Where predict_batch ran them, the time that each took is the batch's."""
@@ -75,15 +76,17 @@ class TaskEvents:
     def flush(self, *, is_idle: bool = False) -> None:
         """Send the buffered events, and log the tasks that have ended, unless that was done just now."""
         now = self._clock()
-        if not self._log_entries or (now - self._flushed_at < FLUSH_INTERVAL and not is_idle):
+        if not self._has_events or (now - self._flushed_at < FLUSH_INTERVAL and not is_idle):
             return
         self._flushed_at = now
         for first in range(0, len(self._log_entries), MAX_TASKS_PER_LINE):
             log.info("ended: %s", ", ".join(self._log_entries[first : first + MAX_TASKS_PER_LINE]))
         self._log_entries.clear()
+        self._has_events = False
         self._attempt(self._dispatcher.flush)
 
     def _send(self, event: str, task: QueuedTask, **fields: Any) -> None:
+        self._has_events = True
         self._attempt(self._dispatcher.send, event, uuid=task.task_id, **task_fields(task), **fields)
 
     def _attempt(self, send: Any, *arguments: Any, **fields: Any) -> None:
