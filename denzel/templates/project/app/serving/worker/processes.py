@@ -113,7 +113,7 @@ class Processes:
         self._is_stopping.set()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until all have ended, and what they had is settled where Redis is there; False when that takes longer."""
+        """Wait until all have ended, and what they had is settled if Redis is there; False when that takes longer."""
         return self._over.wait(timeout)
 
     def kill(self) -> None:
