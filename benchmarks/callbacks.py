@@ -44,16 +44,6 @@ print(server.server_address[1], flush=True)
 server.serve_forever()
 """
 
-#: The sender alone: a whole sidecar would watch its parent process as if that were a worker.
-SENDER = """
-import os
-from app.serving.settings import Settings
-from app.serving.sidecar.__main__ import make_sender
-from app.serving.sidecar.heartbeat import HeartbeatWriter
-heartbeat = HeartbeatWriter(os.open(os.devnull, os.O_WRONLY))
-make_sender(Settings.from_environment(os.environ), heartbeat).run()
-"""
-
 
 def main(count: int) -> None:
     from app.serving.store import keys
@@ -61,7 +51,11 @@ def main(count: int) -> None:
     from app.serving.store.outbox import Outbox
     from app.serving.store.tasks import TaskStore
 
-    with redis_server() as url, program(RECEIVER, stdout=subprocess.PIPE) as receiver, ExitStack() as stack:
+    with (
+        redis_server() as url,
+        program([sys.executable, "-c", RECEIVER], stdout=subprocess.PIPE) as receiver,
+        ExitStack() as stack,
+    ):
         assert receiver.stdout is not None
         uri = f"http://127.0.0.1:{int(receiver.stdout.readline())}/stash"
         redis = connect(url)
@@ -77,7 +71,8 @@ def main(count: int) -> None:
             end(f"task-{number}")
         began = time.time()
         environment = {**os.environ, "REDIS_URL": url, "CALLBACK_LOOPBACK": "open"}
-        sender = stack.enter_context(program(SENDER, cwd=PROJECT, env=environment, stderr=subprocess.DEVNULL))
+        command = [sys.executable, "-m", "app.serving.callbacks"]
+        sender = stack.enter_context(program(command, cwd=PROJECT, env=environment, stderr=subprocess.DEVNULL))
         arrived = [float(receiver.stdout.readline()) for _ in range(count)]
         spent = Path(f"/proc/{sender.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
         cpu = sum(map(int, spent)) / os.sysconf("SC_CLK_TCK")
@@ -99,9 +94,9 @@ def main(count: int) -> None:
 
 
 @contextmanager
-def program(code: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run a Python program meanwhile."""
-    with subprocess.Popen([sys.executable, "-c", code], text=True, **options) as process:
+def program(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run a program meanwhile."""
+    with subprocess.Popen(command, text=True, **options) as process:
         try:
             yield process
         finally:

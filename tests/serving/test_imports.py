@@ -32,7 +32,7 @@ PROCESSES = {
         "falcon",
         "numpy",
     ),
-    "app.serving.sidecar.__main__": (
+    "app.serving.callbacks.__main__": (
         "app.logic",
         "app.tasks",
         "app.serving.worker",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from falcon.testing import ASGIConductor, Result
@@ -15,14 +16,18 @@ Returned = TypeVar("Returned")
 class Loop:
     """One event loop in a thread, for all tests."""
 
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+    def __init__(self, new: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop) -> None:
+        self._loop = new()
         self._thread = threading.Thread(target=self._loop.run_forever, name="event loop", daemon=True)
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, Returned]) -> Returned:
         """Return the coroutine's result, or raise its error; callable from any thread."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+        return self.start(coroutine).result(60)
+
+    def start(self, coroutine: Coroutine[Any, Any, Returned]) -> Future[Returned]:
+        """Run the coroutine meanwhile."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def cancel_all(self) -> None:
         """End what a test has left running there."""

@@ -10,28 +10,23 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from doubles.endpoint import Listen, SocketServer
 from doubles.receiver import Receiver, receiving
 from redis import Redis
-from support.callbacks import DAY, Scripted, Sending, Start, running_sender
+from support.callbacks import DAY, Pool, Scripted, Sending, Start, running_sender
 from support.paths import PROJECT
 
 from app.serving.callbacks import retry
 from app.serving.callbacks import sender as sender_module
-from app.serving.callbacks.connections import ConnectionPool
 from app.serving.callbacks.delivery import Delivery
-from app.serving.callbacks.egress import EgressPolicy
 from app.serving.store.outbox import Outbox
 
 PROGRAM = """
-import os
-from app.serving.callbacks import sender
-from app.serving.sidecar import __main__ as sidecar
-from app.serving.sidecar import watchdog
+from app.serving.callbacks import __main__ as process, sender
 from app.serving.store import outbox
 outbox.CALLBACK_LEASE = 2
-watchdog.HANG_CHECK_INTERVAL = 3600  # it would end what started this process: the tests
 sender.LEASE_RENEW_INTERVAL = 0.5
-sidecar.main(os.getppid())
+process.main()
 """
 
 
@@ -47,11 +42,10 @@ def sending(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sending]:
     with ExitStack() as stack:
 
         def start(*, timeout: float = 10, retry_for: float = DAY, key: bytes = b"") -> Callable[[], None]:
-            connections = ConnectionPool(EgressPolicy(loopback=True), timeout=timeout)
-            delivery = Delivery(connections, key=key, timeout=timeout, retry_for=retry_for)
+            connections = Pool(timeout)
             sender = stack.enter_context(ExitStack())
-            sender.callback(connections.close_idle, 0)
-            sender.enter_context(running_sender(box, delivery.send, on_renew=connections.close_idle))
+            sender.callback(connections.close)
+            sender.enter_context(running_sender(box, Delivery(connections, key=key, retry_for=retry_for).send))
             return sender.close
 
         yield start
@@ -80,12 +74,11 @@ def start_process(redis_url: str) -> Iterator[Start]:
     """Starts the sender as a process of its own, with short leases."""
     processes: list[subprocess.Popen[str]] = []
 
-    def start(**environ: str) -> subprocess.Popen[str]:
+    def start(*pipes: int, **environ: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "REDIS_URL": redis_url, "CALLBACK_LOOPBACK": "open", **environ}
+        options: dict[str, Any] = {"cwd": PROJECT, "env": environment, "pass_fds": pipes}
         processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", PROGRAM], cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True
-            )
+            subprocess.Popen([sys.executable, "-c", PROGRAM], **options, stderr=subprocess.PIPE, text=True)
         )
         return processes[-1]
 
@@ -93,3 +86,16 @@ def start_process(redis_url: str) -> Iterator[Start]:
     for process in processes:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def listen() -> Iterator[Listen]:
+    servers: list[SocketServer] = []
+
+    def start(handle: Callable[[Any], None], **options: Any) -> SocketServer:
+        servers.append(SocketServer(handle, **options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()

@@ -6,29 +6,28 @@ import json
 from typing import Any
 
 import pytest
-from support.callbacks import DAY, Scripted, callback
+from support.callbacks import DAY, LOOP, Pool, Scripted, callback
 from support.ports import find_free_port
 
-from app.serving.callbacks.connections import ConnectionPool, Response
 from app.serving.callbacks.delivery import Delivery, body
-from app.serving.callbacks.egress import EgressPolicy
+from app.serving.callbacks.exchange import Response
 from app.serving.store.outbox import AttemptResult
 
 
-class Pool:
+class Ending:
     """Connections over which every POST ends in this way."""
 
     def __init__(self, end: Response | Exception) -> None:
         self._end = end
 
-    def post(self, *_: Any) -> Response:
+    async def post(self, *_: Any) -> Response:
         if isinstance(self._end, Exception):
             raise self._end
         return self._end
 
 
 def send(pool: Any, *, retry_for: float = DAY, **values: Any) -> AttemptResult:
-    return Delivery(pool, key=b"", timeout=5, retry_for=retry_for).send(callback(**values))
+    return LOOP.run(Delivery(pool, key=b"", retry_for=retry_for).send(callback(**values)))
 
 
 def test_the_body_is_what_predict_returned() -> None:
@@ -42,7 +41,7 @@ def test_the_body_of_a_failure_names_the_task(status: str) -> None:
 
 
 def test_a_retry_after_with_a_date_is_honoured() -> None:
-    result = send(Pool(Response(429, "Wed, 25 Nov 2099 08:00:00 GMT")), retry_for=1e10)
+    result = send(Ending(Response(429, "Wed, 25 Nov 2099 08:00:00 GMT")), retry_for=1e10)
     assert result.retry_in is not None
     assert result.retry_in > 1e8
     assert not result.endpoint_down
@@ -53,7 +52,7 @@ def test_a_retry_after_with_a_date_is_honoured() -> None:
 )
 def test_an_endpoint_that_cannot_be_reached_is_tried_again(uri: str) -> None:
     """The last one cannot even be looked up; a record of an older version may hold it."""
-    result = send(ConnectionPool(EgressPolicy(loopback=True), timeout=5), uri=uri.format(port=find_free_port()))
+    result = send(Pool(), uri=uri.format(port=find_free_port()))
     assert result.retry_in
     assert result.error
     assert result.endpoint_down
@@ -61,7 +60,7 @@ def test_an_endpoint_that_cannot_be_reached_is_tried_again(uri: str) -> None:
 
 def test_a_callback_that_the_policy_denies_fails_at_once(scripted: Scripted) -> None:
     receiver = scripted()
-    pool = ConnectionPool(EgressPolicy(resolve=lambda host: ["127.0.0.1"]), timeout=5)
+    pool = Pool(loopback=False, resolve=lambda host: ["127.0.0.1"])
     assert send(pool, uri=receiver.uri().replace("127.0.0.1", "user:secret@trap.example")) == AttemptResult(
         error="callbacks are not sent to trap.example, which is 127.0.0.1, a loopback address (CALLBACK_ALLOW opens it)"
     )
@@ -69,7 +68,7 @@ def test_a_callback_that_the_policy_denies_fails_at_once(scripted: Scripted) -> 
 
 
 def test_an_error_of_denzels_own_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    result = send(Pool(ZeroDivisionError("oh")))
+    result = send(Ending(ZeroDivisionError("oh")))
     assert (result.error, result.endpoint_down) == ("denzel's own error: oh", False)
     assert result.retry_in is not None
     assert "callback of task the-id could not be sent" in caplog.text

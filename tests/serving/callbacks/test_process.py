@@ -1,19 +1,29 @@
-"""The sender as a process of its own, the sidecar: killed, stopped, or started with bad settings."""
+"""The sender as a process of its own: killed, stopped, or started with bad settings."""
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from standardwebhooks import Webhook
 from support.callbacks import Scripted, Start, end, report, state
+from support.paths import PROJECT
+from support.redis_server import redis_server
 from support.waiting import until
 from support.whsec import SECRET
 
+from app.serving.callbacks.settings import check_settings
 from app.serving.settings import SettingError, Settings
-from app.serving.sidecar import __main__ as sidecar
+from app.serving.store.connection import connect
 from app.serving.store.tasks import CallbackReport, TaskStore
 
 
@@ -72,6 +82,63 @@ def test_a_sender_exits_in_time_whatever_hangs(start_process: Start, records: Ta
     assert report(records) == CallbackReport(state="PENDING")
 
 
+def test_a_sender_ignores_the_sigint_that_a_terminal_sends_to_all(
+    start_process: Start, records: TaskStore, scripted: Scripted
+) -> None:
+    receiver = scripted()
+    process = start_process()
+    for task_id in ("before", "after"):
+        end(records, receiver.uri(), task_id=task_id)
+        until(lambda name=task_id: state(records, name) == "DELIVERED", what="the callback")  # type: ignore[misc]
+        process.send_signal(signal.SIGINT)
+    process.terminate()
+    assert process.wait(10) == 0
+
+
+def test_a_sender_ends_when_what_started_it_is_gone(redis_url: str) -> None:
+    code = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], close_fds=False).pid, flush=True); input()"
+    command = [sys.executable, "-c", code, sys.executable, "-m", "app.serving.callbacks"]
+    pipe, output = os.pipe()
+    options: dict[str, Any] = {"cwd": PROJECT, "pass_fds": [output], "text": True}
+    environment = {**os.environ, "REDIS_URL": redis_url, "HEARTBEAT_FD": str(output)}
+    with (
+        os.fdopen(pipe, "rb", buffering=0) as beats,
+        subprocess.Popen(command, **options, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent,
+    ):
+        os.close(output)
+        assert parent.stdout is not None
+        sender = psutil.Process(int(parent.stdout.readline()))
+        assert beats.read(1) == b"."
+        parent.kill()
+        until(lambda: not sender.is_running(), within=5, what="the sender to end")
+
+
+def test_a_sender_beats_while_redis_hangs_and_settles_once_it_is_back(
+    start_process: Start, scripted: Scripted, tmp_path: Path
+) -> None:
+    receiver = scripted()
+    receiver.hanging = True
+    pipe, output = os.pipe()
+    with redis_server(tmp_path) as url, connect(url) as client, os.fdopen(pipe, "rb", buffering=0) as beats:
+        start_process(output, REDIS_URL=url, HEARTBEAT_FD=str(output))
+        os.close(output)
+        records = TaskStore(client)
+        end(records, receiver.uri())
+        until(lambda: receiver.received, what="the callback to be in flight")
+        server = client.info()["process_id"]
+        os.kill(server, signal.SIGSTOP)
+        try:
+            receiver.released.set()
+            began = time.monotonic()
+            for _ in range(6):
+                assert beats.read(1) == b"."
+            assert time.monotonic() - began < 10
+        finally:
+            os.kill(server, signal.SIGCONT)
+        until(lambda: state(records) == "DELIVERED", what="the record")
+    assert receiver.ids == ["the-id"]
+
+
 BAD_SECRET = ({"CALLBACK_SECRET": "secret"}, "CALLBACK_SECRET must be whsec_ and 24 to 64 bytes in base64, or empty")
 
 
@@ -87,14 +154,12 @@ def test_a_worker_can_check_beforehand_that_the_sender_would_not_start(
     read_settings: Callable[..., Settings], environ: dict[str, str], message: str
 ) -> None:
     with pytest.raises(SettingError, match=f"^{re.escape(message)}$"):
-        sidecar.check_settings(read_settings(**environ))
+        check_settings(read_settings(**environ))
 
 
 def test_valid_settings_pass_the_check(read_settings: Callable[..., Settings]) -> None:
-    sidecar.check_settings(read_settings())
-    sidecar.check_settings(
-        read_settings(CALLBACK_SECRET=SECRET, CALLBACK_ALLOW="*.example,10.0.0.0/8", CALLBACK_DENY="::1")
-    )
+    check_settings(read_settings())
+    check_settings(read_settings(CALLBACK_SECRET=SECRET, CALLBACK_ALLOW="*.example,10.0.0.0/8", CALLBACK_DENY="::1"))
 
 
 @pytest.mark.parametrize(

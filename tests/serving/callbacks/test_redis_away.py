@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import threading
 import time
@@ -117,9 +118,9 @@ def test_deliveries_that_end_while_redis_is_away_are_recorded_and_not_repeated(
     returned: list[str] = []
     released, outage = threading.Event(), Outage(box)
 
-    def deliver(one: Callback) -> AttemptResult:
+    async def deliver(one: Callback) -> AttemptResult:
         sent.append(one.task_id)
-        released.wait(20)
+        await asyncio.to_thread(released.wait, 20)
         returned.append(one.task_id)
         return AttemptResult(status=200, delivered=True)
 
@@ -137,32 +138,35 @@ def test_deliveries_that_end_while_redis_is_away_are_recorded_and_not_repeated(
     assert sorted(sent) == ["one", "two"]
 
 
-def test_ticks_continue_while_endpoints_are_slow_or_redis_is_away_but_not_while_the_loop_is_stuck(
+def test_a_sender_hangs_only_when_a_step_of_the_outbox_does_not_return(
     box: Outbox, records: TaskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sender_module, "POLL_INTERVAL", 0.02)
-    ticks: list[float] = []
+    monkeypatch.setattr(sender_module, "STEP_TIMEOUT", 0.5)
     slow, outage = threading.Event(), Outage(box)
 
-    def deliver(_: Callback) -> AttemptResult:
-        slow.wait(30)
+    async def deliver(_: Callback) -> AttemptResult:
+        await asyncio.to_thread(slow.wait, 30)
         return AttemptResult(status=200, delivered=True)
 
-    def goes_on() -> bool:
-        before = len(ticks)
-        until(lambda: len(ticks) > before + 5, within=5, what="ticks")
-        return True
+    def hangs_within(seconds: float) -> bool:
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            if sender.hangs():
+                return True
+            time.sleep(0.05)
+        return False
 
-    with running_sender(outage, deliver, on_tick=lambda: ticks.append(time.monotonic())):
+    with running_sender(outage, deliver) as sender:
         try:
             for number in range(sender_module.PER_ENDPOINT + 1):
                 end(records, "http://a.example/", task_id=f"task-{number}")
-            assert goes_on()
+            assert not hangs_within(1.5)
             outage.away = True
-            assert goes_on()
+            assert not hangs_within(1.5)
             outage.away = False
             outage.released.clear()
-            until(lambda: time.monotonic() - ticks[-1] > 0.5, within=5, what="the ticks to stop")
+            assert hangs_within(5)
         finally:
             outage.released.set()
             slow.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import threading
@@ -79,7 +80,7 @@ def test_a_new_callback_is_sent_at_once(box: Outbox, records: TaskStore, monkeyp
     monkeypatch.setattr(sender_module, "POLL_INTERVAL", 120)
     unpolled, sent = UnpolledOutbox(box), threading.Event()
 
-    def deliver(_: Callback) -> AttemptResult:
+    async def deliver(_: Callback) -> AttemptResult:
         sent.set()
         return AttemptResult(status=200, delivered=True)
 
@@ -97,15 +98,12 @@ def test_results_in_flight_have_a_bounded_size_together(
     monkeypatch.setattr(sender_module, "BYTES_IN_FLIGHT", 5_000_000)
     sizes: Counter[str] = Counter()
     at_once: list[int] = []
-    lock = threading.Lock()
 
-    def deliver(one: Callback) -> AttemptResult:
-        with lock:
-            sizes[one.task_id] = len(one.result)
-            at_once.append(sizes.total())
-        time.sleep(0.05)
-        with lock:
-            del sizes[one.task_id]
+    async def deliver(one: Callback) -> AttemptResult:
+        sizes[one.task_id] = len(one.result)
+        at_once.append(sizes.total())
+        await asyncio.sleep(0.05)
+        del sizes[one.task_id]
         return AttemptResult(status=200, delivered=True)
 
     for number in range(12):

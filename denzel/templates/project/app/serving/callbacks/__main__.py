@@ -1,106 +1,65 @@
-"""The sidecar of a worker, which sends callbacks and watches the worker: `python -m app.serving.sidecar WORKER_PID`.
+"""The sender of callbacks, as a process: `python -m app.serving.callbacks`.
 
-As a process of its own, it keeps endpoints from delaying or failing a prediction, and notices a worker that hangs.
+It is one of its own so that no endpoint can delay or fail a prediction.
 """
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
 import logging
 import os
-import select
 import signal
 import sys
-import threading
-from contextlib import suppress
-from queue import Empty, SimpleQueue
 
-from redis import RedisError
+import uvloop
 
 from app.serving.callbacks.connections import ConnectionPool
 from app.serving.callbacks.delivery import Delivery
 from app.serving.callbacks.egress import EgressPolicy
 from app.serving.callbacks.sender import CallbackSender
 from app.serving.callbacks.signature import read_secret
-from app.serving.heartbeat import Heartbeat
+from app.serving.heartbeat import BEAT_INTERVAL, Heartbeat
 from app.serving.settings import SettingError, Settings
 from app.serving.store.connection import connect
 from app.serving.store.outbox import Outbox
-from app.serving.store.workers import HEARTBEAT_INTERVAL, WorkerRegistry
-
-#: Seconds between two checks that the worker is still there.
-WORKER_CHECK_INTERVAL = 1.0
 
 
-def check_settings(settings: Settings) -> None:
-    """Raise SettingError where the sidecar could not start: then the worker should not either."""
-    EgressPolicy.of(settings)
-    read_secret(settings.callback_secret)
-
-
-def make_sender(settings: Settings, heartbeat: Heartbeat) -> CallbackSender:
-    """The sender of a deployment; raises SettingError."""
+async def send_callbacks(settings: Settings, heartbeat: Heartbeat, parent: int) -> None:
+    """Send callbacks until SIGTERM, or until `parent` is gone; raises SettingError."""
     connections = ConnectionPool(EgressPolicy.of(settings), timeout=settings.callback_timeout)
+    delivery = Delivery(connections, key=read_secret(settings.callback_secret), retry_for=settings.callback_retry_for)
     outbox = Outbox(
         connect(settings.redis_url), result_ttl=settings.result_lifetime, callback_ttl=settings.callback_lifetime
     )
-    delivery = Delivery(
-        connections,
-        key=read_secret(settings.callback_secret),
-        timeout=settings.callback_timeout,
-        retry_for=settings.callback_retry_for,
-    )
-    return CallbackSender(outbox, delivery.send, on_renew=connections.close_idle, on_tick=heartbeat.beat)
+    sender = CallbackSender(outbox, delivery.send)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, sender.stop)
+    sending = asyncio.create_task(sender.run())
+    while not sending.done():
+        if os.getppid() != parent:
+            sender.stop()
+        if not sender.hangs():
+            heartbeat.beat()
+        connections.close_idle()
+        await asyncio.wait({sending}, timeout=BEAT_INTERVAL)
+    await sending
 
 
-def start_watchdog(worker: int, settings: Settings) -> None:
-    """Watch the worker in a thread, and kill it when it hangs: Docker or supervisord restarts it.
-
-    A worker that shuts down takes nothing more, and sends SIGURG: a signal that does no harm when it comes early.
-    """
-    watchdog = Watchdog(connect(settings.redis_url), f"worker@{settings.project_name}")
-    stopping = threading.Event()
-    signal.signal(signal.SIGURG, lambda *_: stopping.set())
-
-    def end_worker() -> None:
-        if os.getppid() == worker:
-            os.kill(worker, signal.SIGKILL)
-
-    threading.Thread(target=watchdog.run, args=(stopping, end_worker), daemon=True).start()
-
-
-def renew_registration(settings: Settings) -> None:
-    """Renew the worker's registration until the input ends: its own threads may not run while it loads the model."""
-    registry = WorkerRegistry(connect(settings.redis_url))
-    while not select.select([sys.stdin], [], [], HEARTBEAT_INTERVAL)[0]:
-        with suppress(RedisError):
-            registry.touch(f"worker@{settings.project_name}")
-
-
-def main(worker: int) -> None:
-    """Run until SIGTERM, or until the worker, which started this process, is gone."""
+def main() -> None:
+    """Run the process that the environment describes."""
+    parent = os.getppid()
     faulthandler.enable(all_threads=False)
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s/Sidecar] %(message)s")
+    logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s/Callbacks] %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         settings = Settings.from_environment(os.environ)
-        # The worker reads the output, and restarts this process when it hangs.
-        sender = make_sender(settings, Heartbeat.from_environment(os.environ))
+        uvloop.run(send_callbacks(settings, Heartbeat.from_environment(os.environ), parent))
     except SettingError as error:
         sys.exit(str(error))
-    stops: SimpleQueue[None] = SimpleQueue()
-    signal.signal(signal.SIGTERM, lambda *_: stops.put(None))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sending = threading.Thread(target=sender.run, name="callbacks", daemon=True)
-    sending.start()
-    while os.getppid() == worker and sending.is_alive():
-        with suppress(Empty):
-            stops.get(timeout=WORKER_CHECK_INTERVAL)
-            break
-    if not sending.is_alive():
-        sys.exit("the thread that sends callbacks has died")
-    sender.stop()
-    sending.join()
+    logging.shutdown()
+    # A thread may be looking up a name for half a minute, and an exit would wait for it.
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    main(os.getppid())
+    main()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from http.client import HTTPException
 
 from app.serving.callbacks import retry
 from app.serving.callbacks.addresses import EgressDenied
@@ -31,33 +30,32 @@ def body(callback: Callback) -> bytes:
 class Delivery:
     """Delivery of callbacks over a pool of connections, by one attempt each."""
 
-    def __init__(self, connections: ConnectionPool, *, key: bytes, timeout: float, retry_for: float) -> None:
+    def __init__(self, connections: ConnectionPool, *, key: bytes, retry_for: float) -> None:
         self._connections = connections
         self._key = key
-        self._timeout = timeout
         self._retry_for = retry_for
 
-    def send(self, callback: Callback) -> AttemptResult:
+    async def send(self, callback: Callback) -> AttemptResult:
         """Make one attempt. It ends whatever happens, and raises nothing."""
         began = time.monotonic()
         try:
-            return self._post(callback, began)
+            return await self._post(callback, began)
         except EgressDenied as denied:
             return AttemptResult(error=str(denied))
-        except (OSError, HTTPException) as error:
-            return self._retry(callback, began, error=self._describe(error), down=True)
+        except OSError as error:
+            return self._retry(callback, began, error=_describe(error), down=True)
         except Exception as error:
             log.exception("callback of task %s could not be sent", callback.task_id)
-            return self._retry(callback, began, error=f"denzel's own error: {self._describe(error)}", down=False)
+            return self._retry(callback, began, error=f"denzel's own error: {_describe(error)}", down=False)
 
-    def _post(self, callback: Callback, began: float) -> AttemptResult:
+    async def _post(self, callback: Callback, began: float) -> AttemptResult:
         content = body(callback)
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "denzel",
             **webhook_headers(self._key, webhook_id=callback.webhook_id, at=int(time.time()), body=content),
         }
-        response = self._connections.post(callback.uri, content, headers)
+        response = await self._connections.post(callback.uri, content, headers)
         if retry.is_delivered(response.status):
             return AttemptResult(status=response.status, delivered=True)
         error = f"answered {response.status}"
@@ -86,10 +84,9 @@ class Delivery:
         )
         return AttemptResult(status=status, error=error, retry_in=wait, endpoint_down=down)
 
-    def _describe(self, error: BaseException) -> str:
-        """An error in one line of ASCII, which every log and every screen can show."""
-        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        if isinstance(error, TimeoutError) and error.errno is None and "timed out" in text:
-            text = f"no answer within {self._timeout:g} s"
-        line = " ".join((text or type(error).__name__).split())
-        return line.encode("ascii", "backslashreplace").decode()[:ERROR_LIMIT]
+
+def _describe(error: BaseException) -> str:
+    """An error in one line of ASCII, which every log and every screen can show."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    line = " ".join((text or type(error).__name__).split())
+    return line.encode("ascii", "backslashreplace").decode()[:ERROR_LIMIT]

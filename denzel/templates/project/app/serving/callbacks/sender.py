@@ -1,18 +1,22 @@
-"""Sender of callbacks: takes those that are due from the outbox, and delivers many at the same time."""
+"""Sender of callbacks: takes those that are due from the outbox, and delivers many at the same time on one loop."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from queue import SimpleQueue
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TypeVar
 
 from redis import RedisError
 
 from app.serving.callback_uri import without_password
 from app.serving.store.outbox import AttemptResult, Callback, Outbox
+
+Value = TypeVar("Value")
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +28,7 @@ PER_ENDPOINT = 16
 BYTES_IN_FLIGHT = 64 * 1024 * 1024
 
 #: Seconds between two polls of the outbox without a wake-up; and between two while there is much to do, so that one
-#: step can settle and take many.
+#: step can settle and take many. It comes earlier once PER_ENDPOINT have ended.
 POLL_INTERVAL = 1.0
 BATCH_INTERVAL = 0.004
 
@@ -34,135 +38,141 @@ CALLBACKS_PER_LINE = 16
 #: Seconds between two renewals of the leases: a third of the outbox's LEASE.
 LEASE_RENEW_INTERVAL = 5.0
 
-#: Seconds that deliveries in flight get when the sender stops. The worker waits a second longer.
+#: Seconds that deliveries in flight get when the sender stops. The supervisor waits a second longer.
 SHUTDOWN_GRACE = 3.0
+
+#: Seconds that one step of the outbox may take: without Redis, a look-up of its name takes half a minute.
+STEP_TIMEOUT = 60.0
 
 
 class CallbackSender:
-    """Delivery of an outbox's callbacks: one thread uses Redis, others deliver."""
+    """Delivery of an outbox's callbacks: the loop delivers, and two threads use Redis, one to wait for new callbacks.
 
-    def __init__(
-        self,
-        outbox: Outbox,
-        deliver: Callable[[Callback], AttemptResult],
-        *,
-        on_renew: Callable[[], None],
-        on_tick: Callable[[], None] = lambda: None,
-    ) -> None:
-        """`on_renew` is called with each renewal of the leases, every RENEW_EVERY seconds; `on_tick` in each turn of
-        the loop, at least as often, also while Redis is away.
-        """
+    What the thread of a step changes is used by the loop between two steps alone; `_ended` may be filled meanwhile.
+    """
+
+    def __init__(self, outbox: Outbox, deliver: Callable[[Callback], Awaitable[AttemptResult]]) -> None:
         self._outbox = outbox
         self._deliver = deliver
-        self._on_renew = on_renew
-        self._on_tick = on_tick
         self._in_flight: set[Callback] = set()
-        self._work: SimpleQueue[Callback] = SimpleQueue()
-        self._done: SimpleQueue[tuple[Callback, AttemptResult]] = SimpleQueue()
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._ended: deque[tuple[Callback, AttemptResult]] = deque()
         self._unsettled: list[tuple[Callback, AttemptResult]] = []
-        self._threads = 0
-        self._wakeup = threading.Event()
-        self._idle = threading.Event()
-        self._stopping = threading.Event()
-        self._renewed_at = time.monotonic()
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="outbox")
+        self._is_idle = False
+        self._listening: asyncio.Future[None] | None = None
+        self._wakeup = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._step_began = self._renewed_at = time.monotonic()
         self._prune_cursor = 0
 
-    def run(self) -> None:
+    async def run(self) -> None:
         """Deliver callbacks until `stop`; those in flight then have SHUTDOWN_GRACE seconds."""
-        listener = threading.Thread(target=self._listen, daemon=True)
-        listener.start()
         while not self._stopping.is_set():
-            self._on_tick()
             try:
-                self._settle()
-                self._renew()
-                wait = self._take()
+                taken, wait = await self._in_thread(self._step)
             except RedisError as error:
                 log.warning("cannot read callbacks, trying again: %s", error)
                 # Renew first when Redis is back: the leases of what is in flight may be about to expire.
                 self._renewed_at = float("-inf")
-                self._stopping.wait(POLL_INTERVAL)
+                await _wait(self._stopping, POLL_INTERVAL)
                 continue
-            self._wait_for_work(wait)
-        self._drain()
-        listener.join()
+            for callback in taken:
+                attempt = asyncio.create_task(self._attempt(callback))
+                self._attempts.add(attempt)
+                attempt.add_done_callback(self._attempts.discard)
+            await self._wait_for_work(wait)
+        await self._drain()
+        if self._listening is not None:
+            await self._listening
+        self._threads.shutdown(wait=False)
 
     def stop(self) -> None:
-        """Let `run` return; to be called from another thread."""
+        """Let `run` return; to be called on its loop."""
         self._stopping.set()
         self._wakeup.set()
 
-    def _wait_for_work(self, wait: float) -> None:
-        if not wait:
-            self._stopping.wait(BATCH_INTERVAL)
-            return
-        self._idle.set()
-        self._wakeup.wait(wait)
-        self._idle.clear()
+    def hangs(self) -> bool:
+        """True when a step of the outbox does not return."""
+        return time.monotonic() - self._step_began > STEP_TIMEOUT
+
+    async def _attempt(self, callback: Callback) -> None:
+        self._ended.append((callback, await self._deliver(callback)))
+        if self._is_idle or len(self._ended) >= PER_ENDPOINT:
+            self._wakeup.set()
+
+    async def _wait_for_work(self, wait: float) -> None:
+        self._is_idle = wait > 0 and not self._ended
+        if self._is_idle and (self._listening is None or self._listening.done()):
+            loop = asyncio.get_running_loop()
+            self._listening = loop.run_in_executor(self._threads, self._listen, loop)
+        await _wait(self._wakeup, wait if self._is_idle else BATCH_INTERVAL)
+
+    async def _in_thread(self, step: Callable[[], Value]) -> Value:
+        self._is_idle = False
         self._wakeup.clear()
+        self._step_began = time.monotonic()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, step)
 
-    def _listen(self) -> None:
-        """Wake `run` when a callback was added while it is idle."""
-        while not self._stopping.is_set():
-            try:
-                if self._idle.wait(POLL_INTERVAL) and self._outbox.wait(POLL_INTERVAL):
-                    self._wakeup.set()
-            except RedisError:
-                self._stopping.wait(POLL_INTERVAL)
+    async def _drain(self) -> None:
+        """Wait for what is in flight, and release what is not finished in time."""
+        ends = time.monotonic() + SHUTDOWN_GRACE
+        try:
+            await self._in_thread(self._settle)
+            while self._in_flight and time.monotonic() < ends:
+                await _wait(self._wakeup, min(POLL_INTERVAL, ends - time.monotonic()))
+                await self._in_thread(self._settle)
+            for attempt in self._attempts:
+                attempt.cancel()
+            await self._in_thread(self._settle)
+            await self._in_thread(lambda: self._outbox.release(self._in_flight))
+        except RedisError as error:
+            log.warning("cannot release callbacks; they are sent again: %s", error)
 
-    def _take(self) -> float:
-        """Start the delivery of what is due; returns the seconds until there may be more."""
+    # In a thread
+
+    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wake the loop when a callback is added soon."""
+        # Without Redis, the next step fails too.
+        with suppress(RedisError):
+            if self._outbox.wait(POLL_INTERVAL):
+                loop.call_soon_threadsafe(self._wakeup.set)
+
+    def _step(self) -> tuple[list[Callback], float]:
+        """Settle what has ended, and take what is due; with the seconds until there may be more."""
+        self._settle()
+        self._renew()
         taken, next_in = self._outbox.take(
             free=IN_FLIGHT - len(self._in_flight),
             per_endpoint=PER_ENDPOINT,
             free_bytes=BYTES_IN_FLIGHT - sum(len(callback.result) for callback in self._in_flight),
             busy=Counter(callback.endpoint for callback in self._in_flight),
         )
-        for callback in taken:
-            self._in_flight.add(callback)
-            if self._threads < len(self._in_flight):
-                self._threads += 1
-                threading.Thread(target=self._deliver_loop, name=f"callback-{self._threads}", daemon=True).start()
-            self._work.put(callback)
+        self._in_flight.update(taken)
         if taken:
-            return 0
-        return POLL_INTERVAL if next_in is None else min(next_in, POLL_INTERVAL)
-
-    def _deliver_loop(self) -> None:
-        while True:
-            callback = self._work.get()
-            self._done.put((callback, self._deliver(callback)))
-            self._wakeup.set()
+            return taken, 0
+        return taken, POLL_INTERVAL if next_in is None else min(next_in, POLL_INTERVAL)
 
     def _settle(self) -> None:
         """Record the results of attempts; while Redis is away, they are kept for the next time."""
-        while not self._done.empty():
-            self._unsettled.append(self._done.get())
+        while self._ended:
+            self._unsettled.append(self._ended.popleft())
         self._outbox.settle(self._unsettled)
         self._in_flight.difference_update(callback for callback, _ in self._unsettled)
         _log_results(self._unsettled)
         self._unsettled.clear()
 
     def _renew(self) -> None:
-        if time.monotonic() - self._renewed_at < LEASE_RENEW_INTERVAL:
-            return
-        self._outbox.renew(self._in_flight)
-        self._renewed_at = time.monotonic()
-        self._prune_cursor = self._outbox.prune(self._prune_cursor)
-        self._on_renew()
+        if time.monotonic() - self._renewed_at >= LEASE_RENEW_INTERVAL:
+            self._outbox.renew(self._in_flight)
+            self._renewed_at = time.monotonic()
+            self._prune_cursor = self._outbox.prune(self._prune_cursor)
 
-    def _drain(self) -> None:
-        """Wait for what is in flight, and release what is not finished in time."""
-        ends = time.monotonic() + SHUTDOWN_GRACE
-        try:
-            self._settle()
-            while self._in_flight and time.monotonic() < ends:
-                self._wakeup.wait(max(0.0, min(POLL_INTERVAL, ends - time.monotonic())))
-                self._wakeup.clear()
-                self._settle()
-            self._outbox.release(self._in_flight)
-        except RedisError as error:
-            log.warning("cannot release callbacks; they are sent again: %s", error)
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def _log_results(settled: Sequence[tuple[Callback, AttemptResult]]) -> None:
