@@ -5,14 +5,12 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import resource
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 
 from celery import Celery
@@ -30,6 +28,7 @@ from app.serving.worker.batching.result_buffer import ResultBuffer
 from app.serving.worker.batching.runner import BatchRunner
 from app.serving.worker.batching.scoreboard import Slot
 from app.serving.worker.batching.sizing import AdaptiveBatchSize
+from app.serving.worker.memory import memory_check
 from app.serving.worker.model.predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -46,9 +45,6 @@ PARENT_CHECK_INTERVAL = 1.0
 
 #: The option of prctl(2) with which the kernel sends a signal when the parent has ended.
 _PR_SET_PDEATHSIG = 1
-
-#: Seconds between two looks at the memory of the process.
-MEMORY_CHECK_INTERVAL = 0.1
 
 
 class TaskLoop:
@@ -254,32 +250,6 @@ def load_model(predictor: Predictor, registry: WorkerRegistry, worker: str) -> N
     if not predictor.loaded:
         predictor.load(lambda cause: register(WorkerState.ERROR, cause))
     register(WorkerState.UP)
-
-
-def memory_check(max_mb: float | None) -> Callable[[], bool]:
-    """A function that is False once this process holds more memory than this, in MB (2**20 bytes)."""
-    if max_mb is None:
-        return lambda: True
-    checked_at, is_within = 0.0, True
-
-    def check() -> bool:
-        nonlocal checked_at, is_within
-        if time.monotonic() - checked_at >= MEMORY_CHECK_INTERVAL:
-            checked_at, is_within = time.monotonic(), memory_mb() <= max_mb
-            if not is_within:
-                log.info("the process holds more than WORKER_MAX_MB, %g MB: it is replaced", max_mb)
-        return is_within
-
-    return check
-
-
-def memory_mb(statm: Path = Path("/proc/self/statm")) -> float:
-    """The memory that this process holds, in MB; its peak where there is no /proc."""
-    with suppress(OSError):
-        return int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20
-    # In kilobytes on Linux, in bytes on macOS.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def _reset_signals() -> None:

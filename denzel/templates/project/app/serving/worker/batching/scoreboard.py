@@ -16,7 +16,7 @@ Clock = Callable[[], float]
 
 
 class Activity(enum.IntEnum):
-    """What a process does: load its model, stand by until it has the place at the queue, wait there, or run tasks."""
+    """A process loads its model, stands by until it has the place at the queue, waits there, or runs tasks."""
 
     LOADING = 0
     STANDBY = 1
