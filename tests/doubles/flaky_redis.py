@@ -22,6 +22,8 @@ class FlakyRedis:
         self.is_away = False
         self._lost = b""
         self.lost_answers = 0
+        #: Connections that were broken at once, while it was away.
+        self.refused = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def go_away(self) -> None:
@@ -46,6 +48,7 @@ class FlakyRedis:
             while True:
                 client, _ = self._server.accept()
                 if self.is_away:
+                    self.refused += 1
                     client.close()
                     continue
                 server = socket.create_connection(self._behind)

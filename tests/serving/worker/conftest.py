@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from doubles.flaky_redis import FlakyRedis, flaky_redis
 from redis import Redis
+from support.worker import LIMITS
 
-from app.serving.store.claims import ClaimLimits, Claims, new_owner
+from app.serving.store.claims import Claims, new_owner
 from app.serving.store.messages import QueuedTask, parse, task_message
 from app.serving.store.tasks import TaskStore
 from app.serving.worker.batching.scoreboard import Slot, make_slots
-from app.serving.worker.model.predictor import Predictor
-
-LIMITS = ClaimLimits(deliveries=3, ttl=60)
 
 
 @pytest.fixture
@@ -55,11 +52,3 @@ def slot() -> Slot:
 def flaky(redis_url: str) -> Iterator[FlakyRedis]:
     with flaky_redis(redis_url) as proxy:
         yield proxy
-
-
-def predictor(**functions: Any) -> Predictor:
-    """A pipeline that is loaded, with these functions: predict or predict_batch."""
-    pipeline = SimpleNamespace(load_model=lambda: "model", process=lambda model, one: one, **functions)
-    loaded = Predictor(lambda: pipeline)
-    loaded.load(pytest.fail, sleep=pytest.fail)
-    return loaded

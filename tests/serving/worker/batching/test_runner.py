@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from serving.worker.conftest import predictor
+from support.worker import predictor
 
 from app.serving.json_values import NotJson
 from app.serving.store import keys
