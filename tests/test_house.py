@@ -44,16 +44,7 @@ OWNERS = {
 PRIVATE = {
     "api.http.protocol": {"_start_asgi_task", "_unset_keepalive_if_required"},
     "queue.inline": {"_set_running_loop"},
-    "worker.batching.celery_state": {"celery.worker.request", "celery.worker.state"},
-    "worker.pool": {
-        *("_cache", "_fileno_to_inq", "_job", "_pool", "billiard.pool", "did_start_ok", "maintain_pool"),
-        *("GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL", "GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT"),
-    },
-    "worker.result_backend": {"_get_task_meta_for", "_store_result"},
-    "worker.transport": {
-        *("_brpop_read", "_brpop_sent_at", "_brpop_start", "_closing", "_deliver", "_in_poll", "_on_collect"),
-        *("_queue_bind", "kombu.transport"),
-    },
+    "worker.node": {"_get_info", "celery.worker.state"},
 }
 
 # Private by its looks alone: one underscore, and neither of os nor of a NamedTuple.

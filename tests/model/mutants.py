@@ -265,7 +265,10 @@ def survivors(redis: Redis, mutants: Iterable[Mutant]) -> list[str]:
     for mutant in mutants:
         begun = time.perf_counter()
         caught = is_caught(redis, mutant)
-        print(f"{'caught' if caught else 'MISSED'} {time.perf_counter() - begun:6.2f} s  {mutant.file}: {mutant.name}", flush=True)
+        print(
+            f"{'caught' if caught else 'MISSED'} {time.perf_counter() - begun:6.2f} s  {mutant.file}: {mutant.name}",
+            flush=True,
+        )
         if not caught:
             missed.append(f"{mutant.file}: {mutant.name}")
     return missed

@@ -83,7 +83,9 @@ class Steps:
         snapshot.check(seen, self.reference)
         expected = snapshot.expected(self.reference)
         differing = [(name, seen[name], should) for name, should in expected.items() if seen[name] != should]
-        assert not differing, "\n".join(f"{name} is {found}\n  and should be {should}" for name, found, should in differing)
+        assert not differing, "\n".join(
+            f"{name} is {found}\n  and should be {should}" for name, found, should in differing
+        )
         self.reference.down = seen["down"]
         self.reference.announced.clear()
         self.promised.update(

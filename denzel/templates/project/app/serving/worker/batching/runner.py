@@ -47,10 +47,12 @@ class BatchRunner:
     def _in_turn(self, tasks: list[QueuedTask]) -> Iterator[TaskResult]:
         for index, task in enumerate(tasks):
             if not self._slot.start(index):
-                return
+                break
             time_start, began = time.time(), time.perf_counter()
             value = self._predict(task)
-            yield _result(task, value, time_start, time.perf_counter() - began)
+            runtime = time.perf_counter() - began
+            self._slot.pause()
+            yield _result(task, value, time_start, runtime)
         self._slot.start(len(tasks))
 
     def _together(self, tasks: list[QueuedTask]) -> Iterator[TaskResult]:
