@@ -82,8 +82,8 @@ class Steps:
         seen = self.reader.read(self.reference)
         snapshot.check(seen, self.reference)
         expected = snapshot.expected(self.reference)
-        differing = [(name, seen[name], should) for name, should in expected.items() if seen[name] != should]
-        assert not differing, "\n".join(f"{name} is {found}\n  and should be {should}" for name, found, should in differing)
+        for name, should_be in expected.items():
+            assert seen[name] == should_be, f"{name}: what is there, and what should be"
         self.reference.down = seen["down"]
         self.reference.announced.clear()
         self.promised.update(
@@ -157,8 +157,8 @@ class Steps:
         reference.complete(ends)
         expected, cancelled = reference.take(process.owner, claims.epoch, limit, sharers)
         taken = claims.take(limit=limit, sharers=sharers, completions=ends)
-        ids = [json.loads(one.message)["headers"]["id"] for one in taken.claimed]
-        assert [(task_id, *one[1:]) for task_id, one in zip(ids, taken.claimed, strict=True)] == expected
+        ids = [one.task_id for one in taken.claimed]
+        assert [(one.task_id, one.deliveries, one.since) for one in taken.claimed] == expected
         assert [task.task_id for task in taken.cancelled] == cancelled
         assert taken.waiting == len(reference.queue)
         assert len(ids) == 1 or all(one.deliveries == 1 for one in taken.claimed), "a suspect is alone"
