@@ -20,6 +20,9 @@ from app.serving.store.tasks import FAILURE, SUCCESS
 # Few, as each run goes on from its first examples and its best one: variety comes from many seeds.
 EXAMPLES_A_SEED = 20
 
+# Places of a sender that is idle: as many as each endpoint may have.
+ALL = PER_ENDPOINT * PER_ENDPOINT
+
 DELIVERED = AttemptResult(status=200, delivered=True)
 GIVEN_UP = AttemptResult(status=404, error="answered 404")
 
@@ -80,7 +83,7 @@ class StoreMachine(RuleBasedStateMachine):
     def sending(self, sender: Sender, count: int, endpoint: str) -> list[Callback]:
         """Callbacks in flight, of which some are new."""
         self.ended(count, endpoint)
-        self.steps.send(sender, 8)
+        self.steps.send(sender, ALL)
         return list(sender.in_flight)
 
     def some(self, data: st.DataObject, of: Sequence[str]) -> str:
@@ -265,13 +268,27 @@ class StoreMachine(RuleBasedStateMachine):
     def renew(self, host: str) -> None:
         self.steps.renew(host)
 
+    @rule(slot=slots, seconds=st.sampled_from([5, 60, 3600]), which=senders)
+    def clock_is_set_back(self, slot: int, seconds: float, which: int) -> None:
+        """Leases that end too late by then are void, or begin anew."""
+        self.told.add("set back")
+        self.busy(slot, 2, ENDPOINTS[0])
+        self.sending(self.steps.senders[which], 1, ENDPOINTS[1])
+        other = self.process(slot - 1)
+        self.steps.renew(other.host)
+        self.steps.wait(-seconds)
+        for _ in range(4):
+            self.steps.renew(other.host)
+            self.steps.wait(6)
+        self.steps.send(self.steps.senders[1 - which], ALL)
+
     @rule(seconds=pauses)
     def wait(self, seconds: float) -> None:
         self.steps.wait(seconds)
 
     # ------------------------------------------------------------------ callbacks
 
-    @rule(which=senders, free=st.sampled_from([1, 2, 8]))
+    @rule(which=senders, free=st.sampled_from([1, 2, ALL]))
     def send(self, which: int, free: int) -> None:
         for endpoint in ENDPOINTS:
             self.ended(1, endpoint)
@@ -286,7 +303,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.steps.settle(sender, attempts)
         if data.draw(st.booleans()):
             self.steps.wait(data.draw(st.sampled_from([0, 5, 60])))
-            self.steps.send(self.steps.senders[1 - which], 8)
+            self.steps.send(self.steps.senders[1 - which], ALL)
             self.steps.settle(sender, attempts)
 
     @rule(data=st.data(), which=senders, then=st.sampled_from(["settle", "renew", "release", "nothing"]))
@@ -296,7 +313,7 @@ class StoreMachine(RuleBasedStateMachine):
         sender, other = self.steps.senders[which], self.steps.senders[1 - which]
         self.sending(sender, data.draw(st.integers(1, 3)), ENDPOINTS[0])
         self.steps.wait(data.draw(st.sampled_from([5, 15, 16])))
-        self.steps.send(other, 8)
+        self.steps.send(other, ALL)
         first, second = (other, sender) if data.draw(st.booleans()) else (sender, other)
         self.steps.settle(first, [(one, data.draw(results)) for one in first.in_flight])
         if then == "settle":
@@ -306,7 +323,7 @@ class StoreMachine(RuleBasedStateMachine):
         elif then == "release":
             self.steps.release(second)
         self.steps.wait(data.draw(st.sampled_from([5, 15])))
-        self.steps.send(sender, 8)
+        self.steps.send(sender, ALL)
 
     @rule(which=senders)
     def sender_dies(self, which: int) -> None:
@@ -320,7 +337,7 @@ class StoreMachine(RuleBasedStateMachine):
         for _ in range(renews):
             self.steps.wait(9)
             self.steps.renew_callbacks(sender)
-        self.steps.send(self.steps.senders[1 - which], 8)
+        self.steps.send(self.steps.senders[1 - which], ALL)
 
     @rule(which=senders, attempts=st.integers(0, 1))
     def sender_stops(self, which: int, attempts: int) -> None:
@@ -331,17 +348,17 @@ class StoreMachine(RuleBasedStateMachine):
         self.sending(sender, 1, ENDPOINTS[0])
         self.steps.release(sender)
 
-    @rule(which=senders, pause=st.sampled_from([0, 5]))
-    def endpoint_comes_back(self, which: int, pause: float) -> None:
-        """What waits because of it is due at once."""
+    @rule(which=senders, count=st.sampled_from([3, 5]), pause=st.sampled_from([0, 5, 600]))
+    def endpoint_comes_back(self, which: int, count: int, pause: float) -> None:
+        """What waits because of it is due at once; until then, few try."""
         self.told.add("endpoint back")
         sender = self.steps.senders[which]
-        attempts = self.sending(sender, 3, ENDPOINTS[0])
+        attempts = self.sending(sender, count, ENDPOINTS[0])
         self.steps.settle(sender, [(one, failure(5 if one is attempts[0] else 600)) for one in attempts])
         self.steps.wait(pause)
         self.sending(sender, 1, ENDPOINTS[0])
         self.steps.settle(sender, [(one, DELIVERED) for one in sender.in_flight])
-        self.steps.send(sender, 8)
+        self.steps.send(sender, ALL)
 
     @rule(which=senders, times=st.integers(1, 6))
     def one_path_fails(self, which: int, times: int) -> None:
@@ -371,7 +388,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.steps.wait(data.draw(st.sampled_from([0, 60])))
         found = found or [*self.steps.reference.tasks, "unknown"]
         self.steps.resend([self.some(data, found)])
-        self.steps.send(self.steps.senders[1 - which], 8)
+        self.steps.send(self.steps.senders[1 - which], ALL)
         self.steps.settle(sender, [(one, data.draw(results)) for one in sender.in_flight])
 
     @rule(pause=st.sampled_from([0, 700, 4000]))
@@ -410,7 +427,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         sender = self.steps.senders[0]
         if before not in ("nothing", "discard"):
-            self.steps.send(sender, 8)
+            self.steps.send(sender, ALL)
         in_flight = list(sender.in_flight)
         endings: dict[str, Callable[[Callback], Any]] = {"fail": lambda _: failure(60), "deliver": lambda _: DELIVERED}
         if before in endings:
