@@ -86,6 +86,16 @@ class StoreMachine(RuleBasedStateMachine):
         self.steps.send(sender, ALL)
         return list(sender.in_flight)
 
+    def idle_sender(self, which: int) -> Sender:
+        """A sender that has just been started, and has delivered what was due."""
+        sender = self.steps.senders[which] = Sender()
+        for _ in range(len(self.steps.messages) + 1):
+            self.steps.send(sender, ALL)
+            if not sender.in_flight:
+                break
+            self.steps.settle(sender, [(one, DELIVERED) for one in sender.in_flight])
+        return sender
+
     def some(self, data: st.DataObject, of: Sequence[str]) -> str:
         return data.draw(st.sampled_from(list(of)))
 
@@ -130,11 +140,12 @@ class StoreMachine(RuleBasedStateMachine):
         messages = [*reference.queue, *(claim.message for claim in reference.claims.values())]
         return any(message.is_foreign for message in messages)
 
-    @rule(data=st.data(), where=st.sampled_from(["any", "waiting", "running"]), slot=slots)
+    @rule(data=st.data(), where=st.sampled_from(["any", "ended", "waiting", "running"]), slot=slots)
     def cancel(self, data: st.DataObject, where: str, slot: int) -> None:
         held = sorted(self.busy(slot, 2, ENDPOINTS[0]).held) if where == "running" else []
         waiting = [self.steps.accept(ENDPOINTS[0])] if where == "waiting" else []
-        found = held or waiting or list(self.steps.reference.tasks)
+        ended = self.ended(1, ENDPOINTS[0]) if where == "ended" else []
+        found = held or waiting or ended or list(self.steps.reference.tasks)
         if not found:
             return
         self.steps.cancel(self.some(data, found))
@@ -377,7 +388,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), when=st.sampled_from(["running", "waiting", "in flight", "settled", "any"]), which=senders)
     def resend(self, data: st.DataObject, when: str, which: int) -> None:
         self.told.add("resent")
-        sender = self.steps.senders[which]
+        sender = self.idle_sender(which)
         found = self.ended(1, ENDPOINTS[0]) if when == "waiting" else []
         if when == "running":
             found = sorted(self.busy(0, 2, ENDPOINTS[0]).held)
@@ -422,10 +433,10 @@ class StoreMachine(RuleBasedStateMachine):
     def replay(self, endpoint: str, keyed: bool, before: str, pause: float) -> None:
         """A dead letter is run again, whatever became of the callback of its first end; that may end late, too."""
         self.told.add("replayed")
+        sender = self.idle_sender(0)
         task_id = self.dead_letter(endpoint, ("c", "x") if keyed else None)
         if task_id is None:
             return
-        sender = self.steps.senders[0]
         if before not in ("nothing", "discard"):
             self.steps.send(sender, ALL)
         in_flight = list(sender.in_flight)
