@@ -6,6 +6,7 @@ a table for docs/performance.md. Redis writes its append-only file, as in a proj
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import statistics
@@ -38,10 +39,15 @@ def steps(redis: Any) -> dict[str, Callable[[int], float]]:
     """The steps by name: functions that return the seconds that a step takes for so many tasks."""
     from app.serving.json_values import json_values
     from app.serving.store.claims import ClaimLimits, Claims
+    from app.serving.store.loop.connection import LoopConnection
+    from app.serving.store.loop.tasks import LoopScript
     from app.serving.store.messages import task_message
-    from app.serving.store.tasks import Completion, NewTask, TaskStore
+    from app.serving.store.tasks import Completion, NewTask, TaskStore, accept_arguments
 
     records = TaskStore(redis)
+    loop = asyncio.Runner()
+    accepting = LoopConnection(redis)
+    script = LoopScript(accepting, "tasks/accept")
     claims = Claims(redis, ClaimLimits(deliveries=3, ttl=60))
     model, rows = fitted()
     body = (ROOT / "examples" / "iris" / "request.json").read_bytes()
@@ -55,8 +61,12 @@ def steps(redis: Any) -> dict[str, Callable[[int], float]]:
         ids = [f"{number - place:08d}-0000-4000-8000-000000000000" for place in range(count)]
         return [NewTask(task_id=one, message=task_message(one, request), callback_uri=None) for one in ids]
 
-    def accept(tasks: list[NewTask]) -> None:
-        records.enqueue_many(tasks, queue_limit=1_000_000)
+    async def accept(tasks: list[NewTask]) -> None:
+        for task in tasks[:-1]:
+            script.send(accept_arguments(task, queue_limit=1_000_000), lambda *_: None)
+        last = asyncio.get_running_loop().create_future()
+        script.send(accept_arguments(tasks[-1], queue_limit=1_000_000), lambda *_: last.set_result(None))
+        await last
 
     def end(tasks: list[NewTask]) -> None:
         text = json.dumps(result)
@@ -66,7 +76,7 @@ def steps(redis: Any) -> dict[str, Callable[[int], float]]:
         """The seconds of one step of tasks that go through all of them."""
         tasks = new_tasks(count)
         took = {
-            "accept": seconds(lambda: accept(tasks)),
+            "accept": seconds(lambda: loop.run(accept(tasks))),
             "take": seconds(lambda: claims.take(free=1, limit=count)),
             "end": seconds(lambda: end(tasks)),
         }

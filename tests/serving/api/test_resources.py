@@ -49,7 +49,7 @@ class Queue:
         self.idempotencies: list[Idempotency | None] = []
         self.waits: list[float] = []
 
-    async def submit(self, prepare: Callable[[], TaskRequest], prefer: Preferences) -> SubmitResult:
+    async def submit(self, prepare: Callable[[], TaskRequest], prefer: Preferences, *, size: int) -> SubmitResult:
         request = prepare()
         self.submitted.append((request.verified, request.callback_uri))
         self.idempotencies.append(request.idempotency)

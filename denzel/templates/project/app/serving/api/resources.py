@@ -16,7 +16,7 @@ from app.serving.api import problems
 from app.serving.api.body import parse_json, read_body
 from app.serving.api.idempotency import read_idempotency
 from app.serving.api.prefer import read_preferences
-from app.serving.callback_uri import check_uri
+from app.serving.callback_uri import check_uri, remembered
 from app.serving.callbacks.egress import EgressPolicy
 from app.serving.errors import message
 from app.serving.json_values import NotJson, TooDeep, json_values
@@ -55,7 +55,8 @@ class Predict:
         self._queue = queue
         self._verify_input = verify_input
         self._body_limit = settings.body_limit
-        self._egress = EgressPolicy.of(settings)
+        egress = EgressPolicy.of(settings)
+        self._check_callback = remembered(lambda uri: egress.check_literal(check_uri(uri)))
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Accept a task; answer with its id, or with its result where the request or the deployment waits for it."""
@@ -63,7 +64,7 @@ class Predict:
         preferences = read_preferences(req.get_header("Prefer"))
         body = await read_body(req, self._body_limit)
         key, client = req.get_header("Idempotency-Key"), req.context.client
-        accepted = await self._accept(lambda: self._prepare(body, key, client), preferences)
+        accepted = await self._accept(lambda: self._prepare(body, key, client), preferences, len(body))
         if preferences.wait is not None:
             _grant_wait(resp, preferences.wait)
         elif preferences.respond_async:
@@ -88,12 +89,24 @@ class Predict:
             )
 
     def _prepare(self, body: bytes, key: str | None, client: str) -> TaskRequest:
-        """Parse and verify a request. Runs in a thread: verify_input may block, and a long body takes long."""
+        """Parse and verify a request."""
         json_data = parse_json(body)
         # verify_input may change the body.
-        callback_uri = _callback_uri(json_data, self._egress)
+        callback_uri = self._callback_uri(json_data)
         idempotency = _idempotency(key, client, json_data)
         return TaskRequest(verified=self._verify(json_data), callback_uri=callback_uri, idempotency=idempotency)
+
+    def _callback_uri(self, json_data: Any) -> str | None:
+        uri = json_data.get("callback_uri") if isinstance(json_data, dict) else None
+        if uri is None:
+            return None
+        try:
+            if not isinstance(uri, str):
+                check_uri(uri)
+            self._check_callback(uri)
+        except ValueError as error:
+            raise _bad_input(str(error)) from error
+        return str(uri)
 
     def _verify(self, json_data: Any) -> Any:
         try:
@@ -110,9 +123,9 @@ class Predict:
             log.error("verify_input must return JSON values: %s", error)
             raise falcon.HTTPInternalServerError(title="Pipeline error", description=str(error)) from error
 
-    async def _accept(self, prepare: Callable[[], TaskRequest], preferences: Preferences) -> SubmitResult:
+    async def _accept(self, prepare: Callable[[], TaskRequest], preferences: Preferences, size: int) -> SubmitResult:
         try:
-            return await self._queue.submit(prepare, preferences)
+            return await self._queue.submit(prepare, preferences, size=size)
         except Overloaded:
             raise problems.unavailable("Too many requests wait; nothing was accepted. Try again later.") from None
         except QueueFull:
@@ -207,17 +220,6 @@ class PipelineUnusable(falcon.HTTPInternalServerError):
         super().__init__(title="Pipeline error", description=f"pipeline.py cannot be imported: {cause}")
 
 
-def _callback_uri(json_data: Any, egress: EgressPolicy) -> str | None:
-    if not isinstance(json_data, dict) or json_data.get("callback_uri") is None:
-        return None
-    try:
-        uri = check_uri(json_data["callback_uri"])
-        egress.check_literal(uri)
-    except ValueError as error:
-        raise _bad_input(str(error)) from error
-    return uri
-
-
 def _idempotency(key: str | None, client: str, json_data: Any) -> Idempotency | None:
     try:
         return read_idempotency(key, client, json_data)
@@ -266,7 +268,8 @@ def _failure_text(record: TaskRecord) -> str:
 
 
 def _answer_accepted(resp: falcon.asgi.Response, task_id: str, status: str) -> None:
-    _answer_json(resp, {"status": "success", "data": {"task_id": task_id}})
+    # An id needs no escapes.
+    _answer(resp, f'{{"status": "success", "data": {{"task_id": "{task_id}"}}}}')
     resp.status = status
     resp.set_header("Location", f"/status/{task_id}")
 

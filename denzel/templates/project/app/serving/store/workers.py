@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from redis import Redis
 
@@ -107,11 +108,7 @@ class WorkerRegistry:
                 pipe.hmget(keys.worker(name), ["state", "cause"])
                 pipe.hvals(keys.loads(name))
             answers = pipe.execute()
-        return [
-            _report(name, WorkerState(state), cause, loads)
-            for name, (state, cause), loads in zip(names, answers[::2], answers[1::2], strict=True)
-            if state
-        ]
+        return read_reports(names, answers)
 
     def _renew(
         self, client: Redis, name: str, up: Collection[int], loading: Collection[int], ended: Mapping[int, int]
@@ -125,6 +122,15 @@ class WorkerRegistry:
             ],
             client=client,
         )
+
+
+def read_reports(names: list[str], answers: list[Any]) -> list[WorkerReport]:
+    """The reports of these workers, from the `state` and `cause` of each and from the values of its loads."""
+    return [
+        _report(name, WorkerState(state), cause, loads)
+        for name, (state, cause), loads in zip(names, answers[::2], answers[1::2], strict=True)
+        if state
+    ]
 
 
 def _report(name: str, state: WorkerState, cause: str, loads: list[str]) -> WorkerReport:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from denzel.loadtest.http.client import HttpClient, NoResponse
+from denzel.loadtest.client import HttpClient, NoResponse
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from denzel.loadtest.http.http1 import MalformedMessage, MessageParser, header
+from denzel.webhooks.http1 import MalformedMessage, MessageParser, header
 
 #: Bytes that a response may have.
 _RESPONSE_LIMIT = 512 * 2**20
 
-#: Seconds after which an idle connection is not used again: the server may be about to close it.
-_IDLE_LIMIT = 1.0
+#: Seconds after which a server may be about to close an idle connection.
+IDLE_LIMIT = 1.0
 
 
 class NoResponse(Exception):
@@ -31,10 +31,16 @@ class HttpResponse:
 
 
 class HttpClient:
-    """Sends requests to one server, with a connection for each concurrent one; use it in an `async with`."""
+    """Sends requests to one server, with a connection for each concurrent one; use it in an `async with`.
 
-    def __init__(self, host: str, port: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    A connection that was idle for `idle_limit` seconds is not used again, with 0 none at all.
+    """
+
+    def __init__(
+        self, host: str, port: int, *, idle_limit: float = IDLE_LIMIT, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._address = host, port
+        self._idle_limit = idle_limit
         self._clock = clock
         #: Last in, first out, so that few are kept when few are needed.
         self._idle: list[_Connection] = []
@@ -53,7 +59,7 @@ class HttpClient:
         """The response to a request, which is passed as it is written to the socket; raises NoResponse."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_reusable(self._clock() - _IDLE_LIMIT):
+            if connection.is_reusable(self._clock() - self._idle_limit):
                 try:
                     return await self._send(connection, request)
                 except NoResponse:
@@ -100,8 +106,8 @@ class _Connection(asyncio.Protocol):
         self._used = clock()
 
     def is_reusable(self, since: float) -> bool:
-        """True when it is open and was used since then."""
-        return self._transport is not None and self._used >= since
+        """True when it is open and was used after that."""
+        return self._transport is not None and self._used > since
 
     async def send(self, request: bytes) -> HttpResponse:
         if self._transport is None:
