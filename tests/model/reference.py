@@ -97,6 +97,7 @@ class Reference:
     # ------------------------------------------------------------------ time
 
     def wait(self, seconds: float) -> None:
+        """Less than nothing when the clock is set back."""
         self.now += seconds
         for task_id, task in list(self.tasks.items()):
             if task.expires is not None and task.expires <= self.now:
@@ -219,7 +220,7 @@ class Reference:
         """The ids of tasks that became dead letters, as their owners are dead."""
         if not self.claims:
             return []
-        if self.now - self.last_reclaim > CLAIM_LEASE / 2:
+        if self.now - self.last_reclaim > CLAIM_LEASE / 2 or self.now < self.last_reclaim:
             self.leases = dict.fromkeys(self.leases, self.now)
         self.last_reclaim = self.now
         lost, died = [], []
@@ -254,10 +255,11 @@ class Reference:
     # ------------------------------------------------------------------ outbox
 
     def end_leases(self) -> None:
-        """A callback whose lease is over is due again."""
+        """A callback whose lease is over is due again; so is one leased before the clock was set back."""
+        latest = self.now + 2 * CALLBACK_LEASE
         for task in self.tasks.values():
             sending = task.callback
-            if sending and sending.lease is not None and sending.lease <= self.now:
+            if sending and sending.lease is not None and not self.now < sending.lease <= latest:
                 sending.due, sending.lease = self.now, None
 
     def lease(self, task_id: str) -> None:
