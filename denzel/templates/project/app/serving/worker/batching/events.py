@@ -23,7 +23,7 @@ from app.serving.worker.batching.scoreboard import Clock
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two messages to the dashboard, and the most events of one.
+#: Seconds between two messages to the dashboard, and the number of events for which one is sent sooner.
 FLUSH_INTERVAL = 0.5
 MAX_EVENTS_PER_FLUSH = 200
 
@@ -55,8 +55,6 @@ class TaskEvents:
     def ended(self, results: list[TaskResult]) -> None:
         """Report the ends of tasks. Where predict_batch ran them, the time that each took is the batch's."""
         self._ended += results
-        if len(self._ended) >= MAX_EVENTS_PER_FLUSH:
-            self.flush(is_idle=True)
 
     def revoked(self, tasks: list[QueuedTask]) -> None:
         """Report that tasks were cancelled in the queue, now that their turn has come."""
@@ -65,7 +63,8 @@ class TaskEvents:
     def flush(self, *, is_idle: bool = False) -> None:
         """Send the buffered events, and log the tasks that have ended, unless that was done just now."""
         now = self._clock()
-        if not (self._ended or self._revoked) or (now - self._flushed_at < FLUSH_INTERVAL and not is_idle):
+        is_due = is_idle or now - self._flushed_at >= FLUSH_INTERVAL or len(self._ended) >= MAX_EVENTS_PER_FLUSH
+        if not is_due or not (self._ended or self._revoked):
             return
         self._flushed_at = now
         ended, self._ended, revoked, self._revoked = self._ended, [], self._revoked, []
