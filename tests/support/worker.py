@@ -56,7 +56,7 @@ def make_loop(
         size.observe(1, 0.0001)
     results = ResultBuffer(TaskStore(connect(url)), ttl=60)
     return TaskLoop(
-        Claims(connect(url, retries=0), ClaimLimits(deliveries=deliveries, ttl=60), owner),
+        Claims(connect(url), ClaimLimits(deliveries=deliveries, ttl=60), owner),
         results,
         BatchRunner(model, results, slot),
         size,
@@ -70,7 +70,7 @@ def make_loop(
 
 
 def process_of(url: str, **options: Any) -> Callable[..., None]:
-    """What a process of Processes runs: the loop above, until SIGTERM."""
+    """The function that a process of Processes runs: the loop above, until SIGTERM."""
 
     def run(owner: str, slot: Slot, place: Place) -> None:
         celery_app = Celery("denzel", set_as_current=False)
