@@ -1,4 +1,4 @@
-"""resources.py: the responses of each resource, over a fake queue; the cases are those of the contract."""
+"""resources.py and predict.py: the responses of each resource, over a fake queue; the contract has the cases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.asgi_client import Client
 from support.waiting import until
 
 from app.serving.api.app import create_app
-from app.serving.api.resources import PipelineUnusable
+from app.serving.api.predict import PipelineUnusable
 from app.serving.callback_uri import endpoint_of
 from app.serving.queue.client import MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
 from app.serving.queue.waiting import Preferences, seconds_to_wait
