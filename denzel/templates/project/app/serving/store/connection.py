@@ -1,8 +1,8 @@
-"""Connection pools to Redis, for threads and for an event loop."""
+"""Connection pools to Redis for threads."""
 
 from __future__ import annotations
 
-from redis import Redis, asyncio
+from redis import Redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
@@ -24,16 +24,4 @@ def connect(url: str) -> Redis:
         # As many as there are threads: redis-py has a limit of 100 by default.
         max_connections=2**31,
         retry=Retry(ConstantBackoff(0.05), 1),
-    )
-
-
-def connect_loop(redis: Redis) -> asyncio.Redis:
-    """The same Redis for listening on an event loop: silence is no error there, so only connecting has a time-out."""
-    options = redis.connection_pool.connection_kwargs
-    known = ("host", "port", "db", "username", "password", "client_name", "path")
-    return asyncio.Redis(
-        **{name: options[name] for name in known if name in options},
-        decode_responses=True,
-        socket_connect_timeout=TIMEOUT,
-        socket_keepalive=True,
     )
