@@ -12,6 +12,7 @@ import json
 import os
 import re
 import socket
+from functools import cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -26,8 +27,6 @@ _PLAIN_ID = re.compile(r"[ !#-\[\]-~]+")
 
 #: Characters of the arguments that the dashboard shows at most.
 MAX_ARGS_REPR = 1024
-
-_ORIGIN_HOST = socket.gethostname()
 
 # What all messages have in common. The body comes last, so that a search for an id need not read it.
 _TEMPLATE = json.dumps(
@@ -95,7 +94,7 @@ def task_message(task_id: str, verified: Any) -> str:
     body = base64.b64encode(dump([arguments, {}, _AFTER_ARGUMENTS])).decode()
     # `repr` has escapes for what orjson cannot write.
     args_repr = orjson.dumps(_args_repr(arguments)).decode()
-    return f"{_HEAD.replace('TASK ID', task_id)}{args_repr}{_MIDDLE.replace('ORIGIN', _origin())}{body}{_END}"
+    return f"{_HEAD.replace('TASK ID', task_id)}{args_repr}{_middle()}{body}{_END}"
 
 
 def parse(message: str, since: float) -> QueuedTask:
@@ -155,8 +154,9 @@ def dump(value: Any) -> bytes:
         return json.dumps(value).encode()
 
 
-def _origin() -> str:
-    return f"gen{os.getpid()}@{_ORIGIN_HOST}"
+@cache
+def _middle() -> str:
+    return _MIDDLE.replace("ORIGIN", f"gen{os.getpid()}@{socket.gethostname()}")
 
 
 def _args_repr(arguments: list[Any]) -> str:
