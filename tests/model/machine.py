@@ -14,6 +14,7 @@ from model.reference import ENDPOINTS
 from model.steps import HOSTS, PER_ENDPOINT, Process, Sender, Steps
 from redis import Redis
 
+from app.serving.store import keys
 from app.serving.store.outbox import AttemptResult, Callback
 from app.serving.store.tasks import FAILURE, SUCCESS
 
@@ -50,6 +51,12 @@ class StoreMachine(RuleBasedStateMachine):
         self.told: set[str] = set()
 
     def teardown(self) -> None:
+        try:
+            self._drain()
+        finally:
+            self.steps.close()
+
+    def _drain(self) -> None:
         if self.steps.is_sound:
             self.steps.drain()
             # What is hard to reach: stories told in one run, and ends of tasks of each kind.
@@ -101,10 +108,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ the api
 
-    @rule(endpoint=endpoints, count=st.integers(1, 4), prefer=st.sampled_from(["", "wait"]))
-    def accept(self, endpoint: str | None, count: int, prefer: str) -> None:
+    @rule(endpoint=endpoints, count=st.integers(1, 4), channel=st.sampled_from(["", *map(keys.completions, "ab")]))
+    def accept(self, endpoint: str | None, count: int, channel: str) -> None:
         for _ in range(count):
-            self.steps.accept(endpoint, prefer=prefer)
+            self.steps.accept(endpoint, channel=channel)
 
     @rule(data=st.data(), endpoint=endpoints)
     def accept_again_after_a_lost_answer(self, data: st.DataObject, endpoint: str | None) -> None:

@@ -14,6 +14,8 @@ from redis import Redis
 from redis.exceptions import ResponseError
 from support.redis_server import redis_server
 
+from app.serving.store.connection import connect
+
 FAULTS = Path(__file__).with_name("faults.txt")
 
 # Seeds of random stories, until one of them shows the fault: for most, the first does.
@@ -63,7 +65,7 @@ def main(words: list[str]) -> int:
     chosen = [one for one in mutants() if not words or any(word in f"{one.file}: {one.name}" for word in words)]
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as url:
-        missed = survivors(Redis.from_url(url, decode_responses=True), chosen)
+        missed = survivors(connect(url), chosen)
     print(f"{len(chosen) - len(missed)} of {len(chosen)} caught in {time.perf_counter() - begun:.0f} s")
     return 1 if missed else 0
 

@@ -13,12 +13,22 @@ from model.reference import CALLBACK_TTL, DELIVERIES, ENDPOINTS, RESULT_TTL, Mes
 from model.virtual_time import START, set_clock
 from redis import Redis
 
-from app.serving.store import keys
+from app.serving.store import keys, scripts
 from app.serving.store.claims import CLAIM_LEASE, ClaimLimits, Claims, HostClaims
 from app.serving.store.dead_letters import DeadLetters
 from app.serving.store.messages import task_message
 from app.serving.store.outbox import AttemptResult, Callback, Outbox
-from app.serving.store.tasks import SUCCESS, Completion, Idempotency, KeyReused, NewTask, QueueFull, TaskStore
+from app.serving.store.tasks import (
+    SUCCESS,
+    Completion,
+    Idempotency,
+    KeyReused,
+    NewTask,
+    QueueFull,
+    TaskStore,
+    accept_arguments,
+    read_accepted,
+)
 
 LIMITS = ClaimLimits(deliveries=DELIVERIES, ttl=RESULT_TTL)
 HOSTS = ("h1", "h2")
@@ -65,10 +75,12 @@ class Steps:
         self.reference = Reference(START)
         set_clock(redis, START)
         self.store = TaskStore(redis)
+        self.accept_script = scripts.register(redis, "tasks/accept")
         self.box = Outbox(redis, result_ttl=RESULT_TTL, callback_ttl=CALLBACK_TTL)
         self.letters = DeadLetters(redis)
         self.hosts = {host: HostClaims(redis, LIMITS, host=host) for host in HOSTS}
         self.number = 0
+        self.opened: list[Process] = []
         self.processes = [self.new_process(host) for host in HOSTS * 2]
         self.senders = [Sender(), Sender()]
         self.messages: dict[str, str] = {}
@@ -97,8 +109,15 @@ class Steps:
         self.number += 1
         return self.number
 
+    def close(self) -> None:
+        """Close the connections of all processes that there were."""
+        for process in self.opened:
+            process.claims.close()
+
     def new_process(self, host: str) -> Process:
-        return Process(self.redis, host, self.count())
+        process = Process(self.redis, host, self.count())
+        self.opened.append(process)
+        return process
 
     # ------------------------------------------------------------------ the api
 
@@ -108,18 +127,22 @@ class Steps:
         *,
         key: tuple[str, str] | None = None,
         limit: int = 100,
-        prefer: str = "",
+        channel: str = "",
         task_id: str = "",
     ) -> str:
-        """A new task, or one more time an earlier one; returns what the reference does."""
+        """A new task, or one more time an earlier one; its end is announced on a channel, if a request waits there.
+
+        Returns what the reference does.
+        """
         task_id = task_id or f"t{self.count()}"
         message = self.messages.setdefault(task_id, task_message(task_id, {"of": task_id}))
         idempotency = Idempotency(key=key[0], body=key[1]) if key else None
         uri = f"http://{endpoint.partition(':')[0]}/{task_id}" if endpoint else None
+        prefer = "wait" if channel else ""
         new = NewTask(task_id=task_id, message=message, callback_uri=uri, idempotency=idempotency, prefer=prefer)
-        (answer,) = self.store.enqueue_many([new], queue_limit=limit)
+        answer = read_accepted(self.accept_script(args=accept_arguments(new, queue_limit=limit, channel=channel)))
         known = (keys.idempotency(key[0]), key[1]) if key else None
-        expected = self.reference.accept(task_id, endpoint, known, limit, prefer == "wait")
+        expected = self.reference.accept(task_id, endpoint, known, limit, channel)
         if isinstance(answer, Exception):
             refusal = {QueueFull: "FULL", KeyReused: "OTHER BODY"}.get(type(answer))
             assert refusal == expected, answer

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 from model.mutants import mutants, survivors
-from redis import Redis
 
 from app.serving.store import scripts
+from app.serving.store.connection import connect
 
 PARTS = 4
 
@@ -28,5 +28,6 @@ def test_each_fault_has_a_name() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
-def test_every_fault_is_caught(redis: Redis, part: int) -> None:
-    assert survivors(redis, mutants()[part::PARTS]) == []
+def test_every_fault_is_caught(redis_url: str, part: int) -> None:
+    with connect(redis_url) as redis:
+        assert survivors(redis, mutants()[part::PARTS]) == []

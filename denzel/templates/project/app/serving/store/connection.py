@@ -50,6 +50,10 @@ class DirectConnection:
             self._connection.disconnect()
             raise
 
+    def close(self) -> None:
+        """Close it; the next command makes another one."""
+        self._connection.disconnect()
+
     def _reply(self) -> Any:
         try:
             return self._connection.read_response()
