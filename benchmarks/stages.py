@@ -6,6 +6,7 @@ a table for docs/performance.md. Redis writes its append-only file, as in a proj
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import statistics
@@ -37,12 +38,16 @@ def main() -> None:
 def steps(redis: Any) -> dict[str, Callable[[int], float]]:
     """The steps by name: functions that return the seconds that a step takes for so many tasks."""
     from app.serving.json_values import json_values
-    from app.serving.store.claims import ClaimLimits, Claims
+    from app.serving.store.claims import ClaimLimits, Claims, new_owner
+    from app.serving.store.loop.connection import LoopConnection
+    from app.serving.store.loop.tasks import LoopScript
     from app.serving.store.messages import task_message
-    from app.serving.store.tasks import Completion, NewTask, TaskStore
+    from app.serving.store.tasks import Completion, NewTask, accept_arguments
 
-    records = TaskStore(redis)
-    claims = Claims(redis, ClaimLimits(deliveries=3, ttl=60))
+    loop = asyncio.Runner()
+    accepting = LoopConnection(redis)
+    script = LoopScript(accepting, "tasks/accept")
+    claims = Claims(redis, ClaimLimits(deliveries=3, ttl=60), new_owner())
     model, rows = fitted()
     body = (ROOT / "examples" / "iris" / "request.json").read_bytes()
     request = json.loads(body)
@@ -55,19 +60,23 @@ def steps(redis: Any) -> dict[str, Callable[[int], float]]:
         ids = [f"{number - place:08d}-0000-4000-8000-000000000000" for place in range(count)]
         return [NewTask(task_id=one, message=task_message(one, request), callback_uri=None) for one in ids]
 
-    def accept(tasks: list[NewTask]) -> None:
-        records.enqueue_many(tasks, queue_limit=1_000_000)
+    async def accept(tasks: list[NewTask]) -> None:
+        for task in tasks[:-1]:
+            script.send(accept_arguments(task, queue_limit=1_000_000), lambda *_: None)
+        last = asyncio.get_running_loop().create_future()
+        script.send(accept_arguments(tasks[-1], queue_limit=1_000_000), lambda *_: last.set_result(None))
+        await last
 
     def end(tasks: list[NewTask]) -> None:
         text = json.dumps(result)
-        records.complete_many([Completion(one.task_id, "SUCCESS", text) for one in tasks], ttl=60)
+        claims.take(limit=1, completions=[Completion(one.task_id, "SUCCESS", text) for one in tasks])
 
     def through(timed: str, count: int) -> float:
         """The seconds of one step of tasks that go through all of them."""
         tasks = new_tasks(count)
         took = {
-            "accept": seconds(lambda: accept(tasks)),
-            "take": seconds(lambda: claims.take(free=1, limit=count)),
+            "accept": seconds(lambda: loop.run(accept(tasks))),
+            "take": seconds(lambda: claims.take(limit=count)),
             "end": seconds(lambda: end(tasks)),
         }
         return took[timed]
@@ -85,7 +94,7 @@ def steps(redis: Any) -> dict[str, Callable[[int], float]]:
             lambda: [json.loads(base64.b64decode(json.loads(message)["body"] or arguments)) for _ in range(count)]
         ),
         "`model.predict`, two rows for each task": lambda count: seconds(lambda: model.predict(rows(2 * count))),
-        "end: result, claim, announcement, one script": lambda count: through("end", count),
+        "end and take: results, claims, announcements, one script": lambda count: through("end", count),
         "a round trip to Redis that does nothing": lambda count: seconds(lambda: redis.ping()),
     }
 

@@ -421,7 +421,7 @@ def bench(
     # Imported here, as for drill.
     from denzel.loadtest import request_file
     from denzel.loadtest.bench import run as bench
-    from denzel.loadtest.bench.load import LoadProfile
+    from denzel.loadtest.load import LoadProfile
 
     if rate is not None and clients is not None:
         raise click.UsageError("Both --rate and --clients were passed. Pass --rate for requests at fixed times.")

@@ -29,13 +29,16 @@ SETTINGS: Mapping[Service, tuple[str, ...]] = {
         *("QUEUE_LIMIT", "RESULT_LIFETIME", "CALLBACK_ALLOW", "CALLBACK_DENY"),
     ),
     Service.DENZEL: (
-        *("WORKER_CONCURRENCY", "MODEL_SHARING", "RESULT_LIFETIME", "BATCH_SIZE", "BATCH_WAIT_MS"),
+        *("WORKER_CONCURRENCY", "MODEL_SHARING", "WORKER_MAX_TASKS", "WORKER_MAX_MB", "RESULT_LIFETIME", "BATCH_SIZE"),
         *("TASK_MAX_DELIVERIES", "TASK_TIME_LIMIT", "CALLBACK_TIMEOUT", "CALLBACK_SECRET", "CALLBACK_RETRY_FOR"),
         *("CALLBACK_LIFETIME", "CALLBACK_ALLOW", "CALLBACK_DENY", "STOP_TIMEOUT"),
     ),
     Service.MONITOR: ("MONITOR_HOST", "MONITOR_USER", "MONITOR_PASSWORD"),
     Service.REDIS: ("REDIS_MEMORY_MB", "REDIS_FSYNC"),
 }
+
+#: Keys of earlier releases that are passed on to a service where .env has them, as the project's own code may be older.
+FORMER_SETTINGS: Mapping[Service, tuple[str, ...]] = {Service.DENZEL: ("BATCH_WAIT_MS",)}
 
 
 class State(enum.Enum):
@@ -103,7 +106,10 @@ RESPONSE_KEY = "denzel:response"
 
 
 def loads_key(name: str) -> str:
-    """The hash of the hosts on which a worker's main process loads the model itself: LOADING, or DIED after a death."""
+    """The hash of the hosts on which a worker's main process loads the model itself: LOADING, or DIED after a death.
+
+    Projects of earlier releases write it.
+    """
     return f"denzel:loads:{name}"
 
 

@@ -72,7 +72,6 @@ COMMAND = Half(
         ("terminal",),
         ("loadtest.drill", "loadtest.bench"),
         ("loadtest",),
-        ("loadtest.http",),
         ("lifecycle", "admin", "webhooks"),
         ("backends",),
         ("backends.docker", "backends.local"),
@@ -87,7 +86,7 @@ SERVING = Half(
     "app.serving",
     (
         ("api.http", "worker", "supervisor"),
-        ("api", "sidecar"),
+        ("api",),
         ("queue", "monitor", "admin"),
         ("worker.batching",),
         ("worker.model", "callbacks"),

@@ -27,7 +27,7 @@ ASKING = re.compile(r"(what|how|whether|who|whom|whose|which|why|when|where)\b",
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 # What the backends' door and the cli open when they are asked to, and not before.
-HEAVY = ("docker", "http.server", "jinja2", "psutil", "redis", "requests", "supervisor", "urllib3", "xmlrpc")
+HEAVY = ("asyncio", "docker", "http.server", "jinja2", "psutil", "redis", "requests", "supervisor", "urllib3", "xmlrpc")
 
 # Who may use what is not ours.
 OWNERS = {
@@ -43,16 +43,8 @@ OWNERS = {
 # What is private in a library, or not documented, and the one module of the serving code that uses it.
 PRIVATE = {
     "api.http.protocol": {"_start_asgi_task", "_unset_keepalive_if_required"},
-    "worker.batching.celery_state": {"celery.worker.request", "celery.worker.state"},
-    "worker.pool": {
-        *("_cache", "_fileno_to_inq", "_job", "_pool", "billiard.pool", "did_start_ok", "maintain_pool"),
-        *("GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL", "GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT"),
-    },
-    "worker.result_backend": {"_get_task_meta_for", "_store_result"},
-    "worker.transport": {
-        *("_brpop_read", "_brpop_sent_at", "_brpop_start", "_closing", "_deliver", "_in_poll", "_on_collect"),
-        *("_queue_bind", "kombu.transport"),
-    },
+    "queue.inline": {"_set_running_loop"},
+    "worker.node": {"_get_info", "celery.worker.state"},
 }
 
 # Private by its looks alone: one underscore, and neither of os nor of a NamedTuple.

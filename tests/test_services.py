@@ -67,7 +67,6 @@ def test_redis_keys_are_the_same_on_both_sides() -> None:
     assert services.UNDELIVERED_KEY == keys.UNDELIVERED
     assert services.RESPONSE_KEY == keys.RESPONSE
     assert services.worker_key("worker@iris") == keys.worker("worker@iris")
-    assert services.loads_key("worker@iris") == keys.loads("worker@iris")
     assert services.DIED_LOADING == DIED
 
 
@@ -304,7 +303,8 @@ def test_the_serving_code_accepts_what_the_command_allows(bound: str) -> None:
         "RESULT_LIFETIME": ("1", "1000000000"),
         "CALLBACK_TIMEOUT": ("0.1", "3600"),
         "BATCH_SIZE": ("1", "10000"),
-        "BATCH_WAIT_MS": ("0", "10000"),
+        "WORKER_MAX_TASKS": ("0", "1000000000"),
+        "WORKER_MAX_MB": ("0", "10000000"),
         "TASK_MAX_DELIVERIES": ("1", "1000"),
         "TASK_TIME_LIMIT": ("0", "10000000"),
         "CALLBACK_RETRY_FOR": ("0", "100000000"),

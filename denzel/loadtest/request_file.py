@@ -32,22 +32,17 @@ def read_requests(path: Path) -> list[dict[str, Any]]:
 
 
 def _parse(path: Path, text: str) -> Any:
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    if len(lines) < 2 or not _is_json(lines[0][1]):
+    try:
         return json.loads(text)
-    # JSON lines: no JSON text of several lines has a first line that is JSON by itself.
+    except ValueError as error:
+        whole = error
     requests = []
-    for number, line in lines:
+    for number, line in enumerate(text.splitlines(), start=1):
         try:
-            requests.append(json.loads(line))
+            requests += [json.loads(line)] if line.strip() else []
         except ValueError as error:
+            # Not even a first line that is JSON by itself: these are no JSON lines.
+            if not requests:
+                raise whole from None
             raise RequestUnusable(f"Line {number} of {path} is not JSON: {error}.", hint=_HINT) from None
     return requests
-
-
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True

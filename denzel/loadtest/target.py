@@ -1,8 +1,9 @@
-"""Addresses of the project under test, and of this machine as its services reach it."""
+"""The project under test: its addresses, that of this machine as its services reach it, and the progress of a run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from denzel.errors import ServiceNotRunning
 from denzel.project.dotenv import Settings
@@ -21,6 +22,16 @@ class Target:
     key: str
     listen: str
     host: str
+
+
+class Progress(Protocol):
+    """Progress of a drill or a bench, as it is shown."""
+
+    def doing(self, text: str) -> None:
+        """Show a step that begins."""
+
+    def note(self, text: str) -> None:
+        """Show a remark on it."""
 
 
 def find_target(settings: Settings, status: Status | None) -> Target:

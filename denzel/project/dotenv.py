@@ -33,7 +33,7 @@ class Settings:
     """The settings that denzel itself uses, each named by its key; the serving code reads others.
 
     `redis_memory_mb` is in megabytes (0: no limit), `response_timeout` in seconds. `texts` has every key as text, with
-    defaults filled in, for the programs that denzel starts.
+    defaults filled in, for the programs that denzel starts; and those of FORMER_KEYS that are set.
     """
 
     compose_name: str
@@ -131,9 +131,10 @@ KEYS: Mapping[str, Key] = {
     "WORKER_CONCURRENCY": Key("", _optional(_number(int, 1, 1000)), "a number of processes from 1 to 1000, or empty"),
     "MODEL_SHARING": Key("process", _matches("process|fork"), "process or fork"),
     "WORKER_MEMORY_MB": Key("0", _number(int, 0, 10**7), "a whole number of megabytes of 0 or more"),
+    "WORKER_MAX_TASKS": Key("0", _number(int, 0, 10**9), "a number of tasks of 0 or more"),
+    "WORKER_MAX_MB": Key("0", _number(int, 0, 10**7), "a whole number of megabytes of 0 or more"),
     "RESULT_LIFETIME": Key("86400", _number(int, 1, 10**9), f"{_SECONDS} of 1 or more"),
     "BATCH_SIZE": Key("32", _number(int, 1, 10_000), "a number of tasks from 1 to 10000"),
-    "BATCH_WAIT_MS": Key("2", _number(float, 0, 10_000), "a number of milliseconds from 0 to 10000"),
     "TASK_MAX_DELIVERIES": Key("3", _number(int, 1, 1000), "a number of deliveries from 1 to 1000"),
     "TASK_TIME_LIMIT": Key("0", _number(float, 0, 10**7), f"{_SECONDS} of 0 or more"),
     "CALLBACK_TIMEOUT": Key("10", _number(float, 0.1, 3600), f"{_SECONDS} from 0.1 to 3600"),
@@ -157,6 +158,9 @@ KEYS: Mapping[str, Key] = {
     "PIP_REQUIREMENTS_UPDATED": Key("", *_STAMP),
 }
 
+#: Keys of earlier releases. They have no effect but on projects that these have made.
+FORMER_KEYS = {"BATCH_WAIT_MS": Key("2", _number(float, 0, 10_000), "a number of milliseconds from 0 to 10000")}
+
 #: Prefixes of keys that Compose, Docker and BuildKit read from the same file.
 _FOREIGN = ("COMPOSE_", "DOCKER_", "BUILDKIT_")
 
@@ -171,12 +175,13 @@ def load(env_file: Path, environ: Mapping[str, str], options: Mapping[str, str] 
 
     Raises SettingInvalid.
     """
-    given = {key: environ[key].strip() for key in KEYS if environ.get(key, "").strip()}
+    given = {key: environ[key].strip() for key in (*KEYS, *FORMER_KEYS) if environ.get(key, "").strip()}
     texts = {**read(env_file), **given, **(options or {})}
     values = check(texts)
+    former = {name: texts[name] for name in FORMER_KEYS if texts.get(name)}
     return Settings(
         compose_name=values["COMPOSE_PROJECT_NAME"],
-        texts={name: texts.get(name) or key.default for name, key in KEYS.items()},
+        texts={name: texts.get(name) or key.default for name, key in KEYS.items()} | former,
         **{field.name: values[field.name.upper()] for field in fields(Settings) if field.name.upper() in KEYS},
     )
 
@@ -184,7 +189,7 @@ def load(env_file: Path, environ: Mapping[str, str], options: Mapping[str, str] 
 def check(texts: Mapping[str, str]) -> dict[str, Any]:
     """Every key's typed value, with defaults filled in; raises SettingInvalid for a text that is not allowed."""
     values: dict[str, Any] = {}
-    for name, key in KEYS.items():
+    for name, key in {**KEYS, **FORMER_KEYS}.items():
         text = texts.get(name) or key.default
         try:
             values[name] = key.parse(text)
@@ -218,11 +223,12 @@ def read(env_file: Path) -> dict[str, str]:
                 f"Line {number} of {env_file} is {line!r}.", hint="Write KEY=value, or # and a comment."
             )
         name, value = match.groups()
-        if name not in KEYS and not name.startswith(_FOREIGN):
+        known = KEYS.get(name) or FORMER_KEYS.get(name)
+        if known is None and not name.startswith(_FOREIGN):
             raise SettingInvalid(f"Line {number} of {env_file} sets {name}, which is unknown.", hint=_similar(name))
         plain = _unquote(value)
         if plain is None:
-            allowed = KEYS[name].allowed if name in KEYS else "any text"
+            allowed = known.allowed if known else "any text"
             raise SettingInvalid(
                 f"{name} is {value!r}; allowed is {allowed}, without quotes or within one pair.",
                 hint=f"Fix line {number} of {env_file}: after the closing quote, only # and a comment may follow.",

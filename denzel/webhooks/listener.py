@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import threading
 import time
@@ -13,7 +14,8 @@ from queue import SimpleQueue
 
 from denzel.errors import DenzelError, PortTaken, SettingInvalid
 from denzel.project import dotenv
-from denzel.webhooks.server import BODY_LIMIT, CallbackHandler, CallbackServer
+from denzel.webhooks.http1 import headers
+from denzel.webhooks.receiver import BODY_LIMIT, Receiver
 from denzel.webhooks.signature import find_fault
 
 
@@ -57,21 +59,48 @@ def listening(
     `secret` is called for each callback, as it may change meanwhile.
     """
     callbacks: SimpleQueue[ReceivedCallback] = SimpleQueue()
-    with _open(host, port, _handler(callbacks, secret=secret, body_limit=body_limit)) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1})
-        thread.start()
-        try:
-            yield iter(callbacks.get, None)
-        finally:
-            server.shutdown()
-            thread.join()
+    seen: set[str] = set()
+    loop = asyncio.new_event_loop()
 
+    def take(path: str, head: bytes, body: bytes) -> int:
+        given = headers(head)
+        webhook_id, signed = given.get("webhook-id", ""), "webhook-signature" in given
+        callback = ReceivedCallback(
+            when=time.time(),
+            path=path,
+            webhook_id=webhook_id,
+            signed=signed,
+            fault=find_fault(given, body, secret=secret(), now=time.time()) if signed else "",
+            repeated=webhook_id in seen,
+            body=body,
+        )
+        if webhook_id:
+            seen.add(webhook_id)
+        # After the answer: for the sender, every callback in the queue is delivered.
+        loop.call_soon(callbacks.put, callback)
+        return 204
 
-def _open(host: str, port: int, handler: type[CallbackHandler]) -> CallbackServer:
+    receiver = Receiver(host, port, take, body_limit=body_limit)
+    # In a thread: callbacks are answered also while the last ones are printed.
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
     try:
-        return CallbackServer((host, port), handler)
+        asyncio.run_coroutine_threadsafe(_open(receiver), loop).result()
+        yield iter(callbacks.get, None)
+    finally:
+        asyncio.run_coroutine_threadsafe(receiver.close(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _open(receiver: Receiver) -> None:
+    host, port = receiver.host, receiver.port
+    try:
+        await receiver.open()
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not an address"
+        # The error's own text repeats the address.
+        reason = (getattr(error, "strerror", None) or "it is not an address").partition(" (while")[0]
         if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise PortTaken(
                 f"Port {port} is already taken ({host}: {reason}).", hint="Pass another one with --port."
@@ -80,39 +109,3 @@ def _open(host: str, port: int, handler: type[CallbackHandler]) -> CallbackServe
             f"Cannot listen at {host}, port {port}: {reason}.",
             hint="Pass an address of this machine with --host, and a port above 1023 with --port.",
         ) from None
-
-
-def _handler(
-    callbacks: SimpleQueue[ReceivedCallback], *, secret: Callable[[], str], body_limit: int
-) -> type[CallbackHandler]:
-    seen: set[str] = set()
-    answering = threading.Lock()
-
-    class Handler(CallbackHandler):
-        protocol_version = "HTTP/1.1"
-
-        def take(self, headers: Mapping[str, str], body: bytes) -> None:
-            webhook_id = headers.get("webhook-id", "")
-            signed = "webhook-signature" in headers
-            fault = find_fault(headers, body, secret=secret(), now=time.time()) if signed else ""
-            # One at a time, so that they are queued in the order in which they were answered.
-            with answering:
-                self.send_response(204)
-                self.end_headers()
-                # After the answer: for the sender, every callback in the queue is delivered.
-                callbacks.put(
-                    ReceivedCallback(
-                        when=time.time(),
-                        path=self.path,
-                        webhook_id=webhook_id,
-                        signed=signed,
-                        fault=fault,
-                        repeated=webhook_id in seen,
-                        body=body,
-                    )
-                )
-                if webhook_id:
-                    seen.add(webhook_id)
-
-    Handler.body_limit = body_limit
-    return Handler

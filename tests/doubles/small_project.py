@@ -212,8 +212,8 @@ class SmallProject:
 
     def _start(self, target: Callable[[], Any]) -> None:
         thread = threading.Thread(target=target)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
 
 
 class HiddenProgress:

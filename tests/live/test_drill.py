@@ -28,6 +28,7 @@ def test_nothing_is_lost_while_every_part_is_killed(lab: Driven, tmp_path: Path)
         ("api", 1),
         ("monitor", 1),
         ("redis", 1),
+        ("receiver (slow)", 1),
         ("receiver (answers 500)", 1),
         ("receiver (silent)", 1),
         ("receiver (closed)", 1),

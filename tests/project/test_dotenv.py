@@ -56,9 +56,10 @@ VALUES: dict[str, tuple[dict[str, object], list[str]]] = {
     "WORKER_CONCURRENCY": ({"": "", "1": 1, "16": 16}, ["0", "auto", "1.5"]),
     "MODEL_SHARING": ({"process": "process", "fork": "fork"}, ["spawn", "Fork", "1"]),
     "WORKER_MEMORY_MB": ({"0": 0, "512": 512}, ["-1", "2g", "1.5", "10000001"]),
+    "WORKER_MAX_TASKS": ({"0": 0, "1000": 1000}, ["-1", "1.5", "never", "1000000001"]),
+    "WORKER_MAX_MB": ({"0": 0, "2048": 2048}, ["-1", "2g", "0.5", "10000001"]),
     "RESULT_LIFETIME": ({"1": 1, "604800": 604800}, ["0", "1 day", "0.5"]),
     "BATCH_SIZE": ({"1": 1, "10000": 10000}, ["0", "10001", "1.5", "all"]),
-    "BATCH_WAIT_MS": ({"0": 0, "2.5": 2.5, "10000": 10000}, ["-1", "10001", "soon"]),
     "TASK_MAX_DELIVERIES": ({"1": 1, "1000": 1000}, ["0", "1001", "-1", "1.5", "often"]),
     "TASK_TIME_LIMIT": ({"0": 0.0, "0.5": 0.5, "7200": 7200.0}, ["-1", "10000001", "2h", "none"]),
     "CALLBACK_TIMEOUT": ({"0.1": 0.1, "60": 60.0}, ["0", "-1", "forever"]),
@@ -193,6 +194,15 @@ def test_an_unknown_key_is_refused_with_the_one_that_was_meant(env_file: Path) -
 
 def test_an_unknown_key_like_no_other_is_refused_with_where_to_look(env_file: Path) -> None:
     assert "docs/settings.md" in problem(write(env_file, "TOKEN_OF_MINE=1")).hint
+
+
+def test_a_key_of_an_earlier_release_is_accepted_and_passed_on_where_it_is_set(env_file: Path) -> None:
+    texts = dotenv.load(write(env_file), {}).texts
+    assert dotenv.load(write(env_file, "BATCH_WAIT_MS=2"), {}).texts == {**texts, "BATCH_WAIT_MS": "2"}
+    assert dotenv.load(env_file, {"BATCH_WAIT_MS": "3"}).texts["BATCH_WAIT_MS"] == "3"
+    assert dotenv.load(write(env_file, "BATCH_WAIT_MS="), {}).texts == texts
+    refused = problem(write(env_file, "BATCH_WAIT_MS=soon"))
+    assert str(refused) == "BATCH_WAIT_MS is 'soon'; allowed is a number of milliseconds from 0 to 10000."
 
 
 def test_the_keys_of_docker_and_compose_are_left_to_them(env_file: Path) -> None:

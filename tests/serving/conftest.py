@@ -47,9 +47,16 @@ def records(broker: Redis) -> TaskStore:
 @pytest.fixture
 def open_queue(broker: Redis, read_settings: ReadSettings) -> Iterator[Callable[..., TaskQueue]]:
     """A TaskQueue on the test server with these settings: open_queue(QUEUE_LIMIT="2")."""
-    yield lambda **environ: TaskQueue(broker, read_settings(**environ))
-    # In a deployment the listener lives as long as its process; here it must leave the next test alone.
-    LOOP.cancel_all()
+    opened: list[TaskQueue] = []
+
+    def open_one(**environ: str) -> TaskQueue:
+        opened.append(TaskQueue(broker, read_settings(**environ)))
+        return opened[-1]
+
+    yield open_one
+    # In a deployment the connections live as long as their process; here they must leave the next test alone.
+    for queue in opened:
+        LOOP.call(queue.close)
 
 
 @pytest.fixture

@@ -53,15 +53,50 @@ def test_tasks_of_a_killed_worker_run_again_as_soon_as_it_is_back(single: Deploy
     assert time.monotonic() - started < 30
 
 
-def test_processes_of_a_killed_worker_end_too(single: Deployment) -> None:
+def test_processes_below_a_supervisor_that_is_killed_end_too(single: Deployment) -> None:
     """Their tasks run again elsewhere, their memory is needed there, and nothing is to be left on a user's machine."""
     single.launch("denzel")
     task = single.enqueue(sleep=300)
     until(lambda: running(single, task), what="the task to run")
-    assert single.sidecar() in single.processes("denzel")
+    assert single.sender() in single.processes("denzel")
     os.kill(single.running["denzel"].pid, signal.SIGKILL)
     single.running["denzel"].wait(10)
     until(lambda: not single.processes("denzel"), within=10, what="every process of the worker to be gone")
+
+
+def test_a_worker_that_is_killed_is_started_again_and_its_tasks_run(single: Deployment) -> None:
+    single.launch("denzel")
+    task = single.enqueue(once="begun", sleep=300)
+    until((single.root / "begun").exists, what="the task to run")
+    sender = single.sender()
+    os.kill(single.main_process(), signal.SIGKILL)
+    assert single.ended(task).result == {"run": "again"}
+    assert single.running["denzel"].poll() is None
+    assert single.sender() == sender
+    assert "the worker was ended by SIGKILL; starting it again in 1 s" in single.output("denzel")
+
+
+def test_a_predicting_process_that_is_stopped_for_seconds_under_load_loses_nothing(single: Deployment) -> None:
+    """Whatever it was about to do, and however often."""
+    single.launch("denzel")
+    tasks = []
+    for _ in range(6):
+        tasks += [single.enqueue(count="runs") for _ in range(40)]
+        (stopped, *_) = (pid for pid in single.loads() if pid in single.processes("denzel"))
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            # It may have taken a batch; the other one goes on with all the rest, and with what comes.
+            behind = [single.enqueue(count="runs") for _ in range(100)]
+            until(
+                lambda behind=behind: sum(single.status_of(task) == "SUCCESS" for task in behind) >= 36, what="others"
+            )
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        tasks += behind
+    assert {single.ended(task).status for task in tasks} == {"SUCCESS"}
+    assert single.counted("runs") == len(tasks)
+    assert {single.redis.hget(keys.task(task), "deliveries") for task in tasks} == {"1"}
+    assert not single.redis.exists(keys.QUEUE, keys.UNACKED, keys.OWNERS)
 
 
 def test_a_dead_letter_runs_again_when_it_is_replayed(shared: Deployment) -> None:
@@ -117,7 +152,7 @@ def test_a_slow_task_at_the_queue_has_its_whole_time(single: Deployment) -> None
     single.environ["WORKER_CONCURRENCY"] = "1"
     single.launch("denzel")
     make_it_stay(single)
-    # Both together take longer than one job of the pool may.
+    # Both together take longer than one of them may.
     slow = [single.enqueue(sleep=4.5) for _ in range(2)]
     assert [single.ended(task).status for task in slow] == ["SUCCESS"] * 2
     assert len(single.loads()) == 1
@@ -194,14 +229,15 @@ def test_at_the_memory_limit_nothing_is_accepted_and_what_was_is_run(shared: Dep
 
 @dataclass
 class Stories:
-    """A task of three claim time-outs; a worker that is stopped dead; a Redis that is away for a minute; and a receiver
-    that is away for two, on a port that is kept for it.
+    """A task of three claim time-outs; a worker and a sender that are stopped dead; a Redis that is away for a minute;
+    and a receiver that is away for two, on a port that is kept for it.
     """
 
     long: Deployment
     long_task: str
     hung: Deployment
     hung_task: str
+    hung_processes: tuple[int, int]
     away: Deployment
     away_task: str
     callbacks: list[str]
@@ -225,13 +261,18 @@ def stories(deploy: Callable[[], Deployment]) -> Stories:
     long_task = long.enqueue(sleep=3 * CLAIM_LEASE, count="runs")
     away_task = away.enqueue(sleep=MINUTE / 2, count="runs")
     until(lambda: running(long, long_task) and running(away, away_task), what="the tasks to run")
-    os.kill(hung.running["denzel"].pid, signal.SIGSTOP)
+    running_task = hung.enqueue(once="begun", sleep=300)
+    until((hung.root / "begun").exists, what="a task to run")
+    hung_processes = hung.main_process(), hung.sender()
+    for pid in hung_processes:
+        os.kill(pid, signal.SIGSTOP)
     away.kill("redis")
     return Stories(
         long=long,
         long_task=long_task,
         hung=hung,
-        hung_task=hung.enqueue(),
+        hung_task=running_task,
+        hung_processes=hung_processes,
         away=away,
         away_task=away_task,
         callbacks=callbacks,
@@ -252,7 +293,7 @@ def test_a_worker_consumes_again_after_redis_was_away_for_a_minute(stories: Stor
     assert away.ended(stories.away_task, within=60).status == "SUCCESS"
     assert away.counted("runs") == 1
     assert away.running["denzel"].poll() is None
-    assert "the sidecar" not in away.output("denzel")
+    assert "hangs" not in away.output("denzel")
 
 
 @pytest.mark.slow
@@ -263,13 +304,20 @@ def test_a_task_of_three_claim_timeouts_runs_once(stories: Stories) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_hangs_is_ended_from_outside_and_its_tasks_run(stories: Stories) -> None:
+def test_a_worker_and_a_sender_that_hang_are_replaced_and_their_work_is_done(stories: Stories) -> None:
     hung = stories.hung
-    until(lambda: hung.running["denzel"].poll() is not None, within=2 * MINUTE, what="the worker to be ended")
-    assert "tasks wait, and the worker has taken none for 60 s: ending it" in hung.output("denzel")
-    hung.kill("denzel")
-    hung.start("denzel")  # as Docker and supervisord do
-    assert hung.ended(stories.hung_task, within=60).status == "SUCCESS"
+    with receiving() as receiver:
+        task = hung.enqueue_ended(receiver.uri())
+        until(lambda: receiver.received, within=MINUTE, what="the callback")
+    assert receiver.ids == [task]
+    # What it ran when it was killed runs again.
+    assert hung.ended(stories.hung_task, within=MINUTE).result == {"run": "again"}
+    for name, before, now in zip(
+        ("worker", "sender"), stories.hung_processes, (hung.main_process(), hung.sender()), strict=True
+    ):
+        assert now not in (0, before)
+        assert hung.output("denzel").count(f"the {name} hangs, as it gives no heartbeat: killing it") == 1
+    assert hung.running["denzel"].poll() is None
 
 
 @pytest.mark.slow

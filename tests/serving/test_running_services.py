@@ -7,16 +7,13 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
-from typing import Any
 
 import pytest
 import requests
-from celery import Celery
 from doubles.receiver import Receiver
 from support.deployment import Deployment
 from support.ports import find_free_port
@@ -24,7 +21,6 @@ from support.waiting import until
 
 from app.serving.store import keys
 from app.serving.store.tasks import TaskRecord
-from app.serving.store.workers import HEARTBEAT_INTERVAL
 
 pytestmark = pytest.mark.local
 
@@ -176,53 +172,12 @@ def test_health_of_no_service_is_wrong_usage(shared: Deployment, arguments: list
     assert (done.returncode, done.stderr) == (64, "usage: health.sh api|denzel|monitor|redis\n")
 
 
-def celery(deployment: Deployment, *arguments: str) -> Any:
-    """The answer of Celery's own command for the worker."""
-    done = subprocess.run(
-        # Without a destination it would wait for others for all of its time.
-        ["celery", "--app", "app.tasks", *arguments, "--json", "--timeout", "15", "--destination", "worker@iris"],
-        cwd=deployment.root,
-        env=deployment.environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "secret@" not in done.stdout
-    return json.loads(done.stdout)["worker@iris"]
-
-
-def test_celery_inspects_the_worker_and_shows_none_of_its_secrets(shared: Deployment) -> None:
-    """As the dashboard asks it."""
-    for command in ("stats", "conf", "active"):
-        celery(shared, "inspect", command)
-    assert "Control command error" not in shared.output("denzel")
-
-
-def test_celery_inspects_a_worker_whose_processes_are_all_busy(shared: Deployment) -> None:
-    begun = [shared.root / f"busy-{number}" for number in range(2)]
-    tasks = [shared.enqueue(once=path.name, until="answered") for path in begun]
-    until(lambda: all(path.exists() for path in begun), what="both processes to be busy")
-    active = {task["id"]: task for task in celery(shared, "inspect", "active")}
-    assert set(tasks) <= set(active)
-    assert "'until': 'answered'" in active[tasks[0]]["args"]
-    (shared.root / "answered").touch()
-    assert [shared.ended(task).status for task in tasks] == ["SUCCESS"] * 2
-
-
-def test_a_message_of_a_plain_celery_client_is_run(shared: Deployment) -> None:
-    with Celery("client", broker=shared.environ["REDIS_URL"], set_as_current=False) as client:
-        sent = client.send_task("app.tasks.invoke_predict", ({},), queue="denzel")
-    assert shared.ended(sent.id).status == "SUCCESS"
-
-
 # Processes that die
 
 
 def test_a_predicting_process_that_is_killed_is_replaced_at_once(shared: Deployment) -> None:
     shared.until_all_are_ready()
     before = len(shared.loads())
-    # Left alone, Celery looks every 5 seconds: three deaths would take longer.
     failed = shared.ended(shared.enqueue(die=True), within=14)
     assert failed.status == "FAILURE"
     assert failed.result == {"args": ["the worker died while running this task, 3 times"]}
@@ -240,11 +195,12 @@ def test_an_idle_predicting_process_that_is_killed_is_replaced(shared: Deploymen
 
 
 def test_the_callback_process_that_is_killed_is_started_again(shared: Deployment, receiver: Receiver) -> None:
-    killed = until(shared.sidecar, what="the callback process")
+    killed = until(shared.sender, what="the callback process")
     os.kill(killed, signal.SIGKILL)
     shared.post({"echo": "late", "callback_uri": receiver.uri()})
     until(lambda: receiver.received, what="the callback")
-    assert shared.sidecar() not in (0, killed)
+    assert shared.sender() not in (0, killed)
+    assert "the sender was ended by SIGKILL; starting it again in 1 s" in shared.output("denzel")
     assert [body["echo"] for body in receiver.bodies] == ["late"]
 
 
@@ -254,7 +210,7 @@ def test_native_code_that_crashes_leaves_its_traceback_in_what_the_worker_prints
     assert "Fatal Python error: Segmentation fault" in output
     assert re.search(r'pipeline.py", line \d+ in predict', output)
     log = shared.root / "logs" / "worker.log"
-    until(lambda: "exited with 'signal 11 (SIGSEGV)'" in log.read_text(), what="the death in the log file")
+    until(lambda: "ended with signal 11" in log.read_text(), what="the death in the log file")
     assert shared.ended(shared.enqueue()).status == "SUCCESS"
 
 
@@ -302,6 +258,7 @@ def test_what_a_killed_worker_reported_while_it_loaded_is_not_reported_of_the_ne
     health.rename(single.root / "health.sh")
     single.start("denzel")
     until(lambda: single.output("denzel").count("worker@iris ready.") == 2, what="the next to be there")
+    single.until_worker_is("LOADING")
     for _ in range(20):
         assert single.worker() == ("LOADING", "")
         time.sleep(0.1)
@@ -324,9 +281,9 @@ def test_processes_that_load_the_model_exit_when_their_worker_is_killed(single: 
     single.order(load_for=600)
     single.start("redis", "denzel")
     until(lambda: single.output("denzel").count("loading the model") == 2, what="both processes to load")
-    worker = single.running["denzel"].pid
-    loading = set(single.processes("denzel")) - {worker, single.sidecar()}
-    assert len(loading) >= 2
+    worker = single.main_process()
+    loading = set(single.processes("denzel")) - {single.running["denzel"].pid, worker, single.sender()}
+    assert len(loading) == 2
     os.kill(worker, signal.SIGKILL)
     until(lambda: not loading & set(single.processes("denzel")), within=5, what="both to exit")
 
@@ -352,16 +309,13 @@ def test_a_running_task_is_finished_and_called_back_when_the_worker_is_terminate
     until((single.root / "begun").exists, what="the task to run")
     single.running["denzel"].terminate()
     until(lambda: "Warm shutdown" in single.output("denzel"), what="the stop to begin")
-    sidecar = single.sidecar()
-    # Longer than the worker takes to notice a sidecar that is gone.
-    waited = time.monotonic() + HEARTBEAT_INTERVAL + 2
-    until(lambda: time.monotonic() > waited, what="the worker to look at its sidecar")
-    assert single.sidecar() == sidecar
+    # The sender goes on meanwhile.
+    other = single.enqueue_ended(receiver.uri())
+    until(lambda: receiver.ids == [other], what="the callback of a task that ended before")
     (single.root / "released").touch()
     assert single.exit_code("denzel", within=15) == 0
     assert single.status_of(task) == "SUCCESS"
-    until(lambda: receiver.received, what="the callback")
-    assert "the sidecar ended" not in single.output("denzel")
+    assert receiver.ids == [other, task]
     assert single.worker() == ("", "")
     until(lambda: not single.processes("denzel"), within=5, what="every process of the worker to be gone")
 

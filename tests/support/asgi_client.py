@@ -29,11 +29,18 @@ class Loop:
         """Run the coroutine meanwhile."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function on the loop."""
+
+        async def call() -> None:
+            function()
+
+        self.run(call())
+
     def cancel_all(self) -> None:
         """End what a test has left running there."""
 
         async def cancel() -> None:
-            # redis-py can lose the first cancellation while it connects.
             while left := asyncio.all_tasks() - {asyncio.current_task()}:
                 for task in left:
                     task.cancel()

@@ -17,6 +17,7 @@ from support.lab import LabProject
 from support.ports import find_free_port
 from support.waiting import until
 
+from app.serving.store import keys
 from app.serving.store.connection import connect
 from app.serving.store.messages import task_message
 from app.serving.store.tasks import TaskRecord, TaskStore
@@ -112,6 +113,14 @@ class Deployment(LabProject):
         self.records.enqueue(task_id, message, callback_uri=None, queue_limit=10_000)
         return task_id
 
+    def enqueue_ended(self, callback_uri: str) -> str:
+        """Store a task that has ended, and is to be called back."""
+        task_id = str(uuid.uuid4())
+        self.records.enqueue(task_id, "", callback_uri=callback_uri, queue_limit=10_000)
+        self.redis.rpop(keys.QUEUE)
+        self.records.complete(task_id, "SUCCESS", {}, ttl=600)
+        return task_id
+
     def submit_when_accepted(self) -> str:
         """The id of a task, as soon as the api accepts one."""
 
@@ -180,6 +189,16 @@ class Deployment(LabProject):
         rows = (line.split(None, 2) for line in listed.stdout.splitlines())
         return {int(pid): args for pid, pgid, args in rows if int(pgid) == self.running[service].pid}
 
-    def sidecar(self) -> int:
+    def main_process(self) -> int:
+        """The worker's main process, below the supervisor and above those that predict; 0 while there is none."""
+        return self._child_with("app.serving.worker")
+
+    def sender(self) -> int:
         """The process that sends callbacks; 0 while there is none."""
-        return next((pid for pid, args in self.processes("denzel").items() if "app.serving.callbacks" in args), 0)
+        return self._child_with("app.serving.callbacks")
+
+    def _child_with(self, module: str) -> int:
+        supervisor = self.running["denzel"].pid
+        listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+        rows = (line.split(None, 2) for line in listed.stdout.splitlines())
+        return next((int(pid) for pid, above, args in rows if int(above) == supervisor and module in args), 0)

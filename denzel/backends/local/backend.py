@@ -233,6 +233,7 @@ class LocalBackend(Backend):
         """The record of a launch with the current settings; the port of Redis is kept while that runs."""
         before = self._record_file.read()
         venv = self._python.folder()
+        texts = {**self._settings.texts, **self._stamps}
         running = before is not None and self._supervisor.states() is not None
         return LaunchRecord(
             folder=os.path.realpath(self._project.root),
@@ -241,7 +242,7 @@ class LocalBackend(Backend):
             redis_port=before.redis_port
             if before is not None and running
             else _free_port(but=(self._settings.api_port, self._settings.monitor_port)),
-            settings={key: self._stamps.get(key, self._settings.texts[key]) for key in FIXED_SETTINGS},
+            settings={key: texts[key] for key in FIXED_SETTINGS if key in texts},
         )
 
     def _programs(self, record: LaunchRecord) -> list[Program]:

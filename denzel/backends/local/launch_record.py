@@ -10,13 +10,18 @@ from pathlib import Path
 
 from denzel.backends.local.processes import MARK
 from denzel.project.folder import Project
-from denzel.services import SETTINGS, Service
+from denzel.services import FORMER_SETTINGS, SETTINGS, Service
+
+
+def _passed(service: Service) -> tuple[str, ...]:
+    return (*SETTINGS[service], *FORMER_SETTINGS.get(service, ()))
+
 
 #: Settings that take effect only when the services are started.
 FIXED_SETTINGS = (
     *("COMPOSE_PROJECT_NAME", "API_HOST", "API_PORT", "MONITOR_PORT"),
     *("REDIS_PASSWORD", "REDIS_SERVER", "OS_REQUIREMENTS_UPDATED"),
-    *(key for service in Service for key in SETTINGS[service]),
+    *(key for service in Service for key in _passed(service)),
 )
 
 #: Folder of Redis's data, relative to the project.
@@ -51,7 +56,8 @@ class LaunchRecord:
             "OWN_SERVICES": ",".join(
                 f"localhost:{port}" for port in (self.redis_port, settings["API_PORT"], settings["MONITOR_PORT"])
             ),
-            **{key: settings[key] for key in SETTINGS[service]},
+            # An earlier release may have launched the project, and not have known all of them.
+            **{key: settings[key] for key in _passed(service) if key in settings},
         }
 
     def environment(self, temp_folder: Path) -> dict[str, str]:

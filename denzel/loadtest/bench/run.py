@@ -10,56 +10,35 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
 from denzel.backends.base import Backend
 from denzel.errors import DenzelError, ServiceFailed, ServiceNotRunning
 from denzel.loadtest import preflight
+from denzel.loadtest.api import Api, parse_json, task_id_of
 from denzel.loadtest.bench import bottleneck
-from denzel.loadtest.bench.drain import Drain
-from denzel.loadtest.bench.load import LoadGenerator, LoadProfile
-from denzel.loadtest.bench.metrics import BenchReport, histogram, latency
-from denzel.loadtest.bench.request_log import RequestLog, parse_json, task_id_of
-from denzel.loadtest.bench.requests import RequestTemplates
-from denzel.loadtest.bench.sampler import SAMPLE_INTERVAL, Sampler
-from denzel.loadtest.http.client import HttpClient, HttpResponse, NoResponse
-from denzel.loadtest.http.sink import CallbackSink
-from denzel.loadtest.target import Target, find_target
+from denzel.loadtest.bench.drain import BenchTimings, Drain
+from denzel.loadtest.bench.metrics import BenchReport, ErrorCount, histogram, latency
+from denzel.loadtest.bench.sampler import Sampler
+from denzel.loadtest.client import HttpClient, HttpResponse, NoResponse
+from denzel.loadtest.load import LoadGenerator, LoadProfile
+from denzel.loadtest.receiver import CallbackReceiver
+from denzel.loadtest.request_log import TASK_FAILED, RequestLog
+from denzel.loadtest.target import Progress, Target, find_target
 from denzel.project import lock
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
-from denzel.services import RESPONSE_KEY, TERMINAL_STATES, Service, Status
+from denzel.services import RESPONSE_KEY, Service, Status
 from denzel.text import pluralize
 
 #: Seconds that a request of `--sync` waits for its result.
 _SYNC_TIMEOUT = 60
 
 
-@dataclass(frozen=True, kw_only=True)
-class BenchTimings:
-    """Timeouts and intervals of a bench, in seconds."""
-
-    first_task_timeout: float = 60
-    #: For the tasks that have not ended when the sending is over; at least as long as the sending took.
-    drain_timeout: float = 10
-    #: After a cancel, the time without a callback that ends the wait for callbacks.
-    idle_timeout: float = 5
-    poll_interval: float = 0.05
-    sample_interval: float = SAMPLE_INTERVAL
-
-
 BENCH_TIMINGS = BenchTimings()
-
-
-class BenchProgress(Protocol):
-    """Progress of a bench, as it is shown."""
-
-    def doing(self, text: str) -> None:
-        """Show a step that begins."""
 
 
 def bench(
@@ -72,7 +51,7 @@ def bench(
     synchronous: bool | None,
     receiver_port: int,
     read_status: Callable[[], Status | None],
-    progress: BenchProgress,
+    progress: Progress,
     timings: BenchTimings | None = None,
 ) -> BenchReport:
     """Apply the load of a profile to a running project, and measure it.
@@ -84,10 +63,10 @@ def bench(
     # `denzel response` can set a running project to another mode than that of .env.
     mode = backend.redis("HMGET", RESPONSE_KEY, "mode")[0] or settings.response_mode
     bench_run = BenchRun(
-        backend,
-        target,
-        requests,
-        profile,
+        backend=backend,
+        target=target,
+        requests=requests,
+        profile=profile,
         synchronous=mode == "sync" if synchronous is None else synchronous,
         prefer="" if synchronous is None else f"wait={_SYNC_TIMEOUT}" if synchronous else "respond-async",
         receiver_port=receiver_port,
@@ -107,179 +86,144 @@ def process_counts(settings: Settings) -> dict[Service, int]:
     return {Service.REDIS: 1} | {service: int(settings.texts[key] or cores) for service, key in keys.items()}
 
 
+@dataclass(kw_only=True)
 class BenchRun:
     """One run of a bench; `synchronous` is the expected response mode, until the first response shows the real one."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        target: Target,
-        requests: Sequence[Mapping[str, Any]],
-        profile: LoadProfile,
-        *,
-        synchronous: bool,
-        prefer: str,
-        receiver_port: int,
-        progress: BenchProgress,
-        timings: BenchTimings,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._target = target
-        self._requests = requests
-        self._profile = profile
-        self._prefer = prefer
-        self._progress = progress
-        self._timings = timings
-        self._clock = clock
-        self._sink = CallbackSink(target.listen, receiver_port, self._on_callback)
-        self._client = HttpClient(*target.api)
-        self._sampler = Sampler(backend, interval=timings.sample_interval)
-        self._synchronous = synchronous
-        self._first_log: RequestLog | None = None
-        self._log: RequestLog | None = None
+    backend: Backend
+    target: Target
+    requests: Sequence[Mapping[str, Any]]
+    profile: LoadProfile
+    synchronous: bool
+    prefer: str
+    receiver_port: int
+    progress: Progress
+    timings: BenchTimings
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        if not self.synchronous:
+            # Without a callback, nothing would show that the task has ended.
+            self.requests = [{**request, "callback_uri": ""} for request in self.requests]
+        self._log = RequestLog(self.requests, synchronous=self.synchronous)
+        self._receiver = CallbackReceiver(self.target.listen, self.receiver_port, self._log.record_callback)
+        self._sampler = Sampler(self.backend, interval=self.timings.sample_interval)
+        # Under it, the first request can be sent again for the id of its task.
+        self._idempotency_key = secrets.token_hex(16)
         self._began = self._ended = 0.0
         self._unfinished = 0
         self._interrupted = False
 
     async def run(self) -> None:
         """Check the first request, apply the load, and leave nothing behind; raises the errors of `bench`."""
-        async with self._sink, self._client:
-            templates = partial(
-                RequestTemplates,
-                server=self._target.api,
-                key=self._target.key,
-                address=self._sink.address(self._target.host, 0),
-                # Without a callback, nothing would show that the task has ended.
-                always=not self._synchronous,
-            )
-            self._templates = templates(self._requests, prefer=self._prefer)
-            # With an idempotency key, the first request can be sent again for the id of its task.
-            first = partial(templates, self._requests[:1], idempotency_key=secrets.token_hex(16))
-            self._first_request = first(prefer=self._prefer).predict(0)
-            self._first_request_again = first(prefer="respond-async").predict(0)
-            self._drain = Drain(
-                self._client,
-                self._templates,
-                doing=self._progress.doing,
-                poll_interval=self._timings.poll_interval,
-                idle_timeout=self._timings.idle_timeout,
-                clock=self._clock,
-            )
-            log = self._first_log = RequestLog(synchronous=self._synchronous, has_callback=self._templates.has_callback)
-            try:
-                await self._check_first_request(log)
-                await self._apply_load()
-            except DenzelError:
-                await self._clean_up_first_request(log)
-                raise
-            except asyncio.CancelledError:
-                self._interrupted = True
-                await self._clean_up_first_request(log)
+        async with self._receiver, HttpClient(*self.target.api) as client:
+            address = self._receiver.address(self.target.host, 0)
+            api = Api(client, self.requests, server=self.target.api, key=self.target.key, address=address)
+            async with LoadGenerator(api, self._log, prefer=self.prefer) as self._load:
+                self._drain = Drain(self._load, self._log, self.timings, self.progress.doing, self.clock)
+                try:
+                    await self._check_first_request(address)
+                    await self._apply_load()
+                except asyncio.CancelledError:
+                    self._interrupted = True
+                finally:
+                    await self._ask_for_first_task()
+                    await self._drain.cancel_remaining()
 
     def report(self, processes: Mapping[Service, int]) -> BenchReport:
         """The measurements; raises KeyboardInterrupt when there are none, as it was interrupted before."""
-        log = self._log
-        if log is None:
+        if not self._began:
             raise KeyboardInterrupt
+        log, requests = self._log, self._log.requests[1:]
         seconds = max(self._ended - self._began, 1e-9)
-        accepted = sum(when <= self._ended for when in log.accepted.values())
-        completed = sum(when <= self._ended for when in log.completed.values())
-        end_to_end = log.end_to_end_times()
-        rate, sent = self._profile.rate, len(log.scheduled)
-        unsent = max(0, self._profile.due_within(min(seconds, self._profile.seconds)) - sent)
+        accepted = [(request.scheduled, request.accepted) for request in requests if request.accepted is not None]
+        completed = [(request.scheduled, request.completed) for request in requests if request.completed is not None]
+        end_to_end = [when - scheduled for scheduled, when in completed]
+        rate, sent = self.profile.rate, len(requests)
+        unsent = max(0, self.profile.due_within(min(seconds, self.profile.seconds)) - sent)
         usage, queue = self._sampler.cpu_usage, self._sampler.queue
         return BenchReport(
-            mode="sync" if self._synchronous else "async",
+            mode="sync" if log.synchronous else "async",
             rate=rate,
-            clients=self._profile.clients,
+            clients=self.profile.clients,
             seconds=seconds,
             sent=sent,
             unsent=unsent,
-            accepted=len(log.accepted),
-            completed=len(log.completed),
+            accepted=len(accepted),
+            completed=len(completed),
             failed=log.failed,
-            accepted_per_second=accepted / seconds,
-            completed_per_second=completed / seconds,
-            accept=None if self._synchronous else latency(log.accept_times()),
+            accepted_per_second=sum(when <= self._ended for _, when in accepted) / seconds,
+            completed_per_second=sum(when <= self._ended for _, when in completed) / seconds,
+            accept=None if log.synchronous else latency([when - scheduled for scheduled, when in accepted]),
             end_to_end=latency(end_to_end),
             histogram=histogram(end_to_end),
-            errors=log.errors,
+            errors=[
+                ErrorCount(kind=kind, count=count, first=log.first_errors[kind])
+                for kind, count in log.errors.most_common()
+            ],
             unfinished=self._unfinished,
-            cancelled=len(log.cancelled),
-            lost_sight=log.outstanding,
+            cancelled=sum(request.is_cancelled for request in requests),
+            lost_sight=len(log.outstanding),
             queue=queue,
             processors=usage,
             verdict=bottleneck.judge(usage, queue, processes=processes, rate=rate, unsent=unsent, failed=log.failed),
             interrupted=self._interrupted,
         )
 
-    async def _check_first_request(self, log: RequestLog) -> None:
+    async def _check_first_request(self, address: str) -> None:
         """Send one request alone, so that its errors are not taken for those of a load."""
-        self._progress.doing("Sending a first request")
-        timeout = self._timings.first_task_timeout
-        number = log.begin(self._clock())
+        self.progress.doing("Sending a first request")
+        timeout = self.timings.first_task_timeout
+        request = self._log.begin(self.clock())
         try:
             async with asyncio.timeout(timeout):
-                response = await self._client.send(self._first_request)
+                response = await self._load.api.predict(0, prefer=self.prefer, idempotency_key=self._idempotency_key)
         except NoResponse:
-            host, port = self._target.api
+            host, port = self.target.api
             raise ServiceNotRunning(f"The api does not answer at {host}:{port}.", hint="denzel status") from None
         except TimeoutError:
             raise preflight.not_ended(timeout) from None
-        if not log.record_response(number, response):
+        if not self._log.record_response(request, response):
             raise _refusal(response)
-        self._synchronous = not task_id_of(response) or response.status == HTTPStatus.ACCEPTED
-        if not await self._drain.wait(log, timeout):
-            if number in log.in_flight and await self._drain.status(log.in_flight[number]) not in TERMINAL_STATES:
-                raise preflight.not_ended(timeout)
-            raise preflight.not_called_back(self._sink.address(self._target.host, number), timeout)
-        if log.failed:
-            raise preflight.failed(log.errors[0].first)
+        if not await self._drain.wait(timeout):
+            if request.in_flight:
+                await self._load.poll(request)
+                if request.ended is None:
+                    raise preflight.not_ended(timeout)
+            raise preflight.not_called_back(address, timeout)
+        if self._log.failed:
+            raise preflight.failed(self._log.first_errors[TASK_FAILED])
+        self._log.synchronous = not task_id_of(response) or response.status == HTTPStatus.ACCEPTED
+        self._log.errors.clear()
 
-    async def _clean_up_first_request(self, log: RequestLog) -> None:
-        """Cancel the task of the first request, also when its id is unknown as the response never arrived."""
-        for number in list(log.unanswered):
-            self._progress.doing("Asking which task the first request has become, to cancel it")
-            # As long as the response might still have taken.
-            left = log.scheduled[number] + self._timings.first_task_timeout - self._clock()
-            with suppress(NoResponse, TimeoutError):
-                async with asyncio.timeout(max(self._timings.drain_timeout, left)):
-                    log.record_response(number, await self._client.send(self._first_request_again))
-        await self._drain.cancel_remaining(log)
+    async def _ask_for_first_task(self) -> None:
+        """Find the task of the first request where the response never arrived, so that it can be cancelled."""
+        request = next(iter(self._log.requests), None)
+        if request is None or request.is_answered:
+            return
+        self.progress.doing("Asking which task the first request has become, to cancel it")
+        # As long as the response might still have taken.
+        left = request.scheduled + self.timings.first_task_timeout - self.clock()
+        with suppress(NoResponse, TimeoutError):
+            async with asyncio.timeout(max(self.timings.drain_timeout, left)):
+                again = await self._load.api.predict(0, prefer="respond-async", idempotency_key=self._idempotency_key)
+                self._log.record_response(request, again)
 
     async def _apply_load(self) -> None:
-        """Send by the profile, then drain."""
-        seconds, rate, clients = self._profile.seconds, self._profile.rate, self._profile.clients
+        """Send by the profile, then wait for the ends."""
+        seconds, rate, clients = self.profile.seconds, self.profile.rate, self.profile.clients
         load = f"requests of {pluralize(clients, 'client')}" if clients else f"{rate:g} requests per second"
-        self._progress.doing(f"Sending {load} for {seconds:g} s")
-        log = self._log = RequestLog(
-            synchronous=self._synchronous,
-            has_callback=self._templates.has_callback,
-            on_callback=lambda number: generator.on_callback(number),
-            first=1,
-        )
-        generator = LoadGenerator(self._client, self._templates, log, self._profile)
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(generator.close)
+        self.progress.doing(f"Sending {load} for {seconds:g} s")
+        async with self._sampler:
+            self._began = self.clock()
             try:
-                async with self._sampler:
-                    self._began = self._clock()
-                    try:
-                        await generator.run()
-                    finally:
-                        self._ended = self._clock()
-                        self._unfinished = log.unfinished
-                if log.outstanding:
-                    self._progress.doing(f"Waiting for {log.outstanding} requests that have not come to their end")
-                await self._drain.wait(log, max(self._timings.drain_timeout, seconds))
-            except asyncio.CancelledError:
-                self._interrupted = True
-            await self._drain.cancel_remaining(log)
-
-    def _on_callback(self, number: int, when: float, task_id: str, body: bytes) -> None:
-        for log in (self._first_log, self._log):
-            if log is not None:
-                log.record_callback(number, when, task_id, body)
+                await self._load.run(self.profile)
+            finally:
+                self._ended = self.clock()
+                self._unfinished = self._log.unfinished
+        if outstanding := len(self._log.outstanding):
+            self.progress.doing(f"Waiting for {outstanding} requests that have not come to their end")
+        await self._drain.wait(max(self.timings.drain_timeout, seconds))
 
 
 def _refusal(response: HttpResponse) -> DenzelError:

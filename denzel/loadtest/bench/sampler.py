@@ -18,9 +18,6 @@ from denzel.errors import DenzelError
 from denzel.loadtest.bench.metrics import CpuUsage, QueueSample
 from denzel.services import QUEUE_KEY, UNACKED_KEY, Service
 
-#: Seconds between two samples of the queue: on Docker, each is a program that runs in a container.
-SAMPLE_INTERVAL = 0.5
-
 _QUEUE_LENGTHS = "return {redis.call('LLEN', KEYS[1]), redis.call('HLEN', KEYS[2])}"
 
 _Sample = TypeVar("_Sample")
@@ -42,9 +39,7 @@ class Sampler:
     The queue is sampled once more at the end. A sample that the backend cannot provide is left out.
     """
 
-    def __init__(
-        self, backend: Backend, *, interval: float = SAMPLE_INTERVAL, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, backend: Backend, *, interval: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.queue: list[QueueSample] = []
         self._backend = backend
         self._interval = interval

@@ -2,80 +2,82 @@
 
 from __future__ import annotations
 
-import http.client
-from collections.abc import Callable, Collection
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from denzel.backends.base import Backend
 from denzel.errors import CommandFailed, ServiceNotRunning
-from denzel.loadtest.drill.results import WORKER, TrackedTask
+from denzel.loadtest.client import HttpClient, NoResponse
+from denzel.loadtest.drill.results import WORKER
+from denzel.loadtest.request_log import RequestLog
 from denzel.services import Service, worker_key, worker_name
 
 #: True when a part that was killed at this time works again.
-HasRecovered = Callable[[float], bool]
+HasRecovered = Callable[[float], Awaitable[bool]]
 
 
 class FaultInjector:
-    """Kills parts of the project called `name`; `tasks` returns the tasks that it has accepted so far."""
+    """Kills parts of the project called `name`. The backend is used in threads, one call after another."""
 
-    def __init__(
-        self, backend: Backend, name: str, *, monitor: tuple[str, int], tasks: Callable[[], Collection[TrackedTask]]
-    ) -> None:
+    def __init__(self, backend: Backend, name: str, *, monitor: tuple[str, int], log: RequestLog) -> None:
         self._backend = backend
         self._worker_key = worker_key(worker_name(name))
         self._monitor = monitor
-        self._tasks = tasks
+        self._log = log
 
-    def kill(self, part: str) -> HasRecovered:
+    async def kill(self, part: str) -> HasRecovered:
         """Kill a part, and return once it has ended; raises ServiceNotRunning when there is nothing to kill."""
         if part == WORKER:
-            return self._kill_process()
+            return await self._kill_process()
         service = Service(part)
-        self._backend.kill(service)
+        await asyncio.to_thread(self._backend.kill, service)
         match service:
             case Service.MONITOR:
-                return lambda _: _is_healthy(*self._monitor)
+                return self._is_dashboard_healthy
             case Service.API:
                 return self._has_accepted
             case _:
                 return self._has_completed
 
-    def _kill_process(self) -> HasRecovered:
+    async def _kill_process(self) -> HasRecovered:
         """Kill a process that predicts. The worker has recovered when it completes tasks and has a replacement."""
-        before = self._processes()
+        before = await self._processes()
         for process in before:
             try:
-                self._backend.execute(Service.DENZEL, ["bash", "-c", f"kill -KILL {process}"])
+                argv = ["bash", "-c", f"kill -KILL {process}"]
+                await asyncio.to_thread(self._backend.execute, Service.DENZEL, argv)
             except CommandFailed:
                 # It has just ended by itself.
                 continue
-            return lambda killed: self._has_completed(killed) and len(self._processes() - {process}) >= len(before)
+
+            async def has_recovered(killed: float, process: str = process) -> bool:
+                return await self._has_completed(killed) and len(await self._processes() - {process}) >= len(before)
+
+            return has_recovered
         raise ServiceNotRunning("No process of the worker has the model loaded.", hint="denzel status")
 
-    def _has_accepted(self, killed: float) -> bool:
-        return any(task.accepted > killed for task in self._tasks())
+    async def _has_accepted(self, killed: float) -> bool:
+        return any((task.accepted or 0) > killed for task in self._log.accepted)
 
-    def _has_completed(self, killed: float) -> bool:
+    async def _has_completed(self, killed: float) -> bool:
         """True when a task that was accepted since then is completed."""
-        return any(task.completed and task.accepted > killed for task in self._tasks())
+        return any(task.has_run and (task.accepted or 0) > killed for task in self._log.accepted)
 
-    def _processes(self) -> set[str]:
+    async def _processes(self) -> set[str]:
         """The ids of the processes that predict, within the service; none while Redis does not answer."""
         try:
-            fields: dict[str, str] = self._backend.redis("HGETALL", self._worker_key)
+            fields: dict[str, str] = await asyncio.to_thread(self._backend.redis, "HGETALL", self._worker_key)
         except ServiceNotRunning:
             return set()
         # `process:<host>/<pid>`
         processes = {name.rpartition("/")[2]: state.split()[0] for name, state in fields.items() if "/" in name}
         return {process for process, state in processes.items() if process.isdigit() and state == "UP"}
 
-
-def _is_healthy(host: str, port: int) -> bool:
-    """True when the dashboard answers."""
-    connection = http.client.HTTPConnection(host, port, timeout=5)
-    try:
-        connection.request("GET", "/healthcheck")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
+    async def _is_dashboard_healthy(self, _: float) -> bool:
+        host, port = self._monitor
+        with suppress(NoResponse, TimeoutError):
+            async with asyncio.timeout(5), HttpClient(host, port) as client:
+                response = await client.send(f"GET /healthcheck HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+                return response.status == 200
         return False
-    finally:
-        connection.close()

@@ -1,60 +1,24 @@
-"""Results of a drill: tasks, callbacks and outages as they were observed, and the report on them.
+"""Results of a drill: outages as they were observed, and the report on them and on every request.
 
 Times are seconds of one clock (time.monotonic).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from denzel.errors import DrillFailed
-from denzel.services import FAILURE, SUCCESS
+from denzel.services import FAILURE
 
-#: The reason of a failed attempt to send a request, where it is no status of a response.
-NO_CONNECTION = "no connection"
+if TYPE_CHECKING:
+    from denzel.loadtest.request_log import Request, RequestLog
 
 #: The parts that a drill can kill, in its order: one process that predicts, services, its own receiver.
 WORKER = "worker"
 RECEIVER = "receiver"
 PARTS = (WORKER, "denzel", "api", "monitor", "redis", RECEIVER)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrackedTask:
-    """The task of an accepted request: when it was accepted, and its state in the latest GET /status.
-
-    `ended` is None until it has ended. `settled`: its callback is no longer pending. `gone`: /status has no such task.
-    """
-
-    number: int
-    task_id: str
-    accepted: float
-    status: str = ""
-    reason: str = ""
-    ended: float | None = None
-    settled: bool = False
-    gone: bool = False
-
-    @property
-    def completed(self) -> bool:
-        return self.ended is not None and self.status in (SUCCESS, FAILURE)
-
-    def is_final(self, called_back: Collection[str]) -> bool:
-        """True when its state can no longer change, given the ids of tasks that were called back."""
-        return self.gone or (self.settled and self.task_id in called_back)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CallbackReceipt:
-    """One callback that was received: for which request, of which task, and the fault of its signature, if any."""
-
-    when: float
-    number: int
-    task_id: str
-    fault: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,75 +110,57 @@ class DrillReport:
 
 
 def summarize(
-    *,
-    tasks: Collection[TrackedTask],
-    receipts: Sequence[CallbackReceipt],
-    outages: Sequence[Outage],
-    refused: Mapping[str, int],
-    requested: int,
-    seconds: float,
-    interrupted: bool,
+    log: RequestLog, outages: Sequence[Outage], *, requested: int, seconds: float, interrupted: bool
 ) -> DrillReport:
     """The report on a drill that was to send so many requests as `requested`."""
-    receipt_counts = Counter(receipt.task_id for receipt in receipts)
-    by_number = {task.number: task.task_id for task in tasks}
-    # A callback for a request, but from another task than its own: the request was accepted twice. Until its response
-    # has arrived, the task of a request is unknown.
-    duplicates = {
-        receipt.task_id for receipt in receipts if by_number.get(receipt.number, receipt.task_id) != receipt.task_id
-    }
-    completed = [task for task in tasks if task.completed]
-    failures = [task for task in completed if task.status == FAILURE]
-    faults = [receipt.fault for receipt in receipts if receipt.fault]
-    called_back = [task for task in tasks if task.task_id in receipt_counts]
-    missing = [task for task in tasks if not task.completed or task.task_id not in receipt_counts]
+    tasks = log.accepted
+    failures = [task for task in tasks if task.has_run and task.status == FAILURE]
+    called_back = [task for task in tasks if task.own_callbacks]
+    callbacks = [callback for request in log.requests for callback in request.callbacks]
+    faults = [callback.fault for callback in callbacks if callback.fault]
+    missing = [task for task in tasks if not task.has_run or not task.own_callbacks]
     # A settled task cannot change any more; the others did not have the time to.
-    not_through = [task.task_id for task in missing if interrupted and not (task.settled or task.gone)]
-    parts = dict.fromkeys(outage.part for outage in outages)
+    not_through = [task.task_id for task in missing if interrupted and not (task.is_settled or task.is_gone)]
     return DrillReport(
         tasks=requested,
         accepted=len(tasks),
-        refused=dict(refused),
-        completed=len(completed),
+        refused=log.refused,
+        completed=sum(task.has_run for task in tasks),
         failed=len(failures),
         failure=failures[0].reason if failures else "",
         called_back=len(called_back),
-        called_back_twice=sum(receipt_counts[task.task_id] > 1 for task in called_back),
+        called_back_twice=sum(len(task.own_callbacks) > 1 for task in called_back),
         lost=[task.task_id for task in missing if task.task_id not in not_through],
         not_through=not_through,
-        made_twice=sorted(duplicates),
+        # Until the response has arrived, the task of a request is unknown.
+        made_twice=sorted({one.task_id for task in tasks for one in task.callbacks if one.task_id != task.task_id}),
         bad_signatures=len(faults),
         fault=faults[0] if faults else "",
-        parts=[_part_report(part, outages, tasks, receipts) for part in parts],
+        parts=[_part_report(part, outages, tasks) for part in dict.fromkeys(outage.part for outage in outages)],
         seconds=seconds,
         interrupted=interrupted,
     )
 
 
-def _part_report(
-    part: str, outages: Sequence[Outage], tasks: Collection[TrackedTask], receipts: Sequence[CallbackReceipt]
-) -> PartReport:
+def _part_report(part: str, outages: Sequence[Outage], tasks: Sequence[Request]) -> PartReport:
     own = [outage for outage in outages if outage.part == part]
     recoveries = [outage.over - outage.began for outage in own if outage.over is not None]
     return PartReport(
         part=part,
         killed=len(own),
         recovered=max(recoveries) if len(recoveries) == len(own) else None,
-        caught_up=max((delay for outage in own for delay in _delays(outage, tasks, receipts)), default=None),
+        caught_up=max((delay for outage in own for delay in _delays(outage, tasks)), default=None),
     )
 
 
-def _delays(outage: Outage, tasks: Collection[TrackedTask], receipts: Sequence[CallbackReceipt]) -> list[float]:
+def _delays(outage: Outage, tasks: Sequence[Request]) -> list[float]:
     """Seconds from an outage to the end of each task that was accepted before it, or to its callback for a receiver."""
-    accepted = {task.task_id: task.accepted for task in tasks if task.accepted <= outage.began}
+    before = [task for task in tasks if task.accepted is not None and task.accepted <= outage.began]
     if outage.of_receiver:
-        first: dict[str, float] = {}
-        for receipt in receipts:
-            first.setdefault(receipt.task_id, receipt.when)
-        done = {task_id: first.get(task_id) for task_id in accepted}
+        ends: list[float | None] = [task.own_callbacks[0].when for task in before if task.own_callbacks]
     else:
-        done = {task.task_id: task.ended for task in tasks if task.task_id in accepted}
-    return [when - outage.began for when in done.values() if when is not None and when > outage.began]
+        ends = [task.ended for task in before]
+    return [when - outage.began for when in ends if when is not None and when > outage.began]
 
 
 def _few(ids: Sequence[str]) -> str:

@@ -5,27 +5,32 @@ It is policy over a backend's `kill` and `execute`; results.py makes the report.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from denzel.backends.base import Backend
 from denzel.errors import PortTaken, TooFewTasks
 from denzel.loadtest import preflight
+from denzel.loadtest.api import Api
+from denzel.loadtest.client import HttpClient
 from denzel.loadtest.drill.faults import FaultInjector
-from denzel.loadtest.drill.load import ApiClient, Load
-from denzel.loadtest.drill.receiver import Behaviour, Receiver
 from denzel.loadtest.drill.results import RECEIVER, DrillReport, Outage, summarize
-from denzel.loadtest.target import find_target
+from denzel.loadtest.load import LoadGenerator
+from denzel.loadtest.receiver import CallbackReceiver
+from denzel.loadtest.request_log import Request, RequestLog
+from denzel.loadtest.target import Progress, Target, find_target
 from denzel.project import lock
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
 from denzel.services import FAILURE, Status
+from denzel.webhooks.receiver import Behaviour
 
 #: The faults of the receiver, in the order in which they are injected.
-_RECEIVER_FAULTS = (Behaviour.ERROR, Behaviour.HANG, Behaviour.DOWN)
+_RECEIVER_FAULTS = (Behaviour.SLOW, Behaviour.ERROR, Behaviour.HANG, Behaviour.DOWN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +52,6 @@ class DrillTimings:
 DRILL_TIMINGS = DrillTimings()
 
 
-class DrillProgress(Protocol):
-    """Progress of a drill, as it is shown."""
-
-    def doing(self, text: str) -> None:
-        """Show a step that begins."""
-
-    def note(self, text: str) -> None:
-        """Show a remark on it."""
-
-
 def drill(
     project: Project,
     backend: Backend,
@@ -67,7 +62,7 @@ def drill(
     parts: Sequence[str],
     receiver_port: int,
     read_status: Callable[[], Status | None],
-    progress: DrillProgress,
+    progress: Progress,
     timings: DrillTimings | None = None,
 ) -> DrillReport:
     """Send so many requests to a running project, kill these parts meanwhile, and report on every task.
@@ -75,189 +70,196 @@ def drill(
     Ctrl-C ends it early, with what was observed until then. Raises ServiceNotRunning, TooFewTasks, RequestUnusable,
     ServiceFailed and PortTaken.
     """
-    timings = timings or DRILL_TIMINGS
     target = find_target(settings, read_status())
-    api = ApiClient(*target.api, key=target.key)
-    with ExitStack() as stack:
-        stack.enter_context(lock.exclusive(project.lock_file))
-        receiver = stack.enter_context(Receiver(target.listen, receiver_port, secret=settings.callback_secret))
-        load = stack.enter_context(
-            Load(
-                api,
-                requests,
-                lambda number: receiver.address(target.host, number),
-                called_back=lambda: {receipt.task_id for receipt in receiver.receipts},
-                interval=timings.api_interval,
-            )
-        )
-        faults = FaultInjector(backend, settings.compose_name, monitor=target.monitor, tasks=lambda: load.tasks)
-        run = DrillRun(load, receiver, faults, tasks=tasks, progress=progress, timings=timings)
-        return run.run(parts, callback_uri=receiver.address(target.host, 0))
+    check_enough(tasks, parts)
+    run = DrillRun(
+        backend=backend,
+        target=target,
+        settings=settings,
+        requests=requests,
+        tasks=tasks,
+        receiver_port=receiver_port,
+        progress=progress,
+        timings=timings or DRILL_TIMINGS,
+    )
+    with lock.exclusive(project.lock_file):
+        return asyncio.run(run.run(parts))
 
 
+@dataclass(kw_only=True)
 class DrillRun:
-    """One run of a drill."""
+    """One run of a drill, with so many `tasks`."""
 
-    def __init__(
-        self,
-        load: Load,
-        receiver: Receiver,
-        faults: FaultInjector,
-        *,
-        tasks: int,
-        progress: DrillProgress,
-        timings: DrillTimings,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._load = load
-        self._receiver = receiver
-        self._faults = faults
-        self._tasks = tasks
-        self._progress = progress
-        self._timings = timings
-        self._clock = clock
+    backend: Backend
+    target: Target
+    settings: Settings
+    requests: Sequence[Mapping[str, Any]]
+    tasks: int
+    receiver_port: int
+    progress: Progress
+    timings: DrillTimings
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self.requests = [{**request, "callback_uri": ""} for request in self.requests]
+        self._log = RequestLog(self.requests, synchronous=False)
+        self._receiver = CallbackReceiver(
+            self.target.listen,
+            self.receiver_port,
+            self._log.record_callback,
+            secret=self.settings.callback_secret,
+            # Longer than it is slow, so that the recovery is seen however early the last callback comes.
+            delay=self.timings.receiver_outage * 1.25,
+        )
+        name = self.settings.compose_name
+        self._faults = FaultInjector(self.backend, name, monitor=self.target.monitor, log=self._log)
         self._outages: list[Outage] = []
 
-    def run(self, parts: Sequence[str], *, callback_uri: str) -> DrillReport:
-        """Kill parts one after another, then wait for all tasks; `callback_uri` is that of the first request.
+    async def run(self, parts: Sequence[str]) -> DrillReport:
+        """Kill parts one after another, then wait for all tasks; raises the errors of `drill`."""
+        # A connection for each attempt, so that each one that fails is counted.
+        async with self._receiver, HttpClient(*self.target.api, idle_limit=0) as client:
+            address = self._receiver.address(self.target.host, 0)
+            api = Api(client, self.requests, server=self.target.api, key=self.target.key, address=address)
+            async with LoadGenerator(api, self._log, prefer="respond-async") as self._load:
+                self._load.retry(self.timings.api_interval)
+                return await self._run(parts)
 
-        Raises TooFewTasks, before anything is sent, RequestUnusable, ServiceFailed and PortTaken.
-        """
-        check_enough(self._tasks, parts)
-        began = self._clock()
+    async def _run(self, parts: Sequence[str]) -> DrillReport:
+        began = self.clock()
         interrupted = False
         try:
-            self._check_first_request(callback_uri)
+            await self._check_first_request()
             stages = list(_stages(parts))
             for done, (part, fault) in enumerate(stages):
-                self._stage(part, fault, share=(self._tasks - self._load.requested) // (len(stages) - done + 1))
-            self._send_evenly(self._tasks - self._load.requested)
-            self._drain()
-        except KeyboardInterrupt:
+                await self._stage(part, fault, share=self._left // (len(stages) - done + 1))
+            await self._send_evenly(self._left)
+            await self._drain()
+        except asyncio.CancelledError:
             interrupted = True
         return summarize(
-            tasks=self._load.tasks,
-            receipts=self._receiver.receipts,
-            outages=self._outages,
-            refused=self._load.refused,
-            requested=self._tasks,
-            seconds=self._clock() - began,
-            interrupted=interrupted,
+            self._log, self._outages, requested=self.tasks, seconds=self.clock() - began, interrupted=interrupted
         )
 
-    def _check_first_request(self, callback_uri: str) -> None:
+    @property
+    def _left(self) -> int:
+        """The number of requests that are not sent yet."""
+        return self.tasks - len(self._log.requests)
+
+    async def _check_first_request(self) -> None:
         """Send one request alone, so that its errors are not taken for those of a fault."""
-        self._progress.doing("Sending a first request")
-        timeout = self._timings.first_task_timeout
-        if self._wait(lambda: any(task.completed for task in self._load.tasks), timeout, sends=1) is None:
+        self.progress.doing("Sending a first request")
+        timeout = self.timings.first_task_timeout
+        if await self._wait(lambda: any(task.has_run for task in self._log.accepted), timeout, sends=1) is None:
             raise preflight.not_ended(timeout)
-        first = self._load.tasks[0]
+        first = self._log.requests[0]
         if first.status == FAILURE:
             raise preflight.failed(first.reason)
-        if self._wait(lambda: bool(self._receiver.receipts), timeout) is None:
-            raise preflight.not_called_back(callback_uri, timeout)
+        if await self._wait(lambda: bool(first.callbacks), timeout) is None:
+            raise preflight.not_called_back(self._receiver.address(self.target.host, 0), timeout)
 
-    def _stage(self, part: str, fault: Behaviour | None, *, share: int) -> None:
+    async def _stage(self, part: str, fault: Behaviour | None, *, share: int) -> None:
         """Send a share of the requests before, during and after one outage; a `fault` is one of the receiver."""
         quarter = share // 4
         # Recovery is seen by a request that was accepted after the kill, and waits in the queue behind those before it.
-        self._wait(lambda: self._unfinished() <= quarter, self._timings.idle_timeout)
-        self._send_evenly(quarter)
+        await self._wait(lambda: self._unfinished() <= quarter, self.timings.idle_timeout)
+        await self._send_evenly(quarter)
         # Most of these are in flight when the part is killed.
         self._load.send(quarter)
-        outage = self._disturb_receiver(fault, quarter) if fault else self._kill(part, quarter)
+        outage = await self._disturb_receiver(fault, quarter) if fault else await self._kill(part, quarter)
         self._outages.append(outage)
-        self._progress.note(
-            f"    {outage.part} did not recover within {self._timings.recovery_timeout:.0f} s"
+        self.progress.note(
+            f"    {outage.part} did not recover within {self.timings.recovery_timeout:.0f} s"
             if outage.over is None
             else f"    recovered in {outage.over - outage.began:.1f} s"
         )
-        self._send_evenly(quarter)
+        await self._send_evenly(quarter)
 
-    def _kill(self, part: str, sends: int) -> Outage:
-        self._progress.doing(f"Killing {part}")
+    async def _kill(self, part: str, sends: int) -> Outage:
+        self.progress.doing(f"Killing {part}")
         # Before the kill: when that has been carried out, the part may be restarting already.
-        began = self._clock()
-        has_recovered = self._faults.kill(part)
-        killed = self._clock()
+        began = self.clock()
+        has_recovered = await self._faults.kill(part)
+        killed = self.clock()
         # One at once, even if the part has recovered before the first check.
         self._load.send(1)
-        over = self._wait(lambda: has_recovered(killed), self._timings.recovery_timeout, sends=sends - 1)
+        over = await self._wait(lambda: has_recovered(killed), self.timings.recovery_timeout, sends=sends - 1)
         return Outage(part=part, began=began, over=over)
 
-    def _disturb_receiver(self, fault: Behaviour, sends: int) -> Outage:
+    async def _disturb_receiver(self, fault: Behaviour, sends: int) -> Outage:
         """Inject a fault of the receiver, send requests meanwhile, and let it recover."""
-        self._progress.doing(f"The {RECEIVER} {'is ' * (fault is not Behaviour.ERROR)}{fault.value}")
-        self._receiver.set_behaviour(fault)
-        self._send_evenly(sends, over=self._timings.receiver_outage)
-        self._restore_receiver()
-        began = self._clock()
-        over = self._wait(
-            lambda: any(receipt.when > began for receipt in self._receiver.receipts), self._timings.recovery_timeout
-        )
+        self.progress.doing(f"The {RECEIVER} {'is ' * (fault is not Behaviour.ERROR)}{fault.value}")
+        await self._receiver.set_behaviour(fault)
+        await self._send_evenly(sends, over=self.timings.receiver_outage)
+        # Another program may have its port for a while.
+        if await self._wait(self._restore_receiver, self.timings.recovery_timeout) is None:
+            raise PortTaken(
+                f"The receiver did not get its port {self._receiver.port} back"
+                f" within {self.timings.recovery_timeout:.0f} s: another program has it.",
+                hint="Drill again, and name a port that no other program takes: --port",
+            )
+        began = self.clock()
+        over = await self._wait(lambda: self._was_called_back(began), self.timings.recovery_timeout)
         return Outage(part=f"{RECEIVER} ({fault.value})", began=began, over=over, of_receiver=True)
 
-    def _restore_receiver(self) -> None:
-        """Let the receiver accept callbacks again; another program may have its port for a while."""
-        began = self._clock()
-        timeout = self._timings.recovery_timeout
-        while True:
-            try:
-                self._receiver.set_behaviour(Behaviour.ACCEPT)
-            except PortTaken:
-                if self._clock() - began > timeout:
-                    raise PortTaken(
-                        f"The receiver did not get its port {self._receiver.port} back"
-                        f" within {timeout:.0f} s: another program has it.",
-                        hint="Drill again, and name a port that no other program takes: --port",
-                    ) from None
-                time.sleep(self._timings.poll_interval)
-            else:
-                return
+    async def _restore_receiver(self) -> bool:
+        with suppress(PortTaken):
+            await self._receiver.set_behaviour(Behaviour.ACCEPT)
+            return True
+        return False
 
-    def _drain(self) -> None:
+    async def _drain(self) -> None:
         """Wait for every task and its callback, as long as there is progress."""
-        self._progress.doing("Waiting for every task, and its callback")
+        self.progress.doing("Waiting for every task, and its callback")
         seen: tuple[int, int, int] | None = None
-        changed = self._clock()
-        while self._clock() - changed < self._timings.idle_timeout:
-            tasks = self._load.tasks
-            called_back = {receipt.task_id for receipt in self._receiver.receipts}
-            if len(tasks) == self._tasks and all(task.is_final(called_back) for task in tasks):
+        changed = self.clock()
+        while self.clock() - changed < self.timings.idle_timeout:
+            tasks = self._log.accepted
+            if len(tasks) == self.tasks and all(_is_final(task) for task in tasks):
                 return
             # Raises when a request is unusable.
             self._load.send(0)
-            counts = len(tasks), sum(task.ended is not None for task in tasks), len(called_back)
+            counts = len(tasks), self._unfinished(), sum(bool(task.own_callbacks) for task in tasks)
             if counts != seen:
-                seen, changed = counts, self._clock()
-            time.sleep(self._timings.poll_interval)
+                seen, changed = counts, self.clock()
+            await asyncio.sleep(self.timings.poll_interval)
 
     def _unfinished(self) -> int:
-        return sum(task.ended is None for task in self._load.tasks)
+        return sum(task.ended is None for task in self._log.accepted)
 
-    def _send_evenly(self, sends: int, *, over: float | None = None) -> None:
+    def _was_called_back(self, since: float) -> bool:
+        return any(callback.when > since for request in self._log.requests for callback in request.callbacks)
+
+    async def _send_evenly(self, sends: int, *, over: float | None = None) -> None:
         """Send so many requests at regular intervals, over a phase or so many seconds."""
-        seconds = self._timings.phase if over is None else over
-        began = self._clock()
+        seconds = self.timings.phase if over is None else over
+        began = self.clock()
         for number in range(1, sends + 1):
             self._load.send(1)
-            time.sleep(max(0.0, began + seconds * number / sends - self._clock()))
-        time.sleep(max(0.0, began + seconds - self._clock()))
+            await asyncio.sleep(max(0.0, began + seconds * number / sends - self.clock()))
+        await asyncio.sleep(max(0.0, began + seconds - self.clock()))
 
-    def _wait(self, condition: Callable[[], bool], timeout: float, *, sends: int = 0) -> float | None:
+    async def _wait(
+        self, condition: Callable[[], bool | Awaitable[bool]], timeout: float, *, sends: int = 0
+    ) -> float | None:
         """The time at which a condition became true, None after the timeout. Sends requests meanwhile."""
-        began = self._clock()
+        began = self.clock()
         due = _backoff(sends, timeout)
-        while not condition():
-            passed = self._clock() - began
+        while not (await done if isinstance(done := condition(), Awaitable) else done):
+            passed = self.clock() - began
             if passed > timeout:
                 return None
             while due and due[0] <= passed:
                 self._load.send(1)
                 due.pop(0)
             self._load.send(0)
-            time.sleep(self._timings.poll_interval)
-        return self._clock()
+            await asyncio.sleep(self.timings.poll_interval)
+        return self.clock()
+
+
+def _is_final(task: Request) -> bool:
+    """True when the state of a task can no longer change."""
+    return task.is_gone or (task.is_settled and bool(task.own_callbacks))
 
 
 def min_tasks(parts: Sequence[str]) -> int:

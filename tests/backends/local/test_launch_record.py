@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -66,6 +67,20 @@ def test_a_service_is_given_its_own_settings_and_where_the_others_are(record: La
     assert given["OWN_SERVICES"] == "localhost:4711,localhost:8000,localhost:5555"
     assert "MONITOR_PASSWORD" in given
     assert "MONITOR_PASSWORD" not in record.variables(Service.REDIS)
+
+
+def test_a_setting_of_an_earlier_release_is_passed_on_where_it_is_set(record: LaunchRecord) -> None:
+    given = record.variables(Service.DENZEL)
+    earlier = dataclasses.replace(record, settings={**record.settings, "BATCH_WAIT_MS": "5"})
+    assert earlier.variables(Service.DENZEL) == {**given, "BATCH_WAIT_MS": "5"}
+    assert earlier.variables(Service.API) == record.variables(Service.API)
+
+
+def test_a_launch_before_there_was_a_setting_goes_without(record: LaunchRecord) -> None:
+    settings = {name: text for name, text in record.settings.items() if name != "WORKER_MAX_TASKS"}
+    given = record.variables(Service.DENZEL)
+    del given["WORKER_MAX_TASKS"]
+    assert dataclasses.replace(record, settings=settings).variables(Service.DENZEL) == given
 
 
 def test_every_process_has_the_mark_and_finds_the_programs_of_its_environment(

@@ -22,10 +22,11 @@ from denzel import cli
 from denzel.errors import RequestUnusable, ServiceFailed, ServiceNotRunning
 from denzel.lifecycle.status import read_status
 from denzel.loadtest.bench import run as bench_run
-from denzel.loadtest.bench.load import LoadProfile
+from denzel.loadtest.bench.drain import BenchTimings
 from denzel.loadtest.bench.metrics import BenchReport, QueueSample
-from denzel.loadtest.bench.run import BenchTimings, bench
+from denzel.loadtest.bench.run import bench
 from denzel.loadtest.bench.sampler import Sampler
+from denzel.loadtest.load import LoadProfile
 from denzel.project import dotenv
 from denzel.services import QUEUE_KEY, RESPONSE_KEY, UNACKED_KEY, Service, State
 

@@ -21,12 +21,12 @@ from denzel import cli
 from denzel.errors import DrillFailed, PortTaken, RequestUnusable, ServiceFailed, ServiceNotRunning, TooFewTasks
 from denzel.lifecycle.status import read_status
 from denzel.loadtest.drill import run as drill_run
-from denzel.loadtest.drill.load import Load
-from denzel.loadtest.drill.receiver import Behaviour, Receiver
 from denzel.loadtest.drill.results import PARTS, DrillReport
 from denzel.loadtest.drill.run import DrillTimings, drill
+from denzel.loadtest.load import LoadGenerator
 from denzel.project import dotenv
 from denzel.services import Service, State
+from denzel.webhooks.receiver import Behaviour, Receiver
 
 #: Short, but for what may be late on a slow machine.
 TIMINGS = DrillTimings(phase=0.05, receiver_outage=0.1, idle_timeout=30, api_interval=0.02, poll_interval=0.01)
@@ -72,7 +72,7 @@ def test_every_part_is_killed_and_nothing_is_lost(tmp_path: Path) -> None:
     assert (report.lost, report.made_twice, report.bad_signatures, report.failed) == ([], [], 0, 0)
     assert [(part.part, part.killed) for part in report.parts] == [
         *((part, 1) for part in ("worker", "denzel", "api", "monitor", "redis")),
-        *((f"receiver ({behaviour})", 1) for behaviour in ("answers 500", "silent", "closed")),
+        *((f"receiver ({behaviour})", 1) for behaviour in ("slow", "answers 500", "silent", "closed")),
     ]
     assert all(part.recovered is not None for part in report.parts)
     assert report.slowest_recovery == max(part.recovered or 0 for part in report.parts)
@@ -217,7 +217,7 @@ def test_a_first_task_that_does_not_end_ends_the_drill(tmp_path: Path) -> None:
 
 
 def test_a_receiver_that_no_callback_reaches_ends_the_drill(tmp_path: Path) -> None:
-    said = r"No callback came to http://.*/0 within 0 s\."
+    said = r"No callback came to http://.*/0+ within 0 s\."
     with small_project(Faults(unreachable=True)) as small, pytest.raises(ServiceFailed, match=said):
         run(tmp_path, small, timings=replace(TIMINGS, first_task_timeout=0.2))
 
@@ -251,12 +251,12 @@ class Thief:
         self.tries = 0
         set_behaviour = Receiver.set_behaviour
 
-        def watched(receiver: Receiver, behaviour: Behaviour) -> None:
+        async def watched(receiver: Receiver, behaviour: Behaviour) -> None:
             if self.socket is not None and behaviour is Behaviour.ACCEPT:
                 self.tries += 1
                 if self.tries == 3 and not self.keeps:
                     self.give_back()
-            set_behaviour(receiver, behaviour)
+            await set_behaviour(receiver, behaviour)
             if behaviour is Behaviour.DOWN:
                 self.socket = socket.create_server(("127.0.0.1", receiver.port))
 
@@ -363,13 +363,13 @@ def test_parts_that_do_not_exist_are_wrong_usage(here: SmallBackend, parts: str)
 
 
 def test_too_few_tasks_for_the_parts_are_wrong_usage(here: SmallBackend) -> None:
-    result = denzel("--tasks", "36", "--yes")
+    result = denzel("--tasks", "40", "--yes")
     assert result.exit_code == 2
-    assert "Error: 36 tasks are too few to see each part recover. Pass --tasks 37 or more" in result.stderr
+    assert "Error: 40 tasks are too few to see each part recover. Pass --tasks 41 or more" in result.stderr
     assert "Continue?" not in result.stdout
 
 
-@pytest.mark.parametrize(("parts", "fewest"), [(["api"], 9), (["api", "api"], 13), (["receiver", "worker"], 21)])
+@pytest.mark.parametrize(("parts", "fewest"), [(["api"], 9), (["api", "api"], 13), (["receiver", "worker"], 25)])
 def test_too_few_tasks_are_refused_before_anything_is_sent(tmp_path: Path, parts: list[str], fewest: int) -> None:
     with small_project() as small, pytest.raises(TooFewTasks) as caught:
         run(tmp_path, small, tasks=fewest - 1, parts=parts)
@@ -387,12 +387,12 @@ def test_requests_are_sent_before_during_and_after_each_outage(
 ) -> None:
     events: list[str] = []
 
-    class Noting(Load):
+    class Noting(LoadGenerator):
         def send(self, count: int) -> None:
             events.extend(["request"] * count)
             super().send(count)
 
-    monkeypatch.setattr(drill_run, "Load", Noting)
+    monkeypatch.setattr(drill_run, "LoadGenerator", Noting)
     monkeypatch.setattr(HiddenProgress, "doing", lambda self, text: events.append(text))
     monkeypatch.setattr(HiddenProgress, "note", lambda self, text: events.append(text.strip().partition(" in ")[0]))
     fewest = drill_run.min_tasks(parts)
@@ -402,7 +402,7 @@ def test_requests_are_sent_before_during_and_after_each_outage(
     assert events.count("request") == fewest
     steps = [event for event in events if event != "request"]
     outages = [event for event in steps if event.startswith(("Killing", "The receiver"))]
-    assert steps.count("recovered") == len(outages) == (3 if parts == ["receiver"] else len(parts))
+    assert steps.count("recovered") == len(outages) == (4 if parts == ["receiver"] else len(parts))
     # What stands at both sides of every event is a request: each outage has one before it, within it, and after it.
     for number, event in enumerate(events):
         if event in ("recovered", *outages):

@@ -1,4 +1,4 @@
-"""client.py over completions.py and fail_fast.py: submitting, looking up, cancelling, waiting."""
+"""client.py over completions.py and store/loop: submitting, looking up, cancelling, waiting."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from support.redis_server import counted_commands
 from support.waiting import until
 
 from app.serving.queue import client as queue_client
-from app.serving.queue import completions
-from app.serving.queue.client import LOOKUP_THREADS, MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
+from app.serving.queue.client import MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
 from app.serving.queue.waiting import NONE, Preferences
 from app.serving.settings import Settings
 from app.serving.store import connection, keys
 from app.serving.store.connection import connect
+from app.serving.store.loop import connection as loop_connection
 from app.serving.store.tasks import CallbackReport, Idempotency, KeyReused, QueueFull, TaskRecord, TaskStore
 
 OpenQueue = Callable[..., TaskQueue]
@@ -38,7 +38,7 @@ ASYNCHRONOUS = Preferences(respond_async=True)
 
 @pytest.fixture
 def queue(open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch) -> TaskQueue:
-    monkeypatch.setattr(completions, "RECONNECT_DELAY", 0.05)
+    monkeypatch.setattr(loop_connection, "RECONNECT_DELAY", 0.05)
     return open_queue()
 
 
@@ -94,10 +94,10 @@ def parsed(record: TaskRecord | None) -> TaskRecord | None:
 
 
 def listeners(broker: Redis) -> list[dict[str, Any]]:
-    """The connections of this test that are subscribed to ended tasks."""
+    """The connections of this test that are subscribed to all ended tasks, and to those of their process."""
     clients: Any = broker.client_list()
     name = broker.client_getname()
-    return [client for client in clients if client["sub"] == "1" and client["name"] == name]
+    return [client for client in clients if client["sub"] == "2" and client["name"] == name]
 
 
 def test_a_submitted_task_is_stored_before_the_answer(queue: TaskQueue, redis: Redis) -> None:
@@ -119,21 +119,23 @@ def test_the_deployments_response_mode_applies_until_it_is_changed(queue: TaskQu
 
 
 @pytest.mark.parametrize(
-    ("mode", "prefer", "awaited"),
+    ("mode", "prefer", "waits"),
     [
-        ("async", NONE, None),
-        ("sync", NONE, "1"),
-        ("sync", ASYNCHRONOUS, None),
-        ("async", Preferences(wait=0), "1"),
-        ("async", Preferences(wait=0, respond_async=True), "1"),
+        ("async", NONE, False),
+        ("sync", NONE, True),
+        ("sync", ASYNCHRONOUS, False),
+        ("async", Preferences(wait=0), True),
+        ("async", Preferences(wait=0, respond_async=True), True),
     ],
 )
-def test_a_task_whose_request_waits_is_marked_as_awaited(
-    open_queue: OpenQueue, redis: Redis, mode: str, prefer: Preferences, awaited: str | None
+def test_a_task_whose_request_waits_has_the_channel_of_its_process(
+    open_queue: OpenQueue, redis: Redis, mode: str, prefer: Preferences, waits: bool
 ) -> None:
     accepted = accept(open_queue(RESPONSE_MODE=mode, RESPONSE_TIMEOUT="0"), prefer=prefer)
-    assert redis.hget(keys.task(accepted.task_id), "awaited") == awaited
-    assert accepted.waited == (awaited == "1")
+    assert accepted.waited == waits
+    channels: Any = redis.pubsub_channels()
+    awaited = redis.hget(keys.task(accepted.task_id), "awaited")
+    assert (awaited in channels) if waits else awaited is None
 
 
 class WaitingRequest:
@@ -158,11 +160,8 @@ def waiting_task(redis: Redis) -> str:
 
 
 def test_a_request_that_waits_gets_the_result_from_the_announcement(
-    queue: TaskQueue, records: TaskStore, broker: Redis, redis: Redis
+    queue: TaskQueue, records: TaskStore, redis: Redis
 ) -> None:
-    accept(queue, prefer=Preferences(wait=0))
-    until(lambda: listeners(broker), what="the listener")
-    redis.flushdb()
     request = WaitingRequest(queue)
     task_id = waiting_task(redis)
     with counted_commands(redis) as commands:
@@ -183,7 +182,7 @@ def test_a_broker_that_goes_away_during_a_wait_ends_the_wait_without_an_error(
 ) -> None:
     """The task was accepted: a client that got an error would send it again."""
 
-    def away(task_id: str, *, parse: bool) -> TaskRecord:
+    async def away(task_id: str) -> TaskRecord:
         raise RedisError("Connection closed by server.")
 
     monkeypatch.setattr(queue._store, "find", away)
@@ -289,7 +288,7 @@ def test_the_number_of_requests_that_wait_to_be_stored_is_limited(
         for _ in range(4):
             begun.append(asyncio.ensure_future(queue.submit(prepare, ASYNCHRONOUS)))
             await asyncio.sleep(0)
-            while queue._intake.backlog:
+            while queue._checks.backlog:
                 await asyncio.sleep(0.001)
         begun += [asyncio.ensure_future(queue.submit(prepare, ASYNCHRONOUS)) for _ in range(5)]
         await asyncio.sleep(0)
@@ -328,7 +327,7 @@ class SilentServer:
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[SilentServer]:
     monkeypatch.setattr(connection, "TIMEOUT", 0.3)
-    monkeypatch.setattr(completions, "RECONNECT_DELAY", 3600)
+    monkeypatch.setattr(loop_connection, "RECONNECT_DELAY", 3600)
     server = SilentServer()
     yield server
     LOOP.cancel_all()
@@ -353,8 +352,8 @@ def test_each_of_many_requests_waits_for_one_time_out_of_redis_at_most(
     tries = silent.accepted
     outcomes = LOOP.run(crowd(500))
     assert {type(outcome) for outcome in outcomes} == {type(alone)}
-    # As many as run at once have tried; the others failed without trying.
-    assert silent.accepted <= tries * (1 + LOOKUP_THREADS)
+    # All share the attempts.
+    assert silent.accepted <= 2 * tries
 
 
 def test_a_request_after_the_time_out_tries_redis_again(queue: TaskQueue, broker: Redis) -> None:
@@ -433,8 +432,16 @@ def test_the_end_of_another_task_ends_no_wait(
     waits.start(one)
     until(lambda: listeners(broker), what="the listener")
     records.complete(other, "SUCCESS", {"of": "other"}, ttl=60)
-    for unknown in ('[["never-accepted"]]', "never-accepted", "[1]", '[["a", "b", "c", "d"]]', "{}"):
-        broker.publish(keys.COMPLETIONS, unknown)
+    for unknown in (
+        '["never-accepted"]',
+        '[["never-accepted"]]',
+        "never-accepted",
+        "[1]",
+        '[["a", "b", "c", "d"]]',
+        "{}",
+    ):
+        for channel in (keys.COMPLETIONS, queue._completions.channel):
+            broker.publish(channel, unknown)
     assert waits.answers == []
     records.complete(one, "SUCCESS", {"of": "one"}, ttl=60)
     assert waits.join() == [TaskRecord(status="SUCCESS", result={"of": "one"})]
@@ -471,14 +478,15 @@ def test_waits_beyond_the_limit_return_at_once(
 
 
 def waiting(queue: TaskQueue) -> int:
-    return sum(len(waiters) for waiters in queue._completions._waiters.values())
+    watched = sum(len(waiters) for waiters in queue._completions._watched.values())
+    return watched + len(queue._completions._expected)
 
 
 def test_a_wait_leaves_no_waiter_behind(queue: TaskQueue) -> None:
     for _ in range(5):
         wait(queue, submit(queue), 0.01)
     assert waiting(queue) == 0
-    assert len(queue._completions._waiters) == 0
+    assert len(queue._completions._watched) == 0
 
 
 def test_a_killed_connection_is_replaced_and_the_wait_goes_on(
@@ -525,7 +533,7 @@ def test_a_channel_without_messages_is_no_error(
     queue: TaskQueue, broker: Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection's own time-out, 2 s, is for commands: an hour without an ended task is no error."""
-    monkeypatch.setattr(completions, "PING_INTERVAL", 0.5)
+    monkeypatch.setattr(loop_connection, "PING_INTERVAL", 0.5)
     with caplog.at_level(logging.WARNING):
         assert wait(queue, submit(queue), 2.6) == TaskRecord(status="PENDING", position=1)
     assert len(listeners(broker)) == 1
@@ -540,13 +548,14 @@ def test_a_redis_that_stops_responding_is_noticed_by_a_ping(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(completions, "PING_INTERVAL", 0.2)
-    monkeypatch.setattr(completions, "RECONNECT_DELAY", 0.1)
+    monkeypatch.setattr(loop_connection, "PING_INTERVAL", 0.2)
+    monkeypatch.setattr(loop_connection, "RECONNECT_DELAY", 0.1)
+    monkeypatch.setattr(connection, "TIMEOUT", 0.3)
     task_id = submit(queue)
     waits.start(task_id)
     (listener,) = until(lambda: listeners(broker), what="the listener")
     broker.client_pause(1000)
-    until(lambda: "no answer to a ping" in caplog.text, what="the warning")
+    until(lambda: "cannot listen for ended tasks" in caplog.text, what="the warning")
     until(lambda: listeners(broker) and listeners(broker)[0]["id"] != listener["id"], what="a new listener")
     records.complete(task_id, "SUCCESS", {"a": 1}, ttl=60)
     assert [answer.result for answer in waits.join() if answer] == [{"a": 1}]
@@ -555,7 +564,7 @@ def test_a_redis_that_stops_responding_is_noticed_by_a_ping(
 def test_every_method_raises_when_redis_is_away(
     away: Redis, read_settings: ReadSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(completions, "RECONNECT_DELAY", 3600)
+    monkeypatch.setattr(loop_connection, "RECONNECT_DELAY", 3600)
     queue = TaskQueue(away, read_settings())
     attempts: list[Callable[[], Any]] = [
         lambda: accept(queue),

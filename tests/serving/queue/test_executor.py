@@ -1,4 +1,4 @@
-"""executor.py: one answer for each function, no delay by a slow one, many flushed together."""
+"""executor.py: one answer for each function, and no delay by a slow one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import uvloop
 from support.asgi_client import LOOP
 
-from app.serving.queue.executor import MAX_BATCH, STALL_INTERVAL, BatchingExecutor
+from app.serving.queue.executor import STALL_INTERVAL, BatchingExecutor
 
 
 @pytest.fixture
@@ -106,80 +106,16 @@ def test_there_are_no_more_threads_than_the_limit() -> None:
     assert set(names) <= {"few-1", "few-2", "few-3"}
 
 
-def test_many_values_are_flushed_together_and_each_has_its_own_result() -> None:
-    batches: list[int] = []
-
-    def flush(values: list[int]) -> list[Any]:
-        batches.append(len(values))
-        time.sleep(0.002)
-        return [ValueError(value) if value % 3 == 0 else value * 2 for value in values]
-
-    answers = run(BatchingExecutor(4, "test", flush), *(lambda n=n: n for n in range(300)))
-    for number, answer in enumerate(answers):
-        assert (str(answer) == str(number)) if number % 3 == 0 else (answer == number * 2)
-    assert sum(batches) == 300
-    assert max(batches) <= MAX_BATCH
-    assert len(batches) < 100
-
-
-def test_what_a_flush_raises_is_the_result_of_each_and_the_executor_goes_on() -> None:
-    failing = [True]
-
-    def flush(values: list[int]) -> list[int]:
-        if failing:
-            raise ConnectionError("away")
-        return values
-
-    executor = BatchingExecutor(4, "test", flush)
-    assert [type(answer) for answer in run(executor, *[lambda: 1] * 10)] == [ConnectionError] * 10
-    failing.clear()
-    assert run(executor, *[lambda: 1] * 10) == [1] * 10
-
-
-def test_too_few_results_are_an_error_of_each_and_end_no_thread() -> None:
-    executor = BatchingExecutor(4, "test", lambda values: values[1:])
-    assert [type(answer) for answer in run(executor, lambda: 1, lambda: 2)] == [ValueError] * 2
-    assert [type(answer) for answer in run(executor, lambda: 1, lambda: 2)] == [ValueError] * 2
-
-
-def test_other_threads_sleep_while_one_flushes_and_a_full_batch_is_prepared() -> None:
-    awake: list[int] = []
-
-    def flush(values: list[int]) -> list[int]:
-        time.sleep(0.05)  # as a slow round trip; the loop checks for a stall many times meanwhile
-        awake.append(sum(thread.name.startswith("calm-") for thread in threading.enumerate()))
-        return values
-
-    run(BatchingExecutor(64, "calm", flush), *(lambda n=n: n for n in range(4 * MAX_BATCH)))
-    assert max(awake) <= 3
-
-
-def test_values_prepared_before_a_slow_function_are_flushed_before_it_ends(release: threading.Event) -> None:
-    executor = BatchingExecutor(4, "test", lambda values: values)
-
-    async def quick_then_slow() -> Any:
-        quick = executor.run(lambda: 1)
-        executor.run(lambda: release.wait(30))
-        return await quick
-
-    assert LOOP.run(quick_then_slow()) == 1
-
-
 def test_random_work_is_answered_once_and_correctly() -> None:
     """From many tasks, with pauses: no result is lost, none is another's."""
     draw = random.Random(5)
-    flushed: list[int] = []
-
-    def flush(values: list[int]) -> list[int]:
-        flushed.extend(values)
-        time.sleep(draw.choice([0, 0, 0.001]))
-        return [-value for value in values]
-
-    executor = BatchingExecutor(5, "test", flush)
+    done: list[int] = []
+    executor = BatchingExecutor(5, "test")
 
     def work(number: int) -> int:
         time.sleep(draw.choice([0, 0, 0, 0, 0.0005, 0.003]))
-        return number
+        done.append(number)
+        return -number
 
     async def client(first: int) -> None:
         for number in range(first, first + 100):
@@ -191,4 +127,4 @@ def test_random_work_is_answered_once_and_correctly() -> None:
         await asyncio.gather(*(client(1000 * number) for number in range(1, 21)))
 
     LOOP.run(clients())
-    assert len(flushed) == len(set(flushed)) == 2000
+    assert len(done) == len(set(done)) == 2000

@@ -35,7 +35,7 @@ VERIFIED = [
 
 #: What differs between two publishers, or two messages, and means nothing to the worker. (Of the arguments Celery shows
 #: less than a person at the dashboard would like to see.)
-OF_ONE_MESSAGE = {"headers": {"origin", "argsrepr"}, "properties": {"delivery_tag", "reply_to"}}
+OF_ONE_MESSAGE = {"headers": {"origin", "argsrepr", "ignore_result"}, "properties": {"delivery_tag", "reply_to"}}
 
 
 def predict(json_data: Any) -> dict[str, Any]:
@@ -148,6 +148,15 @@ def test_an_id_of_another_client_may_not_be_endless(make_celery: MakeCelery, red
     (text,) = redis.lrange(keys.QUEUE, 0, -1)
     with pytest.raises(ForeignMessage, match="its id has 256 characters"):
         parse(text, 0)
+
+
+@pytest.mark.parametrize("task_id", ["naïve", "a\nb", 'a"b', ""])
+def test_an_id_that_json_escapes_is_foreign(make_celery: MakeCelery, redis: Redis, task_id: str) -> None:
+    """The scripts would read another one, and never release the claim."""
+    make_celery(predict).apply_async((1,), task_id="the id")
+    (text,) = redis.lrange(keys.QUEUE, 0, -1)
+    with pytest.raises(ForeignMessage, match="its id has other characters"):
+        parse(text.replace('"the id"', json.dumps(task_id)), 0)
 
 
 def test_another_task_is_foreign(make_celery: MakeCelery, redis: Redis) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis import ConnectionError as ConnectionBroke
 from redis import Redis, RedisError
 from redis.connection import Connection
 from redis.exceptions import OutOfMemoryError
@@ -21,19 +20,20 @@ from support.waiting import in_threads
 
 from app.serving.callback_uri import endpoint_of
 from app.serving.settings import ResponseMode
-from app.serving.store import keys
+from app.serving.store import keys, scripts
 from app.serving.store.connection import connect
 from app.serving.store.outbox import AttemptResult, Outbox
 from app.serving.store.tasks import (
     TERMINAL_STATES,
     CallbackReport,
-    Enqueued,
+    Completion,
     Idempotency,
     KeyReused,
     NewTask,
     QueueFull,
     TaskRecord,
     TaskStore,
+    accept_arguments,
 )
 
 TASK = "11111111-1111-1111-1111-111111111111"
@@ -71,14 +71,14 @@ def callbacks(redis: Redis) -> list[str]:
 
 
 @contextmanager
-def announced(redis: Redis) -> Iterator[list[Any]]:
-    """The announcement of tasks that end in this `with`, in one message."""
+def announced(redis: Redis, channel: str = keys.COMPLETIONS) -> Iterator[list[Any]]:
+    """The announcement of tasks that end in this `with`, in one message of this channel."""
     tasks: list[Any] = []
-    with redis.pubsub() as channel:
-        channel.subscribe(keys.COMPLETIONS)
-        channel.get_message(timeout=5)
+    with redis.pubsub() as listening:
+        listening.subscribe(channel)
+        listening.get_message(timeout=5)
         yield tasks
-        message = channel.get_message(timeout=5)
+        message = listening.get_message(timeout=5)
         assert message is not None
         tasks += json.loads(message["data"])
 
@@ -232,8 +232,34 @@ def test_the_end_is_announced_and_its_callback_queued_in_the_same_step(records: 
     with announced(redis) as tasks, counted_commands(redis) as commands:
         records.complete(TASK, "FAILURE", {"args": ["no"]}, ttl=60)
     assert commands == ["evalsha"]
-    assert tasks == [[TASK]]
+    assert tasks == [TASK]
     assert callbacks(redis) == [TASK]
+
+
+def accept_awaited(broker: Redis, task_id: str, prefer: str, channel: str) -> None:
+    task = NewTask(task_id=task_id, message="message", prefer=prefer)
+    arguments = accept_arguments(task, queue_limit=10, synchronous=False, channel=channel)
+    scripts.register(broker, "tasks/accept")(args=arguments)
+
+
+def test_a_process_of_the_api_gets_the_results_for_which_it_waits(
+    records: TaskStore, broker: Redis, redis: Redis
+) -> None:
+    for task_id, prefer, channel in (
+        ("a", "wait", "one"),
+        ("b", "wait", "one"),
+        ("c", "wait", "other"),
+        ("d", "", "one"),
+    ):
+        accept_awaited(broker, task_id, prefer, channel)
+    long = json.dumps("x" * 64 * 1024)
+    ends = [Completion("a", "SUCCESS", '{"é": 1}'), Completion("b", "FAILURE", long)]
+    ends += [Completion(task_id, "SUCCESS", "1") for task_id in "cd"]
+    with announced(redis) as all_tasks, announced(redis, "one") as of_one, announced(redis, "other") as of_other:
+        records.complete_many(ends, ttl=60)
+    assert all_tasks == ["a", "b", "c", "d"]
+    assert of_one == [["a", "SUCCESS", '{"é": 1}'], ["b"]]
+    assert of_other == [["c", "SUCCESS", "1"]]
 
 
 def test_a_task_without_a_callback_queues_none(records: TaskStore, redis: Redis) -> None:
@@ -267,70 +293,6 @@ def test_a_server_that_lost_its_scripts_gets_them_again(records: TaskStore, redi
     redis.script_flush()
     accept(records, "b")
     assert redis.llen(keys.QUEUE) == 2
-
-
-# Many at once
-
-
-def new_tasks(names: str, **of_each: Any) -> list[NewTask]:
-    return [NewTask(task_id=name, message=f"message of {name}", **of_each) for name in names]
-
-
-def test_many_are_accepted_in_one_round_trip_in_their_order(records: TaskStore, redis: Redis) -> None:
-    accept(records, "first")
-    with counted_commands(redis) as commands:
-        outcomes = records.enqueue_many(new_tasks("abc"), queue_limit=10)
-    assert commands == ["evalsha"] * 3
-    assert outcomes == [Enqueued(task_id="a"), Enqueued(task_id="b"), Enqueued(task_id="c")]
-    assert redis.lrange(keys.QUEUE, 0, 2) == ["message of c", "message of b", "message of a"]
-
-
-def test_each_of_many_has_its_own_outcome(records: TaskStore) -> None:
-    accept(records, "old", idempotency=KEY)
-    tasks = [
-        *new_tasks("a"),
-        *new_tasks("b", idempotency=KEY),
-        *new_tasks("c", idempotency=OTHER_BODY),
-        *new_tasks("de"),
-    ]
-    a, b, c, d, e = records.enqueue_many(tasks, queue_limit=3)
-    assert (a, b, d) == (Enqueued(task_id="a"), Enqueued(task_id="old"), Enqueued(task_id="d"))
-    assert (type(c), type(e)) == (KeyReused, QueueFull)
-
-
-def test_many_at_a_server_that_lost_its_scripts_are_accepted_once(records: TaskStore, redis: Redis) -> None:
-    accept(records, "first")
-    redis.script_flush()
-    assert records.enqueue_many(new_tasks("abc"), queue_limit=10) == [Enqueued(task_id=name) for name in "abc"]
-    assert redis.llen(keys.QUEUE) == 4
-
-
-def test_many_beyond_the_memory_limit_are_each_refused(records: TaskStore, memory_full: MemoryFull) -> None:
-    accept(records, "old", idempotency=KEY)
-    with memory_full():
-        a, b = records.enqueue_many([*new_tasks("a"), *new_tasks("b", idempotency=KEY)], queue_limit=10)
-    assert isinstance(a, OutOfMemoryError)
-    assert b == Enqueued(task_id="old")
-
-
-def test_many_are_sent_once_more_when_the_connection_breaks(
-    records: TaskStore, redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The answers are lost, and the tasks are not doubled."""
-    accept(records, "first")
-    read, broken = Connection.read_response, []
-
-    def read_response(connection: Connection, *args: Any, **options: Any) -> Any:
-        reply = read(connection, *args, **options)
-        if not broken:
-            broken.append(reply)
-            connection.disconnect()
-            raise ConnectionBroke("the connection broke")
-        return reply
-
-    monkeypatch.setattr(Connection, "read_response", read_response)
-    assert records.enqueue_many(new_tasks("ab"), queue_limit=10) == [Enqueued(task_id="a"), Enqueued(task_id="b")]
-    assert redis.llen(keys.QUEUE) == 3
 
 
 # The place in the queue
@@ -415,7 +377,7 @@ def test_a_cancelled_task_is_announced_and_calls_back(records: TaskStore, redis:
     accept(records, uri=URI)
     with announced(redis) as tasks:
         records.cancel(TASK, ttl=60)
-    assert tasks == [[TASK]]
+    assert tasks == [TASK]
     assert callbacks(redis) == [TASK]
 
 

@@ -17,11 +17,15 @@ from support.waiting import until
 #: Seconds between two checks: a hang is noticed in 1.5 s, and at a start in 6.
 INTERVAL = 0.25
 
-#: Starts children `NAME.py`, and notes orders instead of sending them to Redis.
+#: Starts children `NAME.py`, and notes orders instead of sending them to Redis. While there is a file `sleeping`, a
+#: SIGKILL has no effect, as on a process that waits for a disk.
 SUPERVISOR = """
-import os, sys
+import os, signal, sys
 from app.serving.supervisor import child, supervisor
+kill = os.kill
+os.kill = lambda pid, number: os.path.exists("sleeping") and number == signal.SIGKILL or kill(pid, number)
 child.FIRST_PAUSE, child.MAX_PAUSE, child.LOAD_PAUSE = 0.1, 0.4, 0.5
+child.STEADY_AFTER = float(sys.argv[3])
 supervisor.SENDER_STOP_MARGIN, supervisor.KILL_MARGIN, supervisor.EXIT_MARGIN = 3, 1, 0.5
 supervisor.SENDER_GRACE = 1
 worker, sender = (child.Child(name, [sys.executable, f"{name}.py"], os.environ) for name in ("worker", "sender"))
@@ -106,11 +110,16 @@ def supervise(tmp_path: Path) -> Iterator[Supervise]:
     started: list[Supervised] = []
 
     def start(
-        *, worker: str = "live()", sender: str = "live()", stop_timeout: float = 20, bare: str = ""
+        *,
+        worker: str = "live()",
+        sender: str = "live()",
+        bare: str = "",
+        stop_timeout: float = 20,
+        steady_after: float = 30,
     ) -> Supervised:
         for name, code in (("worker", worker), ("sender", sender)):
             (tmp_path / f"{name}.py").write_text(code if name == bare else CHILD + code)
-        command = [sys.executable, "-c", SUPERVISOR, str(stop_timeout), str(INTERVAL)]
+        command = [sys.executable, "-c", SUPERVISOR, str(stop_timeout), str(INTERVAL), str(steady_after)]
         with (tmp_path / "output").open("wb") as output:
             process = subprocess.Popen(
                 command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(PROJECT)}, stderr=output

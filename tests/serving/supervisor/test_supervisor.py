@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 
+import psutil
 import pytest
 from serving.supervisor.conftest import INTERVAL, Supervise, Supervised
 from support.waiting import until
@@ -19,6 +20,18 @@ CHILDREN = ("worker", "sender")
 
 def other(name: str) -> str:
     return CHILDREN[name == "worker"]
+
+
+def started(supervise: Supervise, **options: object) -> Supervised:
+    supervised = supervise(**options)
+    for name in CHILDREN:
+        supervised.pid(name)
+    return supervised
+
+
+def processor_time(supervised: Supervised) -> float:
+    times = psutil.Process(supervised.process.pid).cpu_times()
+    return float(times.user + times.system)
 
 
 # ------------------------------------------------------------------ ends
@@ -43,12 +56,12 @@ def test_the_pause_grows_for_a_child_that_ends_again_and_again(name: str, superv
 
 def test_the_pause_is_short_again_after_a_child_has_run_for_a_while(supervise: Supervise) -> None:
     code = "live(until=lambda: exists('end') and (os.remove('end') or True)) if exists('run') else None; sys.exit(3)"
-    supervised = supervise(worker=code)
+    supervised = supervise(worker=code, steady_after=2)
     supervised.until_it_logs("again in 0.4 s")
     (supervised.folder / "run").touch()
     starts = len(supervised.starts("worker"))
     supervised.pid("worker", after=starts)
-    time.sleep(0.5)  # longer than the longest pause
+    time.sleep(2.1)
     (supervised.folder / "end").touch()
     supervised.pid("worker", after=starts + 1)
     assert supervised.output().rstrip().endswith("again in 0.1 s")
@@ -86,12 +99,18 @@ def test_a_child_that_hangs_is_killed_and_started_again(name: str, supervise: Su
     assert len(supervised.starts(other(name))) == 1
 
 
-@pytest.mark.parametrize("name", CHILDREN)
-def test_a_child_that_never_beats_hangs_too_but_has_longer_to_start(name: str, supervise: Supervise) -> None:
+def test_a_child_that_never_beats_hangs_too_but_has_longer_to_start(supervise: Supervise) -> None:
     code = "import os, time\nparent = os.getppid()\nwhile os.getppid() == parent: time.sleep(0.02)"
     began = time.monotonic()
-    supervise(**{name: code}, bare=name).until_it_logs(f"the {name} hangs")
+    supervise(sender=code, bare="sender").until_it_logs("the sender hangs")
     assert time.monotonic() - began > (MAX_MISSED_AT_START - 1) * INTERVAL
+
+
+def test_a_child_that_misses_some_beats_now_and_then_is_left_alone(supervise: Supervise) -> None:
+    seldom = f"live(until=lambda: time.sleep({2.2 * INTERVAL}))"
+    supervised = started(supervise, sender=seldom)
+    time.sleep(4 * MAX_MISSED * INTERVAL)
+    assert len(supervised.starts("sender")) == 1
 
 
 def test_nobody_is_killed_after_the_supervisor_was_stopped_itself(supervise: Supervise) -> None:
@@ -103,6 +122,22 @@ def test_nobody_is_killed_after_the_supervisor_was_stopped_itself(supervise: Sup
     supervised.process.send_signal(signal.SIGCONT)
     time.sleep(2 * MAX_MISSED * INTERVAL)
     assert [len(supervised.starts(name)) for name in CHILDREN] == [1, 1]
+
+
+def test_a_killed_child_that_does_not_end_holds_up_nobody_else(supervise: Supervise) -> None:
+    supervised = started(supervise)
+    (supervised.folder / "sleeping").touch()
+    os.kill(supervised.pid("worker"), signal.SIGSTOP)
+    supervised.until_it_logs("the worker hangs")
+    os.kill(supervised.pid("sender"), signal.SIGKILL)
+    supervised.pid("sender", after=1)
+    used = processor_time(supervised)
+    time.sleep(1)
+    assert processor_time(supervised) - used < 0.1
+    assert len(supervised.starts("worker")) == 1
+    assert supervised.output().count("the worker hangs") == 1
+    os.kill(supervised.pid("worker"), signal.SIGKILL)
+    supervised.pid("worker", after=1)
 
 
 # ------------------------------------------------------------------ loading
@@ -158,13 +193,6 @@ def test_it_is_unset_once_a_child_has_loaded(supervise: Supervise) -> None:
 # ------------------------------------------------------------------ stop
 
 
-def started(supervise: Supervise, **options: object) -> Supervised:
-    supervised = supervise(**options)
-    for name in CHILDREN:
-        supervised.pid(name)
-    return supervised
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_ends_the_worker_and_then_the_sender(number: signal.Signals, supervise: Supervise) -> None:
     slowly = "on(signal.SIGTERM, lambda: (time.sleep(0.5), end())); live()"
@@ -210,10 +238,27 @@ def test_a_stopped_worker_does_not_prevent_a_stop(supervise: Supervise) -> None:
     supervised = started(supervise, stop_timeout=4)
     os.kill(supervised.pid("worker"), signal.SIGSTOP)
     began = time.monotonic()
-    assert supervised.stop() == 0
+    supervised.process.send_signal(signal.SIGTERM)
+    time.sleep(2)
+    assert supervised.stop() == 0  # another signal gives it no more time
     assert 2.9 < time.monotonic() - began < 4
     assert "sender ends" in supervised.notes()
     assert supervised.orders() == ["forget", "forget"]
+
+
+def test_a_killed_worker_that_does_not_end_does_not_prevent_a_stop_either(supervise: Supervise) -> None:
+    supervised = started(supervise, stop_timeout=4)
+    (supervised.folder / "sleeping").touch()
+    os.kill(supervised.pid("worker"), signal.SIGSTOP)
+    began = time.monotonic()
+    supervised.process.send_signal(signal.SIGTERM)
+    time.sleep(1.5)
+    used = processor_time(supervised)
+    time.sleep(1)
+    assert processor_time(supervised) - used < 0.1
+    assert supervised.process.wait(30) == 0
+    assert 3.4 < time.monotonic() - began < 4
+    assert "sender ends" in supervised.notes()
 
 
 def test_a_sender_that_does_not_end_is_killed_after_its_grace(supervise: Supervise) -> None:

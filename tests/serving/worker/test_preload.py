@@ -7,14 +7,19 @@ import re
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from redis import Redis
 from support.deployment import Deployment
 from support.waiting import until
 
-from app.serving.store import keys
-from app.serving.worker.preload import uses_cuda
+from app.serving.heartbeat import Heartbeat
+from app.serving.store.workers import WorkerRegistry, how_load_model_ended
+from app.serving.worker.model.predictor import Predictor
+from app.serving.worker.preload import preload_model, uses_cuda
 
 MODEL_MB = 200
 
@@ -80,6 +85,27 @@ def load_model():
 """
 
 
+NATIVE_THREAD = """
+import ctypes
+
+_load_model = load_model
+
+def load_model():
+    libc, thread = ctypes.CDLL(None), ctypes.c_ulong()
+    libc.pthread_create(ctypes.byref(thread), None, ctypes.cast(libc.pause, ctypes.c_void_p), None)
+    return _load_model()
+"""
+
+PYTHON_THREAD = """
+import threading
+
+_load_model = load_model
+
+def load_model():
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    return _load_model()
+"""
+
 ENDS = """
 _load_model = load_model
 
@@ -127,7 +153,7 @@ def forking(single: Deployment) -> Deployment:
 def test_one_model_is_in_memory_also_for_processes_that_come_later(forking: Deployment) -> None:
     add(forking, BIG)
     forking.launch("denzel")
-    assert forking.loads() == [forking.running["denzel"].pid]
+    assert forking.loads() == [forking.main_process()]
     first = predicting(forking)
     killed = forking.enqueue(die=True)
     assert forking.ended(killed, within=60).status == "FAILURE"
@@ -144,7 +170,7 @@ def test_the_worker_is_loading_while_the_main_process_loads_and_a_stop_is_prompt
     forking.order(load_for=300)
     forking.start("redis", "denzel")
     forking.until_worker_is("LOADING")
-    until(forking.sidecar, what="the sidecar to run")
+    until(forking.sender, what="the sender to run")
     assert forking.healthy("denzel")
     os.kill(forking.running["denzel"].pid, signal.SIGTERM)
     assert forking.exit_code("denzel", within=10) == 0
@@ -154,7 +180,7 @@ def test_the_worker_is_loading_while_the_main_process_loads_and_a_stop_is_prompt
 
 @pytest.mark.local
 def test_a_worker_that_stops_while_it_loads_is_deregistered(forking: Deployment) -> None:
-    """After a restart, what is left would be taken for a death."""
+    """Although its process is ended by the signal, and the sender still waits for an answer."""
     forking.order(load_for=300)
     forking.start("redis")
     until(lambda: forking.healthy("redis"), what="Redis")
@@ -164,14 +190,13 @@ def test_a_worker_that_stops_while_it_loads_is_deregistered(forking: Deployment)
         )
         forking.records.complete("called back", "SUCCESS", None, ttl=600)
         forking.start("denzel")
-        # The callback is on its way, and the worker waits for it when it stops: longer than between two heartbeats.
+        # The callback is on its way, and the service waits for it when it stops.
         silent.settimeout(60)
         connection, _ = silent.accept()
         with connection:
             os.kill(forking.running["denzel"].pid, signal.SIGTERM)
             assert forking.exit_code("denzel", within=30) == 0
     assert forking.worker() == ("", "")
-    assert not forking.redis.exists(keys.loads("worker@iris"))
 
 
 @pytest.mark.local
@@ -185,18 +210,88 @@ def test_a_model_that_cannot_be_loaded_is_an_error_until_it_can(forking: Deploym
 
 
 @pytest.mark.local
-def test_a_model_that_ends_the_worker_is_an_error_after_restarts_until_it_loads(forking: Deployment) -> None:
+def test_a_model_that_ends_the_worker_is_an_error_until_it_loads(forking: Deployment) -> None:
     add(forking, ENDS)
     forking.start("redis", "denzel")
-    assert forking.exit_code("denzel", within=60) == 3
-    for _ in range(2):
-        forking.start("denzel")  # as Docker and supervisord do
-        assert forking.until_worker_is("ERROR") == "a process died while loading the model"
-        assert forking.exit_code("denzel", within=60) == 3
+    cause = "load_model ended its process with exit code 3"
+    assert forking.until_worker_is("ERROR") == cause
+    # The next one says so while it tries again.
+    first = until(forking.main_process, what="the next worker")
+    assert forking.until_worker_is("ERROR") == cause
+    until(lambda: forking.main_process() not in (0, first), what="another try")
     (forking.root / "there").touch()
-    forking.start("denzel")
-    forking.until_worker_is("ERROR")
     assert forking.until_worker_is("UP") == ""
+    assert forking.output("denzel").count("the worker ended with exit code 3 while loading the model") >= 2
+
+
+@pytest.mark.local
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+@pytest.mark.parametrize("code", [NATIVE_THREAD, PYTHON_THREAD])
+def test_a_model_that_starts_a_thread_is_refused_with_a_hint(forking: Deployment, code: str) -> None:
+    """In a forked process it is missing: the first prediction that needs it would hang for ever."""
+    add(forking, code)
+    forking.start("redis", "denzel")
+    assert forking.until_worker_is("ERROR") == (
+        "load_model has started a thread, which no forked process would have: predictions would hang."
+        " Set MODEL_SHARING=process in .env, then: denzel restart"
+    )
+    assert len(forking.loads()) == 1
+    os.kill(forking.running["denzel"].pid, signal.SIGTERM)
+    assert forking.exit_code("denzel", within=10) == 0
+    forking.environ["MODEL_SHARING"] = "process"
+    forking.start("denzel")
+    assert forking.until_worker_is("UP") == ""
+
+
+class TMonitor(threading.Thread):
+    """As tqdm starts it for its first progress bar."""
+
+    __module__ = "tqdm._monitor"
+
+
+def test_the_thread_of_a_progress_bar_is_none_that_predictions_need(broker: Redis) -> None:
+    is_over = threading.Event()
+
+    def load_model() -> str:
+        TMonitor(target=is_over.wait, daemon=True).start()
+        return "model"
+
+    loaded = Predictor(lambda: SimpleNamespace(load_model=load_model, predict_batch=None))
+    registry = WorkerRegistry(broker)
+    preload_model(loaded, registry, "worker@iris", Heartbeat(None), {})
+    assert loaded.loaded
+    is_over.set()
+
+
+@pytest.mark.parametrize(
+    ("environ", "report"),
+    [({}, ("LOADING", "")), ({"LOAD_ENDED": "-9"}, ("ERROR", how_load_model_ended(-9)))],
+)
+def test_the_state_of_a_load_is_reported_and_the_supervisor_expects_no_beats_meanwhile(
+    environ: dict[str, str], report: tuple[str, str], broker: Redis
+) -> None:
+    source, output = os.pipe()
+    registry = WorkerRegistry(broker)
+    seen = []
+
+    def load_model() -> str:
+        seen.append([(one.state.value, one.cause) for one in registry.read()])
+        seen.append(os.read(source, 10))
+        return "model"
+
+    preload_model(
+        Predictor(lambda: SimpleNamespace(load_model=load_model)), registry, "worker@iris", Heartbeat(output), environ
+    )
+    assert seen == [[report], b"L"]
+    assert os.read(source, 10) == b"R"
+    os.close(source)
+    os.close(output)
+
+
+def test_a_load_goes_on_without_redis(away: Redis) -> None:
+    loaded = Predictor(lambda: SimpleNamespace(load_model=lambda: "model"))
+    preload_model(loaded, WorkerRegistry(away), "worker@iris", Heartbeat(None), {})
+    assert loaded.loaded
 
 
 @pytest.mark.local

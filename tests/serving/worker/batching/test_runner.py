@@ -1,257 +1,199 @@
-"""runner.py: a batch in a pool process, with a real pipeline of the tests' own and a real Redis."""
+"""runner.py: a batch in one process, with a pipeline of the tests' own, and its slot on the scoreboard."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
-from collections.abc import Callable
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from redis import Redis, RedisError
-from support.records import record_of
-from support.waiting import until
+from redis import Redis
+from support.worker import predictor
 
+from app.serving.json_values import NotJson
 from app.serving.store import keys
-from app.serving.store.claims import ClaimLimits, Claims
-from app.serving.store.messages import QueuedTask, parse, task_message
+from app.serving.store.messages import TASK_NAME, QueuedTask, parse
 from app.serving.store.tasks import TaskStore
-from app.serving.worker.batching.poller import PollGrant
-from app.serving.worker.batching.result_writer import ResultWriter
-from app.serving.worker.batching.runner import MAX_RESULT_REPR, BatchRunner
-from app.serving.worker.batching.scoreboard import ALL, Scoreboard
-from app.serving.worker.model.predictor import Predictor
+from app.serving.worker.batching.result_buffer import ResultBuffer
+from app.serving.worker.batching.runner import BatchRunner, TaskResult
+from app.serving.worker.batching.scoreboard import ALL, Slot
 
-SLOT = 3
-
-
-@pytest.fixture
-def scoreboard() -> Scoreboard:
-    return Scoreboard()
+Taken = Callable[..., list[QueuedTask]]
+Run = Callable[..., list[TaskResult]]
 
 
 @pytest.fixture
-def claims(broker: Redis) -> Claims:
-    return Claims(broker, ClaimLimits(deliveries=3, ttl=60))
+def results(records: TaskStore) -> Iterator[ResultBuffer]:
+    buffer = ResultBuffer(records, ttl=60, sleep=pytest.fail)
+    yield buffer
+    # Nothing of this test is to be stored in the next one.
+    buffer.take()
 
 
 @pytest.fixture
-def taken(claims: Claims, records: TaskStore, scoreboard: Scoreboard) -> Callable[..., list[QueuedTask]]:
-    """Accepts and takes a task for each of these inputs."""
+def run(results: ResultBuffer, slot: Slot) -> Run:
+    """Runs these tasks with these functions, as a process that has taken them: run(tasks, predict=...)."""
 
-    def take(*inputs: Any) -> list[QueuedTask]:
-        for number, one in enumerate(inputs):
-            records.enqueue(f"task-{number}", task_message(f"task-{number}", one), callback_uri=None, queue_limit=1000)
-        claimed = claims.take(free=1, limit=len(inputs)).claimed
-        tasks = [parse(one.message, one.since) for one in claimed]
-        scoreboard.assign(SLOT, len(tasks))
-        return [task for task in tasks if task is not None]
+    def run_batch(tasks: list[QueuedTask], **functions: Any) -> list[TaskResult]:
+        slot.begin([task.task_id for task in tasks])
+        return BatchRunner(predictor(**functions), results, slot).run(tasks)
 
-    return take
+    return run_batch
 
 
-@pytest.fixture
-def runner(records: TaskStore, claims: Claims, scoreboard: Scoreboard) -> Callable[..., BatchRunner]:
-    def make(*, records: Any = records, sleep: Callable[[float], None] = pytest.fail, **functions: Any) -> BatchRunner:
-        pipeline = SimpleNamespace(load_model=lambda: "model", process=lambda model, one: one, **functions)
-        predictor = Predictor(lambda: pipeline)
-        predictor.load(pytest.fail, sleep=pytest.fail)
-        return BatchRunner(predictor, ResultWriter(records, ttl=60, sleep=sleep), claims, scoreboard)
-
-    return make
-
-
-def results(records: TaskStore, tasks: list[QueuedTask]) -> list[Any]:
-    found = [record_of(records, task.task_id) for task in tasks]
-    return [(record.status, record.result) for record in found]
-
-
-def test_each_task_gets_its_own_result(runner: Any, taken: Any, records: TaskStore, redis: Redis) -> None:
-    tasks = taken(1, 2, 3)
-    result = runner(predict=lambda model, one: {"twice": 2 * one}).run(SLOT, tasks)
-    assert results(records, tasks) == [("SUCCESS", {"twice": 2 * each}) for each in (1, 2, 3)]
-    assert [(one.task_id, one.status) for one in result.results] == [(task.task_id, "SUCCESS") for task in tasks]
-    assert (result.waiting, result.predicts_batches) == (0, False)
-    assert not redis.exists(keys.UNACKED, keys.OWNERS)
-
-
-def test_a_bad_task_fails_alone_with_its_traceback_in_the_log(
-    runner: Any, taken: Any, records: TaskStore, caplog: pytest.LogCaptureFixture
-) -> None:
-    tasks = taken(1, 0, 2)
-    runner(predict=lambda model, one: {"inverse": 1 / one}).run(SLOT, tasks)
-    assert results(records, tasks) == [
-        ("SUCCESS", {"inverse": 1.0}),
-        ("FAILURE", {"args": ["division by zero"]}),
-        ("SUCCESS", {"inverse": 0.5}),
-    ]
-    assert "task-1" in caplog.text
-    assert "ZeroDivisionError" in caplog.text
-
-
-@pytest.mark.parametrize("error", [SystemExit("I exit"), KeyboardInterrupt("stop")])
-def test_a_pipeline_that_exits_fails_its_task(
-    error: BaseException, runner: Any, taken: Any, records: TaskStore
-) -> None:
-    def predict(model: Any, one: Any) -> Any:
-        raise error
-
-    tasks = taken(1)
-    runner(predict=predict).run(SLOT, tasks)
-    ((status, result),) = results(records, tasks)
-    assert (status, str(error) in result["args"][0]) == ("FAILURE", True)
-
-
-def test_a_process_that_celery_ends_does_end(runner: Any, taken: Any, records: TaskStore) -> None:
-    def predict(model: Any, one: Any) -> Any:
-        raise SystemExit(-15)
-
-    tasks = taken(1)
-    with pytest.raises(SystemExit):
-        runner(predict=predict).run(SLOT, tasks)
-    assert results(records, tasks) == [("STARTED", None)]
-
-
-def test_truncated_tasks_do_not_run(runner: Any, taken: Any, records: TaskStore, scoreboard: Scoreboard) -> None:
-    ran = []
-
-    def predict(model: Any, one: int) -> dict[str, int]:
-        ran.append(one)
-        if one == 2:
-            scoreboard.truncate(SLOT)
-        return {}
-
-    tasks = taken(1, 2, 3, 4)
-    result = runner(predict=predict).run(SLOT, tasks)
-    assert ran == [1, 2]
-    assert [one.task_id for one in result.results] == ["task-0", "task-1"]
-    assert [status for status, _ in results(records, tasks)] == ["SUCCESS", "SUCCESS", "STARTED", "STARTED"]
-
-
-def test_the_scoreboard_has_the_index_of_the_task_that_runs(runner: Any, taken: Any, scoreboard: Scoreboard) -> None:
-    places = []
-
-    def predict(model: Any, one: int) -> dict[str, int]:
-        places.append(scoreboard.index(SLOT))
-        return {}
-
-    runner(predict=predict).run(SLOT, taken(1, 2))
-    assert (places, scoreboard.index(SLOT)) == ([0, 1], 2)
-
-
-def test_the_scoreboard_shows_that_predict_batch_runs_all_at_once(
-    runner: Any, taken: Any, scoreboard: Scoreboard
-) -> None:
-    places = []
-
-    def predict_batch(model: Any, batch: list[int]) -> list[dict[str, int]]:
-        places.append(scoreboard.index(SLOT))
-        return [{} for _ in batch]
-
-    result = runner(predict_batch=predict_batch).run(SLOT, taken(1, 2))
-    assert (places, scoreboard.index(SLOT)) == ([ALL], 2)
-    assert result.predicts_batches
-
-
-def test_results_are_stored_while_a_long_task_runs(runner: Any, taken: Any, records: TaskStore) -> None:
-    def statuses() -> list[str]:
-        return [status for status, _ in results(records, tasks)]
-
-    def predict(model: Any, one: int) -> dict[str, int]:
-        if one == 3:
-            until(lambda: statuses() == ["SUCCESS", "SUCCESS", "STARTED"], what="the results of those in front")
-        return {}
-
-    tasks = taken(1, 2, 3)
-    result = runner(predict=predict).run(SLOT, tasks)
-    assert [ended.status for ended in result.results] == ["SUCCESS"] * 3
-    assert statuses() == ["SUCCESS"] * 3
-
-
-def test_results_are_stored_as_soon_as_redis_is_back(
-    runner: Any, taken: Any, records: TaskStore, caplog: pytest.LogCaptureFixture
-) -> None:
-    class AwayTwice:
-        """The records of a Redis that is away for the first two tries."""
-
-        tries = 0
-
-        def complete_many(self, completions: Any, *, ttl: int) -> int:
-            self.tries += 1
-            if self.tries < 3:
-                raise RedisError("Connection refused")
-            return records.complete_many(completions, ttl=ttl)
-
-    pauses: list[float] = []
-    tasks = taken(1)
-    runner(records=AwayTwice(), sleep=pauses.append, predict=lambda model, one: {}).run(SLOT, tasks)
-    assert results(records, tasks) == [("SUCCESS", {})]
-    assert pauses == [0.05, 0.1]
-    assert "Connection refused" in caplog.text
-
-
-def test_the_dashboard_gets_the_beginning_of_a_long_result(runner: Any, taken: Any) -> None:
-    result = runner(predict=lambda model, one: {"x": "y" * 100_000}).run(SLOT, taken(1))
-    assert len(result.results[0].result_repr) == MAX_RESULT_REPR
-
-
-# Polling
-
-
-@pytest.fixture
-def granted(scoreboard: Scoreboard, taken: Any, records: TaskStore) -> Callable[..., list[QueuedTask]]:
-    """Accepts a task for each of these inputs, and takes the first, with a grant to poll."""
-
-    def make(*inputs: Any) -> list[QueuedTask]:
-        tasks: list[QueuedTask] = taken(inputs[0])
-        for number, one in enumerate(inputs[1:], start=1):
-            records.enqueue(f"task-{number}", task_message(f"task-{number}", one), callback_uri=None, queue_limit=1000)
-        scoreboard.assign(SLOT, 1, polls=True)
-        return tasks
-
-    return make
+def ends(ended: list[TaskResult]) -> list[tuple[str, str, Any]]:
+    return [(one.completion.task_id, one.completion.status, json.loads(one.completion.result)) for one in ended]
 
 
 @pytest.mark.parametrize("batches", [False, True])
-def test_waiting_tasks_are_polled_run_and_returned_with_all_their_fields(
-    batches: bool, runner: Any, granted: Any, records: TaskStore, redis: Redis
-) -> None:
-    one = {"predict": lambda model, one: {"is": one}}
-    many = {"predict_batch": lambda model, all_of_them: [{"is": one} for one in all_of_them]}
+def test_each_task_gets_its_own_result_and_time(batches: bool, run: Run, taken: Taken, results: ResultBuffer) -> None:
+    def predict(model: str, one: int) -> dict[str, Any]:
+        return {"twice": 2 * one}
+
+    def predict_batch(model: str, many: list[int]) -> list[dict[str, Any]]:
+        return [predict(model, one) for one in many]
+
     began = time.time()
-    tasks = granted(0, 1, 2, 3)
-    result = runner(**(many if batches else one)).run(SLOT, tasks, PollGrant(1, limit=2))
-    for number in range(4):
-        record = record_of(records, f"task-{number}")
-        assert (record.status, record.result) == ("SUCCESS", {"is": number})
-    assert [ended.task_id for ended in result.results] == ["task-0"]
-    assert [polled.id for polled in result.polled] == ["task-1", "task-2", "task-3"]
-    assert [polled.result.result_repr for polled in result.polled] == ['{"is": 1}', '{"is": 2}', '{"is": 3}']
-    assert [polled.args_repr for polled in result.polled] == ["[1]", "[2]", "[3]"]
-    assert all(began - 1 < polled.since <= polled.time_start < began + 60 for polled in result.polled)
-    assert (result.rounds, result.waiting, list(result.to_requeue)) == (3, 0, [])
-    assert not redis.exists(keys.QUEUE, keys.UNACKED, keys.OWNERS)
+    ended = run(taken(a=1, b=2, c=3), **({"predict_batch": predict_batch} if batches else {"predict": predict}))
+    assert ends(ended) == [(task, "SUCCESS", {"twice": 2 * one}) for task, one in zip("abc", (1, 2, 3), strict=True)]
+    assert all(began <= one.time_start <= time.time() and 0 < one.runtime < 30 for one in ended)
+    assert [one.task_id for one in results.take()][-1] == "c"
 
 
-def test_without_a_grant_a_process_does_not_poll(runner: Any, granted: Any, redis: Redis) -> None:
-    result = runner(predict=lambda model, one: {}).run(SLOT, granted(0, 1))
-    assert (list(result.polled), result.waiting, redis.llen(keys.QUEUE)) == ([], 1, 1)
-
-
-def test_a_bad_polled_task_fails_alone(runner: Any, granted: Any, records: TaskStore) -> None:
-    result = runner(predict=lambda model, one: {"is": 1 / one}).run(SLOT, granted(1, 0, 2), PollGrant(1, limit=8))
-    assert [polled.result.status for polled in result.polled] == ["FAILURE", "SUCCESS"]
-
-
-def test_tasks_truncated_from_a_round_are_to_be_requeued_and_end_the_session(
-    runner: Any, granted: Any, scoreboard: Scoreboard, redis: Redis
+@pytest.mark.parametrize("batches", [False, True])
+def test_a_bad_task_fails_alone_with_its_traceback_in_the_log(
+    batches: bool, run: Run, taken: Taken, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def predict(model: Any, one: int) -> dict[str, Any]:
-        if one == 1:
-            scoreboard.truncate(SLOT)
+    def predict(model: str, one: int) -> dict[str, Any]:
+        return {"inverse": 1 / one}
+
+    def predict_batch(model: str, many: list[int]) -> list[dict[str, Any]]:
+        return [predict(model, one) for one in many]
+
+    ended = run(taken(a=1, b=0, c=2), **({"predict_batch": predict_batch} if batches else {"predict": predict}))
+    assert ends(ended) == [
+        ("a", "SUCCESS", {"inverse": 1.0}),
+        ("b", "FAILURE", {"args": ["division by zero"]}),
+        ("c", "SUCCESS", {"inverse": 0.5}),
+    ]
+    assert "[b] failed" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise ValueError("no text")
+
+
+class OfTheUser(Exception):
+    def __init__(self, first: str, *, second: str) -> None:
+        super().__init__(first, second)
+
+
+@pytest.mark.parametrize(
+    ("error", "arguments"),
+    [
+        (ValueError(), ["ValueError"]),
+        (KeyError(3), [3]),
+        (OfTheUser("a", second="b"), ["a", "b"]),
+        (FileNotFoundError(2, "No such file"), [2, "No such file"]),
+        (ValueError({"x": [float("nan")]}), [{"x": [None]}]),
+        (ValueError({1}), ["{1}"]),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), ["utf-8", "b'\\xff'", 0, 1, "bad"]),
+        (NotJson("result is a Figure"), ["result is a Figure"]),
+        (RuntimeError("x" * 100_000), ["x" * 100_000]),
+        (ValueError("naïve ☃"), ["naïve ☃"]),
+        (SystemExit("I exit"), ["SystemExit: I exit"]),
+        (KeyboardInterrupt("stop"), ["KeyboardInterrupt: stop"]),
+        (ValueError(Unprintable()), ["Unprintable"]),
+    ],
+)
+def test_a_failure_is_the_arguments_of_its_exception(
+    error: BaseException, arguments: list[Any], run: Run, taken: Taken
+) -> None:
+    def predict(model: str, one: Any) -> Any:
+        raise error
+
+    assert ends(run(taken(a=1), predict=predict)) == [("a", "FAILURE", {"args": arguments})]
+
+
+def test_a_result_that_cannot_be_written_fails_its_task(run: Run, taken: Taken) -> None:
+    """Here a number of more digits than Python writes."""
+    ((_, status, result),) = ends(run(taken(a=1), predict=lambda model, one: {"n": 10**5000}))
+    assert (status, result["args"][0][:15]) == ("FAILURE", 'result["n"] is ')
+
+
+@pytest.mark.parametrize("batches", [False, True])
+def test_another_clients_wrong_arguments_fail_alone(
+    batches: bool, run: Run, taken: Taken, make_celery: Any, redis: Redis
+) -> None:
+    make_celery(lambda json_data: {}).app.send_task(TASK_NAME, (1, 2), task_id="theirs")
+    (text,) = redis.lrange(keys.QUEUE, 0, -1)
+    redis.delete(keys.QUEUE)
+    functions: dict[str, Any] = {"predict": lambda model, one: {"is": one}}
+    if batches:
+        functions = {"predict_batch": lambda model, many: [{"is": one} for one in many]}
+    first, last = taken(a=1, b=2)
+    ended = ends(run([first, parse(text, 0), last], **functions))
+    assert [(task, status) for task, status, _ in ended] == [("a", "SUCCESS"), ("theirs", "FAILURE"), ("b", "SUCCESS")]
+    assert "positional argument" in ended[1][2]["args"][0]
+
+
+def test_the_slot_shows_which_task_runs_and_that_none_does_in_the_end(run: Run, taken: Taken, slot: Slot) -> None:
+    seen = []
+
+    def predict(model: str, one: int) -> dict[str, Any]:
+        seen.append(slot.view().suspects)
         return {}
 
-    result = runner(predict=predict).run(SLOT, granted(0, 1, 2, 3), PollGrant(1, limit=2))
-    assert [polled.id for polled in result.polled] == ["task-1"]
-    assert list(result.to_requeue) == ["task-2"]
-    assert redis.llen(keys.QUEUE) == 1
+    run(taken(a=1, b=2), predict=predict)
+    assert seen == [["a"], ["b"]]
+    assert (slot.view().suspects, slot.ended) == ([], 2)
+
+
+def test_the_slot_shows_that_predict_batch_runs_all_at_once(run: Run, taken: Taken, slot: Slot) -> None:
+    seen = []
+
+    def predict_batch(model: str, many: list[int]) -> list[dict[str, Any]]:
+        seen.append((slot.view().position, slot.view().suspects))
+        return [{} for _ in many]
+
+    run(taken(a=1, b=2), predict_batch=predict_batch)
+    assert seen == [(ALL, ["a", "b"])]
+    assert (slot.view().suspects, slot.ended) == ([], 2)
+
+
+def test_what_is_cut_off_does_not_run_and_is_no_suspect(run: Run, taken: Taken, slot: Slot) -> None:
+    ran, left_out = [], []
+
+    def predict(model: str, one: int) -> dict[str, Any]:
+        ran.append(one)
+        if one == 2:
+            left_out.extend(slot.truncate())
+        return {}
+
+    ended = run(taken(a=1, b=2, c=3, d=4), predict=predict)
+    assert (ran, left_out, [one.task.task_id for one in ended]) == ([1, 2], ["c", "d"], ["a", "b"])
+    assert (slot.view().suspects, slot.ended) == ([], 2)
+
+
+def test_the_time_that_storing_a_result_takes_is_not_its_tasks(
+    run: Run, taken: Taken, slot: Slot, results: ResultBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While Redis is away, that may take longer than TASK_TIME_LIMIT."""
+    seen = []
+    monkeypatch.setattr(results, "add", lambda *_, **__: seen.append(slot.view().seconds))
+    run(taken(a=1, b=2), predict=lambda model, one: time.sleep(0.001) or {})
+    assert seen == [0.0, 0.0]
+
+
+def test_what_ends_no_program_ends_no_process_either(run: Run, taken: Taken) -> None:
+    """A cancelled coroutine is no Exception."""
+
+    def predict(model: str, one: int) -> dict[str, Any]:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        run(taken(a=1), predict=predict)

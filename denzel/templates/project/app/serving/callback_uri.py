@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
+
+Value = TypeVar("Value")
+
+#: URIs whose values are remembered by a function that is `remembered`, and characters of each at most.
+MAX_REMEMBERED = 1024
+MAX_REMEMBERED_LENGTH = 1024
+
+
+def remembered(function: Callable[[str], Value]) -> Callable[[str], Value]:
+    """A function of a URI that remembers what it returned for the last ones: few are sent again and again."""
+    short = lru_cache(MAX_REMEMBERED)(function)
+    return lambda uri: short(uri) if len(uri) <= MAX_REMEMBERED_LENGTH else function(uri)
 
 
 def check_uri(uri: Any) -> str:
@@ -24,6 +38,7 @@ def check_uri(uri: Any) -> str:
     return uri
 
 
+@remembered
 def endpoint_of(uri: str) -> str:
     """The endpoint of `uri`, as host:port: its callbacks share limits and outages."""
     return f"{urlsplit(uri).hostname}:{port_of(uri)}"

@@ -11,7 +11,7 @@ def failure(error: BaseException) -> dict[str, Any]:
     """`{"args": [...]}`: the exception's arguments as JSON values, or its name where it has none."""
     if not isinstance(error, Exception):
         # The pipeline tried to end its process, as sys.exit does: the arguments alone would not show that.
-        return {"args": [f"{type(error).__name__}: {error}"]}
+        return {"args": [f"{type(error).__name__}: {message(error)}"]}
     return failure_result(type(error).__name__, error.args)
 
 
@@ -29,7 +29,7 @@ def _argument(argument: Any) -> Any:
     try:
         return json_values(argument)
     except NotJson:
-        return str(argument)
+        return _text(argument) or type(argument).__name__
 
 
 def describe(error: BaseException) -> str:
@@ -40,7 +40,11 @@ def describe(error: BaseException) -> str:
 
 def message(error: BaseException) -> str:
     """The text of an exception; empty when its own `__str__` raises."""
+    return _text(error)
+
+
+def _text(value: object) -> str:
     try:
-        return str(error)
+        return str(value)
     except Exception:  # noqa: BLE001  the user's own code
         return ""

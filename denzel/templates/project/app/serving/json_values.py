@@ -6,6 +6,10 @@ import json
 import math
 from typing import Any, TypeAlias
 
+# The types of values that stay as they are, and of the keys of most dicts.
+_UNCHANGED = frozenset((str, bool, type(None)))
+_STRING = frozenset((str,))
+
 # The path to a value: its key or index, and the path to its container; formatted only for an error.
 _Path: TypeAlias = "tuple[str] | tuple[str | int, _Path]"
 
@@ -32,8 +36,18 @@ def json_values(value: Any, path: str = "result") -> Any:
 
 def _convert(value: Any, path: _Path) -> Any:
     kind = type(value)
-    if kind is str or value is None or kind is bool:
+    if kind in _UNCHANGED:
         return value
+    if kind is dict and _STRING.issuperset(map(type, value)):
+        # Without a call for most of the items, of which there are many.
+        return {
+            key: item
+            if (kind := type(item)) in _UNCHANGED or (kind is float and math.isfinite(item))
+            else _convert(item, (key, path))
+            for key, item in value.items()
+        }
+    if kind is float:
+        return value if math.isfinite(value) else None
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int):
@@ -41,8 +55,6 @@ def _convert(value: Any, path: _Path) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, dict):
-        if all(type(key) is str for key in value):
-            return {key: _convert(item, (key, path)) for key, item in value.items()}
         named = ((_key(key, path), item) for key, item in value.items())
         return {key: _convert(item, (key, path)) for key, item in named}
     if isinstance(value, list | tuple):

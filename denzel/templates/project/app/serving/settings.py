@@ -23,8 +23,8 @@ class ResponseMode:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of one deployment. Times are in seconds, sizes in bytes. Its `repr` omits the secrets, as Celery's
-    configuration is shown on the dashboard.
+    """The settings of one deployment. Times are in seconds, sizes in bytes but for `worker_max_mb`. Its `repr` omits
+    the secrets, as Celery's configuration is shown on the dashboard.
     """
 
     project_name: str
@@ -37,8 +37,9 @@ class Settings:
     queue_limit: int
     result_lifetime: int
     task_max_deliveries: int
+    worker_max_tasks: int | None
+    worker_max_mb: float | None
     batch_size: int
-    batch_wait: float
     task_time_limit: float | None
     callback_timeout: float
     callback_secret: str = field(repr=False)
@@ -49,8 +50,6 @@ class Settings:
     callback_loopback: bool
     own_services: tuple[str, ...]
     stop_timeout: float
-    worker_max_tasks: int | None = None
-    worker_max_mb: float | None = None
     worker_log: str
 
     @classmethod
@@ -71,8 +70,9 @@ class Settings:
             queue_limit=read.number("QUEUE_LIMIT", int, "10000", minimum=1),
             result_lifetime=read.number("RESULT_LIFETIME", int, "86400", minimum=1),
             task_max_deliveries=read.number("TASK_MAX_DELIVERIES", int, "3", minimum=1),
+            worker_max_tasks=read.number("WORKER_MAX_TASKS", int, "0", minimum=0) or None,
+            worker_max_mb=read.number("WORKER_MAX_MB", float, "0", minimum=0) or None,
             batch_size=read.number("BATCH_SIZE", int, "32", minimum=1),
-            batch_wait=read.number("BATCH_WAIT_MS", float, "2", minimum=0) / 1000,
             task_time_limit=read.number("TASK_TIME_LIMIT", float, "0", minimum=0) or None,
             callback_timeout=read.number("CALLBACK_TIMEOUT", float, "10", minimum=0.1),
             callback_secret=read.text("CALLBACK_SECRET", ""),

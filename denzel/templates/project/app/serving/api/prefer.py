@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from app.serving.queue.waiting import NONE, Preferences
+
+#: Headers whose preferences are remembered: few are sent again and again.
+MAX_REMEMBERED = 256
 
 # One preference of the list: a comma inside quotes does not end it.
 _PREFERENCE = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')
 
 
+@lru_cache(MAX_REMEMBERED)
 def read_preferences(header: str | None) -> Preferences:
     """Parse a Prefer header: unknown and malformed preferences are ignored, and the first of a kind counts."""
     if header is None:

@@ -67,8 +67,11 @@ class CallbackSender:
         self._prune_cursor = 0
 
     async def run(self) -> None:
-        """Deliver callbacks until `stop`; those in flight then have SHUTDOWN_GRACE seconds."""
-        while not self._stopping.is_set():
+        """Deliver callbacks until `stop`. Those that are due or in flight then have SHUTDOWN_GRACE seconds."""
+        is_last = False
+        while not is_last:
+            # Those of the tasks with which the worker has just ended too.
+            is_last = self._stopping.is_set()
             try:
                 taken, wait = await self._in_thread(self._step)
             except RedisError as error:
@@ -81,7 +84,8 @@ class CallbackSender:
                 attempt = asyncio.create_task(self._attempt(callback))
                 self._attempts.add(attempt)
                 attempt.add_done_callback(self._attempts.discard)
-            await self._wait_for_work(wait)
+            if not is_last:
+                await self._wait_for_work(wait)
         await self._drain()
         if self._listening is not None:
             await self._listening

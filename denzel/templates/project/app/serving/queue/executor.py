@@ -1,4 +1,4 @@
-"""Executor for blocking work that the event loop awaits, with micro-batching: cheap while there is much of it.
+"""Executor for blocking work that the event loop awaits, in batches: cheap while there is much of it.
 
 One thread takes whatever is queued, one function after the other, and wakes the loop once for many results. A slow
 function gets the others another thread: at once when that is noticed at its end, else at the loop's next check.
@@ -20,27 +20,15 @@ STALL_INTERVAL = 0.002
 #: Seconds after which a function counts as slow.
 SLOW = 0.001
 
-#: Values flushed together, at most, so that the first of them does not wait long.
-MAX_BATCH = 64
-
-Flush = Callable[[list[Any]], list[Any]]
-
 
 class BatchingExecutor:
     """Up to `max_threads` threads, started when they are needed, for one event loop."""
 
-    def __init__(self, max_threads: int, name: str, flush: Flush | None = None) -> None:
-        """With `flush`, what the functions of `run` return are its arguments, many at a time while there are many.
-
-        It returns as many results; those that are exceptions are raised where they are awaited.
-        """
+    def __init__(self, max_threads: int, name: str) -> None:
         self._max_threads = max_threads
         self._name = name
-        self._flush = flush
         self._work: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
-        self._prepared: deque[tuple[Any, asyncio.Future[Any]]] = deque()
         self._results: deque[tuple[Any, asyncio.Future[Any]]] = deque()
-        self._flushing = threading.Lock()
         # Guards the number of threads, and of those awake; each entry of `_wakeups` wakes one.
         self._lock = threading.Lock()
         self._started = 0
@@ -54,8 +42,8 @@ class BatchingExecutor:
 
     @property
     def backlog(self) -> int:
-        """The number of functions that are queued, and of values that wait to be flushed."""
-        return len(self._work) + len(self._prepared)
+        """The number of functions that are queued."""
+        return len(self._work)
 
     def run(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
         """Run the function in a thread; the future gets what it returns or raises."""
@@ -95,17 +83,10 @@ class BatchingExecutor:
             if self._awake == 0:
                 self._is_checked = False
                 return
-            if self._progress == progress and self._has_work():
+            if self._progress == progress and self._work:
                 self._wake_one()
         assert self._loop is not None
         self._loop.call_later(STALL_INTERVAL, self._check_stalled, self._progress)
-
-    def _has_work(self) -> bool:
-        """True when there is anything that one more thread could do now."""
-        return (bool(self._work) and self._may_run()) or (bool(self._prepared) and not self._flushing.locked())
-
-    def _may_run(self) -> bool:
-        return len(self._prepared) < MAX_BATCH
 
     def _run_loop(self) -> None:
         while True:
@@ -114,13 +95,10 @@ class BatchingExecutor:
 
     def _run_until_idle(self) -> None:
         while True:
-            if self._may_run() and self._run_one():
-                continue
-            if self._flush_some():
-                continue
+            while self._run_one():
+                pass
             with self._lock:
-                # A thread that flushes gets here once more afterwards.
-                if not self._has_work():
+                if not self._work:
                     self._awake -= 1
                     return
 
@@ -137,31 +115,11 @@ class BatchingExecutor:
         except BaseException as error:  # noqa: BLE001 (it must not end the thread)
             self._resolve(RuntimeError(f"{type(error).__name__}: {error}"), future)
         else:
-            if self._flush is None:
-                self._resolve(value, future)
-            else:
-                self._prepared.append((value, future))
+            self._resolve(value, future)
         self._progress += 1
         if self._work and time.perf_counter() - began > SLOW:
             with self._lock:
                 self._wake_one()
-        return True
-
-    def _flush_some(self) -> bool:
-        """Flush what is prepared, unless another thread does: that one will take the rest, too."""
-        if self._flush is None or not self._prepared or not self._flushing.acquire(blocking=False):
-            return False
-        try:
-            batch = [self._prepared.popleft() for _ in range(min(len(self._prepared), MAX_BATCH))]
-            try:
-                results = list(zip(self._flush([value for value, _ in batch]), batch, strict=True))
-            except Exception as error:  # noqa: BLE001 (raised where it is awaited)
-                results = [(error, one) for one in batch]
-            for result, (_, future) in results:
-                self._resolve(result, future)
-            self._progress += 1
-        finally:
-            self._flushing.release()
         return True
 
     def _resolve(self, result: Any, future: asyncio.Future[Any]) -> None:

@@ -21,6 +21,7 @@ from redis import Redis
 from redis.exceptions import NoScriptError
 
 from app.serving.store import keys, scripts
+from app.serving.store.connection import DirectConnection
 from app.serving.store.messages import ForeignMessage, QueuedTask, parse
 from app.serving.store.tasks import Completion
 
@@ -84,13 +85,12 @@ class Claims:
     """
 
     def __init__(self, redis: Redis, limits: ClaimLimits, owner: str) -> None:
-        """`take` must not be repeated by the client: connect(url, retries=0)."""
         self.owner = owner
         #: Counted up with each answer to `take` that was lost.
         self.epoch = 0
         self._limits = [limits.deliveries, limits.ttl]
         self._ttl = limits.ttl
-        self._redis = redis
+        self._connection = DirectConnection(redis)
         self._take, self._requeue, self._requeue_all, self._reject = (
             scripts.register(redis, f"claims/{name}") for name in ("take", "requeue", "requeue_all", "reject")
         )
@@ -109,20 +109,19 @@ class Claims:
             self._ttl,
             *(text for one in completions for text in one),
         ]
-        if completions or not wait:
-            return _read_taken(self._take(args=arguments))
-        with self._redis.pipeline(transaction=False) as pipe:
+        commands: list[list[str | int | float]] = [["EVALSHA", str(self._take.sha), 0, *arguments]]
+        if wait and not completions:
             # From the end of the list to the same end: the list stays as it is.
-            pipe.blmove(keys.QUEUE, keys.QUEUE, wait, "RIGHT", "RIGHT")  # type: ignore[arg-type]
-            pipe.evalsha(self._take.sha, 0, *arguments)
-            # At its memory limit, Redis refuses BLMOVE, and not the script.
-            waited, reply = pipe.execute(raise_on_error=False)
+            commands.insert(0, ["BLMOVE", keys.QUEUE, keys.QUEUE, "RIGHT", "RIGHT", wait])
+        *waited, reply = self._connection.execute(*commands)
         if isinstance(reply, NoScriptError):
-            return self.take(limit=limit, sharers=sharers)
+            self._connection.execute(["SCRIPT", "LOAD", str(self._take.script)])
+            (reply,) = self._connection.execute(commands[-1])
         if isinstance(reply, Exception):
             raise reply
         taken = _read_taken(reply)
-        if isinstance(waited, Exception) and not taken.claimed:
+        # At its memory limit, Redis refuses BLMOVE, and not the script.
+        if waited and isinstance(waited[0], Exception) and not taken.claimed:
             time.sleep(min(wait, _MEMORY_FULL_PAUSE))
         return taken
 

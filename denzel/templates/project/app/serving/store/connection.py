@@ -1,8 +1,11 @@
-"""Connection pools to Redis, for threads and for an event loop."""
+"""Connection pools to Redis for threads."""
 
 from __future__ import annotations
 
-from redis import Redis, asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from redis import Redis, ResponseError
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
@@ -10,11 +13,10 @@ from redis.retry import Retry
 TIMEOUT = 2.0
 
 
-def connect(url: str, *, retries: int = 1) -> Redis:
+def connect(url: str) -> Redis:
     """A pool of connections to the Redis at `url`, safe to share between threads and to inherit over a fork.
 
-    A command whose connection broke is sent once more on a new one: all commands of this project can be repeated, but
-    Claims.take.
+    A command whose connection broke is sent once more on a new one: all commands but Claims.take can be repeated.
     """
     return Redis.from_url(
         url,
@@ -24,17 +26,32 @@ def connect(url: str, *, retries: int = 1) -> Redis:
         socket_keepalive=True,
         # As many as there are threads: redis-py has a limit of 100 by default.
         max_connections=2**31,
-        retry=Retry(ConstantBackoff(0.05), retries),
+        retry=Retry(ConstantBackoff(0.05), 1),
     )
 
 
-def connect_loop(redis: Redis) -> asyncio.Redis:
-    """The same Redis for listening on an event loop: silence is no error there, so only connecting has a time-out."""
-    options = redis.connection_pool.connection_kwargs
-    known = ("host", "port", "db", "username", "password", "client_name", "path")
-    return asyncio.Redis(
-        **{name: options[name] for name in known if name in options},
-        decode_responses=True,
-        socket_connect_timeout=TIMEOUT,
-        socket_keepalive=True,
-    )
+class DirectConnection:
+    """One connection for one thread, without a pool and without repeats: a third of the processor time of a client."""
+
+    def __init__(self, redis: Redis) -> None:
+        """It is made with the first command, to the same Redis."""
+        self._connection: Any = redis.connection_pool.make_connection()
+
+    def execute(self, *commands: Sequence[str | int | float]) -> list[Any]:
+        """The replies to some commands, sent together. What Redis refuses has the error as its reply.
+
+        Raises redis.RedisError when Redis is away; what it did by then is unknown.
+        """
+        try:
+            self._connection.send_packed_command(self._connection.pack_commands(commands))
+            return [self._reply() for _ in commands]
+        except BaseException:
+            # The next reply would be one to these.
+            self._connection.disconnect()
+            raise
+
+    def _reply(self) -> Any:
+        try:
+            return self._connection.read_response()
+        except ResponseError as error:
+            return error

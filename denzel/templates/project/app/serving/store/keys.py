@@ -33,7 +33,7 @@ SENDING = "denzel:callbacks:sending"
 #: A list that is not empty while the sender of callbacks has something to look for.
 WAKEUP = "denzel:callbacks:bell"
 
-#: The channel of ended tasks: a JSON list of `[id]` or, where a request waits for it, `[id, status, result]`.
+#: The channel of ended tasks: a JSON list of their ids. See also `completions(process)`.
 COMPLETIONS = "denzel:ended"
 
 #: A hash with `mode` and `timeout`, when `denzel response` has changed the response mode.
@@ -49,7 +49,9 @@ DEAD_LETTER = "denzel:quarantine:task:"
 
 
 def task(task_id: str) -> str:
-    """The record of one task: `status`, `callback_uri`, `awaited` if a request waits for it, in the end `result`."""
+    """The record of one task: `status`, `callback_uri`, in the end `result`; and `awaited`, the channel of its
+    end, if a request waits for that.
+    """
     return TASK + task_id
 
 
@@ -63,14 +65,16 @@ def dead_letter(task_id: str) -> str:
     return DEAD_LETTER + task_id
 
 
+def completions(process: str) -> str:
+    """The channel of ended tasks for which requests of one process of the api wait: a JSON list of `[id, status,
+    result]`, or `[id]` where the result is too long.
+    """
+    return f"{COMPLETIONS}:{process}"
+
+
 def idempotency(digest: str) -> str:
     """The task that was accepted with an `Idempotency-Key` of this digest, and the digest of its body."""
     return f"denzel:idempotency:{digest}"
-
-
-def loads(name: str) -> str:
-    """The hash of hosts on which one worker's main process preloads the model: LOADING, or DIED for an earlier one."""
-    return f"denzel:loads:{name}"
 
 
 def worker(name: str) -> str:

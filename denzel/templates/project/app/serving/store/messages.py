@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import socket
+from functools import cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -19,13 +21,12 @@ from app.serving.store import keys
 
 TASK_NAME = "app.tasks.invoke_predict"
 
-#: Characters of a task's id at most: our own are UUIDs.
+#: Characters of a task's id at most: our own are UUIDs. Scripts read an id without decoding JSON.
 MAX_ID = 255
+_PLAIN_ID = re.compile(r"[ !#-\[\]-~]+")
 
 #: Characters of the arguments that the dashboard shows at most.
 MAX_ARGS_REPR = 1024
-
-_ORIGIN_HOST = socket.gethostname()
 
 # What all messages have in common. The body comes last, so that a search for an id need not read it.
 _TEMPLATE = json.dumps(
@@ -91,8 +92,9 @@ def task_message(task_id: str, verified: Any) -> str:
     """The text to push onto the queue, for the task `task_id` over what verify_input returned (JSON values)."""
     arguments = [verified]
     body = base64.b64encode(dump([arguments, {}, _AFTER_ARGUMENTS])).decode()
-    args_repr = json.dumps(_args_repr(arguments))
-    return f"{_HEAD.replace('TASK ID', task_id)}{args_repr}{_MIDDLE.replace('ORIGIN', _origin())}{body}{_END}"
+    # `repr` has escapes for what orjson cannot write.
+    args_repr = orjson.dumps(_args_repr(arguments)).decode()
+    return f"{_HEAD.replace('TASK ID', task_id)}{args_repr}{_middle()}{body}{_END}"
 
 
 def parse(message: str, since: float) -> QueuedTask:
@@ -119,6 +121,8 @@ def _check_foreign(stored: dict[str, Any], headers: dict[str, Any], properties: 
             raise ForeignMessage(
                 f"{name} is {headers[name]}: tasks run as soon as a process is free, and do not expire"
             )
+    if not _PLAIN_ID.fullmatch(headers["id"]):
+        raise ForeignMessage("its id has other characters than printable ASCII, or quotes or backslashes")
     if len(headers["id"]) > MAX_ID:
         raise ForeignMessage(f"its id has {len(headers['id'])} characters; it may have {MAX_ID}")
     if stored["content-type"] != "application/json" or headers.get("compression"):
@@ -133,7 +137,7 @@ def _check_foreign(stored: dict[str, Any], headers: dict[str, Any], properties: 
 
 def decode_input(task: QueuedTask) -> Any:
     """The task's input: the return value of verify_input. Raises TypeError for other arguments than this one."""
-    arguments, named, _ = json.loads(base64.b64decode(task.body))
+    arguments, named, _ = json.loads(base64.b64decode(task.body).decode())
     return _input(*arguments, **named)
 
 
@@ -150,8 +154,9 @@ def dump(value: Any) -> bytes:
         return json.dumps(value).encode()
 
 
-def _origin() -> str:
-    return f"gen{os.getpid()}@{_ORIGIN_HOST}"
+@cache
+def _middle() -> str:
+    return _MIDDLE.replace("ORIGIN", f"gen{os.getpid()}@{socket.gethostname()}")
 
 
 def _args_repr(arguments: list[Any]) -> str:

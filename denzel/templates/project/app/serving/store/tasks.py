@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from redis import Redis
-from redis.exceptions import NoScriptError
 
 from app.serving.callback_uri import endpoint_of
 from app.serving.settings import ResponseMode
@@ -85,8 +84,7 @@ class Idempotency:
     body: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class NewTask:
+class NewTask(NamedTuple):
     """A task to be accepted: its message for the queue; `prefer` is 'wait', 'respond-async' or nothing."""
 
     task_id: str
@@ -96,8 +94,7 @@ class NewTask:
     prefer: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Enqueued:
+class Enqueued(NamedTuple):
     """The id of the task, which is an earlier one's when that came with the same key and body; and the
     deployment's response mode, when `denzel response` has changed it since the api started.
     """
@@ -129,35 +126,10 @@ class TaskStore:
         Returns the fields of an Enqueued.
         """
         task = NewTask(task_id=task_id, message=message, callback_uri=callback_uri, idempotency=idempotency)
-        (outcome,) = self.enqueue_many([task], queue_limit=queue_limit)
+        outcome = read_accepted(self._accept(args=accept_arguments(task, queue_limit=queue_limit)))
         if isinstance(outcome, Exception):
             raise outcome
         return outcome.task_id, outcome.response
-
-    def enqueue_many(
-        self, tasks: Sequence[NewTask], *, queue_limit: int, synchronous: bool = False
-    ) -> list[Enqueued | Exception]:
-        """Record each task and put its message on the queue, in one step each; all of them in one round trip.
-
-        Returns for each an Enqueued, or QueueFull, KeyReused, or what Redis raises for this task.
-        """
-        arguments = [_enqueue_arguments(task, queue_limit, synchronous) for task in tasks]
-        replies = self._enqueue_in_one_trip(arguments)
-        # A restarted Redis has lost the script, and none of these tasks was accepted.
-        forgotten = [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if forgotten:
-            self._redis.script_load(self._accept.script)
-            again = self._enqueue_in_one_trip([arguments[number] for number in forgotten])
-            for number, reply in zip(forgotten, again, strict=True):
-                replies[number] = reply
-        return [_enqueued(reply) for reply in replies]
-
-    def _enqueue_in_one_trip(self, arguments: list[list[str | int]]) -> list[Any]:
-        with self._redis.pipeline(transaction=False) as pipe:
-            for of_one in arguments:
-                pipe.evalsha(self._accept.sha, 0, *of_one)
-            replies: list[Any] = pipe.execute(raise_on_error=False)
-        return replies
 
     def complete(self, task_id: str, status: str, result: Any, *, ttl: int) -> None:
         """Store how one task ended, as `complete_many` does; its result is JSON values."""
@@ -172,28 +144,16 @@ class TaskStore:
 
     def cancel(self, task_id: str, *, ttl: int) -> str | None:
         """End the task as REVOKED, unless it has ended. Returns its status then; None when there is no such task."""
-        status: str | None = self._cancel(args=[task_id, json.dumps({"args": ["cancelled"]}), ttl])
+        status: str | None = self._cancel(args=cancel_arguments(task_id, ttl))
         return status
 
-    def find(self, task_id: str, *, parse: bool = True) -> TaskRecord | None:
-        """The record of a task; None when the id was never accepted or its result has expired.
-
-        Without `parse`, the result is there as `text` alone.
-        """
+    def find(self, task_id: str) -> TaskRecord | None:
+        """The record of a task; None when the id was never accepted or its result has expired."""
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(keys.task(task_id))
             pipe.zrank(keys.WAITING, task_id)
             fields, rank = pipe.execute()
-        if "status" not in fields:
-            return None
-        return TaskRecord(
-            status=fields["status"],
-            result=json.loads(fields["result"]) if parse and "result" in fields else None,
-            text=fields.get("result"),
-            position=rank + 1 if rank is not None and fields["status"] == PENDING else None,
-            callback_uri=fields.get("callback_uri"),
-            callback=_callback(fields),
-        )
+        return read_record(fields, rank)
 
     def unfinished(self, *, limit: int) -> list[UnfinishedTask]:
         """The tasks that have not ended, `limit` at most: those claimed by workers, then those that wait, in order."""
@@ -220,18 +180,20 @@ class TaskStore:
         ]
 
 
-def _enqueue_arguments(task: NewTask, queue_limit: int, synchronous: bool) -> list[str | int]:
+def accept_arguments(
+    task: NewTask, *, queue_limit: int, synchronous: bool = False, channel: str = ""
+) -> list[str | int]:
+    """The arguments of the script tasks/accept; `channel` is where the end is announced if the request waits for it."""
     uri, idempotency = task.callback_uri, task.idempotency
     return [
         *(task.task_id, task.message, uri or "", endpoint_of(uri) if uri else "", queue_limit),
         *((keys.idempotency(idempotency.key), idempotency.body) if idempotency else ("", "")),
-        *(task.prefer, "sync" if synchronous else "async"),
+        *(task.prefer, "sync" if synchronous else "async", channel),
     ]
 
 
-def _enqueued(reply: Any) -> Enqueued | Exception:
-    if isinstance(reply, Exception):
-        return reply
+def read_accepted(reply: list[Any]) -> Enqueued | QueueFull | KeyReused:
+    """The answer of the script tasks/accept."""
     outcome, *accepted = reply
     if outcome == "FULL":
         return QueueFull()
@@ -240,6 +202,28 @@ def _enqueued(reply: Any) -> Enqueued | Exception:
     task_id, mode, timeout = accepted
     changed = None if mode is None else ResponseMode(synchronous=mode == "sync", timeout=float(timeout))
     return Enqueued(task_id=task_id, response=changed)
+
+
+def cancel_arguments(task_id: str, ttl: int) -> list[str | int]:
+    """The arguments of the script tasks/cancel."""
+    return [task_id, json.dumps({"args": ["cancelled"]}), ttl]
+
+
+def read_record(fields: dict[str, str], rank: int | None, *, parse: bool = True) -> TaskRecord | None:
+    """The record with these fields in Redis, of a task at this rank among those that wait; None when there is none.
+
+    Without `parse`, the result is there as `text` alone.
+    """
+    if "status" not in fields:
+        return None
+    return TaskRecord(
+        status=fields["status"],
+        result=json.loads(fields["result"]) if parse and "result" in fields else None,
+        text=fields.get("result"),
+        position=rank + 1 if rank is not None and fields["status"] == PENDING else None,
+        callback_uri=fields.get("callback_uri"),
+        callback=_callback(fields),
+    )
 
 
 def _callback(fields: dict[str, str]) -> CallbackReport | None:

@@ -17,9 +17,9 @@ MAX_MISSED_AT_START = 24
 #: The environment variable of a start after a death in `load_model`: its exit code, below 0 for a signal.
 LOAD_ENDED = "LOAD_ENDED"
 
-#: Seconds before a child that ended is started again: the first time, and at most. A child that ran for longer than
-#: that begins anew.
-FIRST_PAUSE, MAX_PAUSE = 1.0, 30.0
+#: Seconds before a child that ended is started again: the first time, and at most; and for which one has to run, so
+#: that the next pause is short again.
+FIRST_PAUSE, MAX_PAUSE, STEADY_AFTER = 1.0, 30.0, 30.0
 
 #: Seconds before one that died while it loaded a model is started again.
 LOAD_PAUSE = 5.0
@@ -105,7 +105,7 @@ class Child:
             self.is_loading, self._load_ended = False, code
             pause = LOAD_PAUSE
         else:
-            if code is not None and now - self._started_at > MAX_PAUSE:
+            if code is not None and now - self._started_at > STEADY_AFTER:
                 self._pause = FIRST_PAUSE
             pause = self._pause
             self._pause = min(2 * pause, MAX_PAUSE)

@@ -34,8 +34,6 @@ def main(arguments: list[str]) -> None:
     if os.environ.get(HEARTBEAT_FD):
         exit_with_parent()
     ProcessPool.heartbeat = Heartbeat.from_environment(os.environ)
-    # Celery restarts this process with these on SIGHUP.
-    sys.argv = ["-m", "app.serving.worker", *arguments]
     worker = celery_app.Worker(
         hostname=options.hostname,
         concurrency=processes,

@@ -42,16 +42,17 @@ class Member:
     owner: str = field(default_factory=new_owner)
     process: BaseProcess | None = None
     next_start: float = 0.0
-    #: The task for which the process was killed, as it was cancelled; True for one that took too long.
+    #: The tasks for which the process was killed: as one was cancelled, or as they took too long.
     cancelled: str = ""
-    is_overdue: bool = False
+    overdue: list[str] = field(default_factory=list)
     is_told_to_stop: bool = False
     silent_rounds: int = 0
 
     @property
     def pid(self) -> int:
         """The id of the process; 0 for none."""
-        return (self.process.pid or 0) if self.process is not None else 0
+        process = self.process
+        return (process.pid or 0) if process is not None else 0
 
     @property
     def is_loading(self) -> bool:
@@ -62,18 +63,19 @@ class Member:
         """Start a new process, which calls `run(owner=, slot=, place=)`, as a new owner of claims."""
         self.slot.reset()
         self.owner = new_owner()
-        self.cancelled, self.is_overdue, self.silent_rounds = "", False, 0
+        self.cancelled, self.overdue, self.silent_rounds = "", [], 0
         arguments = {"run": run, "owner": self.owner, "slot": self.slot, "place": self.place}
         context = multiprocessing.get_context("fork")
-        self.process = context.Process(target=_run_and_exit, name=self.name, kwargs=arguments)
-        self.process.start()
+        process = context.Process(target=_run_and_exit, name=self.name, kwargs=arguments)
+        process.start()
+        self.process = process
 
     def bury(self) -> int | None:
         """The exit code of a process that has ended; None while it runs, or there is none."""
         if self.process is None or self.process.is_alive():
             return None
         code = self.process.exitcode or 0
-        self.process.close()
+        # Not closed: another thread may be about to ask for its id.
         self.process = None
         self.place.release()
         return code
@@ -88,13 +90,15 @@ class Member:
 
     def kill(self) -> None:
         """Kill the process, whatever it does."""
-        if self.process is not None:
-            self.process.kill()
+        process = self.process
+        if process is not None:
+            process.kill()
 
     def suspects(self) -> list[str]:
-        """The tasks of which the process may have died, given that it has."""
+        """The tasks of which the process may have died, given that it has; none when it was killed for another one."""
         view = self.slot.view()
-        return view.suspects if view.activity is Activity.RUNNING and not self.cancelled else []
+        has_gone_on = bool(self.overdue) and view.suspects != self.overdue
+        return view.suspects if view.activity is Activity.RUNNING and not self.cancelled and not has_gone_on else []
 
     def running(self) -> list[Running]:
         """The tasks that the process runs now."""

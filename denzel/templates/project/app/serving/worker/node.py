@@ -90,6 +90,8 @@ class ProcessPool(BasePool):  # type: ignore[misc]
         if self._settings.shares_model:
             preload_model(self._predictor, self._registry, self._worker, self.heartbeat)
         self._stop_in_time(signal.getsignal(signal.SIGTERM))
+        # On which Celery would execute its program anew, without a part in the supervisor's pipe.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self.processes.start()
 
     def on_stop(self) -> None:
@@ -227,11 +229,20 @@ def revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None
     store = TaskStore(connect(settings.redis_url))
     cancelled = []
     for one in [task_id] if isinstance(task_id, str) else task_id:
-        record = store.find(one, parse=False)
+        record = store.find(one)
         if record is not None and (terminate or record.status == PENDING):
             store.cancel(one, ttl=settings.result_lifetime)
             cancelled.append(one)
     return {"ok": f"cancelled: {', '.join(cancelled)}" if cancelled else "none of these tasks waits"}
+
+
+@control_command(  # type: ignore[untyped-decorator]
+    variadic="task_id", args=[("signal", str)], signature="<signal> [id1 [id2 [... [idN]]]]"
+)
+def terminate(state: Any, signal: str, task_id: Any, **_: Any) -> dict[str, str]:
+    """Cancel tasks, whether they wait or run."""
+    answer: dict[str, str] = revoke(state, task_id, terminate=True)
+    return answer
 
 
 def consume_nothing(worker: CeleryWorker) -> None:

@@ -38,29 +38,30 @@ def preload_model(
     A model that no forked process could use is refused: the worker is then ERROR until it is restarted.
     """
 
-    def report(state: WorkerState, cause: str = "") -> None:
+    def report(cause: str = "") -> None:
         try:
-            registry.report_process(worker, os.getpid(), state, cause)
+            registry.heartbeat(worker, up=(), loading={os.getpid()})
+            if cause:
+                registry.report_process(worker, os.getpid(), WorkerState.ERROR, cause)
         except RedisError as error:
             log.warning("the worker could not be registered: %s", error)
 
     heartbeat.loading()
-    if ended := environ.get(LOAD_ENDED):
-        report(WorkerState.ERROR, how_load_model_ended(int(ended)))
-    else:
-        report(WorkerState.LOADING)
+    ended = environ.get(LOAD_ENDED)
+    report(how_load_model_ended(int(ended)) if ended else "")
     with _ended_by_sigterm():
         with one_thread():
-            before = _native_threads()
-            predictor.load(lambda cause: report(WorkerState.ERROR, cause))
-            started = len(_native_threads() - before)
+            before = _threads()
+            predictor.load(report)
+            started = len(_threads() - before)
         if started:
+            threads = "a thread" if started == 1 else f"{started} threads"
             cause = (
-                f"load_model has started {started} threads, which no forked process would have: predictions would"
-                f" hang. {_USE_PROCESSES}"
+                f"load_model has started {threads}, which no forked process would have: predictions would hang."
+                f" {_USE_PROCESSES}"
             )
             log.error(cause)
-            report(WorkerState.ERROR, cause)
+            report(cause)
             threading.Event().wait()
     heartbeat.loaded()
     with suppress(RedisError):
@@ -90,10 +91,12 @@ def _target(path: Path) -> str:
     return ""
 
 
-def _native_threads(tasks: Path = Path("/proc/self/task")) -> set[str]:
-    """The ids of this process' threads; none where there is no /proc."""
+def _threads(tasks: Path = Path("/proc/self/task")) -> set[str]:
+    """The ids of this process' threads that predictions may need; none where there is no /proc."""
+    # Progress bars, with which many libraries load a model, have a thread that redraws them.
+    harmless = {str(one.native_id) for one in threading.enumerate() if type(one).__module__.startswith("tqdm")}
     with suppress(OSError):
-        return {path.name for path in tasks.iterdir()}
+        return {path.name for path in tasks.iterdir()} - harmless
     return set()
 
 

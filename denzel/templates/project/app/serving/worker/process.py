@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
-import resource
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 
 from celery import Celery
@@ -29,6 +28,7 @@ from app.serving.worker.batching.result_buffer import ResultBuffer
 from app.serving.worker.batching.runner import BatchRunner
 from app.serving.worker.batching.scoreboard import Slot
 from app.serving.worker.batching.sizing import AdaptiveBatchSize
+from app.serving.worker.memory import memory_check
 from app.serving.worker.model.predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ MAX_PAUSE = 1.0
 #: Seconds between two checks that the worker is still there.
 PARENT_CHECK_INTERVAL = 1.0
 
-#: Seconds between two looks at the memory of the process.
-MEMORY_CHECK_INTERVAL = 0.1
+#: The option of prctl(2) with which the kernel sends a signal when the parent has ended.
+_PR_SET_PDEATHSIG = 1
 
 
 class TaskLoop:
@@ -109,6 +109,8 @@ class TaskLoop:
 
     def _store(self) -> None:
         """Store the results of the last batch, however long Redis is away."""
+        if self._completions:
+            self._slot.stand_by()
         self._results.store(self._completions)
         self._completions = []
 
@@ -133,7 +135,7 @@ class TaskLoop:
         wait = 0.0 if self._completions or self._waiting else WAIT
         if wait:
             self._events.flush()
-            self._slot.wait()
+        self._slot.wait()
         try:
             with self._interruptible(wait > 0):
                 taken = self._claims.take(
@@ -154,6 +156,9 @@ class TaskLoop:
             self._recover(error)
             return []
         self._events.revoked(taken.cancelled)
+        if not wait:
+            # The last results are stored now. Under load, a process may never wait.
+            self._events.flush()
         if tasks:
             self._slot.begin([task.task_id for task in tasks])
         return tasks
@@ -174,9 +179,10 @@ class TaskLoop:
         log.warning("Redis does not answer, trying again: %s", error)
         self._place.release()
         self._waiting = 0
+        # First: of a new epoch, the worker would requeue what has been run, and is not stored yet.
+        self._store()
         self._claims.epoch += 1
         self._slot.begin_epoch(self._claims.epoch)
-        self._store()
         pause = FIRST_PAUSE
         while True:
             self._slot.wait()
@@ -203,7 +209,7 @@ def run_process(
     load_model(predictor, WorkerRegistry(connect(settings.redis_url)), worker)
     slot.wait()
     claims = Claims(
-        connect(settings.redis_url, retries=0),
+        connect(settings.redis_url),
         ClaimLimits(deliveries=settings.task_max_deliveries, ttl=settings.result_lifetime),
         owner,
     )
@@ -246,32 +252,6 @@ def load_model(predictor: Predictor, registry: WorkerRegistry, worker: str) -> N
     register(WorkerState.UP)
 
 
-def memory_check(max_mb: float | None) -> Callable[[], bool]:
-    """A function that is False once this process holds more memory than this, in MB (2**20 bytes)."""
-    if max_mb is None:
-        return lambda: True
-    checked_at, is_within = 0.0, True
-
-    def check() -> bool:
-        nonlocal checked_at, is_within
-        if time.monotonic() - checked_at >= MEMORY_CHECK_INTERVAL:
-            checked_at, is_within = time.monotonic(), memory_mb() <= max_mb
-            if not is_within:
-                log.info("the process holds more than WORKER_MAX_MB, %g MB: it is replaced", max_mb)
-        return is_within
-
-    return check
-
-
-def memory_mb(statm: Path = Path("/proc/self/statm")) -> float:
-    """The memory that this process holds, in MB; its peak where there is no /proc."""
-    with suppress(OSError):
-        return int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20
-    # In kilobytes on Linux, in bytes on macOS.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
 def _reset_signals() -> None:
     """Leave the worker's handlers to the worker: a terminal's signals come to the whole group."""
     signal.set_wakeup_fd(-1)
@@ -282,8 +262,11 @@ def _reset_signals() -> None:
 
 
 def exit_with_parent() -> None:
-    """Exit when the program that started this one is gone: tasks run again elsewhere, and the memory is needed there."""
+    """Exit when the parent is gone: tasks run again elsewhere, and the memory is needed there."""
     parent = os.getppid()
+    if sys.platform == "linux":
+        # At once, and however deep in native code, where no thread of Python runs.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def watch() -> None:
         while os.getppid() == parent:

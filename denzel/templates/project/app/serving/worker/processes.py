@@ -40,6 +40,9 @@ MAX_SILENT_ROUNDS = 30
 #: Seconds that a task may hold up those behind it in its batch, until they are requeued.
 HEAD_OF_LINE_LIMIT = 1.0
 
+#: Seconds that killed processes may take to end, before what they had is requeued all the same.
+KILL_TIMEOUT = 1.0
+
 #: Seconds until another process loads the model, after one has died of that; and between two starts in any case.
 PAUSE_AFTER_DEATH = 5.0
 START_INTERVAL = 1.0
@@ -110,7 +113,7 @@ class Processes:
         self._is_stopping.set()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until all have ended, and what they had is settled; False when that takes longer."""
+        """Wait until all have ended, and what they had is settled if Redis is there; False when that takes longer."""
         return self._over.wait(timeout)
 
     def kill(self) -> None:
@@ -119,9 +122,11 @@ class Processes:
         self._is_stopping.set()
         for member in self._members:
             member.kill()
-        for member in self._members:
-            with suppress(RedisError):
-                self._claims_of(member.owner).requeue_all()
+        # Only what is dead claims nothing more.
+        if not self.join(KILL_TIMEOUT):
+            for member in self._members:
+                with suppress(RedisError):
+                    self._claims_of(member.owner).requeue_all()
 
     @property
     def pids(self) -> list[int]:
@@ -165,18 +170,24 @@ class Processes:
                 self._active_until = self._clock() + SUPERVISION_INTERVAL
                 if member.slot.seconds > MAX_HOLD:
                     member.place.release()
-        if self._is_due("beat", BEAT_INTERVAL):
-            self._heartbeat.beat()
+        self._beat()
         if self._is_due("supervise", SUPERVISION_INTERVAL):
             for member in self._members:
                 self._supervise(member)
             self._settle()
+            self._beat()
         if self._is_due("renew", CLAIM_RENEW_INTERVAL):
             self._renew()
+            self._beat()
         self._register()
         if self._is_stopping.is_set() and not self.pids:
             self._settle()
             self._over.set()
+
+    def _beat(self) -> None:
+        """Write a heartbeat, if one is due: also between two calls of Redis, which take long while it is away."""
+        if self._is_due("beat", BEAT_INTERVAL):
+            self._heartbeat.beat()
 
     def _is_due(self, what: str, interval: float) -> bool:
         now = self._clock()
@@ -201,7 +212,7 @@ class Processes:
         if code and not self._is_stopping.is_set():
             log.error("process %d ended with %s", pid, f"signal {-code}" if code < 0 else f"exit code {code}")
         suspects = member.suspects() if code and not self._is_killed else []
-        overdue = suspects.pop() if member.is_overdue and len(suspects) == 1 else ""
+        overdue = suspects.pop() if member.overdue and len(suspects) == 1 else ""
         if overdue:
             log.error("task %s took longer than TASK_TIME_LIMIT", overdue)
         self._settlements.died(member.owner, suspects, overdue=overdue)
@@ -211,6 +222,9 @@ class Processes:
 
     def _supervise(self, member: Member) -> None:
         view = member.slot.view()
+        if view.activity is Activity.STANDBY:
+            # It may have been stopped in the moment when it got the place.
+            member.place.release()
         if view.activity is Activity.WAITING:
             is_silent = member.slot.seconds > MAX_SILENCE
             member.silent_rounds = member.silent_rounds + 1 if is_silent else 0
@@ -222,7 +236,7 @@ class Processes:
         if view.activity is not Activity.RUNNING or not view.batch or view.position == NOT_STARTED:
             return
         if self._time_limit is not None and view.seconds > self._time_limit and view.suspects:
-            member.is_overdue = True
+            member.overdue = view.suspects
             member.kill()
         elif view.seconds > HEAD_OF_LINE_LIMIT:
             self._settlements.requeue(member.owner, member.slot.truncate())
@@ -245,13 +259,14 @@ class Processes:
         """Kill the process of a cancelled task when the task runs; else let the process leave it out."""
         for member in self._members:
             view = member.slot.view()
-            if task_id not in view.batch or not member.pid:
+            if task_id not in view.batch or not member.pid or view.position == NOT_STARTED:
+                # Where the batch is about to start, the next renewal returns it again.
                 continue
             if view.position == ALL or task_id in view.suspects:
                 log.info("task %s was cancelled; killing the process that runs it", task_id)
                 member.cancelled = task_id
                 member.kill()
-            elif NOT_STARTED < view.position < view.batch.index(task_id):
+            elif view.position < view.batch.index(task_id):
                 self.events.put(Cancelled(task_id, terminated=False))
                 self._settlements.requeue(member.owner, member.slot.truncate())
 

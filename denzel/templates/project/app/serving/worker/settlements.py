@@ -38,7 +38,7 @@ class Settlements:
     def requeue(self, owner: str, task_ids: list[str]) -> None:
         """Requeue some tasks of a living owner."""
         if task_ids:
-            self._to_requeue[owner] = task_ids
+            self._to_requeue.setdefault(owner, []).extend(task_ids)
 
     def died(self, owner: str, suspects: Collection[str], *, overdue: str = "") -> None:
         """Requeue all tasks of an owner: its process has ended, and may have died of the `suspects`. One that was

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from celery import Celery
-from celery.events import EventDispatcher
+from celery.events.event import get_exchange
+from celery.utils.time import utcoffset
+from kombu import Producer
 from kombu.exceptions import OperationalError
 from redis import RedisError
 
@@ -21,7 +23,7 @@ from app.serving.worker.batching.scoreboard import Clock
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two messages to the dashboard, and the most events of one.
+#: Seconds between two messages to the dashboard, and the number of events for which one is sent sooner.
 FLUSH_INTERVAL = 0.5
 MAX_EVENTS_PER_FLUSH = 200
 
@@ -31,7 +33,7 @@ MAX_TASKS_PER_LINE = 16
 
 
 class TaskEvents:
-    """The events of one process, under the name of its worker.
+    """The events of one process, under the name of its worker, in Celery's form of a group of events.
 
     Celery sends an event each when a task is received, started and ended. Here a task has one event at its end, with
     all that these contain; the worker reports the start of those that take long (worker/node.py).
@@ -40,60 +42,71 @@ class TaskEvents:
     def __init__(self, celery_app: Celery, worker: str, *, clock: Clock = time.monotonic) -> None:
         """Make it in the process that uses it: its connection survives no fork."""
         event_json.register_writer()
-        self._dispatcher = EventDispatcher(
-            celery_app.connection_for_write(transport_options={"socket_timeout": TIMEOUT}),
-            hostname=worker,
-            app=celery_app,
-            serializer=event_json.NAME,
-            buffer_group=frozenset({"task"}),
-            buffer_limit=MAX_EVENTS_PER_FLUSH,
-            buffer_while_offline=False,
-        )
+        self._app = celery_app
+        self._worker = worker
         self._clock = clock
         self._flushed_at = clock()
-        self._log_entries: list[str] = []
+        self._ended: list[TaskResult] = []
+        self._revoked: list[QueuedTask] = []
+        connection = celery_app.connection_for_write(transport_options={"socket_timeout": TIMEOUT})
+        self._exchange = get_exchange(connection, name=celery_app.conf.event_exchange)
+        self._producer = Producer(connection, self._exchange, serializer=event_json.NAME, auto_declare=False)
 
-    def ended(self, results: Iterable[TaskResult]) -> None:
+    def ended(self, results: list[TaskResult]) -> None:
         """Report the ends of tasks. Where predict_batch ran them, the time that each took is the batch's."""
-        for result in results:
-            status, text = result.completion.status, result.completion.result[:MAX_RESULT_REPR]
-            self._log_entries.append(f"{result.task.task_id} {status} in {result.runtime:.3f} s")
-            shown = {"result": text} if status == SUCCESS else {"exception": text, "traceback": ""}
-            self._send(
-                "task-succeeded" if status == SUCCESS else "task-failed",
-                result.task,
-                started=result.time_start,
-                runtime=result.runtime,
-                **shown,
-            )
+        self._ended += results
 
-    def revoked(self, tasks: Iterable[QueuedTask]) -> None:
+    def revoked(self, tasks: list[QueuedTask]) -> None:
         """Report that tasks were cancelled in the queue, now that their turn has come."""
-        for task in tasks:
-            self._send("task-revoked", task, terminated=False)
+        self._revoked += tasks
 
     def flush(self, *, is_idle: bool = False) -> None:
         """Send the buffered events, and log the tasks that have ended, unless that was done just now."""
         now = self._clock()
-        if not self._log_entries or (now - self._flushed_at < FLUSH_INTERVAL and not is_idle):
+        is_due = is_idle or now - self._flushed_at >= FLUSH_INTERVAL or len(self._ended) >= MAX_EVENTS_PER_FLUSH
+        if not is_due or not (self._ended or self._revoked):
             return
         self._flushed_at = now
-        for first in range(0, len(self._log_entries), MAX_TASKS_PER_LINE):
-            log.info("ended: %s", ", ".join(self._log_entries[first : first + MAX_TASKS_PER_LINE]))
-        self._log_entries.clear()
-        self._attempt(self._dispatcher.flush)
-
-    def _send(self, event: str, task: QueuedTask, **fields: Any) -> None:
-        self._attempt(self._dispatcher.send, event, uuid=task.task_id, **task_fields(task), **fields)
-
-    def _attempt(self, send: Any, *arguments: Any, **fields: Any) -> None:
+        ended, self._ended, revoked, self._revoked = self._ended, [], self._revoked, []
+        lines = [f"{one.task.task_id} {one.completion.status} in {one.runtime:.3f} s" for one in ended]
+        for first in range(0, len(lines), MAX_TASKS_PER_LINE):
+            log.info("ended: %s", ", ".join(lines[first : first + MAX_TASKS_PER_LINE]))
+        events = [_end(result) for result in ended]
+        events += [{"type": "task-revoked", "terminated": False, **task_fields(task)} for task in revoked]
+        common = {
+            "hostname": self._worker,
+            "utcoffset": utcoffset(),
+            "pid": os.getpid(),
+            "clock": self._app.clock.forward(),
+            "timestamp": time.time(),
+        }
         try:
-            send(*arguments, **fields)
+            self._producer.publish(
+                [event | common for event in events],
+                routing_key="task.multi",
+                headers={"hostname": self._worker},
+                delivery_mode=1,
+                declare=[self._exchange],
+            )
         except (RedisError, OperationalError, OSError) as error:
-            # The dashboard may miss some; the records of the tasks do not.
-            log.warning("events could not be sent: %s", error)
+            # The dashboard misses them; the records of the tasks do not.
+            log.warning("%d events could not be sent: %s", len(events), error)
+
+
+def _end(result: TaskResult) -> dict[str, Any]:
+    text = result.completion.result[:MAX_RESULT_REPR]
+    times = {"started": result.time_start, "runtime": result.runtime}
+    if result.completion.status == SUCCESS:
+        return {"type": "task-succeeded", "result": text, **times, **task_fields(result.task)}
+    return {"type": "task-failed", "exception": text, "traceback": "", **times, **task_fields(result.task)}
 
 
 def task_fields(task: QueuedTask) -> dict[str, Any]:
     """The fields of an event that describe a task."""
-    return {"name": TASK_NAME, "args": task.args_repr, "kwargs": "{}", "received": task.since}
+    return {
+        "uuid": task.task_id,
+        "name": TASK_NAME,
+        "args": task.args_repr,
+        "kwargs": "{}",
+        "received": task.since,
+    }

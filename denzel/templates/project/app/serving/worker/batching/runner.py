@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from app.serving.errors import failure
-from app.serving.store.messages import TASK_NAME, QueuedTask, decode_input
+from app.serving.store.messages import TASK_NAME, QueuedTask, decode_input, dump
 from app.serving.store.tasks import FAILURE, SUCCESS, Completion
 from app.serving.worker.batching.result_buffer import ResultBuffer
 from app.serving.worker.batching.scoreboard import ALL, Slot
@@ -48,10 +47,12 @@ class BatchRunner:
     def _in_turn(self, tasks: list[QueuedTask]) -> Iterator[TaskResult]:
         for index, task in enumerate(tasks):
             if not self._slot.start(index):
-                return
+                break
             time_start, began = time.time(), time.perf_counter()
             value = self._predict(task)
-            yield _result(task, value, time_start, time.perf_counter() - began)
+            runtime = time.perf_counter() - began
+            self._slot.pause()
+            yield _result(task, value, time_start, runtime)
         self._slot.start(len(tasks))
 
     def _together(self, tasks: list[QueuedTask]) -> Iterator[TaskResult]:
@@ -90,5 +91,5 @@ def _result(task: QueuedTask, value: Any, time_start: float, runtime: float) -> 
     failed = isinstance(value, BaseException)
     if failed:
         log.error("task %s[%s] failed", TASK_NAME, task.task_id, exc_info=value)
-    result = json.dumps(failure(value) if failed else value)
+    result = dump(failure(value) if failed else value).decode()
     return TaskResult(task, Completion(task.task_id, FAILURE if failed else SUCCESS, result), time_start, runtime)

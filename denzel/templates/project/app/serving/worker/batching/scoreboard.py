@@ -16,7 +16,7 @@ Clock = Callable[[], float]
 
 
 class Activity(enum.IntEnum):
-    """What a process does: load its model, stand by until it has the place at the queue, wait there, or run tasks."""
+    """A process loads its model, stands by until it has the place at the queue, waits there, or runs tasks."""
 
     LOADING = 0
     STANDBY = 1
@@ -32,13 +32,16 @@ _CELL = 8
 _FIELDS = 9
 _ACTIVITY, _BEGAN, _SINCE, _VERSION, _LENGTH, _INDEX, _END, _ENDED, _EPOCH = range(_FIELDS)
 
+# More than a batch has tasks: the end of a batch is stored together with the version of its list.
+_MAX_TASKS = 1 << 20
+
 # Reads of a list that its process is writing, before it counts as torn: as when it died of that.
 _MAX_READS = 1000
 
 
 class View(NamedTuple):
-    """A process at one moment: its activity, and while it runs the seconds since its current task began, the ids of its
-    batch, and the position there of the task that runs.
+    """A process at one moment: its activity, and while it runs the seconds since its current task began, 0 for one that
+    has been run, the ids of its batch, and the position there of the task that runs.
     """
 
     activity: Activity
@@ -86,7 +89,7 @@ class Slot:
         self._names[: len(names)] = names
         self._cells[_LENGTH] = len(names)
         self._cells[_INDEX] = NOT_STARTED
-        self._cells[_END] = len(batch)
+        self._cells[_END] = (self._cells[_VERSION] + 1) * _MAX_TASKS + len(batch)
         self._cells[_BEGAN] = self._cells[_SINCE] = self._now()
         self._cells[_ACTIVITY] = Activity.RUNNING
         self._cells[_VERSION] += 1
@@ -95,7 +98,13 @@ class Slot:
         """Publish that the process is about to run the task at `index`, or ALL; False when it must not any more."""
         self._cells[_SINCE] = self._now()
         self._cells[_INDEX] = index
-        return index < self._cells[_END]
+        version, end = divmod(self._cells[_END], _MAX_TASKS)
+        # One that was meant for the batch before does not count.
+        return index < end or version != self._cells[_VERSION]
+
+    def pause(self) -> None:
+        """Publish that the task has been run: what follows, until the next one, is not its time."""
+        self._cells[_SINCE] = 0
 
     def count(self, tasks: int) -> None:
         """Publish that so many more tasks have ended."""
@@ -127,27 +136,35 @@ class Slot:
 
     def view(self) -> View:
         """The process at this moment."""
-        for _ in range(_MAX_READS):
-            version, activity = self._cells[_VERSION], self.activity
-            batch = self._batch() if activity is Activity.RUNNING and not version % 2 else []
-            seconds = (self._now() - self._cells[_SINCE]) / 1e9
-            view = View(activity, seconds, batch, self._cells[_INDEX])
-            if not version % 2 and version == self._cells[_VERSION]:
-                return view
-        return View(Activity.WAITING, 0.0, [], NOT_STARTED)
+        return self._read()[1]
 
     def truncate(self) -> list[str]:
         """Let a process that runs tasks in turn stop after the current one. Returns the ids that are left out.
 
         Should process and worker miss each other's write, the next task runs here and elsewhere.
         """
-        view = self.view()
+        version, view = self._read()
         if not view.batch or view.position in (ALL, NOT_STARTED):
             return []
-        end = self._cells[_INDEX] + 1
-        self._cells[_END] = end
-        # The process may have started the next task in between, without having seen the new end.
-        return view.batch[max(end, self._cells[_INDEX] + 1) :]
+        end = view.position + 1
+        self._cells[_END] = version * _MAX_TASKS + end
+        position = self._cells[_INDEX]
+        if version == self._cells[_VERSION]:
+            # The process may have started the next task in between, without having seen the new end.
+            end = max(end, position + 1)
+        # Else it has the next batch by now, and has completed whatever it has run of this one.
+        return view.batch[end:]
+
+    def _read(self) -> tuple[int, View]:
+        """The process at this moment, and the version of its batch."""
+        for _ in range(_MAX_READS):
+            version, activity = self._cells[_VERSION], self.activity
+            batch = self._batch() if activity is Activity.RUNNING and not version % 2 else []
+            # In this order: a time that is not its own would make a task that has just started look old.
+            position, since = self._cells[_INDEX], self._cells[_SINCE]
+            if not version % 2 and version == self._cells[_VERSION]:
+                return version, View(activity, (self._now() - since) / 1e9 if since else 0.0, batch, position)
+        return 0, View(Activity.WAITING, 0.0, [], NOT_STARTED)
 
     def _batch(self) -> list[str]:
         return bytes(self._names[: self._cells[_LENGTH]]).decode(errors="replace").split("\n")

@@ -1,15 +1,18 @@
 -- The end of tasks: result, callback and the claim of the owner change together. The first end of a task stands: a
 -- repeated run neither changes its result nor schedules a second callback. `announce_completions` publishes all ends
--- of one script at once, with the results that requests wait for, so that these need not be read again.
+-- of one script at once; and those for which requests wait on the channel of their process of the api, with results.
 -- @include common
 -- @include schedule
 
 local MAX_ANNOUNCED = 64 * 1024
-local completions = {}
+local completions, awaited = {}, {}
 
 local function announce_completions()
     if #completions > 0 then
         redis.call('PUBLISH', COMPLETIONS, cjson.encode(completions))
+    end
+    for channel, ends in pairs(awaited) do
+        redis.call('PUBLISH', channel, cjson.encode(ends))
     end
 end
 
@@ -32,8 +35,13 @@ local function complete_task(task_id, status, result, time, ttl, endpoints)
         redis.call('HSET', task, 'status', status, 'result', result)
         expire(task, before[4], ttl)
     end
-    local with_result = before[5] == '1' and #result <= MAX_ANNOUNCED
-    completions[#completions + 1] = with_result and {task_id, status, result} or {task_id}
+    completions[#completions + 1] = task_id
+    local channel = before[5]
+    if channel then
+        local ends = awaited[channel] or {}
+        ends[#ends + 1] = #result <= MAX_ANNOUNCED and {task_id, status, result} or {task_id}
+        awaited[channel] = ends
+    end
 end
 
 -- `flat` holds, from index `first` on, the id, status and result of each task, one after the other.

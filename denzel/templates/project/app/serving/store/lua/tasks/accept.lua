@@ -5,7 +5,7 @@
 -- KEYS: none
 -- ARGV: 1 task id, 2 message, 3 callback_uri or '', 4 its endpoint (host:port) or '', 5 limit of waiting tasks, 6 key
 --       of the Idempotency-Key or '', 7 digest of the body that came with it, 8 'wait', 'respond-async' or '', 9 the
---       deployment's own response mode, 'sync' or 'async'
+--       deployment's own response mode, 'sync' or 'async', 10 the channel of its end if the request waits
 -- Answer: {'ACCEPTED' or 'OTHER BODY', task id, mode, timeout} with what `denzel response` has set, or {'FULL'}
 
 local task_id, message, callback_uri, endpoint = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -37,8 +37,7 @@ if redis.call('EXISTS', task) == 0 then
         redis.call('PERSIST', idempotency)
     end
     if prefer == 'wait' or (prefer == '' and (mode[1] or mode_set) == 'sync') then
-        -- Its end is announced with the result.
-        add('awaited', '1')
+        add('awaited', ARGV[10])
     end
     redis.call('HSET', task, unpack(fields))
     redis.call('ZADD', WAITING, place, task_id)
