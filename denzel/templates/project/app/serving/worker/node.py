@@ -234,7 +234,11 @@ def revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None
         if record is not None and (terminate or record.status == PENDING):
             store.cancel(one, ttl=settings.result_lifetime)
             cancelled.append(one)
-    return {"ok": f"cancelled: {', '.join(cancelled)}" if cancelled else "none of these tasks waits"}
+    return {
+        "ok": f"cancelled: {', '.join(cancelled)}"
+        if cancelled
+        else "none of these tasks waits; celery control terminate KILL ends one that runs"
+    }
 
 
 @control_command(  # type: ignore[untyped-decorator]
