@@ -252,3 +252,31 @@ def test_reports_of_a_host_that_is_gone_are_dropped(two: tuple[WorkerRegistry, W
     redis.hincrbyfloat(keys.worker("worker@iris"), "seen:a", -21)
     other.heartbeat("worker@iris", up=(), loading=(8,))
     assert [report.state for report in other.read()] == [WorkerState.LOADING]
+
+
+# The main process loads the model itself (MODEL_SHARING=fork), and dies of it
+
+
+def test_a_main_process_that_loads_the_model_replaces_what_an_earlier_one_reported(reports: WorkerRegistry) -> None:
+    reports.heartbeat(NAME, up=[7], loading=[8])
+    reports.begin_preload(NAME, 11)
+    assert state(reports) == ("LOADING", "")
+    reports.begin_preload(NAME, 12, "load_model ended its process with exit code 3")
+    assert state(reports) == ("ERROR", "load_model ended its process with exit code 3")
+    reports.remove_process(NAME, 12)
+    reports.heartbeat(NAME, up=[13], loading=[])
+    assert state(reports) == ("UP", "")
+
+
+def test_a_death_while_loading_is_never_reported_as_loading(reports: WorkerRegistry, redis: Redis) -> None:
+    reports.begin_preload(NAME, 11)
+    with redis.monitor() as monitor:
+        reports.begin_preload(NAME, 12, "it died")
+        redis.echo("the end")
+        seen: list[str] = []
+        for command in monitor.listen():
+            seen.append(command["command"].split()[0])
+            if seen[-1] == "ECHO":
+                break
+    written = [name for name in seen if name in ("MULTI", "HDEL", "HSET", "HSETNX", "EXEC")]
+    assert (written[0], written[-1], written.count("EXEC")) == ("MULTI", "EXEC", 1)

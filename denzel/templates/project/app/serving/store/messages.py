@@ -118,9 +118,7 @@ def _check_foreign(stored: dict[str, Any], headers: dict[str, Any], properties: 
         raise ForeignMessage(f"the task {headers['task']} is not known here; there is {TASK_NAME} alone")
     for name in ("eta", "expires"):
         if headers.get(name):
-            raise ForeignMessage(
-                f"{name} is {headers[name]}: tasks run as soon as a process is free, and do not expire"
-            )
+            raise ForeignMessage(f"{name} is {headers[name]}; send it without: tasks run when a process is free")
     if not _PLAIN_ID.fullmatch(headers["id"]):
         raise ForeignMessage("its id has other characters than printable ASCII, or quotes or backslashes")
     if len(headers["id"]) > MAX_ID:
@@ -138,11 +136,11 @@ def _check_foreign(stored: dict[str, Any], headers: dict[str, Any], properties: 
 def decode_input(task: QueuedTask) -> Any:
     """The task's input: the return value of verify_input. Raises TypeError for other arguments than this one."""
     arguments, named, _ = json.loads(base64.b64decode(task.body).decode())
-    return _input(*arguments, **named)
-
-
-def _input(json_data: Any) -> Any:
-    return json_data
+    if len(arguments) == 1 and not named:
+        return arguments[0]
+    if not arguments and set(named) == {"json_data"}:
+        return named["json_data"]
+    raise TypeError(f"{TASK_NAME} takes one argument, json_data: what verify_input would return")
 
 
 def dump(value: Any) -> bytes:

@@ -56,18 +56,23 @@ class WorkerRegistry:
 
         `ended` are the exit codes of those that ended, as far as they are known; below 0 it was a signal.
         """
-        causes = {"": DIED, **{str(pid): how_load_model_ended(code) for pid, code in (ended or {}).items()}}
-        self._heartbeat(
-            keys=[keys.worker(name), keys.WORKERS],
-            args=[
-                *(REPORT_TTL, name, self._host),
-                *(json.dumps(sorted(up)), json.dumps(sorted(loading)), json.dumps(causes)),
-            ],
-        )
+        self._renew(self._redis, name, up, loading, ended or {})
+
+    def begin_preload(self, name: str, pid: int, cause: str = "") -> None:
+        """Replace what an earlier start of the worker `name` has reported: its main process loads the model itself.
+
+        The cause why an earlier one could not outlives its death. Nobody sees one report without the other.
+        """
+        with self._redis.pipeline() as pipe:
+            self._remove(pipe, name)
+            if cause:
+                self._report(pipe, name, pid, WorkerState.ERROR, cause)
+            self._renew(pipe, name, (), {pid}, {})
+            pipe.execute()
 
     def report_process(self, name: str, pid: int, state: WorkerState, cause: str = "") -> None:
         """Report at once that a process of the worker `name` is UP, or could not load the model and why."""
-        self._report_process(keys=[keys.worker(name)], args=[REPORT_TTL, self._host, pid, state.value, cause])
+        self._report(self._redis, name, pid, state, cause)
 
     def remove_process(self, name: str, pid: int) -> None:
         """Remove the report of a process of the worker `name`: it will not predict."""
@@ -75,7 +80,7 @@ class WorkerRegistry:
 
     def deregister(self, name: str) -> None:
         """Remove the report of the worker `name` on this host: it stops."""
-        self._deregister(keys=[keys.worker(name), keys.WORKERS], args=[name, self._host])
+        self._remove(self._redis, name)
 
     def read(self) -> list[WorkerReport]:
         """The workers that are alive, by name."""
@@ -85,6 +90,27 @@ class WorkerRegistry:
                 pipe.hmget(keys.worker(name), ["state", "cause"])
             answers = pipe.execute()
         return read_reports(names, answers)
+
+    def _renew(
+        self, client: Redis, name: str, up: Collection[int], loading: Collection[int], ended: Mapping[int, int]
+    ) -> None:
+        causes = {"": DIED, **{str(pid): how_load_model_ended(code) for pid, code in ended.items()}}
+        self._heartbeat(
+            keys=[keys.worker(name), keys.WORKERS],
+            args=[
+                *(REPORT_TTL, name, self._host),
+                *(json.dumps(sorted(up)), json.dumps(sorted(loading)), json.dumps(causes)),
+            ],
+            client=client,
+        )
+
+    def _report(self, client: Redis, name: str, pid: int, state: WorkerState, cause: str) -> None:
+        self._report_process(
+            keys=[keys.worker(name)], args=[REPORT_TTL, self._host, pid, state.value, cause], client=client
+        )
+
+    def _remove(self, client: Redis, name: str) -> None:
+        self._deregister(keys=[keys.worker(name), keys.WORKERS], args=[name, self._host], client=client)
 
 
 def read_reports(names: list[str], answers: list[Any]) -> list[WorkerReport]:
