@@ -15,6 +15,7 @@ from model.steps import HOSTS, PER_ENDPOINT, Process, Sender, Steps
 from redis import Redis
 
 from app.serving.store import keys
+from app.serving.store.connection import DirectConnection
 from app.serving.store.outbox import AttemptResult, Callback
 from app.serving.store.tasks import FAILURE, SUCCESS
 
@@ -45,9 +46,9 @@ results = st.sampled_from([DELIVERED, GIVEN_UP, failure(5), failure(60), failure
 class StoreMachine(RuleBasedStateMachine):
     """Random stories about one deployment."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, connection: DirectConnection) -> None:
         super().__init__()
-        self.steps = Steps(redis)
+        self.steps = Steps(redis, connection)
         self.told: set[str] = set()
 
     def teardown(self) -> None:
@@ -473,5 +474,9 @@ def run(redis: Redis, seeds: Iterable[int]) -> None:
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    for number in seeds:
-        run_state_machine_as_test(seed(number)(lambda: StoreMachine(redis)), settings=options)
+    connection = DirectConnection(redis)
+    try:
+        for number in seeds:
+            run_state_machine_as_test(seed(number)(lambda: StoreMachine(redis, connection)), settings=options)
+    finally:
+        connection._connection.disconnect()

@@ -15,6 +15,7 @@ from redis import Redis
 
 from app.serving.store import keys, scripts
 from app.serving.store.claims import CLAIM_LEASE, ClaimLimits, Claims, HostClaims
+from app.serving.store.connection import DirectConnection
 from app.serving.store.dead_letters import DeadLetters
 from app.serving.store.messages import task_message
 from app.serving.store.outbox import AttemptResult, Callback, Outbox
@@ -40,9 +41,11 @@ PER_ENDPOINT, ROOM_WHEN_DOWN = 5, 4
 class Process:
     """A predicting process: what it has claimed and not ended, as far as it knows."""
 
-    def __init__(self, redis: Redis, host: str, number: int) -> None:
+    def __init__(self, redis: Redis, connection: DirectConnection, host: str, number: int) -> None:
         self.host = host
         self.claims = Claims(redis, LIMITS, f"{host}/{number}")
+        # One for all, as there are hundreds of processes in one run.
+        self.claims._connection = connection
         self.held: set[str] = set()
         # Those of them whose lease was never over.
         self.leased: set[str] = set()
@@ -68,9 +71,10 @@ class Sender:
 class Steps:
     """One deployment."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, connection: DirectConnection) -> None:
         redis.flushdb()
         self.redis = redis
+        self.connection = connection
         self.reader = snapshot.Reader(redis)
         self.reference = Reference(START)
         set_clock(redis, START)
@@ -115,7 +119,7 @@ class Steps:
             process.claims.close()
 
     def new_process(self, host: str) -> Process:
-        process = Process(self.redis, host, self.count())
+        process = Process(self.redis, self.connection, host, self.count())
         self.opened.append(process)
         return process
 
