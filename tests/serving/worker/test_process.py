@@ -208,6 +208,29 @@ def test_a_process_stores_its_results_before_it_stands_by(
 # ------------------------------------------------------------------ Redis away
 
 
+def test_what_was_cut_off_and_taken_for_started_runs_when_the_worker_renews(
+    loop: MakeLoop, accept: Accept, records: TaskStore, redis: Redis, slot: Slot
+) -> None:
+    """Both sides act at once: the worker cuts off all but one, and takes the next for started, which is left out."""
+
+    def predict(model: str, one: int) -> dict[str, Any]:
+        if one == 1:
+            assert slot.truncate() == ["b", "c"]
+        return {}
+
+    def renew() -> None:
+        until(lambda: slot.epoch, what="another epoch")
+        assert record_of(records, "a").status == SUCCESS  # or it would run again
+        HostClaims(redis, LIMITS).renew({OWNER: slot.epoch})
+
+    accept(a=1, b=2, c=3)
+    worker = threading.Thread(target=renew)
+    worker.start()
+    loop(max_tasks=3, quick=True, predict=predict).run()
+    worker.join()
+    assert (statuses(records, "abc"), redis.hget(keys.task("b"), "deliveries")) == ([SUCCESS] * 3, "1")
+
+
 def test_an_answer_that_is_lost_begins_a_new_epoch_and_loses_nothing(
     loop: MakeLoop, accept: Accept, records: TaskStore, redis: Redis, flaky: FlakyRedis, slot: Slot
 ) -> None:

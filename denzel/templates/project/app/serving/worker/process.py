@@ -123,6 +123,9 @@ class TaskLoop:
         self._size.observe(len(ended), time.perf_counter() - began)
         self._completions = self._results.take()
         self._events.ended(ended)
+        if len(ended) < len(tasks):
+            # The worker has cut the rest off; what it took for started stays claimed otherwise.
+            self._begin_epoch()
 
     def _take(self) -> list[QueuedTask]:
         """Store the last results, and take the next tasks in this process' turn. Empty when none came in time."""
@@ -179,10 +182,7 @@ class TaskLoop:
         log.warning("Redis does not answer, trying again: %s", error)
         self._place.release()
         self._waiting = 0
-        # First: of a new epoch, the worker would requeue what has been run, and is not stored yet.
-        self._store()
-        self._claims.epoch += 1
-        self._slot.begin_epoch(self._claims.epoch)
+        self._begin_epoch()
         pause = FIRST_PAUSE
         while True:
             self._slot.wait()
@@ -193,6 +193,13 @@ class TaskLoop:
                 except RedisError:
                     time.sleep(pause)
                     pause = min(2 * pause, MAX_PAUSE)
+
+    def _begin_epoch(self) -> None:
+        """Let the worker requeue all that this process has claimed and not run."""
+        # First: of a new epoch, the worker would requeue what has been run, and is not stored yet.
+        self._store()
+        self._claims.epoch += 1
+        self._slot.begin_epoch(self._claims.epoch)
 
 
 class _Interrupted(Exception):

@@ -141,7 +141,8 @@ class Slot:
     def truncate(self) -> list[str]:
         """Let a process that runs tasks in turn stop after the current one. Returns the ids that are left out.
 
-        Should process and worker miss each other's write, the next task runs here and elsewhere.
+        Should process and worker miss each other's write, the next task runs here and elsewhere. One that the process
+        was about to start, and left out, is not among them: the process requeues it.
         """
         version, view = self._read()
         if not view.batch or view.position in (ALL, NOT_STARTED):
