@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
+from multiprocessing import Process
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,22 @@ def test_all_tasks_of_a_batch_that_died_are_suspects_and_then_run_alone(
     until(lambda: processes.events.qsize(), what="the event")
     assert events_of(processes) == [DeadLettered("b", "the worker died while running this task, 3 times")]
     assert nothing_is_claimed(redis)
+
+
+def test_a_task_that_ends_its_process_with_exit_code_0_is_counted_too(
+    supervise: Supervise, accept: Accept, records: TaskStore, redis: Redis, redis_url: str
+) -> None:
+    accept(a={})
+    supervise(process_of(redis_url, predict=lambda model, one: os._exit(0)), number=1)
+    assert (until_ended(records, "a"), deliveries(redis, "a")) == ([FAILURE], ["3"])
+
+
+def test_a_task_cannot_fork_processes(supervise: Supervise, accept: Accept, records: TaskStore, redis_url: str) -> None:
+    """They would inherit the handler of SIGTERM, by which multiprocessing ends its own."""
+    accept(a={})
+    supervise(process_of(redis_url, predict=lambda model, one: Process(target=print).start()), number=1)
+    assert until_ended(records, "a") == [FAILURE]
+    assert record_of(records, "a").result == {"args": ["daemonic processes are not allowed to have children"]}
 
 
 def test_an_idle_process_that_is_killed_gives_on_the_place_and_is_replaced(

@@ -66,7 +66,8 @@ class Member:
         self.cancelled, self.overdue, self.silent_rounds = "", [], 0
         arguments = {"run": run, "owner": self.owner, "slot": self.slot, "place": self.place}
         context = multiprocessing.get_context("fork")
-        process = context.Process(target=_run_and_exit, name=self.name, kwargs=arguments)
+        # A daemon: Python would wait for others at the end of the worker, for ever.
+        process = context.Process(target=_run_and_exit, name=self.name, kwargs=arguments, daemon=True)
         process.start()
         self.process = process
 

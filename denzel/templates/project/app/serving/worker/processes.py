@@ -203,15 +203,16 @@ class Processes:
 
     def _settle_death(self, member: Member, pid: int, code: int) -> None:
         """Settle what a process had that has ended; its place is to be filled again."""
+        # Of whatever exit code: native code and libraries may exit with 0.
+        suspects = [] if self._is_killed else member.suspects()
         if member.is_loading:
             self._ended_loading[pid] = code
             member.next_start = self._clock() + PAUSE_AFTER_DEATH
-        elif not code:
+        elif not code and not suspects:
             # It has run WORKER_MAX_TASKS, or holds WORKER_MAX_MB.
             member.next_start = 0.0
-        if code and not self._is_stopping.is_set():
+        if (code or suspects) and not self._is_stopping.is_set():
             log.error("process %d ended with %s", pid, f"signal {-code}" if code < 0 else f"exit code {code}")
-        suspects = member.suspects() if code and not self._is_killed else []
         overdue = suspects.pop() if member.overdue and len(suspects) == 1 else ""
         if overdue:
             log.error("task %s took longer than TASK_TIME_LIMIT", overdue)
