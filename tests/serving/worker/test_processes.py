@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -473,22 +474,55 @@ def test_a_worker_that_starts_gets_back_what_its_host_had_before(
     assert deliveries(redis, "ab") == ["2", "2"]
 
 
-def test_the_heart_beats_while_all_processes_are_busy(
-    supervise: Supervise, workshop: Any, order: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Callable[[], bool], int]]:
+    """A function that is true when there were beats since the last call, and the end to write them to."""
     monkeypatch.setattr(supervision, "BEAT_INTERVAL", 0.05)
     source, output = os.pipe()
     os.set_blocking(source, False)
-    order(a={"until": "released"})
-    supervise(workshop(), number=1, heartbeat=output)
-    until(lambda: runs(tmp_path, "a"), what="the task to run")
 
-    def beats() -> bool:
+    def has_beaten() -> bool:
         with suppress(BlockingIOError):
             return len(os.read(source, 1 << 16)) > 0
         return False
 
-    for _ in range(20):
-        until(beats, within=5, what="a beat")
-    (tmp_path / "released").touch()
+    yield has_beaten, output
     os.close(source)
+
+
+def test_the_heart_beats_while_all_processes_are_busy(
+    supervise: Supervise, workshop: Any, order: Any, tmp_path: Path, pipe: tuple[Callable[[], bool], int]
+) -> None:
+    has_beaten, output = pipe
+    order(a={"until": "released"})
+    supervise(workshop(), number=1, heartbeat=output)
+    until(lambda: runs(tmp_path, "a"), what="the task to run")
+    for _ in range(20):
+        until(has_beaten, within=5, what="a beat")
+    (tmp_path / "released").touch()
+
+
+def test_the_heart_beats_while_redis_cannot_be_looked_up_and_not_when_supervision_hangs(
+    supervise: Supervise, workshop: Any, pipe: tuple[Callable[[], bool], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_beaten, output = pipe
+    supervise(workshop(), number=1, heartbeat=output)
+    hangs, released = threading.Event(), threading.Event()
+
+    def hang(*_: Any) -> None:
+        hangs.set()
+        released.wait(30)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Processes, "_renew", hang)
+        assert hangs.wait(5)
+    for _ in range(5):
+        until(has_beaten, within=5, what="a beat")
+    monkeypatch.setattr(supervision, "STEP_TIMEOUT", 0)
+    time.sleep(0.2)
+    has_beaten()
+    time.sleep(0.2)
+    assert not has_beaten()
+    monkeypatch.setattr(supervision, "STEP_TIMEOUT", 60)
+    released.set()
+    until(has_beaten, within=5, what="a beat")

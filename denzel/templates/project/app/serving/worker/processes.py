@@ -29,6 +29,9 @@ IDLE_LOOK_INTERVAL = 0.1
 #: Seconds between two rounds of supervision.
 SUPERVISION_INTERVAL = 1.0
 
+#: Seconds that one step of a round may take: without Redis, a look-up of its name takes half a minute.
+STEP_TIMEOUT = 60.0
+
 #: Seconds that a process may keep the place at the queue while it runs tasks, or without a sign of life.
 MAX_HOLD = 0.02
 MAX_SILENCE = 3.0
@@ -91,6 +94,7 @@ class Processes:
         self._registered: tuple[list[int], list[int]] | None = None
         self._next: dict[str, float] = {}
         self._active_until = 0.0
+        self._step_began = clock()
         self._is_killed = False
         self._is_stopping = threading.Event()
         self._over = threading.Event()
@@ -106,7 +110,8 @@ class Processes:
         self._renew()
         for member in self._members:
             self._start(member)
-        threading.Thread(target=self._supervise_for_ever, name="supervision", daemon=True).start()
+        for target, name in ((self._supervise_for_ever, "supervision"), (self._beat_for_ever, "heartbeat")):
+            threading.Thread(target=target, name=name, daemon=True).start()
 
     def stop(self) -> None:
         """Let each process end after its batch, and start no other. Returns at once."""
@@ -154,6 +159,12 @@ class Processes:
             if self._is_stopping.is_set():
                 time.sleep(LOOK_INTERVAL)
 
+    def _beat_for_ever(self) -> None:
+        """Write heartbeats while supervision goes on."""
+        while not self._over.wait(BEAT_INTERVAL):
+            if self._clock() - self._step_began < STEP_TIMEOUT:
+                self._heartbeat.beat()
+
     def _look(self) -> None:
         """Replace what died, and let others go to the queue when the process there is held up."""
         for member in self._members:
@@ -170,24 +181,19 @@ class Processes:
                 self._active_until = self._clock() + SUPERVISION_INTERVAL
                 if member.slot.seconds > MAX_HOLD:
                     member.place.release()
-        self._beat()
+        self._step_began = self._clock()
         if self._is_due("supervise", SUPERVISION_INTERVAL):
             for member in self._members:
                 self._supervise(member)
             self._settle()
-            self._beat()
+            self._step_began = self._clock()
         if self._is_due("renew", CLAIM_RENEW_INTERVAL):
             self._renew()
-            self._beat()
+            self._step_began = self._clock()
         self._register()
         if self._is_stopping.is_set() and not self.pids:
             self._settle()
             self._over.set()
-
-    def _beat(self) -> None:
-        """Write a heartbeat, if one is due: also between two calls of Redis, which take long while it is away."""
-        if self._is_due("beat", BEAT_INTERVAL):
-            self._heartbeat.beat()
 
     def _is_due(self, what: str, interval: float) -> bool:
         now = self._clock()
