@@ -392,9 +392,13 @@ PARENT = """
 import ctypes, os, time
 from app.serving.worker import process
 process.PARENT_CHECK_INTERVAL = 0.05
+parent = os.getpid()
 if os.fork():
-    time.sleep(60)
-process.exit_with_parent()
+    time.sleep({lives})
+    os._exit(0)
+while {is_late} and os.getppid() == parent:
+    time.sleep(0.01)
+process.exit_with_parent(parent)
 print("running", flush=True)
 {act}
 print("outlived")
@@ -413,7 +417,7 @@ print("outlived")
     ids=["python", "native code that lets no thread run"],
 )
 def test_a_process_exits_with_its_worker(act: str) -> None:
-    command = [sys.executable, "-c", PARENT.format(act=act)]
+    command = [sys.executable, "-c", PARENT.format(act=act, lives=60, is_late=False)]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE) as worker:
         assert worker.stdout
         assert worker.stdout.readline() == b"running\n"
@@ -421,3 +425,8 @@ def test_a_process_exits_with_its_worker(act: str) -> None:
         worker.kill()
         assert worker.stdout.read() == b""
         assert time.monotonic() - began < 4
+
+
+def test_a_process_exits_when_its_worker_was_gone_before_it_watched() -> None:
+    command = [sys.executable, "-c", PARENT.format(act="time.sleep(5)", lives=0, is_late=True)]
+    assert b"outlived" not in subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, check=True).stdout

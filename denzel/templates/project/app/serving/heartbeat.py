@@ -9,6 +9,9 @@ from contextlib import suppress
 #: The environment variable with the writing end of the pipe.
 HEARTBEAT_FD = "HEARTBEAT_FD"
 
+#: The environment variable with the supervisor's process id: a child that asks for its parent's may be too late.
+SUPERVISOR_PID = "SUPERVISOR_PID"
+
 #: Seconds between two beats, about.
 BEAT_INTERVAL = 1.0
 

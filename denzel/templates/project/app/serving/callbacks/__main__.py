@@ -19,7 +19,7 @@ from app.serving.callbacks.delivery import Delivery
 from app.serving.callbacks.egress import EgressPolicy
 from app.serving.callbacks.sender import CallbackSender
 from app.serving.callbacks.signature import read_secret
-from app.serving.heartbeat import BEAT_INTERVAL, Heartbeat
+from app.serving.heartbeat import BEAT_INTERVAL, SUPERVISOR_PID, Heartbeat
 from app.serving.settings import SettingError, Settings
 from app.serving.store.connection import connect
 from app.serving.store.outbox import Outbox
@@ -47,7 +47,7 @@ async def send_callbacks(settings: Settings, heartbeat: Heartbeat, parent: int) 
 
 def main() -> None:
     """Run the process that the environment describes."""
-    parent = os.getppid()
+    parent = int(os.environ.get(SUPERVISOR_PID) or os.getppid())
     faulthandler.enable(all_threads=False)
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s/Callbacks] %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)

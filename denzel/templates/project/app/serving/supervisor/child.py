@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Mapping
 
-from app.serving.heartbeat import HEARTBEAT_FD, LOADED, LOADING
+from app.serving.heartbeat import HEARTBEAT_FD, LOADED, LOADING, SUPERVISOR_PID
 
 #: Checks in a row without a beat after which a child hangs, and after which one that has not beaten yet does: to start
 #: takes longer, on a machine that is busy or has a slow disk. Checks are counted, and not seconds: when the machine
@@ -55,7 +55,7 @@ class Child:
         self._pipe, output = os.pipe()
         os.set_blocking(self._pipe, False)
         os.set_inheritable(output, True)
-        environ = {**self._environ, HEARTBEAT_FD: str(output)}
+        environ = {**self._environ, HEARTBEAT_FD: str(output), SUPERVISOR_PID: str(os.getpid())}
         if self._load_ended is not None:
             environ[LOAD_ENDED] = str(self._load_ended)
         try:

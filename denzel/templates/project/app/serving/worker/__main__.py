@@ -13,7 +13,7 @@ import sys
 
 from app.serving.callbacks.settings import check_settings
 from app.serving.cores import available_cores, limit_threads
-from app.serving.heartbeat import HEARTBEAT_FD, Heartbeat
+from app.serving.heartbeat import SUPERVISOR_PID, Heartbeat
 from app.serving.worker.celery_app import celery_app
 from app.serving.worker.node import ProcessPool
 from app.serving.worker.process import exit_with_parent
@@ -31,8 +31,8 @@ def main(arguments: list[str]) -> None:
     check_settings(celery_app.conf.denzel_settings)
     processes = options.concurrency or available_cores()
     limit_threads(processes, os.environ)
-    if os.environ.get(HEARTBEAT_FD):
-        exit_with_parent()
+    if supervisor := os.environ.get(SUPERVISOR_PID):
+        exit_with_parent(int(supervisor))
     ProcessPool.heartbeat = Heartbeat.from_environment(os.environ)
     worker = celery_app.Worker(
         hostname=options.hostname,

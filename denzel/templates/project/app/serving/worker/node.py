@@ -70,7 +70,7 @@ class ProcessPool(BasePool):  # type: ignore[misc]
         self._registry = WorkerRegistry(redis)
         self.processes = Processes(
             limit,
-            partial(run_process, app, self._worker, self._predictor, processes=limit),
+            partial(run_process, app, self._worker, self._predictor, processes=limit, parent=os.getpid()),
             worker=self._worker,
             claims=HostClaims(redis, limits),
             claims_of=claims_of,

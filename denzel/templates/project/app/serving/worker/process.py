@@ -207,12 +207,20 @@ class _Interrupted(Exception):
 
 
 def run_process(
-    celery_app: Celery, worker: str, predictor: Predictor, *, owner: str, slot: Slot, place: Place, processes: int
+    celery_app: Celery,
+    worker: str,
+    predictor: Predictor,
+    *,
+    owner: str,
+    slot: Slot,
+    place: Place,
+    processes: int,
+    parent: int,
 ) -> None:
-    """Run one of so many `processes`, in which this was forked, until SIGTERM, or until it is to be replaced."""
+    """Run one of so many `processes`, forked from `parent`, until SIGTERM, or until it is to be replaced."""
     settings: Settings = celery_app.conf.denzel_settings
     _reset_signals()
-    exit_with_parent()
+    exit_with_parent(parent)
     load_model(predictor, WorkerRegistry(connect(settings.redis_url)), worker)
     slot.wait()
     claims = Claims(
@@ -268,9 +276,8 @@ def _reset_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def exit_with_parent() -> None:
-    """Exit when the parent is gone: tasks run again elsewhere, and the memory is needed there."""
-    parent = os.getppid()
+def exit_with_parent(parent: int) -> None:
+    """Exit when the `parent` is gone, or was already: tasks run again elsewhere, and the memory is needed there."""
     if sys.platform == "linux":
         # At once, and however deep in native code, where no thread of Python runs.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
