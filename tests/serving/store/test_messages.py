@@ -170,3 +170,13 @@ def test_another_task_is_foreign(make_celery: MakeCelery, redis: Redis) -> None:
 def test_what_is_not_a_message_of_a_task_is_foreign(text: str) -> None:
     with pytest.raises(ForeignMessage, match="Celery's message protocol"):
         parse(text, 0)
+
+
+@pytest.mark.parametrize("body", ["null", "1", "[[1], {}]", "[[1], {}, null]", "[[1], {}, [1]]"])
+def test_a_body_in_another_form_is_foreign(make_celery: MakeCelery, redis: Redis, body: str) -> None:
+    """Whatever else it raised would end one process after the other."""
+    make_celery(predict).apply_async((1,), task_id="a")
+    (text,) = redis.lrange(keys.QUEUE, 0, -1)
+    message = {**json.loads(text), "body": base64.b64encode(body.encode()).decode()}
+    with pytest.raises(ForeignMessage, match="Celery's message protocol"):
+        parse(json.dumps(message), 0)

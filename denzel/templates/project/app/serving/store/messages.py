@@ -106,7 +106,7 @@ def parse(message: str, since: float) -> QueuedTask:
         if not is_ours or headers["eta"] or headers["expires"]:
             _check_foreign(stored, headers, properties)
         return QueuedTask(headers["id"], stored["body"], headers["argsrepr"], since)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, ForeignMessage):
             raise
         raise ForeignMessage("not a task in version 2 of Celery's message protocol") from error
