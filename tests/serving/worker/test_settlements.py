@@ -73,7 +73,21 @@ def test_tasks_of_a_living_process_are_requeued_alone(
     assert (redis.hkeys(keys.OWNERS), redis.llen(keys.QUEUE)) == (["a"], 2)
 
 
-def test_nothing_is_forgotten_while_redis_is_away(
+def test_a_late_requeue_does_not_take_from_a_living_process_what_it_has_taken_anew(
+    settlements: Settlements, taken: Taken, claims: Claims, redis: Redis, flaky: FlakyRedis
+) -> None:
+    taken(a=1)
+    flaky.go_away()
+    settlements.requeue(claims.owner, ["a"])
+    assert settlements.flush() == []
+    flaky.come_back()
+    claims.requeue_all()
+    claims.take(limit=1)
+    settlements.flush()
+    assert (redis.hkeys(keys.OWNERS), redis.llen(keys.QUEUE)) == (["a"], 0)
+
+
+def test_no_death_is_forgotten_while_redis_is_away(
     settlements: Settlements,
     taken: Taken,
     claims: Claims,
@@ -83,16 +97,6 @@ def test_nothing_is_forgotten_while_redis_is_away(
 ) -> None:
     taken(a=1, b=2, c=3)
     flaky.go_away()
-    settlements.requeue(claims.owner, ["b"])
-    assert settlements.flush() == []
-    settlements.requeue(claims.owner, ["c"])
-    assert settlements.flush() == []
-    assert settlements.owners == []
-    flaky.come_back()
-    settlements.flush()
-    assert redis.hkeys(keys.OWNERS) == ["a"]
-    flaky.go_away()
-    settlements.requeue(claims.owner, ["a"])
     settlements.died(claims.owner, ["a"])
     assert settlements.flush() == []
     # Meanwhile its lease is to be renewed, so that nobody else counts the death.

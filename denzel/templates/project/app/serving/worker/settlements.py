@@ -36,7 +36,7 @@ class Settlements:
         return list(self._dead)
 
     def requeue(self, owner: str, task_ids: list[str]) -> None:
-        """Requeue some tasks of a living owner."""
+        """Requeue some tasks of a living owner with the next `flush`, if Redis is there then."""
         if task_ids:
             self._to_requeue.setdefault(owner, []).extend(task_ids)
 
@@ -51,15 +51,18 @@ class Settlements:
         self._dead[owner] = suspects
 
     def flush(self) -> list[DeadLettered]:
-        """Write all; what Redis does not take now is kept. Returns tasks that killed their process too often."""
+        """Write all; what Redis does not take now is kept, but for tasks of the living: later, their process may have
+        taken them anew, and as long as it leaves them out, the supervision asks again. Returns tasks that killed their
+        process too often.
+        """
         dead_lettered: list[DeadLettered] = []
+        to_requeue, self._to_requeue = self._to_requeue, {}
         try:
             if self._completions:
                 self._store.complete_many(self._completions, ttl=self._ttl)
                 self._completions = []
-            for owner, task_ids in list(self._to_requeue.items()):
+            for owner, task_ids in to_requeue.items():
                 dead_lettered += self._claims_of(owner).requeue(dict.fromkeys(task_ids, False))
-                del self._to_requeue[owner]
             for owner, suspects in list(self._dead.items()):
                 dead_lettered += self._claims_of(owner).requeue_all(suspects)
                 del self._dead[owner]
