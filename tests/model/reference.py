@@ -77,7 +77,7 @@ class Letter(NamedTuple):
 
 
 def announcement(channel: str, ended: str | list[str]) -> str:
-    """What is published of one end, on a channel, as it is compared."""
+    """The announcement of one end on a channel, as it is compared."""
     return f"{channel} {json.dumps(ended)}"
 
 

@@ -49,7 +49,7 @@ class Reader:
         self._script = redis.register_script(_READ)
 
     def read(self, reference: Reference) -> Snapshot:
-        """What is there, in the shape of `expected`; the list of what was published is emptied."""
+        """The state of Redis, in the shape of `expected`; the list of what was published is emptied."""
         fields = [*_NUMBERS, *_TEXTS]
         answer = self._script(keys=_SETS, args=[len(fields), *fields, *reference.tasks])
         sets, records, published, names, queue, unacked, owners, down, wakeup = answer
@@ -98,7 +98,7 @@ def _record(fields: list[str | None]) -> tuple[float | str | None, ...]:
 
 
 def expected(reference: Reference) -> Snapshot:
-    """What should be there, without what `check` looks at in other ways: `down` and `others`."""
+    """The state that should be there, without what `check` looks at in other ways: `down` and `others`."""
     tasks = reference.tasks
     waiting = {task_id: task for task_id, task in tasks.items() if task.status == PENDING}
     lists = {endpoint: reference.waiting(endpoint) for endpoint in ENDPOINTS}

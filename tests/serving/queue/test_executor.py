@@ -25,7 +25,7 @@ def release() -> Iterator[threading.Event]:
 
 
 def run(executor: BatchingExecutor, *functions: Any) -> list[Any]:
-    """What each function returns or raises, when all are awaited at once."""
+    """The value or the exception of each function, when all are awaited at once."""
 
     async def gathered() -> list[Any]:
         return await asyncio.gather(*(executor.run(function) for function in functions), return_exceptions=True)

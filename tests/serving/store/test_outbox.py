@@ -51,7 +51,7 @@ def ids(callbacks: list[Callback]) -> list[str]:
 
 
 def traces(redis: Redis) -> list[str]:
-    """What is left in Redis of callbacks."""
+    """The keys of callbacks that are left in Redis."""
     others = (keys.TASK, keys.QUEUE, keys.WAITING, keys.ACCEPTED)
     return sorted(key for key in redis.scan_iter() if key not in others and not key.startswith(keys.TASK))
 

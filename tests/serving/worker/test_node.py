@@ -127,7 +127,7 @@ def test_a_running_task_is_revoked_with_its_process_where_that_is_asked_for(
 
 @contextmanager
 def dashboard(app: Celery) -> Iterator[list[dict[str, Any]]]:
-    """What a dashboard gets until the end of the block."""
+    """The events that a dashboard gets until the end of the block."""
     got: list[dict[str, Any]] = []
     is_over, is_listening = threading.Event(), threading.Event()
 

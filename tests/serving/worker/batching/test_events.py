@@ -39,7 +39,7 @@ def events(celery_app: Celery, clock: Clock) -> TaskEvents:
 
 @pytest.fixture
 def received(celery_app: Celery, redis: Redis) -> Iterator[list[dict[str, Any]]]:
-    """What a dashboard gets."""
+    """The events that a dashboard gets."""
     got: list[dict[str, Any]] = []
     is_over = threading.Event()
 

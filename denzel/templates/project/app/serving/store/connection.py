@@ -34,7 +34,7 @@ class DirectConnection:
     """One connection for one thread, without a pool and without repeats: a third of the processor time of a client."""
 
     def __init__(self, redis: Redis) -> None:
-        """It is made with the first command, to the same Redis."""
+        """Connect to the same Redis as `redis`, with the first command."""
         self._connection: Any = redis.connection_pool.make_connection()
 
     def execute(self, *commands: Sequence[str | int | float]) -> list[Any]:

@@ -64,7 +64,7 @@ class TaskLoop:
         may_go_on: Callable[[], bool] = lambda: True,
         max_tasks: int | None = None,
     ) -> None:
-        """It ends after `max_tasks`, or when it `may_go_on` no more, which is asked between two batches."""
+        """End after `max_tasks`, or when it `may_go_on` no more, which is asked between two batches."""
         self._claims = claims
         self._results = results
         self._runner = runner
