@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest --dist worksteal --numprocesses $(WORKERS)
 
-.PHONY: install format check test test-all live docs demo
+.PHONY: install format check test test-all mutants live docs demo
 
 install: $(BIN)/.installed
 
@@ -35,6 +35,10 @@ test: check
 # Everything.
 test-all: export DENZEL_RUN_SLOW := 1
 test-all: test
+
+# Faults put into the Lua scripts on purpose: which of them the model test catches.
+mutants: install
+	PYTHONPATH=denzel/templates/project:tests $(BIN)/python tests/model/mutants.py $(ONLY)
 
 # The tests on real services alone.
 live: install

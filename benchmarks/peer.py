@@ -125,6 +125,12 @@ def peers(work: Path) -> list[Peer]:
         Peer("fastapi", "FastAPI, uvicorn, 2 processes", work, sync=sync, accept=accept, processes=2),
         Peer("litserve", "LitServe, batches of 32", work, sync=sync),
         Peer(
+            "mosec",
+            "mosec, batches of 32",
+            work,
+            sync=Request(path="/inference", body=REQUEST, answer=ANSWER),
+        ),
+        Peer(
             "bentoml",
             "BentoML, batching; tasks",
             work,

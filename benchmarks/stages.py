@@ -38,17 +38,16 @@ def main() -> None:
 def steps(redis: Any) -> dict[str, Callable[[int], float]]:
     """The steps by name: functions that return the seconds that a step takes for so many tasks."""
     from app.serving.json_values import json_values
-    from app.serving.store.claims import ClaimLimits, Claims
+    from app.serving.store.claims import ClaimLimits, Claims, new_owner
     from app.serving.store.loop.connection import LoopConnection
     from app.serving.store.loop.tasks import LoopScript
     from app.serving.store.messages import task_message
-    from app.serving.store.tasks import Completion, NewTask, TaskStore, accept_arguments
+    from app.serving.store.tasks import Completion, NewTask, accept_arguments
 
-    records = TaskStore(redis)
     loop = asyncio.Runner()
     accepting = LoopConnection(redis)
     script = LoopScript(accepting, "tasks/accept")
-    claims = Claims(redis, ClaimLimits(deliveries=3, ttl=60))
+    claims = Claims(redis, ClaimLimits(deliveries=3, ttl=60), new_owner())
     model, rows = fitted()
     body = (ROOT / "examples" / "iris" / "request.json").read_bytes()
     request = json.loads(body)
@@ -70,14 +69,14 @@ def steps(redis: Any) -> dict[str, Callable[[int], float]]:
 
     def end(tasks: list[NewTask]) -> None:
         text = json.dumps(result)
-        records.complete_many([Completion(one.task_id, "SUCCESS", text) for one in tasks], ttl=60)
+        claims.take(limit=1, completions=[Completion(one.task_id, "SUCCESS", text) for one in tasks])
 
     def through(timed: str, count: int) -> float:
         """The seconds of one step of tasks that go through all of them."""
         tasks = new_tasks(count)
         took = {
             "accept": seconds(lambda: loop.run(accept(tasks))),
-            "take": seconds(lambda: claims.take(free=1, limit=count)),
+            "take": seconds(lambda: claims.take(limit=count)),
             "end": seconds(lambda: end(tasks)),
         }
         return took[timed]
@@ -95,7 +94,7 @@ def steps(redis: Any) -> dict[str, Callable[[int], float]]:
             lambda: [json.loads(base64.b64decode(json.loads(message)["body"] or arguments)) for _ in range(count)]
         ),
         "`model.predict`, two rows for each task": lambda count: seconds(lambda: model.predict(rows(2 * count))),
-        "end: result, claim, announcement, one script": lambda count: through("end", count),
+        "end and take: results, claims, announcements, one script": lambda count: through("end", count),
         "a round trip to Redis that does nothing": lambda count: seconds(lambda: redis.ping()),
     }
 

@@ -291,7 +291,9 @@ def resend_callbacks(task_ids: tuple[str, ...], failed: bool) -> None:
 
 
 @main.group(invoke_without_command=True)
-@click.option("--quarantined", is_flag=True, help="List those that killed their worker too often instead.")
+@click.option(
+    "--quarantined", is_flag=True, help="List those that killed their worker too often, or cannot run here, instead."
+)
 @json_option("list")
 @click.pass_context
 def tasks(context: click.Context, quarantined: bool, as_json: bool) -> None:

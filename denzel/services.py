@@ -106,7 +106,10 @@ RESPONSE_KEY = "denzel:response"
 
 
 def loads_key(name: str) -> str:
-    """The hash of the hosts on which a worker's main process loads the model itself: LOADING, or DIED after a death."""
+    """The hash of the hosts on which a worker's main process loads the model itself: LOADING, or DIED after a death.
+
+    Projects of earlier releases write it.
+    """
     return f"denzel:loads:{name}"
 
 

@@ -43,7 +43,7 @@ SERVING_WORDS = {
     "api": "routes, bodies,|headers, errors",
     "queue": "submit, wait,|look up, cancel",
     "worker.batching": "dispatcher, runner,|poller, scoreboard",
-    "worker.model": "your model in a|pool process",
+    "worker.model": "your model in a|process",
     "callbacks": "delivery, retries,|egress policy",
     "store": "all that is in Redis|and its Lua scripts",
     "pipeline": "imports your|logic/pipeline.py",

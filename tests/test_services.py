@@ -67,7 +67,6 @@ def test_redis_keys_are_the_same_on_both_sides() -> None:
     assert services.UNDELIVERED_KEY == keys.UNDELIVERED
     assert services.RESPONSE_KEY == keys.RESPONSE
     assert services.worker_key("worker@iris") == keys.worker("worker@iris")
-    assert services.loads_key("worker@iris") == keys.loads("worker@iris")
     assert services.DIED_LOADING == DIED
 
 

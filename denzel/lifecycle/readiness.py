@@ -84,6 +84,9 @@ def _raise_failed(backend: Backend, service: Service, message: str, *, hint: str
 
 
 def _hint(cause: str) -> str:
+    if "MODEL_SHARING=process" in cause:
+        # The worker has refused a model that no forked process could use.
+        return "Set MODEL_SHARING=process in .env, then: denzel restart"
     kind = cause.partition(":")[0]
     if kind in ("ModuleNotFoundError", "ImportError"):
         return "Add the package to requirements.txt, then: denzel updatereqs"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -100,10 +99,9 @@ async def _open(receiver: Receiver) -> None:
     try:
         await receiver.open()
     except (OSError, UnicodeError) as error:
-        number = getattr(error, "errno", None) or 0
-        # The error's own text repeats the address; an unknown name has a negative number.
-        reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or "it is not an address"
-        if number == errno.EADDRINUSE:
+        # The error's own text repeats the address.
+        reason = (getattr(error, "strerror", None) or "it is not an address").partition(" (while")[0]
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise PortTaken(
                 f"Port {port} is already taken ({host}: {reason}).", hint="Pass another one with --port."
             ) from None

@@ -126,6 +126,9 @@ class _Connection(asyncio.Protocol):
         if self._is_finished:
             return
         self.used = self._loop.time()
+        # A sender that asks before it sends a long body, such as curl.
+        if data.endswith(b"\r\n\r\n") and b"\r\nexpect: 100-continue\r\n" in data.lower():
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             for head, body in self._parser.feed(data):
                 if self._receiver.behaviour is _ACCEPT:

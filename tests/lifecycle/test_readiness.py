@@ -47,6 +47,7 @@ def test_the_wait_ends_when_the_model_is_loaded(launched: FakeBackend) -> None:
 @pytest.mark.parametrize(
     ("cause", "hint"),
     [
+        ("load_model has started a thread. Set MODEL_SHARING=process in .env", "MODEL_SHARING=process"),
         ("ModuleNotFoundError: No module named 'sklearn'", "denzel updatereqs"),
         ("FileNotFoundError: [Errno 2] No such file: './app/assets/iris.pkl'", "app/assets"),
         ("SyntaxError: invalid syntax (pipeline.py, line 3)", "app/logic/pipeline.py"),

@@ -85,13 +85,14 @@ def test_callbacks_are_signed_with_the_projects_secret(lab: Driven, receiver: Re
 
 @pytest.mark.slow
 def test_callbacks_come_within_a_minute_when_the_process_that_sends_them_hangs(lab: Driven, receiver: Receiver) -> None:
-    (sidecar,) = [one for one in processes(lab) if "app.serving.sidecar" in one.cmdline()]
-    sidecar.suspend()
+    (sender,) = [one for one in processes(lab) if "app.serving.callbacks" in one.cmdline()]
+    sender.suspend()
     task = lab.submit({"echo": "late", "callback_uri": receiver.uri(lab.backend)})
     until(lambda: receiver.received, within=60, what="the callback")
     assert receiver.ids == [task]
-    assert "the sidecar hangs: it has stopped looking for callbacks; killing it" in lab.log
-    assert "the sidecar ended with -9; starting it again" in lab.log
+    log = lab.denzel("logs", "--service", "denzel")
+    assert "the sender hangs, as it gives no heartbeat: killing it" in log
+    assert "the sender was ended by SIGKILL; starting it again in 1 s" in log
 
 
 def processes(lab: Driven) -> list[psutil.Process]:

@@ -14,11 +14,16 @@ from model.reference import ENDPOINTS
 from model.steps import HOSTS, PER_ENDPOINT, Process, Sender, Steps
 from redis import Redis
 
+from app.serving.store import keys
+from app.serving.store.connection import DirectConnection
 from app.serving.store.outbox import AttemptResult, Callback
 from app.serving.store.tasks import FAILURE, SUCCESS
 
 # Few, as each run goes on from its first examples and its best one: variety comes from many seeds.
 EXAMPLES_A_SEED = 20
+
+# Places of a sender that is idle: as many as each endpoint may have.
+ALL = PER_ENDPOINT * PER_ENDPOINT
 
 DELIVERED = AttemptResult(status=200, delivered=True)
 GIVEN_UP = AttemptResult(status=404, error="answered 404")
@@ -41,12 +46,18 @@ results = st.sampled_from([DELIVERED, GIVEN_UP, failure(5), failure(60), failure
 class StoreMachine(RuleBasedStateMachine):
     """Random stories about one deployment."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, connection: DirectConnection) -> None:
         super().__init__()
-        self.steps = Steps(redis)
+        self.steps = Steps(redis, connection)
         self.told: set[str] = set()
 
     def teardown(self) -> None:
+        try:
+            self._drain()
+        finally:
+            self.steps.close()
+
+    def _drain(self) -> None:
         if self.steps.is_sound:
             self.steps.drain()
             # What is hard to reach: stories told in one run, and ends of tasks of each kind.
@@ -80,18 +91,28 @@ class StoreMachine(RuleBasedStateMachine):
     def sending(self, sender: Sender, count: int, endpoint: str) -> list[Callback]:
         """Callbacks in flight, of which some are new."""
         self.ended(count, endpoint)
-        self.steps.send(sender, 8)
+        self.steps.send(sender, ALL)
         return list(sender.in_flight)
+
+    def idle_sender(self, which: int) -> Sender:
+        """A sender that has just been started, and has delivered what was due."""
+        sender = self.steps.senders[which] = Sender()
+        for _ in range(len(self.steps.messages) + 1):
+            self.steps.send(sender, ALL)
+            if not sender.in_flight:
+                break
+            self.steps.settle(sender, [(one, DELIVERED) for one in sender.in_flight])
+        return sender
 
     def some(self, data: st.DataObject, of: Sequence[str]) -> str:
         return data.draw(st.sampled_from(list(of)))
 
     # ------------------------------------------------------------------ the api
 
-    @rule(endpoint=endpoints, count=st.integers(1, 4), prefer=st.sampled_from(["", "wait"]))
-    def accept(self, endpoint: str | None, count: int, prefer: str) -> None:
+    @rule(endpoint=endpoints, count=st.integers(1, 4), channel=st.sampled_from(["", *map(keys.completions, "ab")]))
+    def accept(self, endpoint: str | None, count: int, channel: str) -> None:
         for _ in range(count):
-            self.steps.accept(endpoint, prefer=prefer)
+            self.steps.accept(endpoint, channel=channel)
 
     @rule(data=st.data(), endpoint=endpoints)
     def accept_again_after_a_lost_answer(self, data: st.DataObject, endpoint: str | None) -> None:
@@ -127,11 +148,12 @@ class StoreMachine(RuleBasedStateMachine):
         messages = [*reference.queue, *(claim.message for claim in reference.claims.values())]
         return any(message.is_foreign for message in messages)
 
-    @rule(data=st.data(), where=st.sampled_from(["any", "waiting", "running"]), slot=slots)
+    @rule(data=st.data(), where=st.sampled_from(["any", "ended", "waiting", "running"]), slot=slots)
     def cancel(self, data: st.DataObject, where: str, slot: int) -> None:
         held = sorted(self.busy(slot, 2, ENDPOINTS[0]).held) if where == "running" else []
         waiting = [self.steps.accept(ENDPOINTS[0])] if where == "waiting" else []
-        found = held or waiting or list(self.steps.reference.tasks)
+        ended = self.ended(1, ENDPOINTS[0]) if where == "ended" else []
+        found = held or waiting or ended or list(self.steps.reference.tasks)
         if not found:
             return
         self.steps.cancel(self.some(data, found))
@@ -265,13 +287,27 @@ class StoreMachine(RuleBasedStateMachine):
     def renew(self, host: str) -> None:
         self.steps.renew(host)
 
+    @rule(slot=slots, seconds=st.sampled_from([5, 60, 3600]), which=senders)
+    def clock_is_set_back(self, slot: int, seconds: float, which: int) -> None:
+        """Leases that end too late by then are void, or begin anew."""
+        self.told.add("set back")
+        self.busy(slot, 2, ENDPOINTS[0])
+        self.sending(self.steps.senders[which], 1, ENDPOINTS[1])
+        other = self.process(slot - 1)
+        self.steps.renew(other.host)
+        self.steps.wait(-seconds)
+        for _ in range(4):
+            self.steps.renew(other.host)
+            self.steps.wait(6)
+        self.steps.send(self.steps.senders[1 - which], ALL)
+
     @rule(seconds=pauses)
     def wait(self, seconds: float) -> None:
         self.steps.wait(seconds)
 
     # ------------------------------------------------------------------ callbacks
 
-    @rule(which=senders, free=st.sampled_from([1, 2, 8]))
+    @rule(which=senders, free=st.sampled_from([1, 2, ALL]))
     def send(self, which: int, free: int) -> None:
         for endpoint in ENDPOINTS:
             self.ended(1, endpoint)
@@ -286,7 +322,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.steps.settle(sender, attempts)
         if data.draw(st.booleans()):
             self.steps.wait(data.draw(st.sampled_from([0, 5, 60])))
-            self.steps.send(self.steps.senders[1 - which], 8)
+            self.steps.send(self.steps.senders[1 - which], ALL)
             self.steps.settle(sender, attempts)
 
     @rule(data=st.data(), which=senders, then=st.sampled_from(["settle", "renew", "release", "nothing"]))
@@ -296,7 +332,7 @@ class StoreMachine(RuleBasedStateMachine):
         sender, other = self.steps.senders[which], self.steps.senders[1 - which]
         self.sending(sender, data.draw(st.integers(1, 3)), ENDPOINTS[0])
         self.steps.wait(data.draw(st.sampled_from([5, 15, 16])))
-        self.steps.send(other, 8)
+        self.steps.send(other, ALL)
         first, second = (other, sender) if data.draw(st.booleans()) else (sender, other)
         self.steps.settle(first, [(one, data.draw(results)) for one in first.in_flight])
         if then == "settle":
@@ -306,7 +342,7 @@ class StoreMachine(RuleBasedStateMachine):
         elif then == "release":
             self.steps.release(second)
         self.steps.wait(data.draw(st.sampled_from([5, 15])))
-        self.steps.send(sender, 8)
+        self.steps.send(sender, ALL)
 
     @rule(which=senders)
     def sender_dies(self, which: int) -> None:
@@ -320,7 +356,7 @@ class StoreMachine(RuleBasedStateMachine):
         for _ in range(renews):
             self.steps.wait(9)
             self.steps.renew_callbacks(sender)
-        self.steps.send(self.steps.senders[1 - which], 8)
+        self.steps.send(self.steps.senders[1 - which], ALL)
 
     @rule(which=senders, attempts=st.integers(0, 1))
     def sender_stops(self, which: int, attempts: int) -> None:
@@ -331,17 +367,17 @@ class StoreMachine(RuleBasedStateMachine):
         self.sending(sender, 1, ENDPOINTS[0])
         self.steps.release(sender)
 
-    @rule(which=senders, pause=st.sampled_from([0, 5]))
-    def endpoint_comes_back(self, which: int, pause: float) -> None:
-        """What waits because of it is due at once."""
+    @rule(which=senders, count=st.sampled_from([3, 5]), pause=st.sampled_from([0, 5, 600]))
+    def endpoint_comes_back(self, which: int, count: int, pause: float) -> None:
+        """What waits because of it is due at once; until then, few try."""
         self.told.add("endpoint back")
         sender = self.steps.senders[which]
-        attempts = self.sending(sender, 3, ENDPOINTS[0])
+        attempts = self.sending(sender, count, ENDPOINTS[0])
         self.steps.settle(sender, [(one, failure(5 if one is attempts[0] else 600)) for one in attempts])
         self.steps.wait(pause)
         self.sending(sender, 1, ENDPOINTS[0])
         self.steps.settle(sender, [(one, DELIVERED) for one in sender.in_flight])
-        self.steps.send(sender, 8)
+        self.steps.send(sender, ALL)
 
     @rule(which=senders, times=st.integers(1, 6))
     def one_path_fails(self, which: int, times: int) -> None:
@@ -360,7 +396,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), when=st.sampled_from(["running", "waiting", "in flight", "settled", "any"]), which=senders)
     def resend(self, data: st.DataObject, when: str, which: int) -> None:
         self.told.add("resent")
-        sender = self.steps.senders[which]
+        sender = self.idle_sender(which)
         found = self.ended(1, ENDPOINTS[0]) if when == "waiting" else []
         if when == "running":
             found = sorted(self.busy(0, 2, ENDPOINTS[0]).held)
@@ -371,7 +407,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.steps.wait(data.draw(st.sampled_from([0, 60])))
         found = found or [*self.steps.reference.tasks, "unknown"]
         self.steps.resend([self.some(data, found)])
-        self.steps.send(self.steps.senders[1 - which], 8)
+        self.steps.send(self.steps.senders[1 - which], ALL)
         self.steps.settle(sender, [(one, data.draw(results)) for one in sender.in_flight])
 
     @rule(pause=st.sampled_from([0, 700, 4000]))
@@ -405,12 +441,12 @@ class StoreMachine(RuleBasedStateMachine):
     def replay(self, endpoint: str, keyed: bool, before: str, pause: float) -> None:
         """A dead letter is run again, whatever became of the callback of its first end; that may end late, too."""
         self.told.add("replayed")
+        sender = self.idle_sender(0)
         task_id = self.dead_letter(endpoint, ("c", "x") if keyed else None)
         if task_id is None:
             return
-        sender = self.steps.senders[0]
         if before not in ("nothing", "discard"):
-            self.steps.send(sender, 8)
+            self.steps.send(sender, ALL)
         in_flight = list(sender.in_flight)
         endings: dict[str, Callable[[Callback], Any]] = {"fail": lambda _: failure(60), "deliver": lambda _: DELIVERED}
         if before in endings:
@@ -438,5 +474,9 @@ def run(redis: Redis, seeds: Iterable[int]) -> None:
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    for number in seeds:
-        run_state_machine_as_test(seed(number)(lambda: StoreMachine(redis)), settings=options)
+    connection = DirectConnection(redis)
+    try:
+        for number in seeds:
+            run_state_machine_as_test(seed(number)(lambda: StoreMachine(redis, connection)), settings=options)
+    finally:
+        connection._connection.disconnect()

@@ -59,7 +59,7 @@ class Task:
     deliveries: int | None = None
     endpoint: str | None = None
     replays: int = 0
-    awaited: bool = False
+    channel: str = ""
     idempotency: str | None = None
     callback: Sending | None = None
     expires: float | None = None
@@ -74,6 +74,11 @@ class Letter(NamedTuple):
     since: float
     endpoint: str | None
     replays: int
+
+
+def announcement(channel: str, ended: str | list[str]) -> str:
+    """What is published of one end, on a channel, as it is compared."""
+    return f"{channel} {json.dumps(ended)}"
 
 
 class Reference:
@@ -92,11 +97,12 @@ class Reference:
         self.undelivered: dict[str, float] = {}
         self.down: set[str] = set()
         self.wakeup = False
-        self.announced: list[list[str]] = []
+        self.announced: list[str] = []
 
     # ------------------------------------------------------------------ time
 
     def wait(self, seconds: float) -> None:
+        """Less than nothing when the clock is set back."""
         self.now += seconds
         for task_id, task in list(self.tasks.items()):
             if task.expires is not None and task.expires <= self.now:
@@ -110,7 +116,7 @@ class Reference:
     # ------------------------------------------------------------------ tasks
 
     def accept(
-        self, task_id: str, endpoint: str | None, idempotency: tuple[str, str] | None, limit: int, awaited: bool
+        self, task_id: str, endpoint: str | None, idempotency: tuple[str, str] | None, limit: int, channel: str
     ) -> str:
         """The id of the task that was accepted, or FULL or OTHER BODY."""
         if idempotency and idempotency[0] in self.bodies:
@@ -121,7 +127,7 @@ class Reference:
         if len(self.queue) >= limit:
             return "FULL"
         self.accepted += 1
-        task = Task(since=self.now, place=self.accepted, endpoint=endpoint, awaited=awaited)
+        task = Task(since=self.now, place=self.accepted, endpoint=endpoint, channel=channel)
         self.tasks[task_id] = task
         if idempotency:
             task.idempotency = idempotency[0]
@@ -143,7 +149,9 @@ class Reference:
                 self.wakeup = True
             else:
                 task.expires = self.now + RESULT_TTL
-            self.announced.append([task_id, status, result] if task.awaited else [task_id])
+            self.announced.append(announcement(keys.COMPLETIONS, task_id))
+            if task.channel:
+                self.announced.append(announcement(task.channel, [task_id, status, result]))
 
     def cancel(self, task_id: str) -> str | None:
         task = self.tasks.get(task_id)
@@ -219,7 +227,7 @@ class Reference:
         """The ids of tasks that became dead letters, as their owners are dead."""
         if not self.claims:
             return []
-        if self.now - self.last_reclaim > CLAIM_LEASE / 2:
+        if self.now - self.last_reclaim > CLAIM_LEASE / 2 or self.now < self.last_reclaim:
             self.leases = dict.fromkeys(self.leases, self.now)
         self.last_reclaim = self.now
         lost, died = [], []
@@ -254,10 +262,11 @@ class Reference:
     # ------------------------------------------------------------------ outbox
 
     def end_leases(self) -> None:
-        """A callback whose lease is over is due again."""
+        """A callback whose lease is over is due again; so is one leased before the clock was set back."""
+        latest = self.now + 2 * CALLBACK_LEASE
         for task in self.tasks.values():
             sending = task.callback
-            if sending and sending.lease is not None and sending.lease <= self.now:
+            if sending and sending.lease is not None and not self.now < sending.lease <= latest:
                 sending.due, sending.lease = self.now, None
 
     def lease(self, task_id: str) -> None:

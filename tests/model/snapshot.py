@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from model.reference import DELIVERIES, ENDPOINTS, Reference, Task
+from model.reference import DELIVERIES, ENDPOINTS, LETTER_TTL, Reference, Task, announcement
 from model.virtual_time import EXPIRY, NOW, PUBLISHED
 from redis import Redis
 
@@ -61,15 +61,19 @@ class Reader:
             "messages": {task_id: json.loads(text)[0]["headers"]["id"] for task_id, text in _pairs(unacked).items()},
             "owners": _pairs(owners),
             "leases": leases,
-            "callbacks": {endpoint: of_one for endpoint, of_one in zip(ENDPOINTS, lists, strict=True)},
+            "callbacks": dict(zip(ENDPOINTS, lists, strict=True)),
             "sending": sending,
             "undelivered": undelivered,
             "next_due": next_due,
             "down": set(down),
             "wakeup": wakeup,
             # One that has expired is listed until the next one comes.
-            "letters": {task_id: since for task_id, since in letters.items() if keys.dead_letter(task_id) in names},
-            "announced": sorted(ended for message in published for ended in json.loads(message)),
+            "letters": {task_id: since for task_id, since in letters.items() if since > reference.now - LETTER_TTL},
+            "announced": sorted(
+                announcement(channel, ended)
+                for channel, message in zip(published[::2], published[1::2], strict=True)
+                for ended in json.loads(message)
+            ),
             "expiry": expiry,
             "keys": {name for name in names if name.startswith(_OF_TASKS)},
             "others": {name for name in names if not name.startswith((*_OF_TASKS, keys.CALLBACKS))} - _KNOWN,

@@ -13,24 +13,39 @@ from model.reference import CALLBACK_TTL, DELIVERIES, ENDPOINTS, RESULT_TTL, Mes
 from model.virtual_time import START, set_clock
 from redis import Redis
 
-from app.serving.store import keys
+from app.serving.store import keys, scripts
 from app.serving.store.claims import CLAIM_LEASE, ClaimLimits, Claims, HostClaims
+from app.serving.store.connection import DirectConnection
 from app.serving.store.dead_letters import DeadLetters
 from app.serving.store.messages import task_message
 from app.serving.store.outbox import AttemptResult, Callback, Outbox
-from app.serving.store.tasks import SUCCESS, Completion, Idempotency, KeyReused, NewTask, QueueFull, TaskStore
+from app.serving.store.tasks import (
+    SUCCESS,
+    Completion,
+    Idempotency,
+    KeyReused,
+    NewTask,
+    QueueFull,
+    TaskStore,
+    accept_arguments,
+    read_accepted,
+)
 
 LIMITS = ClaimLimits(deliveries=DELIVERIES, ttl=RESULT_TTL)
 HOSTS = ("h1", "h2")
-PER_ENDPOINT = 3
+
+# One more than outbox/take.lua leases to an endpoint that is down.
+PER_ENDPOINT, ROOM_WHEN_DOWN = 5, 4
 
 
 class Process:
     """A predicting process: what it has claimed and not ended, as far as it knows."""
 
-    def __init__(self, redis: Redis, host: str, number: int) -> None:
+    def __init__(self, redis: Redis, connection: DirectConnection, host: str, number: int) -> None:
         self.host = host
         self.claims = Claims(redis, LIMITS, f"{host}/{number}")
+        # One for all, as there are hundreds of processes in one run.
+        self.claims._connection = connection
         self.held: set[str] = set()
         # Those of them whose lease was never over.
         self.leased: set[str] = set()
@@ -56,17 +71,20 @@ class Sender:
 class Steps:
     """One deployment."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, connection: DirectConnection) -> None:
         redis.flushdb()
         self.redis = redis
+        self.connection = connection
         self.reader = snapshot.Reader(redis)
         self.reference = Reference(START)
         set_clock(redis, START)
         self.store = TaskStore(redis)
+        self.accept_script = scripts.register(redis, "tasks/accept")
         self.box = Outbox(redis, result_ttl=RESULT_TTL, callback_ttl=CALLBACK_TTL)
         self.letters = DeadLetters(redis)
         self.hosts = {host: HostClaims(redis, LIMITS, host=host) for host in HOSTS}
         self.number = 0
+        self.opened: list[Process] = []
         self.processes = [self.new_process(host) for host in HOSTS * 2]
         self.senders = [Sender(), Sender()]
         self.messages: dict[str, str] = {}
@@ -82,10 +100,8 @@ class Steps:
         seen = self.reader.read(self.reference)
         snapshot.check(seen, self.reference)
         expected = snapshot.expected(self.reference)
-        differing = [(name, seen[name], should) for name, should in expected.items() if seen[name] != should]
-        assert not differing, "\n".join(
-            f"{name} is {found}\n  and should be {should}" for name, found, should in differing
-        )
+        for name, should_be in expected.items():
+            assert seen[name] == should_be, f"{name}: what is there, and what should be"
         self.reference.down = seen["down"]
         self.reference.announced.clear()
         self.promised.update(
@@ -97,8 +113,15 @@ class Steps:
         self.number += 1
         return self.number
 
+    def close(self) -> None:
+        """Close the connections of all processes that there were."""
+        for process in self.opened:
+            process.claims.close()
+
     def new_process(self, host: str) -> Process:
-        return Process(self.redis, host, self.count())
+        process = Process(self.redis, self.connection, host, self.count())
+        self.opened.append(process)
+        return process
 
     # ------------------------------------------------------------------ the api
 
@@ -108,18 +131,22 @@ class Steps:
         *,
         key: tuple[str, str] | None = None,
         limit: int = 100,
-        prefer: str = "",
+        channel: str = "",
         task_id: str = "",
     ) -> str:
-        """A new task, or one more time an earlier one; returns what the reference does."""
+        """A new task, or one more time an earlier one; its end is announced on a channel, if a request waits there.
+
+        Returns what the reference does.
+        """
         task_id = task_id or f"t{self.count()}"
         message = self.messages.setdefault(task_id, task_message(task_id, {"of": task_id}))
         idempotency = Idempotency(key=key[0], body=key[1]) if key else None
         uri = f"http://{endpoint.partition(':')[0]}/{task_id}" if endpoint else None
+        prefer = "wait" if channel else ""
         new = NewTask(task_id=task_id, message=message, callback_uri=uri, idempotency=idempotency, prefer=prefer)
-        (answer,) = self.store.enqueue_many([new], queue_limit=limit)
+        answer = read_accepted(self.accept_script(args=accept_arguments(new, queue_limit=limit, channel=channel)))
         known = (keys.idempotency(key[0]), key[1]) if key else None
-        expected = self.reference.accept(task_id, endpoint, known, limit, prefer == "wait")
+        expected = self.reference.accept(task_id, endpoint, known, limit, channel)
         if isinstance(answer, Exception):
             refusal = {QueueFull: "FULL", KeyReused: "OTHER BODY"}.get(type(answer))
             assert refusal == expected, answer
@@ -159,8 +186,8 @@ class Steps:
         reference.complete(ends)
         expected, cancelled = reference.take(process.owner, claims.epoch, limit, sharers)
         taken = claims.take(limit=limit, sharers=sharers, completions=ends)
-        ids = [json.loads(one.message)["headers"]["id"] for one in taken.claimed]
-        assert [(task_id, *one[1:]) for task_id, one in zip(ids, taken.claimed, strict=True)] == expected
+        ids = [one.task_id for one in taken.claimed]
+        assert [(one.task_id, one.deliveries, one.since) for one in taken.claimed] == expected
         assert [task.task_id for task in taken.cancelled] == cancelled
         assert taken.waiting == len(reference.queue)
         assert len(ids) == 1 or all(one.deliveries == 1 for one in taken.claimed), "a suspect is alone"
@@ -251,7 +278,9 @@ class Steps:
             ids = [callback.task_id for callback in taken if callback.endpoint == endpoint]
             assert len(set(ids)) == len(ids)
             assert set(ids) <= set(of_endpoint), "what is taken is due"
-            assert len(ids) + busy[endpoint] <= PER_ENDPOINT or not ids, "no endpoint gets more than its places"
+            room = min(PER_ENDPOINT, max(1, free // PER_ENDPOINT))
+            room = min(room, ROOM_WHEN_DOWN) if endpoint in reference.down else room
+            assert len(ids) + busy[endpoint] <= room or not ids, "no endpoint gets more than its places"
             assert ids or not of_endpoint or busy[endpoint] or len(taken) == free, "each endpoint gets a place"
             left = [at for task_id, at in of_endpoint.items() if task_id not in ids]
             assert not left or not ids or max(of_endpoint[task_id] for task_id in ids) <= min(left), "the oldest first"
@@ -332,6 +361,8 @@ class Steps:
     def wait(self, seconds: float) -> None:
         before = dict(self.reference.tasks)
         self.reference.wait(seconds)
+        for process in self.processes:
+            process.renewed_at = min(process.renewed_at, self.reference.now)
         set_clock(self.redis, self.reference.now)
         for task_id in before.keys() - self.reference.tasks.keys():
             sending = before[task_id].callback
@@ -367,7 +398,7 @@ class Steps:
     def _send_all(self, sender: Sender) -> None:
         self.wait(16)
         for _ in range(10 * len(self.messages) + 10):
-            self.send(sender, 8)
+            self.send(sender, PER_ENDPOINT * PER_ENDPOINT)
             if sender.in_flight:
                 delivered = AttemptResult(status=200, delivered=True)
                 self.settle(sender, [(callback, delivered) for callback in sender.in_flight])

@@ -11,7 +11,8 @@ from redis import Redis
 
 from app.serving.store import scripts
 
-#: The time of this clock, in seconds; when keys expire, by its time; and what the scripts have published.
+#: The time of this clock, in seconds; when keys expire, by its time; and what the scripts have published,
+#: channel and message in turn.
 NOW = "model:now"
 EXPIRY = "model:expiry"
 PUBLISHED = "model:published"
@@ -36,7 +37,7 @@ function redis.call(command, key, ...)
         server.call('ZREM', '{EXPIRY}', key, ...)
         return command == 'DEL' and server.call('DEL', key, ...) or 1
     elseif command == 'PUBLISH' then
-        return server.call('RPUSH', '{PUBLISHED}', ...)
+        return server.call('RPUSH', '{PUBLISHED}', key, ...)
     elseif command == 'SET' and select('#', ...) > 1 then
         error('SET with a time to live has no virtual clock yet')
     end

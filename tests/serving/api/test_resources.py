@@ -1,4 +1,4 @@
-"""resources.py: the responses of each resource, over a fake queue; the cases are those of the contract."""
+"""resources.py and predict.py: the responses of each resource, over a fake queue; the contract has the cases."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 import falcon
 import pytest
-from falcon.testing import Result
+from falcon.testing import Result, create_scope
 from redis import ConnectionError as BrokerAway
 from redis import Redis
-from support.asgi_client import Client
+from support.asgi_client import LOOP, Client
 from support.waiting import until
 
 from app.serving.api.app import create_app
-from app.serving.api.resources import PipelineUnusable
+from app.serving.api.predict import PipelineUnusable
 from app.serving.callback_uri import endpoint_of
 from app.serving.queue.client import MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
 from app.serving.queue.waiting import Preferences, seconds_to_wait
@@ -372,6 +372,42 @@ def test_a_body_at_the_limit_is_accepted_and_one_above_it_is_413() -> None:
     assert (status, title) == (413, "Body too large")
     assert str(limit) in description
     assert len(queue.submitted) == 1
+
+
+def test_a_header_that_comes_twice_is_a_list() -> None:
+    """Falcon's test client joins them; a server passes both."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(event: dict[str, Any]) -> None:
+        sent.append(event)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+    parts = [b'{"x"', b"", b": 1}"]
+    queue = Queue()
+    headers = [(b"prefer", b"unknown"), (b"prefer", b"wait=3")]
+    scope = {"type": "http", "path": "/predict", "method": "POST", "headers": headers}
+    app = create_app(queue, as_it_is, info=Path("info.txt"), settings=Settings.from_environment({}))  # type: ignore[arg-type]
+    LOOP.run(app(scope, receive, send))
+    assert (sent[0]["status"], queue.waits, queue.submitted) == (202, [3], [({"x": 1}, None)])
+
+
+def test_a_client_that_goes_away_within_its_body_makes_no_task() -> None:
+    events = [{"type": "http.request", "body": b'{"x": 1}', "more_body": True}, {"type": "http.disconnect"}]
+    sent: list[dict[str, Any]] = []
+
+    async def send(event: dict[str, Any]) -> None:
+        sent.append(event)
+
+    async def receive() -> dict[str, Any]:
+        return events.pop(0)
+
+    queue = Queue()
+    scope = {**create_scope("/predict", method="POST"), "headers": [(b"transfer-encoding", b"chunked")]}
+    app = create_app(queue, as_it_is, info=Path("info.txt"), settings=Settings.from_environment({}))  # type: ignore[arg-type]
+    LOOP.run(app(scope, receive, send))
+    assert (sent[0]["status"], queue.submitted) == (400, [])
 
 
 @pytest.mark.parametrize(("size", "status"), [(1048, 200), (1049, 413), (10_000_000, 413)])

@@ -22,10 +22,12 @@ from app.serving.callbacks.delivery import Delivery
 from app.serving.store.outbox import Outbox
 
 PROGRAM = """
+import os
 from app.serving.callbacks import __main__ as process, sender
 from app.serving.store import outbox
 outbox.CALLBACK_LEASE = 2
 sender.LEASE_RENEW_INTERVAL = 0.5
+sender.STEP_TIMEOUT = float(os.environ.get("STEP_TIMEOUT", "60"))
 process.main()
 """
 

@@ -196,7 +196,12 @@ def test_the_time_out_begins_when_the_body_is_sent(listen: Listen) -> None:
 
 
 def test_a_response_before_the_body_is_read_does_not_leave_a_connection_to_reuse(listen: Listen) -> None:
-    server = listen(lambda connection: connection.recv(10) and connection.sendall(OK) and server.stopped.wait(20))
+    def handle(connection: socket.socket) -> None:
+        connection.recv(10)
+        connection.sendall(OK)
+        server.stopped.wait(20)
+
+    server = listen(handle)
     with open_pool() as connections:
         for _ in range(2):
             assert post(connections, server.port, body=bytes(20_000_000)).status == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -137,6 +138,29 @@ def test_a_sender_beats_while_redis_hangs_and_settles_once_it_is_back(
             os.kill(server, signal.SIGCONT)
         until(lambda: state(records) == "DELIVERED", what="the record")
     assert receiver.ids == ["the-id"]
+
+
+def test_a_sender_does_not_beat_while_a_step_takes_too_long(start_process: Start, tmp_path: Path) -> None:
+    """A step without Redis takes four seconds: the limit is lower here."""
+    pipe, output = os.pipe()
+    with redis_server(tmp_path) as url, connect(url) as client, os.fdopen(pipe, "rb", buffering=0) as beats:
+        start_process(output, REDIS_URL=url, HEARTBEAT_FD=str(output), STEP_TIMEOUT="1.5")
+        os.close(output)
+        assert beats.read(1) == b"."
+        server = client.info()["process_id"]
+        os.kill(server, signal.SIGSTOP)
+
+        def is_silent() -> bool:
+            if select.select([beats], [], [], 2.0)[0]:
+                assert beats.read(1) == b"."
+                return False
+            return True
+
+        try:
+            until(is_silent, what="two seconds without a beat")
+        finally:
+            os.kill(server, signal.SIGCONT)
+        assert beats.read(1) == b"."
 
 
 BAD_SECRET = ({"CALLBACK_SECRET": "secret"}, "CALLBACK_SECRET must be whsec_ and 24 to 64 bytes in base64, or empty")

@@ -116,26 +116,30 @@ def test_deliveries_that_end_while_redis_is_away_are_recorded_and_not_repeated(
     monkeypatch.setattr(sender_module, "POLL_INTERVAL", 0.05)
     sent: list[str] = []
     returned: list[str] = []
-    released, outage = threading.Event(), Outage(box)
+    released, slow, outage = threading.Event(), threading.Event(), Outage(box)
 
     async def deliver(one: Callback) -> AttemptResult:
         sent.append(one.task_id)
-        await asyncio.to_thread(released.wait, 20)
+        await asyncio.to_thread((slow if one.task_id == "slow" else released).wait, 20)
         returned.append(one.task_id)
         return AttemptResult(status=200, delivered=True)
 
     with running_sender(outage, deliver):
-        end(records, "http://a.example/", task_id="one")
-        end(records, "http://a.example/", task_id="two")
-        until(lambda: len(sent) == 2, what="both to be in flight")
+        for task_id in ("one", "two", "slow"):
+            end(records, "http://a.example/", task_id=task_id)
+        until(lambda: len(sent) == 3, what="all to be in flight")
         outage.away = True
         released.set()
-        until(lambda: len(returned) == 2, what="both to end")
+        until(lambda: len(returned) == 2, what="two to end")
         until(lambda: "cannot read callbacks" in caplog.text, what="the sender to notice")
-        redis.zadd(keys.SENDING, {"one": 1, "two": 1})  # their leases have expired
+        redis.zadd(keys.SENDING, {"one": 1, "two": 1, "slow": 1})  # their leases have expired
         outage.away = False
-        until(lambda: not box.undelivered(), what="the record")
-    assert sorted(sent) == ["one", "two"]
+        until(lambda: [one.task_id for one in box.undelivered()] == ["slow"], what="the record of two")
+        end(records, "http://a.example/", task_id="next")
+        until(lambda: [one.task_id for one in box.undelivered()] == ["slow"] and "next" in sent, what="the next one")
+        slow.set()
+        until(lambda: not box.undelivered(), what="the record of the slow one")
+    assert sorted(sent) == ["next", "one", "slow", "two"]
 
 
 def test_a_sender_hangs_only_when_a_step_of_the_outbox_does_not_return(

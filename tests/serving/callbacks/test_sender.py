@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -57,37 +58,75 @@ def test_a_failure_and_a_cancellation_are_posted_too(
 
 
 class UnpolledOutbox:
-    """An outbox that is read once, and then at each wake-up; `empty` is set when the first read found nothing."""
+    """An outbox that is read once, and then at each wake-up; `empty` is set when a read found nothing."""
 
     def __init__(self, box: Outbox) -> None:
         self._box = box
-        self.empty = threading.Event()
+        self.empty, self.closed = threading.Event(), threading.Event()
+        self.before_empty: Callable[[], object] = lambda: None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._box, name)
 
     def wait(self, _: float) -> bool:
-        return self._box.wait(0.1)
+        while not self.closed.is_set():
+            if self._box.wait(0.1):
+                return True
+        return False
 
     def take(self, **options: Any) -> Any:
         taken, next_in = self._box.take(**options)
         if not taken:
+            self.before_empty()
             self.empty.set()
         return taken, next_in
 
 
-def test_a_new_callback_is_sent_at_once(box: Outbox, records: TaskStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_callback_is_sent_at_once_and_its_end_is_settled_at_once(
+    box: Outbox, records: TaskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sender_module, "POLL_INTERVAL", 120)
-    unpolled, sent = UnpolledOutbox(box), threading.Event()
+    unpolled, sent, released = UnpolledOutbox(box), threading.Event(), threading.Event()
 
     async def deliver(_: Callback) -> AttemptResult:
         sent.set()
+        await asyncio.to_thread(released.wait, 30)
         return AttemptResult(status=200, delivered=True)
 
     with running_sender(unpolled, deliver):
         assert unpolled.empty.wait(30)
         end(records, "http://a.example/")
         assert sent.wait(30)
+        unpolled.empty.clear()
+        assert unpolled.empty.wait(30)
+        released.set()
+        until(lambda: state(records) == "DELIVERED", what="the record")
+        unpolled.closed.set()
+
+
+def test_an_attempt_that_ends_during_the_last_read_is_settled_at_once(
+    box: Outbox, records: TaskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender_module, "POLL_INTERVAL", 120)
+    unpolled, sent, reading, ended = UnpolledOutbox(box), threading.Event(), threading.Event(), threading.Event()
+
+    async def deliver(_: Callback) -> AttemptResult:
+        sent.set()
+        await asyncio.to_thread(reading.wait, 30)
+        ended.set()
+        return AttemptResult(status=200, delivered=True)
+
+    def end_attempt() -> None:
+        if sent.is_set():
+            reading.set()
+            ended.wait(30)
+
+    unpolled.before_empty = end_attempt
+    with running_sender(unpolled, deliver):
+        assert unpolled.empty.wait(30)
+        end(records, "http://a.example/")
+        until(lambda: state(records) == "DELIVERED", within=10, what="the record")
+        unpolled.closed.set()
 
 
 def test_results_in_flight_have_a_bounded_size_together(

@@ -71,6 +71,16 @@ def test_a_final_event_is_processed_when_the_state_is_read(source: EventSource) 
     assert counted("task-succeeded") == before + 1
 
 
+def test_a_final_event_counts_as_a_processed_task_also_when_it_is_not_kept(source: EventSource) -> None:
+    """Of tasks, the page of workers counts those that were received."""
+    for number in range(MAX_TASKS + MAX_COUNTED_AT_ONCE + 5):
+        source.emit("task-succeeded", f"task-{number}", result="2", runtime=0.25)
+    source.emit("task-failed", "failed", exception="it broke", traceback="")
+    counter = source.events.state.counter[WORKER]
+    ended = MAX_TASKS + MAX_COUNTED_AT_ONCE + 6
+    assert counter["task-received"] == counter["task-succeeded"] + counter["task-failed"] == ended
+
+
 def test_the_metrics_include_queued_events(source: EventSource) -> None:
     async def fetch() -> str:
         server = HTTPServer(Dashboard(capp=Celery(set_as_current=False), options=default_options, events=source.events))

@@ -118,7 +118,7 @@ def test_a_plain_message_of_another_celery_client_is_read(
 def test_arguments_that_our_task_does_not_take_are_an_error(make_celery: MakeCelery, redis: Redis) -> None:
     make_celery(predict).app.send_task(TASK_NAME, (1, 2), task_id="a")
     (text,) = redis.lrange(keys.QUEUE, 0, -1)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="takes one argument, json_data"):
         decode_input(parse(text, 0))
 
 

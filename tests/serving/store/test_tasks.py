@@ -253,8 +253,8 @@ def test_a_process_of_the_api_gets_the_results_for_which_it_waits(
     ):
         accept_awaited(broker, task_id, prefer, channel)
     long = json.dumps("x" * 64 * 1024)
-    ends = [Completion("a", "a", "SUCCESS", '{"é": 1}'), Completion("b", "b", "FAILURE", long)]
-    ends += [Completion(task_id, task_id, "SUCCESS", "1") for task_id in "cd"]
+    ends = [Completion("a", "SUCCESS", '{"é": 1}'), Completion("b", "FAILURE", long)]
+    ends += [Completion(task_id, "SUCCESS", "1") for task_id in "cd"]
     with announced(redis) as all_tasks, announced(redis, "one") as of_one, announced(redis, "other") as of_other:
         records.complete_many(ends, ttl=60)
     assert all_tasks == ["a", "b", "c", "d"]

@@ -129,7 +129,6 @@ def test_the_exit_of_a_loading_process_is_the_cause_where_it_is_known(
     assert state(reports) == ("ERROR", f"load_model ended its process with {words}")
     reports.heartbeat(NAME, up=[], loading=[12, 13])
     assert state(reports) == ("ERROR", f"load_model ended its process with {words}")
-    assert reports.died(NAME)
 
 
 def test_an_exit_code_of_a_process_with_the_model_is_no_failure_to_load(reports: WorkerRegistry) -> None:
@@ -211,89 +210,12 @@ def test_every_method_raises_when_redis_is_away(away: Redis) -> None:
         lambda: reports.heartbeat(NAME, up=[], loading=[]),
         lambda: reports.report_process(NAME, 1, ERROR, "no"),
         lambda: reports.deregister(NAME),
-        lambda: reports.begin_preload(NAME, 1),
-        lambda: reports.renew_preload(NAME),
-        lambda: reports.end_preload(NAME),
+        lambda: reports.remove_process(NAME, 1),
         reports.read,
     ]
     for attempt in attempts:
         with pytest.raises(RedisError):
             attempt()
-
-
-# The main process loads the model itself (MODEL_SHARING=fork), and whoever dies cannot say so
-
-
-def begin(reports: WorkerRegistry, pid: int) -> None:
-    """A new life of the worker: its entrypoint has forgotten what the last one said."""
-    reports.deregister(NAME)
-    reports.begin_preload(NAME, pid)
-
-
-DIED = ("ERROR", "a process died while loading the model")
-
-
-def test_the_first_start_is_loading(reports: WorkerRegistry) -> None:
-    begin(reports, 11)
-    reports.renew_preload(NAME)
-    assert state(reports) == ("LOADING", "")
-
-
-def test_a_death_while_loading_is_an_error_after_restarts_until_one_is_up(
-    reports: WorkerRegistry, redis: Redis
-) -> None:
-    begin(reports, 11)
-    for pid in (12, 13):
-        begin(reports, pid)
-        assert state(reports) == DIED
-        reports.renew_preload(NAME)
-        assert state(reports) == DIED
-    reports.remove_process(NAME, 13)
-    reports.report_process(NAME, 14, UP)
-    assert state(reports) == ("UP", "")
-    assert not redis.exists(keys.loads(NAME))
-    begin(reports, 15)
-    assert state(reports) == ("LOADING", "")
-
-
-def test_after_a_death_no_restart_is_reported_as_loading(reports: WorkerRegistry, redis: Redis) -> None:
-    begin(reports, 11)
-    with redis.monitor() as monitor:
-        begin(reports, 12)
-        redis.echo("the end")
-        seen: list[str] = []
-        for command in monitor.listen():
-            seen.append(command["command"].split()[0])
-            if seen[-1] == "ECHO":
-                break
-    said = [name for name in seen if name in ("MULTI", "HSETNX", "HSET", "EXEC")]
-    # The report, and the record of an earlier death, in one transaction.
-    assert said[0] == "MULTI"
-    assert said[-1] == "EXEC"
-    assert said.count("MULTI") == said.count("EXEC") == 1
-
-
-def test_an_exception_of_load_model_outweighs_an_earlier_death(reports: WorkerRegistry) -> None:
-    begin(reports, 11)
-    begin(reports, 12)
-    reports.report_process(NAME, 12, ERROR, "ValueError: no")
-    assert state(reports) == ("ERROR", "ValueError: no")
-
-
-def test_a_worker_stopped_while_it_loads_is_not_a_death(reports: WorkerRegistry) -> None:
-    begin(reports, 11)
-    reports.end_preload(NAME)
-    begin(reports, 12)
-    assert state(reports) == ("LOADING", "")
-
-
-def test_a_death_after_the_last_was_cleared_is_recorded_again(reports: WorkerRegistry, redis: Redis) -> None:
-    """As `denzel start` deletes it while the worker loads."""
-    begin(reports, 11)
-    redis.delete(keys.loads(NAME))
-    reports.renew_preload(NAME)
-    begin(reports, 12)
-    assert state(reports) == DIED
 
 
 # The same worker on two hosts: containers of one service
@@ -309,8 +231,6 @@ def test_hosts_do_not_disturb_each_others_reports(two: tuple[WorkerRegistry, Wor
     one.heartbeat("worker@iris", up=(), loading=(7,))
     other.heartbeat("worker@iris", up=(7,), loading=())
     other.heartbeat("worker@iris", up=(), loading=(8,))
-    assert not one.died("worker@iris")
-    assert not other.died("worker@iris")
     assert [report.state for report in one.read()] == [WorkerState.LOADING]
     one.heartbeat("worker@iris", up=(7,), loading=())
     assert [report.state for report in other.read()] == [WorkerState.UP]
@@ -334,14 +254,29 @@ def test_reports_of_a_host_that_is_gone_are_dropped(two: tuple[WorkerRegistry, W
     assert [report.state for report in other.read()] == [WorkerState.LOADING]
 
 
-def test_a_death_while_loading_is_reported_for_its_own_host_alone(
-    two: tuple[WorkerRegistry, WorkerRegistry], redis: Redis
-) -> None:
-    one, other = two
-    begin(one, 7)
-    begin(other, 7)
-    assert state(one) == ("LOADING", "")
-    begin(other, 8)
-    assert state(one) == DIED
-    one.report_process(NAME, 7, UP)
-    assert state(other) == ("UP", "")
+# The main process loads the model itself (MODEL_SHARING=fork), and dies of it
+
+
+def test_a_main_process_that_loads_the_model_replaces_what_an_earlier_one_reported(reports: WorkerRegistry) -> None:
+    reports.heartbeat(NAME, up=[7], loading=[8])
+    reports.begin_preload(NAME, 11)
+    assert state(reports) == ("LOADING", "")
+    reports.begin_preload(NAME, 12, "load_model ended its process with exit code 3")
+    assert state(reports) == ("ERROR", "load_model ended its process with exit code 3")
+    reports.remove_process(NAME, 12)
+    reports.heartbeat(NAME, up=[13], loading=[])
+    assert state(reports) == ("UP", "")
+
+
+def test_a_death_while_loading_is_never_reported_as_loading(reports: WorkerRegistry, redis: Redis) -> None:
+    reports.begin_preload(NAME, 11)
+    with redis.monitor() as monitor:
+        reports.begin_preload(NAME, 12, "it died")
+        redis.echo("the end")
+        seen: list[str] = []
+        for command in monitor.listen():
+            seen.append(command["command"].split()[0])
+            if seen[-1] == "ECHO":
+                break
+    written = [name for name in seen if name in ("MULTI", "HDEL", "HSET", "HSETNX", "EXEC")]
+    assert (written[0], written[-1], written.count("EXEC")) == ("MULTI", "EXEC", 1)

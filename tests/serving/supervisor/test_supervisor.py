@@ -203,6 +203,14 @@ def test_a_stop_ends_the_worker_and_then_the_sender(number: signal.Signals, supe
     assert supervised.orders() == ["forget"]
 
 
+def test_a_stop_removes_the_report_of_a_worker_that_died_while_loading(supervise: Supervise) -> None:
+    supervised = supervise(worker="heartbeat.loading()\nos._exit(3)\n")
+    until(lambda: "while loading the model" in supervised.output(), what="the death")
+    supervised.process.terminate()
+    assert supervised.process.wait(30) == 0
+    assert supervised.orders()[-1] == "forget"
+
+
 def test_a_second_signal_changes_nothing(supervise: Supervise) -> None:
     counts = "on(signal.SIGTERM, lambda: (note('TERM'), open('told', 'w'))); live(until=lambda: exists('go')); end()"
     supervised = started(supervise, worker=counts)

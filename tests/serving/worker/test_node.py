@@ -104,7 +104,7 @@ def test_a_waiting_task_is_revoked_and_a_running_one_is_not(
     assert (shared.status_of(waiting), shared.status_of(busy[0])) == ("REVOKED", "STARTED")
     assert shared.counted("revoked") == 0
     (answer,) = client.control.revoke("no-such-task", destination=[NAME], reply=True, timeout=15)
-    assert answer == {NAME: {"ok": "none of these tasks waits"}}
+    assert answer == {NAME: {"ok": "none of these tasks waits; celery control terminate KILL ends one that runs"}}
 
 
 def test_a_running_task_is_revoked_with_its_process_where_that_is_asked_for(

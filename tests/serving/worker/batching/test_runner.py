@@ -138,7 +138,7 @@ def test_another_clients_wrong_arguments_fail_alone(
     first, last = taken(a=1, b=2)
     ended = ends(run([first, parse(text, 0), last], **functions))
     assert [(task, status) for task, status, _ in ended] == [("a", "SUCCESS"), ("theirs", "FAILURE"), ("b", "SUCCESS")]
-    assert "positional argument" in ended[1][2]["args"][0]
+    assert "takes one argument, json_data" in ended[1][2]["args"][0]
 
 
 def test_the_slot_shows_which_task_runs_and_that_none_does_in_the_end(run: Run, taken: Taken, slot: Slot) -> None:

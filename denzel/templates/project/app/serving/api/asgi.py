@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.serving.api.app import create_app
-from app.serving.api.resources import PipelineUnusable, VerifyInput
+from app.serving.api.predict import PipelineUnusable, VerifyInput
 from app.serving.errors import describe
 from app.serving.pipeline import PIPELINE, import_pipeline
 from app.serving.queue.client import TaskQueue

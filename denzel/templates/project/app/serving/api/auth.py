@@ -10,10 +10,7 @@ import falcon.asgi
 
 
 class Authorization:
-    """Middleware that, where API keys are set, requires `Authorization: Bearer <key>` for resources with `needs_key`.
-
-    It sets `req.context.client`, which distinguishes clients: the API key, or empty where none is required.
-    """
+    """Middleware that requires `Authorization: Bearer <key>` for resources with `needs_key`, where API keys are set."""
 
     def __init__(self, api_keys: frozenset[str]) -> None:
         self._keys = [key.encode() for key in api_keys]
@@ -21,10 +18,17 @@ class Authorization:
     async def process_resource(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: object, params: dict[str, Any]
     ) -> None:
-        req.context.client = ""
-        if not self._keys or not getattr(resource, "needs_key", False):
-            return
-        scheme, _, given = (req.get_header("Authorization") or "").partition(" ")
+        if getattr(resource, "needs_key", False):
+            self.client(req.get_header("Authorization"))
+
+    def client(self, header: str | None) -> str:
+        """The API key in this Authorization header, which distinguishes clients; empty where none is required.
+
+        Raises 401 without a valid one.
+        """
+        if not self._keys:
+            return ""
+        scheme, _, given = (header or "").partition(" ")
         key = given.strip()
         if scheme.lower() != "bearer" or not any(hmac.compare_digest(key.encode(), known) for known in self._keys):
             raise falcon.HTTPUnauthorized(
@@ -32,4 +36,4 @@ class Authorization:
                 description="This needs the header Authorization: Bearer followed by an API key.",
                 challenges=["Bearer"],
             )
-        req.context.client = key
+        return key

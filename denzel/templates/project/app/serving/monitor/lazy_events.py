@@ -16,6 +16,9 @@ from flower.events import Events, EventsState
 #: Events that alone describe a whole task. They are queued, and only the latest are kept, as Flower does with tasks.
 FINAL = frozenset({"task-succeeded", "task-failed"})
 
+#: The event of which Flower's page counts a worker's processed tasks; a final one stands for it, too.
+RECEIVED = "task-received"
+
 #: Events counted together when the queue is too long.
 MAX_COUNTED_AT_ONCE = 1000
 
@@ -42,7 +45,9 @@ class LazyEvents(Events):  # type: ignore[misc]
     def read(self) -> None:
         """Process all queued events."""
         while self._unread:
-            self._state.event(self._unread.popleft())
+            event = self._unread.popleft()
+            self._state.event(event)
+            self._state.counter[event["hostname"]][RECEIVED] += 1
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Queue a final event; process any other at once."""
@@ -61,6 +66,7 @@ class LazyEvents(Events):  # type: ignore[misc]
         kinds = Counter((event["hostname"], event["type"], event.get("name", "")) for event in events)
         for (worker, kind, name), count in kinds.items():
             self._state.counter[worker][kind] += count
+            self._state.counter[worker][RECEIVED] += count
             self._state.metrics.events.labels(worker, kind, name).inc(count)
         for event in events:
             if event.get("runtime"):

@@ -142,6 +142,8 @@ class TaskQueue:
     def _on_reply(self, submission: _Submission, reply: Any, is_repeated: bool) -> None:
         """Resolve the outcome, or let the end of the task and the deadline do so."""
         outcome, prefer = submission.outcome, submission.prefer
+        if outcome.done():  # the request was cancelled
+            return
         enqueued = reply if isinstance(reply, RedisError) else read_accepted(reply)
         if isinstance(enqueued, Exception):
             resolve(outcome, enqueued)

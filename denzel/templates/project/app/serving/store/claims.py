@@ -125,6 +125,10 @@ class Claims:
             time.sleep(min(wait, _MEMORY_FULL_PAUSE))
         return taken
 
+    def close(self) -> None:
+        """Close the connection of `take`."""
+        self._connection.close()
+
     def requeue(self, tasks: Mapping[str, bool]) -> list[DeadLettered]:
         """Put tasks back at the head of the queue, by their ids, in their order; True where a process died of one.
 

@@ -1,11 +1,11 @@
-"""Connection pools to Redis, for threads and for an event loop."""
+"""Connection pools to Redis for threads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from redis import Redis, ResponseError, asyncio
+from redis import Redis, ResponseError
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
@@ -50,20 +50,12 @@ class DirectConnection:
             self._connection.disconnect()
             raise
 
+    def close(self) -> None:
+        """Close it; the next command makes another one."""
+        self._connection.disconnect()
+
     def _reply(self) -> Any:
         try:
             return self._connection.read_response()
         except ResponseError as error:
             return error
-
-
-def connect_loop(redis: Redis) -> asyncio.Redis:
-    """The same Redis for listening on an event loop: silence is no error there, so only connecting has a time-out."""
-    options = redis.connection_pool.connection_kwargs
-    known = ("host", "port", "db", "username", "password", "client_name", "path")
-    return asyncio.Redis(
-        **{name: options[name] for name in known if name in options},
-        decode_responses=True,
-        socket_connect_timeout=TIMEOUT,
-        socket_keepalive=True,
-    )

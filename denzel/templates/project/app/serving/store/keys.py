@@ -77,11 +77,6 @@ def idempotency(digest: str) -> str:
     return f"denzel:idempotency:{digest}"
 
 
-def loads(name: str) -> str:
-    """The hash of hosts on which one worker's main process preloads the model: LOADING, or DIED for an earlier one."""
-    return f"denzel:loads:{name}"
-
-
 def worker(name: str) -> str:
     """The hash of one worker's report, with a field for each process; it expires without heartbeats."""
     return f"denzel:worker:{name}"

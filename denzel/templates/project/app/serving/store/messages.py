@@ -12,6 +12,7 @@ import json
 import os
 import re
 import socket
+from functools import cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -26,8 +27,6 @@ _PLAIN_ID = re.compile(r"[ !#-\[\]-~]+")
 
 #: Characters of the arguments that the dashboard shows at most.
 MAX_ARGS_REPR = 1024
-
-_ORIGIN_HOST = socket.gethostname()
 
 # What all messages have in common. The body comes last, so that a search for an id need not read it.
 _TEMPLATE = json.dumps(
@@ -95,7 +94,7 @@ def task_message(task_id: str, verified: Any) -> str:
     body = base64.b64encode(dump([arguments, {}, _AFTER_ARGUMENTS])).decode()
     # `repr` has escapes for what orjson cannot write.
     args_repr = orjson.dumps(_args_repr(arguments)).decode()
-    return f"{_HEAD.replace('TASK ID', task_id)}{args_repr}{_MIDDLE.replace('ORIGIN', _origin())}{body}{_END}"
+    return f"{_HEAD.replace('TASK ID', task_id)}{args_repr}{_middle()}{body}{_END}"
 
 
 def parse(message: str, since: float) -> QueuedTask:
@@ -119,9 +118,7 @@ def _check_foreign(stored: dict[str, Any], headers: dict[str, Any], properties: 
         raise ForeignMessage(f"the task {headers['task']} is not known here; there is {TASK_NAME} alone")
     for name in ("eta", "expires"):
         if headers.get(name):
-            raise ForeignMessage(
-                f"{name} is {headers[name]}: tasks run as soon as a process is free, and do not expire"
-            )
+            raise ForeignMessage(f"{name} is {headers[name]}; send it without: tasks run when a process is free")
     if not _PLAIN_ID.fullmatch(headers["id"]):
         raise ForeignMessage("its id has other characters than printable ASCII, or quotes or backslashes")
     if len(headers["id"]) > MAX_ID:
@@ -139,11 +136,11 @@ def _check_foreign(stored: dict[str, Any], headers: dict[str, Any], properties: 
 def decode_input(task: QueuedTask) -> Any:
     """The task's input: the return value of verify_input. Raises TypeError for other arguments than this one."""
     arguments, named, _ = json.loads(base64.b64decode(task.body).decode())
-    return _input(*arguments, **named)
-
-
-def _input(json_data: Any) -> Any:
-    return json_data
+    if len(arguments) == 1 and not named:
+        return arguments[0]
+    if not arguments and set(named) == {"json_data"}:
+        return named["json_data"]
+    raise TypeError(f"{TASK_NAME} takes one argument, json_data: what verify_input would return")
 
 
 def dump(value: Any) -> bytes:
@@ -155,8 +152,9 @@ def dump(value: Any) -> bytes:
         return json.dumps(value).encode()
 
 
-def _origin() -> str:
-    return f"gen{os.getpid()}@{_ORIGIN_HOST}"
+@cache
+def _middle() -> str:
+    return _MIDDLE.replace("ORIGIN", f"gen{os.getpid()}@{socket.gethostname()}")
 
 
 def _args_repr(arguments: list[Any]) -> str:

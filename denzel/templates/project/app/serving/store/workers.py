@@ -45,9 +45,8 @@ class WorkerRegistry:
     def __init__(self, redis: Redis, *, host: str | None = None) -> None:
         self._redis = redis
         self._host = host or socket.gethostname()
-        self._report_process, self._heartbeat, self._deregister, self._touch, self._begin_preload = (
-            scripts.register(redis, f"workers/{name}")
-            for name in ("report_process", "heartbeat", "deregister", "touch", "begin_preload")
+        self._report_process, self._heartbeat, self._deregister = (
+            scripts.register(redis, f"workers/{name}") for name in ("report_process", "heartbeat", "deregister")
         )
 
     def heartbeat(
@@ -59,46 +58,29 @@ class WorkerRegistry:
         """
         self._renew(self._redis, name, up, loading, ended or {})
 
-    def report_process(self, name: str, pid: int, state: WorkerState, cause: str = "") -> None:
-        """Report at once that a process of the worker `name` is UP, or could not load the model and why."""
-        self._report_process(
-            keys=[keys.worker(name), keys.loads(name)], args=[REPORT_TTL, self._host, pid, state.value, cause]
-        )
+    def begin_preload(self, name: str, pid: int, cause: str = "") -> None:
+        """Replace what an earlier start of the worker `name` has reported: its main process loads the model itself.
 
-    def begin_preload(self, name: str, pid: int) -> None:
-        """Note that the main process of the worker `name` begins to load the model: a note that outlives its death.
-
-        A load that an earlier main process began, and neither finished nor gave up on a stop, was its death. This is
-        kept until a process is UP. Heartbeat and note are one transaction: nobody sees one without the other.
+        The cause why an earlier one could not outlives its death. Nobody sees one report without the other.
         """
         with self._redis.pipeline() as pipe:
+            self._remove(pipe, name)
+            if cause:
+                self._report(pipe, name, pid, WorkerState.ERROR, cause)
             self._renew(pipe, name, (), {pid}, {})
-            self._begin_preload(keys=[keys.loads(name)], args=[self._host], client=pipe)
             pipe.execute()
 
-    def renew_preload(self, name: str) -> None:
-        """Note it again: the note may have been lost with the data of Redis."""
-        self._redis.hsetnx(keys.loads(name), self._host, "LOADING")
-
-    def end_preload(self, name: str) -> None:
-        """Remove the note: the main process of the worker `name` stops."""
-        self._redis.hdel(keys.loads(name), self._host)
+    def report_process(self, name: str, pid: int, state: WorkerState, cause: str = "") -> None:
+        """Report at once that a process of the worker `name` is UP, or could not load the model and why."""
+        self._report(self._redis, name, pid, state, cause)
 
     def remove_process(self, name: str, pid: int) -> None:
         """Remove the report of a process of the worker `name`: it will not predict."""
         self._redis.hdel(keys.worker(name), f"process:{self._host}/{pid}")
 
-    def touch(self, name: str) -> None:
-        """Renew the report of the worker `name` as it is, when there is one."""
-        self._touch(keys=[keys.worker(name)], args=[REPORT_TTL, self._host])
-
-    def died(self, name: str) -> bool:
-        """True when a process of the worker `name` died while loading the model, and none has loaded it since."""
-        return bool(self._redis.hexists(keys.worker(name), f"process:{self._host}/died"))
-
     def deregister(self, name: str) -> None:
         """Remove the report of the worker `name` on this host: it stops."""
-        self._deregister(keys=[keys.worker(name), keys.WORKERS], args=[name, self._host])
+        self._remove(self._redis, name)
 
     def read(self) -> list[WorkerReport]:
         """The workers that are alive, by name."""
@@ -106,7 +88,6 @@ class WorkerRegistry:
         with self._redis.pipeline() as pipe:
             for name in names:
                 pipe.hmget(keys.worker(name), ["state", "cause"])
-                pipe.hvals(keys.loads(name))
             answers = pipe.execute()
         return read_reports(names, answers)
 
@@ -123,20 +104,22 @@ class WorkerRegistry:
             client=client,
         )
 
+    def _report(self, client: Redis, name: str, pid: int, state: WorkerState, cause: str) -> None:
+        self._report_process(
+            keys=[keys.worker(name)], args=[REPORT_TTL, self._host, pid, state.value, cause], client=client
+        )
+
+    def _remove(self, client: Redis, name: str) -> None:
+        self._deregister(keys=[keys.worker(name), keys.WORKERS], args=[name, self._host], client=client)
+
 
 def read_reports(names: list[str], answers: list[Any]) -> list[WorkerReport]:
-    """The reports of these workers, from the `state` and `cause` of each and from the values of its loads."""
+    """The reports of these workers, from the `state` and `cause` of each."""
     return [
-        _report(name, WorkerState(state), cause, loads)
-        for name, (state, cause), loads in zip(names, answers[::2], answers[1::2], strict=True)
+        WorkerReport(name=name, state=WorkerState(state), cause=cause)
+        for name, (state, cause) in zip(names, answers, strict=True)
         if state
     ]
-
-
-def _report(name: str, state: WorkerState, cause: str, loads: list[str]) -> WorkerReport:
-    if state is WorkerState.LOADING and "DIED" in loads:
-        return WorkerReport(name=name, state=WorkerState.ERROR, cause=DIED)
-    return WorkerReport(name=name, state=state, cause=cause)
 
 
 def how_load_model_ended(code: int) -> str:

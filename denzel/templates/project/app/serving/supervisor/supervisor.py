@@ -177,7 +177,9 @@ class Supervisor:
         left = since + self._stop_timeout - now
         if not self._is_worker_told:
             self._is_worker_told = True
-            self._worker.send(signal.SIGTERM)
+            if not self._worker.send(signal.SIGTERM):
+                # It has died, and its report stands until the next start.
+                self._order("forget")
         if self._sender_ends_at is None and (self._worker.pid is None or left <= SENDER_STOP_MARGIN):
             self._sender_ends_at = now + SENDER_GRACE
             self._sender.send(signal.SIGTERM)

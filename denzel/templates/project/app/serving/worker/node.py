@@ -85,9 +85,10 @@ class ProcessPool(BasePool):  # type: ignore[misc]
 
     def on_start(self) -> None:
         """Start the processes; with MODEL_SHARING=fork, load the model first."""
-        # A report from before a restart, which Redis was not there to remove, must not stand for this worker.
-        self._deregister()
-        if self._settings.shares_model:
+        if not self._settings.shares_model:
+            # A report from before a restart, which Redis was not there to remove, must not stand for this worker.
+            self._deregister()
+        else:
             preload_model(self._predictor, self._registry, self._worker, self.heartbeat)
         self._stop_in_time(signal.getsignal(signal.SIGTERM))
         # On which Celery would execute its program anew, without a part in the supervisor's pipe.
@@ -233,7 +234,11 @@ def revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None
         if record is not None and (terminate or record.status == PENDING):
             store.cancel(one, ttl=settings.result_lifetime)
             cancelled.append(one)
-    return {"ok": f"cancelled: {', '.join(cancelled)}" if cancelled else "none of these tasks waits"}
+    return {
+        "ok": f"cancelled: {', '.join(cancelled)}"
+        if cancelled
+        else "none of these tasks waits; celery control terminate KILL ends one that runs"
+    }
 
 
 @control_command(  # type: ignore[untyped-decorator]

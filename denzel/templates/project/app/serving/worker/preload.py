@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -38,17 +38,18 @@ def preload_model(
     A model that no forked process could use is refused: the worker is then ERROR until it is restarted.
     """
 
-    def report(cause: str = "") -> None:
+    def register(act: Callable[[], None]) -> None:
         try:
-            registry.heartbeat(worker, up=(), loading={os.getpid()})
-            if cause:
-                registry.report_process(worker, os.getpid(), WorkerState.ERROR, cause)
+            act()
         except RedisError as error:
             log.warning("the worker could not be registered: %s", error)
 
+    def report(cause: str) -> None:
+        register(lambda: registry.report_process(worker, os.getpid(), WorkerState.ERROR, cause))
+
     heartbeat.loading()
     ended = environ.get(LOAD_ENDED)
-    report(how_load_model_ended(int(ended)) if ended else "")
+    register(lambda: registry.begin_preload(worker, os.getpid(), how_load_model_ended(int(ended)) if ended else ""))
     with _ended_by_sigterm():
         with one_thread():
             before = _threads()

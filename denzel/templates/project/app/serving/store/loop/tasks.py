@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
 from typing import Any
 
 from redis.exceptions import NoScriptError
@@ -58,9 +57,7 @@ class LoopTaskStore:
     async def workers(self) -> list[WorkerReport]:
         """The workers that are alive, by name."""
         names = sorted(await self._connection.call("SMEMBERS", keys.WORKERS))
-        reading = [(("HMGET", keys.worker(name), "state", "cause"), ("HVALS", keys.loads(name))) for name in names]
-        # One transaction, as the worker writes both.
-        *_, answers = await self._calls(("MULTI",), *itertools.chain(*reading), ("EXEC",))
+        answers = await self._calls(*(("HMGET", keys.worker(name), "state", "cause") for name in names))
         return read_reports(names, answers)
 
     async def _calls(self, *commands: tuple[Word, ...]) -> list[Any]:

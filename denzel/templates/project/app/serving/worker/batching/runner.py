@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from app.serving.errors import failure
-from app.serving.store.messages import TASK_NAME, QueuedTask, decode_input, dump
+from app.serving.store.messages import TASK_NAME, QueuedTask, decode_input
 from app.serving.store.tasks import FAILURE, SUCCESS, Completion
 from app.serving.worker.batching.result_buffer import ResultBuffer
 from app.serving.worker.batching.scoreboard import ALL, Slot
@@ -91,5 +92,5 @@ def _result(task: QueuedTask, value: Any, time_start: float, runtime: float) -> 
     failed = isinstance(value, BaseException)
     if failed:
         log.error("task %s[%s] failed", TASK_NAME, task.task_id, exc_info=value)
-    result = dump(failure(value) if failed else value).decode()
+    result = json.dumps(failure(value) if failed else value)
     return TaskResult(task, Completion(task.task_id, FAILURE if failed else SUCCESS, result), time_start, runtime)

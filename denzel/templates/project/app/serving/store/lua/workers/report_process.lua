@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Report the state of one process.
 -- @include worker_state
--- KEYS: 1 the worker's report, 2 its notes of preloading
+-- KEYS: 1 the worker's report
 -- ARGV: 1 seconds until the report expires, 2 host, 3 process id, 4 state, 5 cause
 -- Answer: none
 
@@ -9,6 +9,3 @@ local report, ttl, host, pid, state, cause = KEYS[1], ARGV[1], ARGV[2], ARGV[3],
 redis.call('HSET', report, 'process:' .. host .. '/' .. pid, state .. ' ' .. cause, 'seen:' .. host, now())
 merge_state(report)
 redis.call('EXPIRE', report, ttl)
-if state == 'UP' then
-    redis.call('DEL', KEYS[2])
-end
