@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 
 import pytest
 import requests
@@ -219,6 +220,41 @@ def test_a_pipeline_that_exits_fails_its_task_and_nothing_else(shared: Deploymen
     before = shared.loads()
     assert shared.ended(shared.enqueue(exit=1)).result == {"args": ["SystemExit: 1"]}
     assert shared.loads() == before
+
+
+LEAKS = """
+kept = []
+
+def process(model, json_data):
+    kept.append(json_data)
+    return json_data
+"""
+
+
+def test_processes_are_replaced_after_as_many_tasks_as_they_may_run(single: Deployment) -> None:
+    single.environ["WORKER_MAX_TASKS"] = "10"
+    single.launch("denzel")
+    tasks = [single.enqueue(count="runs") for _ in range(50)]
+    ran = [single.ended(task, within=60).result["pid"] for task in tasks]
+    assert max(Counter(ran).values()) == 10
+    assert single.counted("runs") == len(tasks)
+    assert "ended with" not in single.output("denzel")
+
+
+def test_a_process_that_holds_too_much_memory_is_replaced_between_two_tasks(single: Deployment) -> None:
+    single.environ["WORKER_MAX_MB"] = "200"
+    single.environ["WORKER_CONCURRENCY"] = "1"
+    with single.pipeline.open("a") as file:
+        file.write(LEAKS)
+    single.launch("denzel")
+    tasks = []
+    for orders in ({}, {"allocate": 200}, {}):
+        tasks.append(single.enqueue(**orders))
+        single.ended(tasks[-1])
+    first, second, third = (single.ended(task).result["pid"] for task in tasks)
+    assert first == second != third
+    assert "more than WORKER_MAX_MB, 200 MB" in single.output("denzel")
+    assert {single.redis.hget(keys.task(task), "deliveries") for task in tasks} == {"1"}
 
 
 # Loading

@@ -51,8 +51,8 @@ class FaultInjector:
                 # It has just ended by itself.
                 continue
 
-            async def has_recovered(killed: float, process: str = process) -> bool:
-                return await self._has_completed(killed) and len(await self._processes() - {process}) >= len(before)
+            async def has_recovered(killed: float) -> bool:
+                return await self._has_completed(killed) and bool(await self._processes() - before)
 
             return has_recovered
         raise ServiceNotRunning("No process of the worker has the model loaded.", hint="denzel status")
@@ -70,8 +70,12 @@ class FaultInjector:
             fields: dict[str, str] = await asyncio.to_thread(self._backend.redis, "HGETALL", self._worker_key)
         except ServiceNotRunning:
             return set()
-        # `process:<host>/<pid>`
-        processes = {name.rpartition("/")[2]: state.split()[0] for name, state in fields.items() if "/" in name}
+        # `process:<host>/<pid>`, and `seen:<host>` with a time: a container that was replaced may still be listed.
+        seen = {name.partition(":")[2]: float(at) for name, at in fields.items() if name.startswith("seen:")}
+        own = f"process:{max(seen, key=lambda host: seen[host])}/" if seen else "process:"
+        processes = {
+            name.rpartition("/")[2]: state.split()[0] for name, state in fields.items() if name.startswith(own)
+        }
         return {process for process, state in processes.items() if process.isdigit() and state == "UP"}
 
     async def _is_dashboard_healthy(self, _: float) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles.flaky_redis import FlakyRedis
 from redis import Redis
 from support.records import record_of
 from support.waiting import until
@@ -60,9 +61,15 @@ def supervise(redis: Redis, redis_url: str) -> Iterator[Supervise]:
     client = connect(redis_url)
 
     def start(
-        run: Callable[..., None], *, number: int = 2, time_limit: float | None = None, heartbeat: int | None = None
+        run: Callable[..., None],
+        *,
+        number: int = 2,
+        time_limit: float | None = None,
+        heartbeat: int | None = None,
+        settle_at: str = redis_url,
     ) -> Processes:
-        claims_of = partial(Claims, client, LIMITS)
+        settling = connect(settle_at)
+        claims_of = partial(Claims, settling, LIMITS)
         started.append(
             Processes(
                 number,
@@ -70,7 +77,7 @@ def supervise(redis: Redis, redis_url: str) -> Iterator[Supervise]:
                 worker="worker@iris",
                 claims=HostClaims(client, LIMITS),
                 claims_of=claims_of,
-                settlements=Settlements(claims_of, TaskStore(client), ttl=60, time_limit=time_limit),
+                settlements=Settlements(claims_of, TaskStore(settling), ttl=60, time_limit=time_limit),
                 registry=WorkerRegistry(client),
                 heartbeat=Heartbeat(heartbeat),
                 max_tasks=64,
@@ -203,6 +210,35 @@ def test_an_idle_process_that_is_killed_gives_on_the_place_and_is_replaced(
     order(d={})
     assert until_ended(records, "d") == [SUCCESS]
     assert deliveries(redis, "abcd") == ["1"] * 4
+
+
+def test_a_process_that_is_killed_at_the_queue_holds_up_no_other_until_it_is_replaced(
+    supervise: Supervise, workshop: Any, order: Any, records: TaskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "START_INTERVAL", 60)
+    supervise(workshop(), number=2)
+    order(a={})
+    assert until_ended(records, "a") == [SUCCESS]
+    os.kill(record_of(records, "a").result["pid"], signal.SIGKILL)
+    order(b={})
+    assert until_ended(records, "b", within=10) == [SUCCESS]
+
+
+def test_a_death_that_cannot_be_settled_yet_is_counted_for_its_suspect_alone(
+    supervise: Supervise, workshop: Any, order: Any, records: TaskStore, redis: Redis, flaky: FlakyRedis, tmp_path: Path
+) -> None:
+    """Meanwhile the claims of the dead one are renewed: else, all would have died."""
+    order(a={"dies": 1}, b={})
+    flaky.go_away()
+    processes = supervise(workshop(), number=1, settle_at=flaky.url)
+    (died,) = until(lambda: runs(tmp_path, "a"), what="the death")
+    until(lambda: processes.pids not in ([], [died]), what="the next process")
+    tries = flaky.refused
+    until(lambda: flaky.refused > tries + 10, what="some rounds")
+    assert sorted(redis.hkeys(keys.OWNERS)) == ["a", "b"]
+    flaky.come_back()
+    assert until_ended(records, "ab") == [SUCCESS] * 2
+    assert deliveries(redis, "ab") == ["2", "1"]
 
 
 def test_a_process_that_has_run_its_tasks_is_replaced_at_once(
@@ -381,16 +417,20 @@ def test_a_process_that_is_held_up_with_the_place_gives_it_on(
 def test_a_process_that_is_stopped_at_the_queue_does_not_hold_up_the_others_and_is_killed_in_the_end(
     supervise: Supervise, workshop: Any, order: Any, records: TaskStore, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervision, "MAX_SILENT_ROUNDS", 40)
+    monkeypatch.setattr(supervision, "MAX_SILENT_ROUNDS", 10_000)
     processes = supervise(workshop(), number=2)
     order(a={})
     assert until_ended(records, "a") == [SUCCESS]
     stopped: int = record_of(records, "a").result["pid"]
     until(lambda: redis.info("clients")["blocked_clients"], what="it to wait at the queue")
     os.kill(stopped, signal.SIGSTOP)
-    order(b={}, c={})
-    # What is claimed in the name of the stopped one comes back when it has been killed.
-    assert until_ended(records, "bc", within=20) == [SUCCESS] * 2
+    order(b={})
+    # It may be claimed in the name of the stopped one, as that has asked for it.
+    until(lambda: not redis.llen(keys.QUEUE), what="a process to take it")
+    order(c={})
+    assert until_ended(records, "c", within=20) == [SUCCESS]
+    monkeypatch.setattr(supervision, "MAX_SILENT_ROUNDS", 3)
+    assert until_ended(records, "b", within=20) == [SUCCESS]
     until(lambda: stopped not in processes.pids and len(processes.pids) == 2, what="another in its place")
     assert deliveries(redis, "bc") == ["1", "1"]
 
@@ -444,7 +484,11 @@ def test_a_stop_lets_each_process_end_its_batch_and_leaves_the_rest(
 
 
 def test_a_stop_does_not_wait_for_a_process_that_loads(supervise: Supervise) -> None:
-    processes = supervise(lambda owner, slot, place: time.sleep(600))
+    def load(owner: str, slot: Slot, place: Place) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(600)
+
+    processes = supervise(load)
     began = time.monotonic()
     processes.stop()
     assert processes.join(20)

@@ -99,17 +99,23 @@ def test_no_file_is_left_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_signal_interrupts_a_process_that_waits_for_the_place(places: list[Place], fork: Forked) -> None:
+    source, output = os.pipe()
+
     def wait_until_interrupted() -> None:
         def interrupt(*_: object) -> None:
             raise InterruptedError
 
         signal.signal(signal.SIGTERM, interrupt)
+        os.write(output, b".")
         with suppress(InterruptedError):
             places[1].acquire()
 
     assert places[0].try_acquire()
     waiting = fork(wait_until_interrupted)
+    assert os.read(source, 1) == b"."
     assert not waiting.is_through(within=0.1)
     os.kill(waiting.pid, signal.SIGTERM)
     assert waiting.is_through()
     assert places[0].try_acquire()
+    os.close(source)
+    os.close(output)

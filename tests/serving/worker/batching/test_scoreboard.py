@@ -124,8 +124,8 @@ def test_what_was_cut_off_is_returned_although_the_process_has_its_next_batch(sl
             if self._acts and self._real[0] == Activity.RUNNING and field == 6 and self._is_cut():
                 self._acts = False
                 assert not slot.start(1)
-                slot.begin(["e"])
-                slot.start(0)
+                slot.begin(["e", "f", "g"])
+                slot.start(2)
 
         def _is_cut(self) -> bool:
             return self._real[6] % (1 << 20) == 1

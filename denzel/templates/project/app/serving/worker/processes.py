@@ -184,7 +184,8 @@ class Processes:
         self._step_began = self._clock()
         if self._is_due("supervise", SUPERVISION_INTERVAL):
             for member in self._members:
-                self._supervise(member)
+                if member.pid:
+                    self._supervise(member)
             self._settle()
             self._step_began = self._clock()
         if self._is_due("renew", CLAIM_RENEW_INTERVAL):
