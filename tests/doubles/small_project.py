@@ -243,7 +243,9 @@ class SmallBackend(FakeBackend):
     def redis(self, *command: str) -> Any:
         answer = super().redis(*command)
         if command[0] == "HGETALL":
-            return {**answer, **{f"process:here/{process}": "UP " for process in self.project.processes}}
+            processes = {f"process:here/{process}": "UP " for process in self.project.processes}
+            # The report of a container that was replaced stands for a while.
+            return {**answer, "seen:gone": "1.5", "process:gone/99": "UP ", "seen:here": "2.5", **processes}
         return answer
 
 

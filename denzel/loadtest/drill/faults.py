@@ -72,7 +72,7 @@ class FaultInjector:
             return set()
         # `process:<host>/<pid>`, and `seen:<host>` with a time: a container that was replaced may still be listed.
         seen = {name.partition(":")[2]: float(at) for name, at in fields.items() if name.startswith("seen:")}
-        own = f"process:{max(seen, key=lambda host: seen[host])}/" if seen else "process:"
+        own = f"process:{max(seen, key=lambda host: seen[host], default='')}/"
         processes = {
             name.rpartition("/")[2]: state.split()[0] for name, state in fields.items() if name.startswith(own)
         }

@@ -164,6 +164,8 @@ class DrillRun:
         # Recovery is seen by a request that was accepted after the kill, and waits in the queue behind those before it.
         await self._wait(lambda: self._unfinished() <= quarter, self.timings.idle_timeout)
         await self._send_evenly(quarter)
+        # Nothing is killed while the api may be about to refuse one.
+        await self._wait(lambda: len(self._log.accepted) == len(self._log.requests), self.timings.idle_timeout)
         # Most of these are in flight when the part is killed.
         self._load.send(quarter)
         outage = await self._disturb_receiver(fault, quarter) if fault else await self._kill(part, quarter)
