@@ -42,7 +42,7 @@ SERVING_WORDS = {
     "admin": "lists and orders|for operators",
     "api": "routes, bodies,|headers, errors",
     "queue": "submit, wait,|look up, cancel",
-    "worker.batching": "dispatcher, runner,|poller, scoreboard",
+    "worker.batching": "place, runner,|scoreboard",
     "worker.model": "your model in a|process",
     "callbacks": "delivery, retries,|egress policy",
     "store": "all that is in Redis|and its Lua scripts",
@@ -53,6 +53,7 @@ SERVING_WORDS = {
     "settings": "the environment",
     "heartbeat": "bytes in a pipe",
     "cores": "cores, threads",
+    "backoff": "pauses of tries",
 }
 
 #: Letters that fit into a line of a box, and into a column of the foot, in the widest of the fonts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -26,7 +27,9 @@ from support.worker import LIMITS, make_loop
 from app.serving.store import keys
 from app.serving.store.claims import Claims, HostClaims, new_owner
 from app.serving.store.dead_letters import DeadLetters
+from app.serving.store.messages import TASK_NAME, QueuedTask, parse, task_message
 from app.serving.store.tasks import PENDING, REVOKED, SUCCESS, TaskStore
+from app.serving.worker import process as worker_process
 from app.serving.worker.batching import events
 from app.serving.worker.batching.place import Place, make_places
 from app.serving.worker.batching.scoreboard import Activity, Slot
@@ -138,6 +141,48 @@ def test_what_only_another_worker_could_run_becomes_a_dead_letter_with_the_reaso
     (letter,) = DeadLetters(redis).read()
     assert (letter.task_id, "app.tasks.another is not known here" in letter.reason) == ("foreign", True)
     assert not redis.exists(keys.QUEUE, keys.UNACKED, keys.OWNERS)
+
+
+def test_a_message_that_is_claimed_under_another_id_than_its_own_keeps_no_claim(
+    loop: MakeLoop, accept: Accept, records: TaskStore, redis: Redis
+) -> None:
+    """The scripts take the first that stands in the message."""
+    crafted = json.loads(task_message("real", 1))
+    crafted["headers"] = {"nested": {"id": "claimed"}, **crafted["headers"]}
+    redis.lpush(keys.QUEUE, json.dumps(crafted))
+    accept(a=1)
+    loop(max_tasks=1, predict=twice).run()
+    assert statuses(records, "a") == [SUCCESS]
+    assert [(letter.task_id, letter.reason) for letter in DeadLetters(redis).read()] == [
+        ("claimed", "its id does not stand where Celery writes it")
+    ]
+    assert not redis.exists(keys.QUEUE, keys.UNACKED, keys.OWNERS)
+
+
+def test_an_id_of_any_length_harms_nobody(
+    loop: MakeLoop, accept: Accept, celery_app: Celery, records: TaskStore, redis: Redis
+) -> None:
+    celery_app.send_task(TASK_NAME, (1,), task_id="a" * 300_000)
+    accept(b=1)
+    loop(max_tasks=1, quick=True, predict=twice).run()
+    assert statuses(records, "b") == [SUCCESS]
+    assert not redis.exists(keys.QUEUE, keys.UNACKED, keys.OWNERS)
+
+
+def test_a_message_is_on_the_scoreboard_before_it_is_read(
+    loop: MakeLoop, accept: Accept, slot: Slot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may kill the process that reads it."""
+    seen = []
+
+    def read(message: str, since: float, **known: str) -> QueuedTask:
+        seen.append((slot.activity, slot.view().suspects))
+        return parse(message, since, **known)
+
+    monkeypatch.setattr(worker_process, "parse", read)
+    accept(a=1)
+    loop(max_tasks=1, predict=twice).run()
+    assert seen == [(Activity.RUNNING, ["a"])]
 
 
 def test_a_task_that_was_cancelled_while_it_waited_does_not_run(

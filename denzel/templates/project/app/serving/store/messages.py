@@ -97,13 +97,17 @@ def task_message(task_id: str, verified: Any) -> str:
     return f"{_HEAD.replace('TASK ID', task_id)}{args_repr}{_middle()}{body}{_END}"
 
 
-def parse(message: str, since: float) -> QueuedTask:
-    """The task of a message that waited since then. Raises ForeignMessage for what only another worker could run."""
+def parse(message: str, since: float, *, task_id: str = "") -> QueuedTask:
+    """The task of a message that waited since then, and was claimed under this id, if it is known. Raises
+    ForeignMessage for what only another worker could run.
+    """
     try:
         stored = orjson.loads(message)
         headers, properties = stored["headers"], stored["properties"]
+        if task_id and headers["id"] != task_id:
+            raise ForeignMessage("its id does not stand where Celery writes it")
         is_ours = headers["id"] == properties["delivery_tag"] and headers["task"] == TASK_NAME
-        if not is_ours or headers["eta"] or headers["expires"]:
+        if not is_ours or headers["eta"] or headers["expires"] or len(headers["id"]) > MAX_ID:
             _check_foreign(stored, headers, properties)
         return QueuedTask(headers["id"], stored["body"], headers["argsrepr"], since)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -16,15 +16,16 @@ from types import FrameType
 from celery import Celery
 from redis import RedisError
 
+from app.serving.backoff import pauses
 from app.serving.settings import Settings
-from app.serving.store.claims import ClaimLimits, Claims
+from app.serving.store.claims import Claimed, ClaimLimits, Claims
 from app.serving.store.connection import connect
-from app.serving.store.messages import ForeignMessage, QueuedTask, parse
+from app.serving.store.messages import MAX_ID, ForeignMessage, QueuedTask, parse
 from app.serving.store.tasks import Completion, TaskStore
 from app.serving.store.workers import WorkerRegistry, WorkerState
 from app.serving.worker.batching.events import TaskEvents
 from app.serving.worker.batching.place import Place
-from app.serving.worker.batching.result_buffer import ResultBuffer
+from app.serving.worker.batching.result_buffer import FIRST_PAUSE, LONGEST_PAUSE, ResultBuffer
 from app.serving.worker.batching.runner import BatchRunner
 from app.serving.worker.batching.scoreboard import Slot
 from app.serving.worker.batching.sizing import AdaptiveBatchSize
@@ -35,10 +36,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds that a process waits at the queue at once: as often it publishes that it lives.
 WAIT = 1.0
-
-#: Seconds between two tries while Redis is away, at first and at most.
-FIRST_PAUSE = 0.05
-MAX_PAUSE = 1.0
 
 #: Seconds between two checks that the worker is still there.
 PARENT_CHECK_INTERVAL = 1.0
@@ -149,12 +146,7 @@ class TaskLoop:
                 )
             self._completions = []
             self._waiting = taken.waiting
-            tasks = []
-            for claimed in taken.claimed:
-                try:
-                    tasks.append(parse(claimed.message, claimed.since))
-                except ForeignMessage as reason:
-                    self._claims.reject(claimed.task_id, str(reason))
+            tasks = self._read(taken.claimed)
         except RedisError as error:
             self._recover(error)
             return []
@@ -162,7 +154,21 @@ class TaskLoop:
         if not wait:
             # The last results are stored now. Under load, a process may never wait.
             self._events.flush()
-        if tasks:
+        return tasks
+
+    def _read(self, claimed: list[Claimed]) -> list[QueuedTask]:
+        """The tasks of claimed messages, published as those that this process has. Reject those that are none."""
+        if not claimed:
+            return []
+        # First: a message may kill the process that reads it.
+        self._slot.begin([one.task_id for one in claimed if len(one.task_id) <= MAX_ID])
+        tasks = []
+        for one in claimed:
+            try:
+                tasks.append(parse(one.message, one.since, task_id=one.task_id))
+            except ForeignMessage as reason:
+                self._claims.reject(one.task_id, str(reason))
+        if 0 < len(tasks) < len(claimed):
             self._slot.begin([task.task_id for task in tasks])
         return tasks
 
@@ -183,8 +189,7 @@ class TaskLoop:
         self._place.release()
         self._waiting = 0
         self._begin_epoch()
-        pause = FIRST_PAUSE
-        while True:
+        for pause in pauses(FIRST_PAUSE, LONGEST_PAUSE):
             self._slot.wait()
             with self._interruptible():
                 try:
@@ -192,7 +197,6 @@ class TaskLoop:
                     return
                 except RedisError:
                     time.sleep(pause)
-                    pause = min(2 * pause, MAX_PAUSE)
 
     def _begin_epoch(self) -> None:
         """Let the worker requeue all that this process has claimed and not run."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from redis import RedisError
 
+from app.serving.backoff import pauses
 from app.serving.store.tasks import Completion, TaskStore
 
 log = logging.getLogger(__name__)
@@ -19,8 +20,8 @@ MAX_DELAY = 0.02
 MAX_BUFFERED_BYTES = 1024 * 1024
 
 #: Seconds between two tries while Redis is away, at first and at most.
-_FIRST_PAUSE = 0.05
-_MAX_PAUSE = 1.0
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 1.0
 
 
 class ResultBuffer:
@@ -58,16 +59,15 @@ class ResultBuffer:
 
     def store(self, completions: list[Completion]) -> None:
         """Store these, however long Redis is away."""
-        pause = _FIRST_PAUSE
-        while completions:
+        if not completions:
+            return
+        for pause in pauses(FIRST_PAUSE, LONGEST_PAUSE):
             try:
                 self._store.complete_many(completions, ttl=self._ttl)
+                return
             except RedisError as error:
                 log.warning("%d results could not be stored, trying again: %s", len(completions), error)
                 self._sleep(pause)
-                pause = min(2 * pause, _MAX_PAUSE)
-            else:
-                return
 
     def _flush_in_time(self) -> None:
         while self._is_due.wait():

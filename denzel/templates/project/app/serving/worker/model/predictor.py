@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from app.serving.backoff import pauses
 from app.serving.errors import describe
 from app.serving.json_values import json_values
 from app.serving.pipeline import import_pipeline
@@ -39,7 +40,7 @@ class Predictor:
         A failure is reported with its cause and tried again, after 5 s at first and 60 s in the end: a missing file may
         still come. Tasks wait in the queue meanwhile.
         """
-        for pause in _pauses():
+        for pause in pauses(5, 60):
             started = time.monotonic()
             try:
                 self._pipeline = self._import_pipeline()
@@ -130,10 +131,3 @@ def _checked(result: Any, function: str) -> dict[str, Any]:
 
 def _how_many(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def _pauses() -> Iterator[int]:
-    pause = 5
-    while True:
-        yield pause
-        pause = min(pause * 2, 60)
