@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 from celery import Celery
+from support.dashboard import dashboard
 from support.deployment import Deployment
 from support.waiting import until
 
@@ -123,31 +122,6 @@ def test_a_running_task_is_revoked_with_its_process_where_that_is_asked_for(
 
 
 # ------------------------------------------------------------------ events
-
-
-@contextmanager
-def dashboard(app: Celery) -> Iterator[list[dict[str, Any]]]:
-    """The events that a dashboard gets until the end of the block."""
-    got: list[dict[str, Any]] = []
-    is_over, is_listening = threading.Event(), threading.Event()
-
-    def receive() -> None:
-        with app.connection_for_read() as connection:
-            receiver = app.events.Receiver(connection, handlers={"*": got.append})
-            with receiver.consumer_context() as (clone, *_):
-                while not is_over.is_set():
-                    with suppress(TimeoutError):
-                        clone.drain_events(timeout=0.2)
-                    is_listening.set()
-
-    thread = threading.Thread(target=receive)
-    thread.start()
-    assert is_listening.wait(20)
-    try:
-        yield got
-    finally:
-        is_over.set()
-        thread.join(20)
 
 
 def kinds(events: list[dict[str, Any]], task: str) -> list[str]:

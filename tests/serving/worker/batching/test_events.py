@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
 import pytest
 from celery import Celery
 from doubles.clock import Clock
 from redis import Redis
+from support.dashboard import dashboard
 from support.redis_server import counted_commands
 from support.waiting import until
 
@@ -40,23 +39,9 @@ def events(celery_app: Celery, clock: Clock) -> TaskEvents:
 @pytest.fixture
 def received(celery_app: Celery, redis: Redis) -> Iterator[list[dict[str, Any]]]:
     """The events that a dashboard gets."""
-    got: list[dict[str, Any]] = []
-    is_over = threading.Event()
-
-    def receive() -> None:
-        with celery_app.connection_for_read() as connection:
-            receiver = celery_app.events.Receiver(connection, handlers={"*": got.append})
-            with receiver.consumer_context() as (clone, *_):
-                while not is_over.is_set():
-                    with suppress(TimeoutError):
-                        clone.drain_events(timeout=0.1)
-
-    thread = threading.Thread(target=receive)
-    thread.start()
-    until(redis.pubsub_numpat, what="the dashboard to listen")
-    yield got
-    is_over.set()
-    thread.join(20)
+    with dashboard(celery_app) as got:
+        until(redis.pubsub_numpat, what="the dashboard to listen")
+        yield got
 
 
 def result(number: int, status: str = SUCCESS, text: str = "{}") -> TaskResult:

@@ -12,6 +12,9 @@ HEARTBEAT_FD = "HEARTBEAT_FD"
 #: The environment variable with the supervisor's process id: a child that asks for its parent's may be too late.
 SUPERVISOR_PID = "SUPERVISOR_PID"
 
+#: The environment variable of a start after a death in `load_model`: its exit code, below 0 for a signal.
+LOAD_ENDED = "LOAD_ENDED"
+
 #: Seconds between two beats, about.
 BEAT_INTERVAL = 1.0
 

@@ -135,12 +135,11 @@ class TaskStore:
         """Store how one task ended, as `complete_many` does; its result is JSON values."""
         self.complete_many([Completion(task_id, status, json.dumps(result))], ttl=ttl)
 
-    def complete_many(self, completions: Iterable[Completion], *, ttl: int) -> int:
+    def complete_many(self, completions: Iterable[Completion], *, ttl: int) -> None:
         """Store each result for `ttl` seconds, announce it, schedule its callback if it has one, and release the claim
-        on its message. Returns the number of tasks that wait.
+        on its message.
         """
-        waiting: int = self._complete(args=[ttl, *(text for completion in completions for text in completion)])
-        return waiting
+        self._complete(args=[ttl, *(text for completion in completions for text in completion)])
 
     def cancel(self, task_id: str, *, ttl: int) -> str | None:
         """End the task as REVOKED, unless it has ended. Returns its status then; None when there is no such task."""

@@ -6,16 +6,13 @@ import os
 import signal
 from collections.abc import Mapping
 
-from app.serving.heartbeat import HEARTBEAT_FD, LOADED, LOADING, SUPERVISOR_PID
+from app.serving.heartbeat import HEARTBEAT_FD, LOAD_ENDED, LOADED, LOADING, SUPERVISOR_PID
 
 #: Checks in a row without a beat after which a child hangs, and after which one that has not beaten yet does: to start
 #: takes longer, on a machine that is busy or has a slow disk. Checks are counted, and not seconds: when the machine
 #: slept, or the supervisor was stopped itself, the next check finds the beats written in the meantime.
 MAX_MISSED = 6
 MAX_MISSED_AT_START = 24
-
-#: The environment variable of a start after a death in `load_model`: its exit code, below 0 for a signal.
-LOAD_ENDED = "LOAD_ENDED"
 
 #: Seconds before a child that ended is started again: the first time, and at most; and for which one has to run, so
 #: that the next pause is short again.

@@ -61,7 +61,8 @@ class ProcessPool(BasePool):  # type: ignore[misc]
     def __init__(self, limit: int, *, app: Celery, initargs: tuple[Any, str], **options: Any) -> None:
         super().__init__(limit, app=app, **options)
         settings: Settings = app.conf.denzel_settings
-        redis = connect(settings.redis_url)
+        #: The worker's connections to Redis.
+        self.redis = redis = connect(settings.redis_url)
         limits = ClaimLimits(deliveries=settings.task_max_deliveries, ttl=settings.result_lifetime)
         claims_of = partial(Claims, redis, limits)
         self._worker = initargs[1]
@@ -174,7 +175,6 @@ class Report(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         settings: Settings = worker.app.conf.denzel_settings
-        self._redis = connect(settings.redis_url)
         self._log_file = Path(settings.worker_log)
         self._views: dict[str, TaskView] = {}
 
@@ -190,7 +190,7 @@ class Report(bootsteps.StartStopStep):  # type: ignore[misc]
             celery_state.active_requests.discard(self._views.pop(task_id))
         for task_id in set(running) - set(self._views):
             with suppress(RedisError):
-                view = self._views[task_id] = TaskView(running[task_id], self._redis)
+                view = self._views[task_id] = TaskView(running[task_id], worker.pool.redis)
                 celery_state.active_requests.add(view)
                 self._send(worker, "task-started", **view.fields())
         with suppress(Empty):
@@ -218,27 +218,24 @@ class Report(bootsteps.StartStopStep):  # type: ignore[misc]
 @inspect_command(alias="dump_active")  # type: ignore[untyped-decorator]
 def active(state: Any, safe: bool = False, **_: Any) -> list[dict[str, Any]]:
     """List the tasks that run now."""
-    processes: Processes = state.consumer.pool.processes
-    redis = connect(state.app.conf.denzel_settings.redis_url)
-    return [TaskView(running, redis).info() for running in processes.running()]
+    pool: ProcessPool = state.consumer.pool
+    return [TaskView(running, pool.redis).info() for running in pool.processes.running()]
 
 
 @control_command(variadic="task_id", signature="[id1 [id2 [... [idN]]]]")  # type: ignore[untyped-decorator]
 def revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **_: Any) -> dict[str, str]:
     """Cancel tasks that wait; with `terminate` also those that run."""
     settings: Settings = state.app.conf.denzel_settings
-    store = TaskStore(connect(settings.redis_url))
+    store = TaskStore(state.consumer.pool.redis)
     cancelled = []
     for one in [task_id] if isinstance(task_id, str) else task_id:
         record = store.find(one)
         if record is not None and (terminate or record.status == PENDING):
             store.cancel(one, ttl=settings.result_lifetime)
             cancelled.append(one)
-    return {
-        "ok": f"cancelled: {', '.join(cancelled)}"
-        if cancelled
-        else "none of these tasks waits; celery control terminate KILL ends one that runs"
-    }
+    if cancelled:
+        return {"ok": f"cancelled: {', '.join(cancelled)}"}
+    return {"ok": "none of these tasks waits; celery control terminate KILL ends one that runs"}
 
 
 @control_command(  # type: ignore[untyped-decorator]

@@ -13,15 +13,12 @@ from pathlib import Path
 
 from redis import RedisError
 
-from app.serving.heartbeat import Heartbeat
+from app.serving.heartbeat import LOAD_ENDED, Heartbeat
 from app.serving.store.workers import WorkerRegistry, WorkerState, how_load_model_ended
 from app.serving.worker.model.native_threads import one_thread
 from app.serving.worker.model.predictor import Predictor
 
 log = logging.getLogger(__name__)
-
-#: The exit code of an earlier main process that died while it loaded the model; the supervisor sets it.
-LOAD_ENDED = "LOAD_ENDED"
 
 _USE_PROCESSES = "Set MODEL_SHARING=process in .env, then: denzel restart"
 

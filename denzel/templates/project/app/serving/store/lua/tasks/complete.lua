@@ -3,8 +3,7 @@
 -- @include completion
 -- KEYS: none
 -- ARGV: 1 seconds to keep a result, then for each task its id, status and result (JSON)
--- Answer: the number of tasks that wait
+-- Answer: none
 
 complete_tasks(ARGV, 2, ARGV[1])
 announce_completions()
-return redis.call('LLEN', QUEUE)
