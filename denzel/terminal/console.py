@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from denzel.admin import BulkResult, Callback, QuarantinedTask, UnfinishedTask
+from denzel.admin import BulkResult, Callback, QuarantinedTask, UnfinishedTasks
 from denzel.backends.base import BuildStep
 from denzel.errors import ConfirmationRequired, DenzelError
 from denzel.loadtest.bench import metrics
@@ -99,8 +99,24 @@ def shown_callbacks(kept: Sequence[Callback], *, state: str | None) -> None:
     click.echo("\n".join(tables.callbacks(kept, now=time.time())) if kept else none)
 
 
-def shown_tasks(kept: Sequence[UnfinishedTask]) -> None:
-    click.echo("\n".join(tables.tasks(kept, now=time.time())) if kept else "No tasks are running or waiting.")
+def shown_tasks(unfinished: UnfinishedTasks) -> None:
+    if unfinished.tasks:
+        click.echo("\n".join(tables.tasks(unfinished.tasks, now=time.time())))
+    elif not unfinished.total:
+        click.echo("No tasks are running or waiting.")
+
+
+def counted(unfinished: UnfinishedTasks, *, to_stderr: bool) -> None:
+    """Show how many tasks there are, and how to list those that were left out."""
+    if not unfinished.total:
+        return
+    text = f"{unfinished.running:,} running, {unfinished.waiting:,} waiting."
+    if len(unfinished.tasks) < unfinished.total:
+        listed = f"{unfinished.offset + 1:,} to {unfinished.end:,}" if unfinished.tasks else "none"
+        text += f" Listed: {listed}."
+    if unfinished.end < unfinished.total:
+        text += f" The next ones: denzel tasks --offset {unfinished.end}"
+    click.echo(text, err=to_stderr)
 
 
 def shown_quarantined(kept: Sequence[QuarantinedTask]) -> None:
