@@ -16,7 +16,7 @@ import click
 from denzel import __version__, admin
 from denzel.backends import open_backend
 from denzel.backends.base import Backend
-from denzel.errors import DenzelError, ProjectNotFound, TooFewTasks
+from denzel.errors import DenzelError, ProjectNotFound, TooFewTasks, storage_failure
 from denzel.lifecycle import commands as lifecycle
 from denzel.lifecycle.status import read_status
 from denzel.loadtest.drill import results
@@ -46,6 +46,12 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except DenzelError as error:
             console.error(error)
+            ctx.exit(1)
+        except OSError as error:
+            refused = storage_failure(error)
+            if refused is None:
+                raise
+            console.error(refused)
             ctx.exit(1)
         except KeyboardInterrupt:
             console.interrupted()
