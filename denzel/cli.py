@@ -16,13 +16,14 @@ import click
 from denzel import __version__, admin
 from denzel.backends import open_backend
 from denzel.backends.base import Backend
-from denzel.errors import DenzelError, ProjectNotFound, TooFewTasks, storage_failure
+from denzel.errors import DenzelError, ProjectNotFound, TooFewTasks
 from denzel.lifecycle import commands as lifecycle
 from denzel.lifecycle.status import read_status
 from denzel.loadtest.drill import results
 from denzel.project import dotenv, log_file
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project, find_project
+from denzel.project.storage import storage_failure
 from denzel.services import Service, Status
 from denzel.terminal import console
 from denzel.terminal.options import (

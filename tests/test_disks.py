@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from denzel import cli
-from denzel.errors import storage_failure
+from denzel.project.storage import storage_failure
 
 
 @pytest.fixture
@@ -39,12 +40,8 @@ def denzel(*arguments: str) -> Result:
 
 
 def fill(folder: Path) -> None:
-    with (folder / "filling").open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
+    with pytest.raises(OSError, match="No space left"):
+        shutil.copyfile("/dev/zero", folder / "filling")
 
 
 def test_a_full_disk_is_named_and_nothing_is_changed(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

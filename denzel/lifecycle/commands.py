@@ -68,6 +68,7 @@ def launch(
         backend.check()
         backend.check_name_is_free()
         _check_not_launched(backend, previous)
+        project.check_complete()
         _check_settings(settings)
         _check_ports_are_free(settings)
         uid, gid = project.service_user
@@ -86,6 +87,7 @@ def start(
     """Start the services that are stopped or missing; raises NotLaunched."""
     with lock.exclusive(project.lock_file) as set_state:
         check_launched(backend)
+        project.check_complete()
         _check_settings(settings)
         _up(backend, settings, set_state, read_status, progress)
 
@@ -104,6 +106,7 @@ def restart(
     """Stop, then start, with the current code and settings; raises NotLaunched."""
     with lock.exclusive(project.lock_file) as set_state:
         check_launched(backend)
+        project.check_complete()
         _check_settings(settings)
         progress.doing("Stopping the services")
         backend.stop()
@@ -125,6 +128,7 @@ def update_requirements(
     `kinds` is OS_REQUIREMENTS, PIP_REQUIREMENTS or both. Those of the operating system need the user's `consent`
     where they would change this machine; without it NotPermitted is raised.
     """
+    project.check_complete()
     if OS_REQUIREMENTS in kinds and backend.changes_the_machine and project.has_os_requirements and not consent:
         raise NotPermitted(
             "requirements.sh would change this machine itself, as there is no container.",
