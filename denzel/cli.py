@@ -196,6 +196,8 @@ def status(live: bool, as_json: bool) -> None:
         console.shown_live_status(here.statuses(interval=1))
     else:
         console.shown_status(next(here.statuses(interval=0)))
+    if command := lifecycle.interrupted(here.project):
+        console.interrupted_before(command)
 
 
 @main.command()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from denzel.errors import (
     ToolMissing,
 )
 from denzel.lifecycle import redis_state
+from denzel.lifecycle.interruption import interrupted_command, uninterrupted
 from denzel.lifecycle.readiness import StatusReader, raise_failure, wait_until_ready
 from denzel.project import dotenv, lock
 from denzel.project.dotenv import Settings
@@ -78,7 +79,9 @@ def launch(
         if backend.changes_the_machine and project.has_os_requirements:
             progress.note("requirements.sh is not run here. It would change this machine: denzel updateosreqs --yes")
         _build(backend, set_state, progress, stamps={"PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})
-        _up(backend, settings, set_state, read_status, progress)
+        with _whole(project, "launch", progress):
+            _up(backend, settings, set_state, read_status, progress)
+        _wait(backend, read_status, progress)
 
 
 def start(
@@ -89,15 +92,18 @@ def start(
         check_launched(backend)
         project.check_complete()
         _check_settings(settings)
-        _up(backend, settings, set_state, read_status, progress)
+        with _whole(project, "start", progress):
+            _up(backend, settings, set_state, read_status, progress)
+        _wait(backend, read_status, progress)
 
 
 def stop(project: Project, backend: Backend, *, progress: Progress) -> None:
     """Stop every service once its running predictions have ended; raises NotLaunched."""
     with lock.exclusive(project.lock_file):
         check_launched(backend)
-        progress.doing("Stopping the services")
-        backend.stop()
+        with _whole(project, "stop", progress):
+            progress.doing("Stopping the services")
+            backend.stop()
 
 
 def restart(
@@ -108,9 +114,11 @@ def restart(
         check_launched(backend)
         project.check_complete()
         _check_settings(settings)
-        progress.doing("Stopping the services")
-        backend.stop()
-        _up(backend, settings, set_state, read_status, progress)
+        with _whole(project, "restart", progress):
+            progress.doing("Stopping the services")
+            backend.stop()
+            _up(backend, settings, set_state, read_status, progress)
+        _wait(backend, read_status, progress)
 
 
 def update_requirements(
@@ -141,7 +149,9 @@ def update_requirements(
         _check_settings(settings)
         _build(backend, set_state, progress, stamps=stamps)
         dotenv.change(project.env_file, stamps)
-        _up(backend, settings, set_state, read_status, progress)
+        with _whole(project, "start", progress):
+            _up(backend, settings, set_state, read_status, progress)
+        _wait(backend, read_status, progress)
 
 
 def shutdown(
@@ -159,8 +169,9 @@ def shutdown(
             question = redis_state.loss(backend)
             if question and not confirm(question):
                 return False
-        progress.doing("Removing the services")
-        backend.down(purge=purge)
+        with _whole(project, "shutdown", progress):
+            progress.doing("Removing the services")
+            backend.down(purge=purge)
         return launched or purge
 
 
@@ -182,6 +193,11 @@ def respond(project: Project, backend: Backend, *, synchronous: bool, timeout: f
         except (ServiceNotRunning, BackendUnavailable, ToolMissing):
             return False
         return True
+
+
+def interrupted(project: Project) -> str | None:
+    """The name of the command that was killed while it changed what runs, unless another one does by now."""
+    return None if lock.is_held(project.lock_file) else interrupted_command(project.interruption_file)
 
 
 def not_launched() -> NotLaunched:
@@ -264,9 +280,21 @@ def _build(backend: Backend, set_state: StateSetter, progress: Progress, *, stam
     backend.build(on_step, stamps=stamps)
 
 
+@contextmanager
+def _whole(project: Project, command: str, progress: Progress) -> Iterator[None]:
+    """Let no signal cut a change of what runs in half; `command` finishes it when this process is killed."""
+    before = interrupted_command(project.interruption_file)
+    if before:
+        progress.note(f"denzel {before} was cut off before it was through.")
+    waiting = f"denzel {command} goes on until the services are in order, then ends."
+    with uninterrupted(project.interruption_file, command, lambda: progress.note(waiting)):
+        yield
+
+
 def _up(
     backend: Backend, settings: Settings, set_state: StateSetter, read_status: StatusReader | None, progress: Progress
 ) -> None:
+    """Start the services; what `read_status` shows is the cause when one does not start."""
     progress.doing("Starting the services")
     # Until the first container exists, only this state distinguishes a launch from no launch for `status`.
     set_state(State.STARTING)
@@ -282,5 +310,9 @@ def _up(
     # The api has just read its mode from .env, which holds what `denzel response` set. And a model that failed to load
     # the last time may have been fixed.
     redis_state.forget(backend, RESPONSE_KEY, loads_key(worker_name(settings.compose_name)))
+
+
+def _wait(backend: Backend, read_status: StatusReader | None, progress: Progress) -> None:
+    """With `read_status`, wait until the model is loaded."""
     if read_status is not None:
         wait_until_ready(backend, read_status, progress.on_status)

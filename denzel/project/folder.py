@@ -97,6 +97,11 @@ class Project:
         """Locked while a denzel command changes the project, and holds its state meanwhile."""
         return self.root / ".denzel" / "activity"
 
+    @property
+    def interruption_file(self) -> Path:
+        """Holds the name of the command that changes what runs, while it does: when it is killed, for ever."""
+        return self.root / ".denzel" / "interrupted"
+
 
 def find_project(start: Path) -> Project:
     """The project that `start` is in, or a folder above it; raises ProjectNotFound and ProjectIncomplete."""

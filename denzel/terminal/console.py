@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -180,6 +180,10 @@ def interrupted() -> None:
     click.echo("Interrupted. To see what is up: denzel status", err=True)
 
 
+def interrupted_before(command: str) -> None:
+    click.echo(f"denzel {command} was cut off before it was through. To finish it: denzel {command}", err=True)
+
+
 def confirm(question: str) -> bool:
     """Ask the user; raises ConfirmationRequired without an answer, as when the standard input is closed."""
     try:
@@ -202,24 +206,29 @@ class ProgressPrinter:
         self._seen: dict[Service | str, State] = {}
         self._step = ""
 
+    def _echo(self, text: str, *, err: bool = False) -> None:
+        # A terminal that was closed must not keep the services from being started again.
+        with suppress(OSError):
+            click.echo(text, err=err)
+
     def doing(self, text: str) -> None:
-        click.echo(f"{text} ...", err=self._to_stderr)
+        self._echo(f"{text} ...", err=self._to_stderr)
 
     def note(self, text: str) -> None:
-        click.echo(text, err=self._to_stderr)
+        self._echo(text, err=self._to_stderr)
 
     def on_step(self, step: BuildStep) -> None:
         if step.text != self._step:
-            click.echo(f"    {step.text}")
+            self._echo(f"    {step.text}")
         self._step = step.text
 
     def on_status(self, status: Status) -> None:
         for service, report in status.services.items():
             if self._seen.get(service) is not report.state:
-                click.echo(_service_line(service, report.state, report.port))
+                self._echo(_service_line(service, report.state, report.port))
             self._seen[service] = report.state
         if self._seen.get(status.worker.name) is not status.worker.state:
-            click.echo(_worker_line(status.worker))
+            self._echo(_worker_line(status.worker))
         self._seen[status.worker.name] = status.worker.state
 
 
