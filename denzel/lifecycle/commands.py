@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -16,19 +14,18 @@ from denzel.errors import (
     CommandFailed,
     NotLaunched,
     NotPermitted,
-    PortTaken,
     ServiceNotRunning,
-    SettingInvalid,
     ToolMissing,
 )
 from denzel.lifecycle import redis_state
+from denzel.lifecycle.checks import check_ports_are_free, check_settings
 from denzel.lifecycle.interruption import interrupted_command, uninterrupted
 from denzel.lifecycle.readiness import StatusReader, raise_failure, wait_until_ready
 from denzel.project import dotenv, lock
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
 from denzel.project.lock import StateSetter
-from denzel.services import RESPONSE_KEY, Service, State, Status, loads_key, worker_name
+from denzel.services import RESPONSE_KEY, State, Status, loads_key, worker_name
 
 OS_REQUIREMENTS = "OS_REQUIREMENTS_UPDATED"
 PIP_REQUIREMENTS = "PIP_REQUIREMENTS_UPDATED"
@@ -70,8 +67,8 @@ def launch(
         backend.check_name_is_free()
         _check_not_launched(backend, previous)
         project.check_complete()
-        _check_settings(settings)
-        _check_ports_are_free(settings)
+        check_settings(settings)
+        check_ports_are_free(settings)
         uid, gid = project.service_user
         dotenv.change(project.env_file, {**options, "PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})
         project.hand_over_logs()
@@ -91,7 +88,7 @@ def start(
     with lock.exclusive(project.lock_file) as set_state:
         check_launched(backend)
         project.check_complete()
-        _check_settings(settings)
+        check_settings(settings)
         with _whole(project, "start", progress):
             _up(backend, settings, set_state, read_status, progress)
         _wait(backend, read_status, progress)
@@ -113,7 +110,7 @@ def restart(
     with lock.exclusive(project.lock_file) as set_state:
         check_launched(backend)
         project.check_complete()
-        _check_settings(settings)
+        check_settings(settings)
         with _whole(project, "restart", progress):
             progress.doing("Stopping the services")
             backend.stop()
@@ -146,7 +143,7 @@ def update_requirements(
     stamps = dict.fromkeys(kinds, stamp)
     with lock.exclusive(project.lock_file) as set_state:
         check_launched(backend)
-        _check_settings(settings)
+        check_settings(settings)
         _build(backend, set_state, progress, stamps=stamps)
         dotenv.change(project.env_file, stamps)
         with _whole(project, "start", progress):
@@ -222,52 +219,6 @@ def _check_not_launched(backend: Backend, previous: Backend) -> None:
                 f"Project already launched, on the {previous.name} backend!",
                 hint=f"First: denzel shutdown. Then: denzel launch --backend {backend.name}",
             )
-
-
-def _check_settings(settings: Settings) -> None:
-    """Refuse settings with which no service could start, before anything that runs is stopped."""
-    if not ipaddress.ip_address(settings.monitor_host).is_loopback and not settings.monitor_password:
-        raise SettingInvalid(
-            f"MONITOR_HOST is {settings.monitor_host}: the dashboard would be open to others without a password.",
-            hint="Set MONITOR_PASSWORD in .env, or leave out --monitor-host.",
-        )
-    if settings.api_port == settings.monitor_port:
-        raise PortTaken(
-            f"Port {settings.api_port} is set twice, for the api and for the monitor.",
-            hint="Pass another one with --api-port or --monitor-port, or set it in .env.",
-        )
-    for service, host in ((Service.API, settings.api_host), (Service.MONITOR, settings.monitor_host)):
-        key = f"{service.name}_HOST"
-        if _refusal(host, 0) is not None:
-            raise SettingInvalid(
-                f"{key} is {host}, which is not an address of this machine.",
-                hint=f"Set {key} in .env to one that is, or to 0.0.0.0 for all.",
-            )
-
-
-def _check_ports_are_free(settings: Settings) -> None:
-    for service, host, port in (
-        (Service.API, settings.api_host, settings.api_port),
-        (Service.MONITOR, settings.monitor_host, settings.monitor_port),
-    ):
-        refusal = _refusal(host, port)
-        # We may not bind a port below 1024 to try it; Docker, which publishes it, mostly may.
-        if refusal is not None and not isinstance(refusal, PermissionError):
-            raise PortTaken(
-                f"Port {port} is already taken ({host}: {refusal.strerror}).",
-                hint=f"Pass another one with --{service.value}-port.",
-            )
-
-
-def _refusal(host: str, port: int) -> OSError | None:
-    """The error with which the system refuses to let a server listen there; None when it allows it."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return error
-    return None
 
 
 def _build(backend: Backend, set_state: StateSetter, progress: Progress, *, stamps: Mapping[str, str]) -> None:
