@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,18 @@ import click
 from denzel import __version__, admin
 from denzel.backends import open_backend
 from denzel.backends.base import Backend
-from denzel.errors import DenzelError, ProjectNotFound, TooFewTasks
+from denzel.errors import (
+    BackendUnavailable,
+    CommandFailed,
+    DenzelError,
+    ProjectNotFound,
+    TooFewTasks,
+    ToolMissing,
+)
 from denzel.lifecycle import commands as lifecycle
 from denzel.lifecycle.status import read_status
 from denzel.loadtest.drill import results
-from denzel.project import dotenv, log_file
+from denzel.project import dotenv, log_file, task_log
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project, find_project
 from denzel.project.storage import storage_failure
@@ -73,6 +81,15 @@ class OpenProject:
 
     def read_status(self) -> Status | None:
         return read_status(self.project, self.backend, name=self.name)
+
+    def task_log(self, task_id: str, *, follow: bool) -> Iterable[str]:
+        """The lines of a task; those that services printed only where they can be read."""
+        if follow:
+            return task_log.follow_task(self.project.worker_log, task_id)
+        outputs: list[str] = []
+        with suppress(BackendUnavailable, ToolMissing, CommandFailed):
+            outputs = list(self.backend.logs([Service.API, Service.DENZEL]))
+        return task_log.read_task(self.project.worker_log, outputs, task_id)
 
     def statuses(self, *, interval: float) -> Iterator[Status]:
         """The status again and again, every `interval` seconds; raises NotLaunched unless the project is launched."""
@@ -202,10 +219,21 @@ def status(live: bool, as_json: bool) -> None:
 
 @main.command()
 @click.option("--service", type=click.Choice([*SERVICES, "all"]), default="all", help="Service to show.")
+@click.option("--task", "task_id", metavar="ID", help="Lines of one task alone, by its id or the beginning of that.")
 @click.option("--live/--no-live", default=False, help="Keep following, until Ctrl-C.")
-def logs(service: str, live: bool) -> None:
-    """Show what the services printed."""
+def logs(service: str, task_id: str | None, live: bool) -> None:
+    """Show what the services printed.
+
+    With --task, show what the worker's log and the services have of one task; with --live, of the worker's log alone.
+    """
     here = open_project()
+    if task_id is not None:
+        if service != "all":
+            raise click.UsageError("Both --task and --service were passed. --task reads the logs of all services.")
+        if not task_id.strip():
+            raise click.UsageError("--task needs the id of a task, or its beginning.")
+        console.lines(here.task_log(task_id.strip(), follow=live))
+        return
     chosen = list(Service) if service == "all" else [Service(service)]
     lifecycle.check_launched(here.backend)
     console.lines(here.backend.logs(chosen, follow=live))

@@ -507,6 +507,26 @@ def test_logs_of_all_services_or_of_one() -> None:
     assert done("logs", "--service", "api") == "api-1  | api begins\n"
 
 
+def test_logs_of_a_task_are_those_of_the_worker_and_of_the_services(project: Project, launched: Machines) -> None:
+    line = "[2026-12-01 14:03:02,968: INFO/Process-1 a1b2] printed"
+    (project.logs / "worker.log").write_text(f"{line}\n[2026-12-01 14:03:02,969: INFO/Process-1 ffff] another\n")
+    assert done("logs", "--task", "a1") == f"{line}\n"
+    assert failed("logs", "--task", "c3")[0] == "Error: No line of a task c3 is in the logs."
+    # Where the backend cannot be reached, the file is there.
+    launched.set["failures"] = {"logs": BackendUnavailable("Docker is away.", hint="Start it.")}
+    assert done("logs", "--task", "a1b2") == f"{line}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"), [(("--task", " "), "needs the id"), (("--task", "a1", "--service", "api"), "--service were")]
+)
+@pytest.mark.usefixtures("project")
+def test_logs_of_no_task_or_of_one_in_one_service_are_refused(options: tuple[str, ...], reason: str) -> None:
+    result = denzel("logs", *options)
+    assert result.exit_code == 2
+    assert reason in result.stderr
+
+
 def test_live_logs_end_well_with_ctrl_c(launched: Machines) -> None:
     launched.set["failures"] = {"follow": KeyboardInterrupt()}
     assert done("logs", "--live", "--service", "api") == "api-1  | api begins\n\n"
@@ -531,6 +551,17 @@ def test_live_logworker_ends_well_with_ctrl_c(project: Project, following: subpr
         log.write("two\n")
     assert read_line(following) == "two\n"
     interrupt(following)
+
+
+def test_live_logs_of_a_task_end_well_with_ctrl_c(project: Project) -> None:
+    mine = "[2026-12-01 14:03:02,968: INFO/Process-1 a1b2] printed\n"
+    (project.logs / "worker.log").write_text(mine + mine.replace("a1b2", "ffff"))
+    with in_a_process(project.root, "logs", "--live", "--task", "a1", PYTHONUNBUFFERED="1") as process:
+        assert read_line(process) == mine
+        with (project.logs / "worker.log").open("a") as log:
+            log.write(mine.replace("printed", "more"))
+        assert read_line(process) == mine.replace("printed", "more")
+        interrupt(process)
 
 
 def test_shell_ends_as_the_shell_does(launched: Machines) -> None:

@@ -73,7 +73,12 @@ def shown_status_json(status: Status | None) -> None:
         service.value: {"state": report.state.value} | ({"port": report.port} if report.port else {})
         for service, report in status.services.items()
     }
-    worker = {"name": status.worker.name, "state": status.worker.state.value, "cause": status.worker.cause}
+    worker = {
+        "name": status.worker.name,
+        "state": status.worker.state.value,
+        "cause": status.worker.cause,
+        "warnings": list(status.worker.warnings),
+    }
     click.echo(json.dumps({"launched": True, "ready": status.ready, "services": services, "workers": [worker]}))
 
 
@@ -229,6 +234,8 @@ class ProgressPrinter:
             self._seen[service] = report.state
         if self._seen.get(status.worker.name) is not status.worker.state:
             self._echo(_worker_line(status.worker))
+            for line in _warning_lines(status.worker) if status.worker.state is State.UP else ():
+                self._echo(line)
         self._seen[status.worker.name] = status.worker.state
 
 
@@ -246,6 +253,15 @@ def _worker_line(worker: WorkerReport) -> str:
     name = "all" if worker.state is State.LOADING else worker.name
     cause = f" [ {worker.cause} ]" if worker.cause else ""
     return f"Worker: {name} - {_styled(worker.state)}{cause}"
+
+
+def _warning_lines(worker: WorkerReport) -> list[str]:
+    """The warnings of load_model; none where there are none."""
+    if not worker.warnings:
+        return []
+    more = [f"    and {worker.more_warnings} more: denzel logworker"] if worker.more_warnings else []
+    texts = [f"    {escape(text)}" for text in worker.warnings]
+    return [click.style("load_model warned:", fg="yellow"), *texts, *more]
 
 
 def _styled(state: State) -> str:
