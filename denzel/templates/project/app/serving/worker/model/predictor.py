@@ -13,6 +13,7 @@ from app.serving.errors import describe
 from app.serving.json_values import json_values
 from app.serving.logs.current import logged_as
 from app.serving.pipeline import import_pipeline
+from app.serving.worker.model.load_warnings import LoadWarnings, collected_in
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ class Predictor:
         self._model: Any = None
         #: True once `load` has returned, be it before this process was forked.
         self.loaded = False
+        #: What load_model warned of, as in LoadWarnings.
+        self.warnings = ""
 
     def load(self, report_failure: Callable[[str], None], *, sleep: Callable[[float], None] = time.sleep) -> None:
         """Import the pipeline and load its model, however long that takes.
@@ -41,17 +44,20 @@ class Predictor:
         A failure is reported with its cause and tried again, after 5 s at first and 60 s in the end: a missing file may
         still come. Tasks wait in the queue meanwhile.
         """
+        warned = LoadWarnings()
         for pause in pauses(5, 60):
             started = time.monotonic()
             try:
-                self._pipeline = self._import_pipeline()
-                self._model = self._pipeline.load_model()
+                with collected_in(warned), logged_as():
+                    self._pipeline = self._import_pipeline()
+                    self._model = self._pipeline.load_model()
             except (Exception, SystemExit) as error:
                 log.exception("load_model failed; next try in %d s", pause)
                 report_failure(describe(error))
                 sleep(pause)
             else:
                 log.info("model loaded in %.1f s", time.monotonic() - started)
+                self.warnings = warned.as_json()
                 self.loaded = True
                 return
 
