@@ -56,8 +56,8 @@ class Status:
             resp.set_header("Preference-Applied", f"wait={min(wait, MAX_WAIT)}")
             record = await self._queue.wait(task_id, min(wait, MAX_WAIT))
         if record is None:
-            raise _unknown_task(task_id)
-        _answer(resp, _status_json(record))
+            raise unknown_task(task_id)
+        _answer(resp, status_json(record))
 
     on_head = on_get
 
@@ -67,7 +67,7 @@ class Status:
             await problems.unknown_path(req, resp)
         status = await self._queue.cancel(task_id)
         if status is None:
-            raise _unknown_task(task_id)
+            raise unknown_task(task_id)
         if status != REVOKED:
             raise falcon.HTTPConflict(
                 title="Task has ended", description=f"The task {task_id} cannot be cancelled: it has ended as {status}."
@@ -114,13 +114,14 @@ class Ready:
     on_head = on_get
 
 
-def _unknown_task(task_id: str) -> falcon.HTTPNotFound:
+def unknown_task(task_id: str) -> falcon.HTTPNotFound:
+    """The answer for an id that was never accepted, or has expired."""
     return falcon.HTTPNotFound(
         title="Unknown task", description=f"No task has the id {task_id}, or its result has expired."
     )
 
 
-def _status_json(record: TaskRecord) -> str:
+def status_json(record: TaskRecord) -> str:
     """The body of GET /status. It holds the result as it is stored, not parsed."""
     members = [f'"status": {json.dumps(record.status)}, "result": {result_json(record)}']
     if record.position is not None:
