@@ -76,7 +76,7 @@ COMMAND = Half(
         ("backends",),
         ("backends.docker", "backends.local"),
         ("backends.base",),
-        ("project",),
+        ("project", "watch"),
         ("runner",),
         ("services", "errors", "text"),
     ),

@@ -24,6 +24,7 @@ COMMAND_WORDS = {
     "lifecycle": "launch, start, stop;|policy, status",
     "admin": "client of the|serving code",
     "webhooks": "callback receiver,|signature check",
+    "watch": "client of a task's|stream of events",
     "backends": "opens the backend|that .env names",
     "backends.docker": "Docker Compose,|Docker's SDK",
     "backends.local": "supervisord, uv,|processes",
