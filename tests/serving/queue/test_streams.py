@@ -41,8 +41,10 @@ def queue(open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch) -> TaskQueue:
 
 
 @pytest.fixture
-def claims(broker: Redis) -> Claims:
-    return Claims(broker, LIMITS, "host/1")
+def claims(broker: Redis) -> Iterator[Claims]:
+    claims = Claims(broker, LIMITS, "host/1")
+    yield claims
+    claims.close()
 
 
 @pytest.fixture

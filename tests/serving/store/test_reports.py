@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
@@ -22,12 +22,13 @@ LIMITS = ClaimLimits(deliveries=2, ttl=60)
 
 
 @pytest.fixture
-def claims(broker: Redis, records: TaskStore) -> Claims:
+def claims(broker: Redis, records: TaskStore) -> Iterator[Claims]:
     """A process that has claimed the task `a`."""
     records.enqueue("a", task_message("a", None), callback_uri=None, queue_limit=10)
     claims = Claims(broker, LIMITS, "host/1")
     claims.take(limit=1)
-    return claims
+    yield claims
+    claims.close()
 
 
 @pytest.fixture
