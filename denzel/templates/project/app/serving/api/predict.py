@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import falcon
@@ -17,14 +17,17 @@ import falcon.asgi
 from app.serving.api import problems
 from app.serving.api.auth import Authorization
 from app.serving.api.body import Receive, parse_json, read_body
+from app.serving.api.events import ERROR, accepts_events, open_stream, send_events, too_many_streams
 from app.serving.api.idempotency import read_idempotency
 from app.serving.api.prefer import read_preferences
 from app.serving.api.resources import result_json
+from app.serving.api.trace import read_trace
 from app.serving.callback_uri import check_uri, remembered
 from app.serving.callbacks.egress import EgressPolicy
 from app.serving.errors import BAD_INPUT, explain, explanation
 from app.serving.json_values import NotJson, TooDeep, json_values
-from app.serving.queue.client import MAX_WAIT, MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
+from app.serving.queue.client import MAX_WAIT, BrokerAway, MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
+from app.serving.queue.streams import TaskStream
 from app.serving.queue.waiting import Preferences
 from app.serving.settings import Settings
 from app.serving.store.tasks import SUCCESS, Idempotency, KeyReused, QueueFull, TaskRecord
@@ -36,11 +39,11 @@ VerifyInput = Callable[[Any], Any]
 #: An answer: status, headers, body.
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 
-# The member of a request's scope with the error for Falcon.
-_ERROR = "denzel.error"
-
 # Headers that are no lists: the last one counts.
 _SINGLE = frozenset((b"authorization", b"content-length"))
+
+# The preferences of a request that gets its task's events.
+_FOLLOWS = Preferences(respond_async=True)
 
 _JSON = (b"content-type", b"application/json; charset=utf-8")
 
@@ -68,13 +71,20 @@ class Predict:
                 await app(scope, receive, send)
                 return
             named = _headers(scope["headers"])
+            follows = accepts_events(named.get(b"accept"))
             try:
-                status, headers, body = await self._answer(named, receive)
+                if follows and self._queue.streams.is_full:
+                    raise too_many_streams()
+                status, headers, body = await self._answer(named, receive, follows=follows)
+                stream = await self._stream(headers) if follows else None
             except Exception as error:  # noqa: BLE001 (raised by `on_post`)
-                scope[_ERROR] = error
+                scope[ERROR] = error
                 # By the specification they may be read once.
                 scope["headers"] = [(name, value.encode("latin1")) for name, value in named.items()]
                 await app(scope, _receive_nothing, send)
+                return
+            if stream is not None:
+                await send_events(stream, scope, receive, send, headers)
                 return
             headers += (_JSON, (b"content-length", b"%d" % len(body)))
             await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -84,20 +94,35 @@ class Predict:
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Raise the request's error."""
-        raise req.scope[_ERROR]
+        raise req.scope[ERROR]
 
-    async def _answer(self, headers: dict[bytes, str], receive: Receive) -> Answer:
-        """Accept a task; answer with its id, or with its result where the request or the deployment waits for it."""
+    async def _stream(self, headers: Sequence[tuple[bytes, bytes]]) -> TaskStream | None:
+        """The events of the task that these headers of an answer name; None when Redis is away by now, as a client that
+        got that error would send its request again.
+        """
+        task_id = dict(headers)[b"location"].decode().rpartition("/")[2]
+        try:
+            return await open_stream(self._queue, task_id)
+        except (BrokerAway, falcon.HTTPError) as error:
+            log.warning("task %s is accepted, but cannot be followed: %s", task_id, error)
+            return None
+
+    async def _answer(self, headers: dict[bytes, str], receive: Receive, *, follows: bool = False) -> Answer:
+        """Accept a task; answer with its id, or with its result where the request or the deployment waits for it.
+
+        One that `follows` its task does not wait.
+        """
         client = self._authorization.client(headers.get(b"authorization"))
         await self._reject_own_callback(headers.get(b"webhook-id"))
-        preferences = read_preferences(headers.get(b"prefer"))
+        preferences = _FOLLOWS if follows else read_preferences(headers.get(b"prefer"))
         body = await read_body(_length(headers), receive, self._body_limit)
         key = headers.get(b"idempotency-key")
-        accepted = await self._accept(lambda: self._prepare(body, key, client), preferences, len(body))
+        trace = read_trace(headers)
+        accepted = await self._accept(lambda: self._prepare(body, key, client, trace), preferences, len(body))
         answer: list[tuple[bytes, bytes]] = []
         if preferences.wait is not None:
             answer.append((b"preference-applied", b"wait=%d" % min(preferences.wait, MAX_WAIT)))
-        elif preferences.respond_async:
+        elif preferences.respond_async and not follows:
             answer.append((b"preference-applied", b"respond-async"))
         record = accepted.record
         if record is None or not record.is_finished:
@@ -116,13 +141,13 @@ class Predict:
                 title="Own callback", description="This is a callback of this project; it makes no task here."
             )
 
-    def _prepare(self, body: bytes, key: str | None, client: str) -> TaskRequest:
+    def _prepare(self, body: bytes, key: str | None, client: str, trace: dict[str, str] | None) -> TaskRequest:
         """Parse and verify a request."""
         json_data = parse_json(body)
         # verify_input may change the body.
         callback_uri = self._callback_uri(json_data)
         idempotency = _idempotency(key, client, json_data)
-        return TaskRequest(verified=self._verify(json_data), callback_uri=callback_uri, idempotency=idempotency)
+        return TaskRequest(self._verify(json_data), callback_uri, idempotency, trace)
 
     def _callback_uri(self, json_data: Any) -> str | None:
         uri = json_data.get("callback_uri") if isinstance(json_data, dict) else None
