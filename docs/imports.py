@@ -91,7 +91,7 @@ SERVING = Half(
         ("worker.batching",),
         ("worker.model", "callbacks"),
         ("store", "pipeline", "running_task"),
-        ("callback_uri", "errors"),
+        ("callback_uri", "errors", "contract"),
         ("json_values",),
         ("settings", "logs", "heartbeat", "cores", "backoff", "json_forms"),
     ),

@@ -49,6 +49,7 @@ SERVING_WORDS = {
     "store": "all that is in Redis|and its Lua scripts",
     "pipeline": "imports your|logic/pipeline.py",
     "running_task": "progress, for your|pipeline",
+    "contract": "checks the|four functions",
     "callback_uri": "syntax of a URI",
     "errors": "failures as JSON",
     "json_values": "results as JSON",

@@ -284,7 +284,7 @@ def test_values_of_verify_input_that_are_not_json_are_an_error_of_the_pipeline()
 
 def test_a_pipeline_that_cannot_be_imported_is_an_error_of_the_pipeline() -> None:
     def verify_input(json_data: Any) -> Any:
-        raise PipelineUnusable("ModuleNotFoundError: No module named 'sklearn'")
+        raise PipelineUnusable("pipeline.py cannot be imported: ModuleNotFoundError: No module named 'sklearn'")
 
     assert problem(serve(verify_input=verify_input).simulate_post("/predict", json={})) == (
         500,

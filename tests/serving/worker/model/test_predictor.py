@@ -101,7 +101,7 @@ def test_warnings_of_a_load_are_kept_once_and_in_few_words(monkeypatch: pytest.M
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         monkeypatch.setattr(warnings, "showwarning", lambda message, *_: shown.append(str(message)))
-        predictor.load(lambda cause: None, sleep=lambda seconds: None)
+        predictor.load(lambda cause, hint: None, sleep=lambda seconds: None)
         warnings.warn("after the load", UserWarning, stacklevel=1)
     kept = json.loads(predictor.warnings)
     assert kept["shown"][:2] == ["UserWarning: of the first attempt", f"FutureWarning: 0{'x' * 1000}"[:297] + "..."]
@@ -120,7 +120,7 @@ def test_load_model_is_tried_again_until_it_works() -> None:
     pauses: list[float] = []
     predictor = Predictor(lambda: pipeline(load_model=load_model))
     load_model = FailsAtFirst(*errors, then="the model")
-    predictor.load(failures.append, sleep=pauses.append)
+    predictor.load(lambda cause, hint: failures.append(cause), sleep=pauses.append)
     assert failures == ["FileNotFoundError: [Errno 2] No such file: './model.pkl'", "ValueError: truncated"]
     assert pauses == [5, 10]
     assert predictor.predict(1) == {"model": "the model", "data": 1}
@@ -129,14 +129,16 @@ def test_load_model_is_tried_again_until_it_works() -> None:
 def test_pauses_grow_to_a_minute_and_no_further() -> None:
     pauses: list[float] = []
     load_model = FailsAtFirst(*(OSError() for _ in range(7)), then=None)
-    Predictor(lambda: pipeline(load_model=load_model)).load(lambda cause: None, sleep=pauses.append)
+    Predictor(lambda: pipeline(load_model=load_model)).load(lambda cause, hint: None, sleep=pauses.append)
     assert pauses == [5, 10, 20, 40, 60, 60, 60]
 
 
 def test_a_failure_is_reported_before_the_pause() -> None:
     seen: list[str] = []
     load_model = FailsAtFirst(ValueError("no"), then=None)
-    Predictor(lambda: pipeline(load_model=load_model)).load(seen.append, sleep=lambda pause: seen.append("pause"))
+    Predictor(lambda: pipeline(load_model=load_model)).load(
+        lambda cause, hint: seen.append(cause), sleep=lambda pause: seen.append("pause")
+    )
     assert seen == ["ValueError: no", "pause"]
 
 
@@ -154,7 +156,7 @@ def test_a_failure_is_reported_before_the_pause() -> None:
 def test_a_pipeline_that_cannot_be_imported_is_reported_and_tried_again(error: Exception, cause: str) -> None:
     failures: list[str] = []
     predictor = Predictor(FailsAtFirst(error, then=pipeline()))
-    predictor.load(failures.append, sleep=lambda pause: None)
+    predictor.load(lambda cause, hint: failures.append(cause), sleep=lambda pause: None)
     assert failures == [cause]
     assert predictor.predict(1) == {"model": "the model", "data": 1}
 
@@ -164,7 +166,7 @@ def test_the_traceback_of_a_failure_is_in_the_log(caplog: pytest.LogCaptureFixtu
         return failing()
 
     failing = FailsAtFirst(ValueError("the reason"), then=None)
-    Predictor(lambda: pipeline(load_model=load_model)).load(lambda cause: None, sleep=lambda pause: None)
+    Predictor(lambda: pipeline(load_model=load_model)).load(lambda cause, hint: None, sleep=lambda pause: None)
     assert "load_model failed; next try in 5 s" in caplog.text
     assert "Traceback" in caplog.text
     assert "in load_model" in caplog.text

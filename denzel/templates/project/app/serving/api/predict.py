@@ -193,10 +193,10 @@ class Predict:
 
 
 class PipelineUnusable(falcon.HTTPInternalServerError):
-    """The user's pipeline.py could not be imported by the api."""
+    """The user's pipeline.py cannot be used by the api, for the reason given."""
 
-    def __init__(self, cause: str) -> None:
-        super().__init__(title="Pipeline error", description=f"pipeline.py cannot be imported: {cause}")
+    def __init__(self, fault: str) -> None:
+        super().__init__(title="Pipeline error", description=fault)
 
 
 def _headers(raw: list[tuple[bytes, bytes]]) -> dict[bytes, str]:

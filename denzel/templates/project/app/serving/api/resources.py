@@ -85,11 +85,15 @@ class Live:
 
 
 class Ready:
-    def __init__(self, queue: TaskQueue) -> None:
+    def __init__(self, queue: TaskQueue, fault: str) -> None:
         self._queue = queue
+        self._fault = fault
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """Answer 200 when Redis answers and a worker has loaded its model, else 503; the body shows what is missing."""
+        """Answer 200 when Redis answers, a worker has loaded its model and the pipeline can be used here, else 503.
+
+        The body shows what is missing.
+        """
         try:
             workers = await self._queue.workers()
             broker = "UP"
@@ -97,12 +101,13 @@ class Ready:
             log.warning("the broker cannot be reached: %s", error)
             workers = []
             broker = "DOWN"
-        ready = any(worker.state is WorkerState.UP for worker in workers)
+        ready = not self._fault and any(worker.state is WorkerState.UP for worker in workers)
         _answer_json(
             resp,
             {
                 "ready": ready,
                 "broker": broker,
+                **({"pipeline": self._fault} if self._fault else {}),
                 "workers": [
                     {"name": worker.name, "state": worker.state.value, "cause": worker.cause} for worker in workers
                 ],

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.serving.backoff import pauses
+from app.serving.contract import check_model
 from app.serving.errors import describe
 from app.serving.json_values import json_values
 from app.serving.logs.current import logged_as
 from app.serving.pipeline import import_pipeline
 from app.serving.running_task import report_output
 from app.serving.store.messages import dump
+from app.serving.worker.model.hints.failure_hint import failure_hint
 from app.serving.worker.model.load_warnings import LoadWarnings, collected_in
 
 log = logging.getLogger(__name__)
@@ -43,11 +45,11 @@ class Predictor:
         #: What load_model warned of, as in LoadWarnings.
         self.warnings = ""
 
-    def load(self, report_failure: Callable[[str], None], *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def load(self, report_failure: Callable[[str, str], None], *, sleep: Callable[[float], None] = time.sleep) -> None:
         """Import the pipeline and load its model, however long that takes.
 
-        A failure is reported with its cause and tried again, after 5 s at first and 60 s in the end: a missing file may
-        still come. Tasks wait in the queue meanwhile.
+        A failure is reported with its cause and a hint, and tried again, after 5 s at first and 60 s in the end: a
+        missing file may still come. Tasks wait in the queue meanwhile.
         """
         warned = LoadWarnings()
         for pause in pauses(5, 60):
@@ -55,10 +57,10 @@ class Predictor:
             try:
                 with collected_in(warned), logged_as():
                     self._pipeline = self._import_pipeline()
-                    self._model = self._pipeline.load_model()
+                    self._model = check_model(self._pipeline.load_model())
             except (Exception, SystemExit) as error:
                 log.exception("load_model failed; next try in %d s", pause)
-                report_failure(describe(error))
+                report_failure(describe(error), failure_hint(error))
                 sleep(pause)
             else:
                 log.info("model loaded in %.1f s", time.monotonic() - started)
