@@ -12,8 +12,8 @@ import falcon
 import falcon.asgi
 
 from app.serving.api import problems
-from app.serving.api.prefer import read_preferences
-from app.serving.queue.client import MAX_WAIT, BrokerAway, TaskQueue
+from app.serving.api.prefer import applied_wait, read_preferences
+from app.serving.queue.client import BrokerAway, TaskQueue
 from app.serving.store.tasks import REVOKED, TaskRecord
 from app.serving.store.workers import WorkerState
 
@@ -52,8 +52,8 @@ class Status:
             record = await self._queue.find(task_id)
         else:
             # RFC 7240
-            resp.set_header("Preference-Applied", f"wait={min(wait, MAX_WAIT)}")
-            record = await self._queue.wait(task_id, min(wait, MAX_WAIT))
+            resp.set_header("Preference-Applied", applied_wait(wait))
+            record = await self._queue.wait(task_id, wait)
         if record is None:
             raise _unknown_task(task_id)
         _answer(resp, _status_json(record))
