@@ -63,7 +63,7 @@ class Processes:
         *,
         worker: str,
         claims: HostClaims,
-        claims_of: Callable[[str], Claims],
+        claims_of: Callable[..., Claims],
         settlements: Settlements,
         registry: WorkerRegistry,
         heartbeat: Heartbeat,
@@ -247,7 +247,13 @@ class Processes:
             member.overdue = view.suspects
             member.kill()
         elif view.seconds > HEAD_OF_LINE_LIMIT:
-            self._settlements.requeue(member.owner, member.slot.truncate())
+            self._cut_off(member)
+
+    def _cut_off(self, member: Member) -> None:
+        """Requeue what waits behind the task that a process runs."""
+        # First: in a later epoch, the process may have taken the same tasks again.
+        epoch = member.slot.epoch
+        self._settlements.requeue(member.owner, epoch, member.slot.truncate())
 
     def _renew(self) -> None:
         living = {member.owner: member.slot.epoch for member in self._members}
@@ -276,7 +282,7 @@ class Processes:
                 member.kill()
             elif view.position < view.batch.index(task_id):
                 self.events.put(Cancelled(task_id, terminated=False))
-                self._settlements.requeue(member.owner, member.slot.truncate())
+                self._cut_off(member)
 
     def _settle(self) -> None:
         for task in self._settlements.flush():
