@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,21 @@ import click
 from denzel import __version__, admin
 from denzel.backends import open_backend
 from denzel.backends.base import Backend
-from denzel.errors import DenzelError, ProjectNotFound, TooFewTasks
+from denzel.errors import (
+    BackendUnavailable,
+    CommandFailed,
+    DenzelError,
+    ProjectNotFound,
+    TooFewTasks,
+    ToolMissing,
+)
 from denzel.lifecycle import commands as lifecycle
 from denzel.lifecycle.status import read_status
 from denzel.loadtest.drill import results
-from denzel.project import dotenv, log_file
+from denzel.project import dotenv, log_file, task_log
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project, find_project
+from denzel.project.storage import storage_failure
 from denzel.services import Service, Status
 from denzel.terminal import console
 from denzel.terminal.options import (
@@ -47,6 +56,12 @@ class Commands(click.Group):
         except DenzelError as error:
             console.error(error)
             ctx.exit(1)
+        except OSError as error:
+            refused = storage_failure(error)
+            if refused is None:
+                raise
+            console.error(refused)
+            ctx.exit(1)
         except KeyboardInterrupt:
             console.interrupted()
             ctx.exit(1)
@@ -66,6 +81,15 @@ class OpenProject:
 
     def read_status(self) -> Status | None:
         return read_status(self.project, self.backend, name=self.name)
+
+    def task_log(self, task_id: str, *, follow: bool) -> Iterable[str]:
+        """The lines of a task; those that services printed only where they can be read."""
+        if follow:
+            return task_log.follow_task(self.project.worker_log, task_id)
+        outputs: list[str] = []
+        with suppress(BackendUnavailable, ToolMissing, CommandFailed):
+            outputs = list(self.backend.logs([Service.API, Service.DENZEL]))
+        return task_log.read_task(self.project.worker_log, outputs, task_id)
 
     def statuses(self, *, interval: float) -> Iterator[Status]:
         """The status again and again, every `interval` seconds; raises NotLaunched unless the project is launched."""
@@ -189,14 +213,27 @@ def status(live: bool, as_json: bool) -> None:
         console.shown_live_status(here.statuses(interval=1))
     else:
         console.shown_status(next(here.statuses(interval=0)))
+    if command := lifecycle.interrupted(here.project):
+        console.interrupted_before(command)
 
 
 @main.command()
 @click.option("--service", type=click.Choice([*SERVICES, "all"]), default="all", help="Service to show.")
+@click.option("--task", "task_id", metavar="ID", help="Lines of one task alone, by its id or the beginning of that.")
 @click.option("--live/--no-live", default=False, help="Keep following, until Ctrl-C.")
-def logs(service: str, live: bool) -> None:
-    """Show what the services printed."""
+def logs(service: str, task_id: str | None, live: bool) -> None:
+    """Show what the services printed.
+
+    With --task, show what the worker's log and the services have of one task; with --live, of the worker's log alone.
+    """
     here = open_project()
+    if task_id is not None:
+        if service != "all":
+            raise click.UsageError("Both --task and --service were passed. --task reads the logs of all services.")
+        if not task_id.strip():
+            raise click.UsageError("--task needs the id of a task, or its beginning.")
+        console.lines(here.task_log(task_id.strip(), follow=live))
+        return
     chosen = list(Service) if service == "all" else [Service(service)]
     lifecycle.check_launched(here.backend)
     console.lines(here.backend.logs(chosen, follow=live))
@@ -294,10 +331,12 @@ def resend_callbacks(task_ids: tuple[str, ...], failed: bool) -> None:
 @click.option(
     "--quarantined", is_flag=True, help="List those that killed their worker too often, or cannot run here, instead."
 )
+@click.option("--offset", type=click.IntRange(min=0), default=0, help="Leave out so many at the start of the list.")
+@click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="List so many, at most.")
 @json_option("list")
 @click.pass_context
-def tasks(context: click.Context, quarantined: bool, as_json: bool) -> None:
-    """List the tasks that run or wait."""
+def tasks(context: click.Context, quarantined: bool, offset: int, limit: int, as_json: bool) -> None:
+    """List the tasks that run or wait, and count them."""
     if context.invoked_subcommand is not None:
         refuse_options_of_the_list(context)
         return
@@ -307,8 +346,10 @@ def tasks(context: click.Context, quarantined: bool, as_json: bool) -> None:
         kept = admin.read_quarantined(here.backend)
         console.shown_json(admin.as_data(kept)) if as_json else console.shown_quarantined(kept)
     else:
-        unfinished = admin.read_tasks(here.backend)
-        console.shown_json(admin.as_data(unfinished)) if as_json else console.shown_tasks(unfinished)
+        unfinished = admin.read_tasks(here.backend, offset=offset, limit=limit)
+        console.shown_json(admin.as_data(unfinished.tasks)) if as_json else console.shown_tasks(unfinished)
+        if not as_json or len(unfinished.tasks) < unfinished.total:
+            console.counted(unfinished, to_stderr=as_json)
 
 
 @tasks.command("replay")

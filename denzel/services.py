@@ -63,11 +63,15 @@ class ServiceReport:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerReport:
-    """One worker: its name, its state, and the cause when that is ERROR and known."""
+    """One worker: its name, its state, the cause when that is ERROR and known, and what load_model warned of: the first
+    warnings, and the number of others.
+    """
 
     name: str
     state: State
     cause: str = ""
+    warnings: tuple[str, ...] = ()
+    more_warnings: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,6 +51,7 @@ SERVING_WORDS = {
     "errors": "failures as JSON",
     "json_values": "results as JSON",
     "settings": "the environment",
+    "logs": "lines of tasks",
     "heartbeat": "bytes in a pipe",
     "cores": "cores, threads",
     "backoff": "pauses of tries",
@@ -150,7 +151,7 @@ class _Half:
             raise ValueError(f"every package of {half.prefix} needs words, and no other has any")
         self._words = words
         floors = [*half.floors]
-        self._foot: tuple[str, ...] = ()
+        self._foot = floors.pop()
         while all((half.root / f"{package}.py").exists() for package in floors[-1]):
             self._foot = floors.pop() + self._foot
         for name, text in words.items():
@@ -202,7 +203,7 @@ class _Half:
 
     def _draw_foot(self, top: float) -> Iterator[str]:
         yield _rectangle("foot", 0, top, INNER, FOOT_HEIGHT)
-        yield _text("the foot: single modules below the packages", 12, top + 22)
+        yield _text("the foot: what is below the packages", 12, top + 22)
         for number, name in enumerate(self._foot):
             row, column = divmod(number, PER_ROW)
             x, y = 12 + column * INNER / PER_ROW, top + 52 + 48 * row

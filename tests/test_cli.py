@@ -217,6 +217,9 @@ def test_the_short_help_and_the_version() -> None:
         ["tasks", "discard", "--yes"],
         ["tasks", "--quarantined", "discard", "an-id"],
         ["tasks", "--json", "discard", "an-id"],
+        ["tasks", "--offset", "0", "discard", "an-id"],
+        ["tasks", "--offset", "-1"],
+        ["tasks", "--limit", "0"],
     ],
     ids=" ".join,
 )
@@ -504,6 +507,26 @@ def test_logs_of_all_services_or_of_one() -> None:
     assert done("logs", "--service", "api") == "api-1  | api begins\n"
 
 
+def test_logs_of_a_task_are_those_of_the_worker_and_of_the_services(project: Project, launched: Machines) -> None:
+    line = "[2026-12-01 14:03:02,968: INFO/Process-1 a1b2] printed"
+    (project.logs / "worker.log").write_text(f"{line}\n[2026-12-01 14:03:02,969: INFO/Process-1 ffff] another\n")
+    assert done("logs", "--task", "a1") == f"{line}\n"
+    assert failed("logs", "--task", "c3")[0] == "Error: No line of a task c3 is in the logs."
+    # Where the backend cannot be reached, the file is there.
+    launched.set["failures"] = {"logs": BackendUnavailable("Docker is away.", hint="Start it.")}
+    assert done("logs", "--task", "a1b2") == f"{line}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"), [(("--task", " "), "needs the id"), (("--task", "a1", "--service", "api"), "--service were")]
+)
+@pytest.mark.usefixtures("project")
+def test_logs_of_no_task_or_of_one_in_one_service_are_refused(options: tuple[str, ...], reason: str) -> None:
+    result = denzel("logs", *options)
+    assert result.exit_code == 2
+    assert reason in result.stderr
+
+
 def test_live_logs_end_well_with_ctrl_c(launched: Machines) -> None:
     launched.set["failures"] = {"follow": KeyboardInterrupt()}
     assert done("logs", "--live", "--service", "api") == "api-1  | api begins\n\n"
@@ -528,6 +551,17 @@ def test_live_logworker_ends_well_with_ctrl_c(project: Project, following: subpr
         log.write("two\n")
     assert read_line(following) == "two\n"
     interrupt(following)
+
+
+def test_live_logs_of_a_task_end_well_with_ctrl_c(project: Project) -> None:
+    mine = "[2026-12-01 14:03:02,968: INFO/Process-1 a1b2] printed\n"
+    (project.logs / "worker.log").write_text(mine + mine.replace("a1b2", "ffff"))
+    with in_a_process(project.root, "logs", "--live", "--task", "a1", PYTHONUNBUFFERED="1") as process:
+        assert read_line(process) == mine
+        with (project.logs / "worker.log").open("a") as log:
+            log.write(mine.replace("printed", "more"))
+        assert read_line(process) == mine.replace("printed", "more")
+        interrupt(process)
 
 
 def test_shell_ends_as_the_shell_does(launched: Machines) -> None:
@@ -567,6 +601,10 @@ RUNNING = {
 QUARANTINED = {"task_id": FAILED["task_id"], "deliveries": 3, "reason": "the worker died", "since": None}
 
 
+def unfinished(*tasks: dict[str, object], claimed: int = 0, waiting: int = 0) -> dict[str, object]:
+    return {"tasks": tasks, "claimed": claimed, "waiting": waiting}
+
+
 def serve(machines: Machines, words: str, answer: object) -> None:
     """Set the output of app.serving.admin on the next backends, or the error."""
     output = answer if isinstance(answer, Exception) else json.dumps(answer)
@@ -591,7 +629,7 @@ def test_callbacks_lists_one_state_alone(launched: Machines) -> None:
 
 def test_lists_as_json_are_the_output_of_the_service(launched: Machines) -> None:
     serve(launched, "callbacks", [PENDING, {**FAILED, "said-by": "a newer release"}])
-    serve(launched, "tasks", [RUNNING])
+    serve(launched, "tasks 0", unfinished(RUNNING, claimed=1))
     serve(launched, "quarantined", [QUARANTINED])
     assert json.loads(done("callbacks", "--json")) == [PENDING, FAILED]
     assert json.loads(done("callbacks", "--failed", "--json")) == [FAILED]
@@ -600,8 +638,9 @@ def test_lists_as_json_are_the_output_of_the_service(launched: Machines) -> None
 
 
 def test_empty_lists_are_a_sentence(launched: Machines) -> None:
-    for words in ("callbacks", "tasks", "quarantined"):
+    for words in ("callbacks", "quarantined"):
         serve(launched, words, [])
+    serve(launched, "tasks 0", unfinished())
     assert done("callbacks") == "No callbacks are waiting.\n"
     assert done("callbacks", "--failed") == "No callbacks have failed.\n"
     assert done("tasks") == "No tasks are running or waiting.\n"
@@ -611,12 +650,32 @@ def test_empty_lists_are_a_sentence(launched: Machines) -> None:
 
 def test_tasks_lists_those_that_have_not_ended(launched: Machines) -> None:
     waiting = {**RUNNING, "task_id": FAILED["task_id"], "status": "PENDING", "position": 1, "host": None, "since": None}
-    serve(launched, "tasks", [RUNNING, waiting])
-    heads, first, second = done("tasks").splitlines()
+    serve(launched, "tasks 0", unfinished(RUNNING, waiting, claimed=1, waiting=1))
+    heads, first, second, counts = done("tasks").splitlines()
     assert heads.split() == ["TASK", "STATUS", "POSITION", "DELIVERIES", "SINCE", "HOST"]
     assert first.split()[:4] == [RUNNING["task_id"], "STARTED", "-", "1"]
     assert first.endswith(" ago  3f1c2a7b9d0e")
     assert second.split() == [FAILED["task_id"], "PENDING", "1", "1", "-", "-"]
+    assert counts == "1 running, 1 waiting."
+
+
+def test_tasks_counts_those_that_it_does_not_list(launched: Machines) -> None:
+    rest = [{**RUNNING, "task_id": str(number)} for number in range(3)]
+    for offset, page in enumerate([rest, rest[1:], rest[2:], []]):
+        serve(launched, f"tasks {offset}", unfinished(*page, claimed=2, waiting=50_001))
+    counts = "2 running, 50,001 waiting."
+    for arguments, ids, note in (
+        (["--limit", "2"], "01", "Listed: 1 to 2. The next ones: denzel tasks --offset 2"),
+        (["--offset", "1", "--limit", "1"], "1", "Listed: 2 to 2. The next ones: denzel tasks --offset 2"),
+        (["--limit", "9"], "012", "Listed: 1 to 3. The next ones: denzel tasks --offset 3"),
+        (["--offset", "3"], "", "Listed: none. The next ones: denzel tasks --offset 3"),
+    ):
+        *lines, last = done("tasks", *arguments).splitlines()
+        assert [line.split()[0] for line in lines[1:]] == list(ids)
+        assert last == f"{counts} {note}"
+        result = denzel("tasks", *arguments, "--json")
+        assert [entry["task_id"] for entry in json.loads(result.stdout)] == list(ids)
+        assert result.stderr == f"{counts} {note}\n"
 
 
 def test_dead_letters_are_listed_with_the_reason(launched: Machines) -> None:

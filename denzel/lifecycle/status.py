@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from denzel.backends.base import Backend
 from denzel.errors import ServiceNotRunning
@@ -22,7 +24,7 @@ from denzel.services import (
 )
 
 # In one step: a worker that restarts between two reads would be taken for one that ended.
-_READ = "return {redis.call('HMGET', KEYS[1], 'state', 'cause'), redis.call('HVALS', KEYS[2])}"
+_READ = "return {redis.call('HMGET', KEYS[1], 'state', 'cause', 'warnings'), redis.call('HVALS', KEYS[2])}"
 
 # The serving code's words for a worker's state, and ours.
 _WORKER_STATES = {"LOADING": State.LOADING, "UP": State.UP, "ERROR": State.ERROR}
@@ -36,7 +38,7 @@ def read_status(project: Project, backend: Backend, *, name: str) -> Status | No
     services = backend.services()
     if building is None and not backend.is_launched():
         return None
-    worker = _worker(reported, services, worker_name(name))
+    worker = _worker(*reported, services, worker_name(name))
     if building is not None:
         services = {
             service: replace(report, state=building) if _waits(service, report, building) else report
@@ -50,26 +52,37 @@ def _waits(service: Service, report: ServiceReport, building: State) -> bool:
     return report.state is State.DOWN if building is State.STARTING else service.carries_requirements
 
 
-def _reported(backend: Backend, name: str) -> tuple[str | None, str | None]:
-    """The state and the cause that the worker has reported; None for each without a report."""
+def _reported(backend: Backend, name: str) -> tuple[str | None, str | None, str | None]:
+    """The state, the cause and the warnings that the worker has reported; None for each without a report."""
     try:
-        (state, cause), loads = backend.redis("EVAL", _READ, "2", worker_key(name), loads_key(name))
+        (state, cause, warnings), loads = backend.redis("EVAL", _READ, "2", worker_key(name), loads_key(name))
     except ServiceNotRunning:
         # Redis is down, starting or failing, as its own state shows.
-        return None, None
+        return None, None, None
     # No report, but a host still listed as loading: the process that loaded the model died before it was done.
     if (state == "LOADING" and "DIED" in loads) or (state is None and loads):
-        return "ERROR", DIED_LOADING
-    return state, cause
+        return "ERROR", DIED_LOADING, None
+    return state, cause, warnings
 
 
 def _worker(
-    reported: tuple[str | None, str | None], services: Mapping[Service, ServiceReport], name: str
+    state: str | None,
+    cause: str | None,
+    warnings: str | None,
+    services: Mapping[Service, ServiceReport],
+    name: str,
 ) -> WorkerReport:
     if State.DOWN in (services[Service.DENZEL].state, services[Service.REDIS].state):
         return WorkerReport(name=name, state=State.DOWN)
-    state, cause = reported
     if state is None:
         failing = services[Service.DENZEL].state is State.ERROR
         return WorkerReport(name=name, state=State.ERROR if failing else State.LOADING)
-    return WorkerReport(name=name, state=_WORKER_STATES[state], cause=cause or "")
+    # Projects of earlier releases report none.
+    read: dict[str, Any] = json.loads(warnings) if warnings else {"shown": (), "more": 0}
+    return WorkerReport(
+        name=name,
+        state=_WORKER_STATES[state],
+        cause=cause or "",
+        warnings=tuple(read["shown"]),
+        more_warnings=read["more"],
+    )

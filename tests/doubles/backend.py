@@ -126,6 +126,8 @@ class FakeBackend(Backend):
         }
 
     def logs(self, services: Collection[Service], *, follow: bool = False, tail: int | None = None) -> Iterator[str]:
+        if "logs" in self.failures:
+            raise self.failures["logs"]
         for service in services:
             printed = self.machine.printed.get(service, [])
             yield from (f"{service.value}-1  | {line}" for line in printed[-tail if tail else 0 :])

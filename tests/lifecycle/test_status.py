@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,14 @@ def test_every_state_that_a_worker_reports_is_shown(project: Project, backend: F
     seen = read(project, backend)
     assert seen.worker == WorkerReport(name=WORKER, state=State[state.name], cause=backend.worker["cause"])
     assert seen.ready is (state is WorkerState.UP)
+
+
+def test_warnings_that_a_worker_reports_are_in_the_status(project: Project, backend: FakeBackend) -> None:
+    warned = {"shown": ["UserWarning: old"], "more": 2}
+    backend.worker = {"state": "UP", "cause": "", "warnings": json.dumps(warned)}
+    launch(backend)
+    worker = read(project, backend).worker
+    assert (worker.warnings, worker.more_warnings) == (("UserWarning: old",), 2)
 
 
 def test_a_worker_that_has_not_reported_is_loading(project: Project, backend: FakeBackend) -> None:

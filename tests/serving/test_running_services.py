@@ -28,10 +28,13 @@ pytestmark = pytest.mark.local
 # Predictions
 
 
-def test_what_the_pipeline_prints_lands_in_the_log_file(shared: Deployment) -> None:
-    shared.ended(shared.enqueue(echo="printed by the pipeline"))
+def test_a_print_of_the_pipeline_is_one_line_of_the_log_file_with_the_id_of_its_task(shared: Deployment) -> None:
+    task = shared.enqueue(echo="printed by the pipeline")
+    shared.ended(task)
     log = shared.root / "logs" / "worker.log"
     until(lambda: "printed by the pipeline" in log.read_text(), what="the line in the log file")
+    (line,) = (line for line in log.read_text().splitlines() if "printed by the pipeline" in line)
+    assert re.fullmatch(rf"\[.*: INFO/Process-\d {task}\] processing {{'echo': 'printed by the pipeline'}}", line)
     assert "model loaded in " in log.read_text()
 
 

@@ -28,8 +28,8 @@ LIMITS = ClaimLimits(deliveries=3, ttl=60)
 
 
 def predictor(**functions: Any) -> Predictor:
-    """A pipeline that is loaded, with these functions: predict or predict_batch."""
-    pipeline = SimpleNamespace(load_model=lambda: "model", process=lambda model, one: one, **functions)
+    """A pipeline that is loaded, with these functions: predict or predict_batch, and process if it has one."""
+    pipeline = SimpleNamespace(**{"load_model": lambda: "model", "process": lambda model, one: one, **functions})
     loaded = Predictor(lambda: pipeline)
     loaded.load(pytest.fail, sleep=pytest.fail)
     return loaded

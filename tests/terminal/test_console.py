@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_status_as_json_has_what_the_text_has(capsys: pytest.CaptureFixture[str]
             "api": {"state": "UP", "port": 8000},
             "redis": {"state": "STARTING..."},
         },
-        "workers": [{"name": NAME, "state": "ERROR", "cause": "ValueError: no"}],
+        "workers": [{"name": NAME, "state": "ERROR", "cause": "ValueError: no", "warnings": []}],
     }
 
 
@@ -161,6 +162,23 @@ def test_progress_prints_each_step_and_each_change_once(capsys: pytest.CaptureFi
         "    api - UP [ Port: 8000 ]\n"
         "Worker: worker@iris - UP\n"
     )
+
+
+def test_warnings_of_the_model_are_shown_when_it_is_up(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = console.ProgressPrinter()
+    progress.on_status(status(State.LOADING))
+    warned = replace(status().worker, warnings=("UserWarning: old", "x: \x1b[2J"), more_warnings=3)
+    for _ in range(2):
+        progress.on_status(replace(status(), worker=warned))
+    assert capsys.readouterr().out.splitlines()[-5:] == [
+        "Worker: worker@iris - UP",
+        "load_model warned:",
+        "    UserWarning: old",
+        "    x: \\x1b[2J",
+        "    and 3 more: denzel logworker",
+    ]
+    console.shown_status_json(replace(status(), worker=warned))
+    assert json.loads(capsys.readouterr().out)["workers"][0]["warnings"] == ["UserWarning: old", "x: \x1b[2J"]
 
 
 def test_control_characters_from_outside_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:

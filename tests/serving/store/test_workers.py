@@ -73,6 +73,14 @@ def test_one_process_up_outweighs_another_that_failed(reports: WorkerRegistry) -
     assert state(reports) == ("UP", "")
 
 
+def test_warnings_of_the_last_process_that_loaded_are_in_the_report(reports: WorkerRegistry, broker: Redis) -> None:
+    reports.report_process(NAME, 11, UP, warnings='{"shown": ["old"], "more": 0}')
+    reports.report_process(NAME, 12, UP, warnings='{"shown": ["new"], "more": 0}')
+    assert broker.hget(keys.worker(NAME), "warnings") == '{"shown": ["new"], "more": 0}'
+    reports.deregister(NAME)
+    assert broker.hget(keys.worker(NAME), "warnings") is None
+
+
 def test_a_process_reports_itself_that_it_is_up(reports: WorkerRegistry) -> None:
     """It notices at once; its worker checks once a second."""
     reports.heartbeat(NAME, up=[], loading=[11, 12])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from redis import Redis
 from support.worker import predictor
 
 from app.serving.json_values import NotJson
+from app.serving.logs.current import current_ids
 from app.serving.store import keys
 from app.serving.store.messages import TASK_NAME, QueuedTask, parse
 from app.serving.store.tasks import TaskStore
@@ -197,3 +199,37 @@ def test_what_ends_no_program_ends_no_process_either(run: Run, taken: Taken) -> 
 
     with pytest.raises(asyncio.CancelledError):
         run(taken(a=1), predict=predict)
+
+
+@pytest.mark.parametrize("batches", [False, True])
+def test_each_task_runs_and_fails_under_its_own_id(batches: bool, run: Run, taken: Taken) -> None:
+    during: list[tuple[str, ...]] = []
+    failed: list[tuple[str, ...]] = []
+
+    def process(model: str, one: int) -> int:
+        during.append(current_ids())
+        return one
+
+    def predict(model: str, one: int) -> dict[str, Any]:
+        during.append(current_ids())
+        return {"inverse": 1 / one}
+
+    def predict_batch(model: str, many: list[int]) -> list[dict[str, Any]]:
+        during.append(current_ids())
+        return [{"inverse": 1 / one} for one in many]
+
+    class Failures(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            failed.append(current_ids())
+
+    handler = Failures(logging.ERROR)
+    logging.getLogger().addHandler(handler)
+    try:
+        functions: dict[str, Any] = {"predict_batch": predict_batch} if batches else {"predict": predict}
+        run(taken(a=1, b=0), process=process, **functions)
+    finally:
+        logging.getLogger().removeHandler(handler)
+    # A batch that raises is tried again, each task alone.
+    assert during == ([("a",), ("b",), ("a", "b"), ("a",), ("b",)] if batches else [("a",), ("a",), ("b",), ("b",)])
+    assert failed == [("b",)]
+    assert current_ids() == ()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
+import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -71,6 +73,41 @@ def test_nothing_of_the_users_is_imported_before_load() -> None:
     assert imports == []
     predictor.load(pytest.fail)
     assert imports == ["one"]
+
+
+def test_warnings_of_a_load_are_kept_once_and_in_few_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_: shown.append(str(message)))
+    attempts = []
+
+    def load_model() -> None:
+        attempts.append(1)
+        if len(attempts) == 1:
+            warnings.warn("of the first\n   attempt", UserWarning, stacklevel=1)
+            raise FileNotFoundError
+        for number in range(7):
+            warnings.warn(f"{number}{'x' * 1000}", FutureWarning, stacklevel=1)
+        warnings.warn("of the first\n   attempt", UserWarning, stacklevel=1)
+        warnings.warn("for developers", DeprecationWarning, stacklevel=1)
+        logging.getLogger("a.library").warning("some weights are %s", "new")
+        logging.getLogger("a.library").info("loaded")
+        logging.getLogger("app.serving.store").warning("of denzel")
+
+    predictor = Predictor(lambda: pipeline(load_model=load_model))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", lambda message, *_: shown.append(str(message)))
+        predictor.load(lambda cause: None, sleep=lambda seconds: None)
+        warnings.warn("after the load", UserWarning, stacklevel=1)
+    kept = json.loads(predictor.warnings)
+    assert kept["shown"][:2] == ["UserWarning: of the first attempt", f"FutureWarning: 0{'x' * 1000}"[:297] + "..."]
+    assert (len(kept["shown"]), kept["more"]) == (5, 4)
+    assert shown[-2:] == ["for developers", "after the load"]
+    assert len(shown) == 11
+
+
+def test_a_load_without_warnings_has_none() -> None:
+    assert loaded().warnings == ""
 
 
 def test_load_model_is_tried_again_until_it_works() -> None:

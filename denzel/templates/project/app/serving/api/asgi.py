@@ -10,6 +10,8 @@ from typing import Any
 from app.serving.api.app import create_app
 from app.serving.api.predict import PipelineUnusable, VerifyInput
 from app.serving.errors import describe
+from app.serving.logs.current import logged_as
+from app.serving.logs.lines import TaskFormatter, log_output
 from app.serving.pipeline import PIPELINE, import_pipeline
 from app.serving.queue.client import TaskQueue
 from app.serving.settings import Settings
@@ -26,7 +28,7 @@ def import_verify_input() -> VerifyInput:
         log.exception("%s cannot be imported", PIPELINE)
         cause = describe(error)
     else:
-        return verify_input
+        return with_own_lines(verify_input)
 
     def reject(json_data: Any) -> Any:
         raise PipelineUnusable(cause)
@@ -34,7 +36,20 @@ def import_verify_input() -> VerifyInput:
     return reject
 
 
-logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s/%(name)s] %(message)s")
+def with_own_lines(verify_input: VerifyInput) -> VerifyInput:
+    """The function, with what it prints logged when it returns, also without a newline."""
+
+    def verify(json_data: Any) -> Any:
+        with logged_as():
+            return verify_input(json_data)
+
+    return verify
+
+
+logging.basicConfig(level=logging.INFO)
+for handler in logging.getLogger().handlers:
+    handler.setFormatter(TaskFormatter("%(name)s"))
+log_output(tuple(logging.getLogger().handlers), of_all_threads=False)
 settings = Settings.from_environment(os.environ)
 app = create_app(
     TaskQueue(connect(settings.redis_url), settings),

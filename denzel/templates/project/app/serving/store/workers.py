@@ -70,9 +70,12 @@ class WorkerRegistry:
             self._renew(pipe, name, (), {pid}, {})
             pipe.execute()
 
-    def report_process(self, name: str, pid: int, state: WorkerState, cause: str = "") -> None:
-        """Report at once that a process of the worker `name` is UP, or could not load the model and why."""
-        self._report(self._redis, name, pid, state, cause)
+    def report_process(self, name: str, pid: int, state: WorkerState, cause: str = "", *, warnings: str = "") -> None:
+        """Report at once that a process of the worker `name` is UP, or could not load the model and why.
+
+        `warnings`, those of its load_model as JSON, take the place of what another process has reported.
+        """
+        self._report(self._redis, name, pid, state, cause, warnings)
 
     def remove_process(self, name: str, pid: int) -> None:
         """Remove the report of a process of the worker `name`: it will not predict."""
@@ -104,9 +107,9 @@ class WorkerRegistry:
             client=client,
         )
 
-    def _report(self, client: Redis, name: str, pid: int, state: WorkerState, cause: str) -> None:
+    def _report(self, client: Redis, name: str, pid: int, state: WorkerState, cause: str, warnings: str = "") -> None:
         self._report_process(
-            keys=[keys.worker(name)], args=[REPORT_TTL, self._host, pid, state.value, cause], client=client
+            keys=[keys.worker(name)], args=[REPORT_TTL, self._host, pid, state.value, cause, warnings], client=client
         )
 
     def _remove(self, client: Redis, name: str) -> None:

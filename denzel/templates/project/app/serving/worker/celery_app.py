@@ -10,6 +10,7 @@ from typing import Any
 from celery import Celery, signals
 from celery.utils.log import get_multiprocessing_logger
 
+from app.serving.logs.lines import TaskFormatter, log_output
 from app.serving.settings import Settings
 from app.serving.store import keys
 from app.serving.store.messages import TASK_NAME
@@ -32,7 +33,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_ignore_result": True,
         "worker_pool": f"{ProcessPool.__module__}:{ProcessPool.__qualname__}",
         "worker_send_task_events": True,
-        "worker_redirect_stdouts_level": "INFO",
+        # Celery makes a line of each part that `print` writes.
+        "worker_redirect_stdouts": False,
     }
 
 
@@ -57,9 +59,12 @@ def leave_tasks_to_processes(instance: Any, **_: Any) -> None:
 
 @signals.after_setup_logger.connect
 def write_log_file(logger: logging.Logger, **_: Any) -> None:
-    """Write the worker's log to the project's logs folder too."""
+    """Write the worker's log to the project's logs folder too, and what is printed to both."""
     # The reader of the output may be gone (supervisord, killed): write the file, without a traceback for each line.
     logging.raiseExceptions = False
-    path, formatter = Path(celery_app.conf.denzel_settings.worker_log), logger.handlers[0].formatter
+    path = Path(celery_app.conf.denzel_settings.worker_log)
     for each in (logger, get_multiprocessing_logger()):
-        log_file.add_handler(each, path, formatter)
+        for handler in each.handlers:
+            handler.setFormatter(TaskFormatter())
+        log_file.add_handler(each, path, TaskFormatter())
+    log_output(tuple(logger.handlers))

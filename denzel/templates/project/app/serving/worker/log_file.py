@@ -18,7 +18,7 @@ def add_handler(logger: logging.Logger, path: Path, formatter: logging.Formatter
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # This handler reopens a file that was moved away, so any number of processes can share it.
-        handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+        handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         logger.warning("no log file: %s", error)
         return

@@ -262,7 +262,7 @@ def load_model(predictor: Predictor, registry: WorkerRegistry, worker: str) -> N
 
     def register(state: WorkerState, cause: str = "") -> None:
         try:
-            registry.report_process(worker, os.getpid(), state, cause)
+            registry.report_process(worker, os.getpid(), state, cause, warnings=predictor.warnings)
         except RedisError as error:
             log.warning("%s could not be registered: %s", state.value, error)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from app.serving.errors import failure
+from app.serving.logs.current import logged_as
 from app.serving.store.messages import TASK_NAME, QueuedTask, decode_input
 from app.serving.store.tasks import FAILURE, SUCCESS, Completion
 from app.serving.worker.batching.result_buffer import ResultBuffer
@@ -49,11 +50,13 @@ class BatchRunner:
         for index, task in enumerate(tasks):
             if not self._slot.start(index):
                 break
-            time_start, began = time.time(), time.perf_counter()
-            value = self._predict(task)
-            runtime = time.perf_counter() - began
-            self._slot.pause()
-            yield _result(task, value, time_start, runtime)
+            with logged_as(task.task_id):
+                time_start, began = time.time(), time.perf_counter()
+                value = self._predict(task)
+                runtime = time.perf_counter() - began
+                self._slot.pause()
+                result = _result(task, value, time_start, runtime)
+            yield result
         self._slot.start(len(tasks))
 
     def _together(self, tasks: list[QueuedTask]) -> Iterator[TaskResult]:
@@ -61,12 +64,15 @@ class BatchRunner:
         time_start, began = time.time(), time.perf_counter()
         inputs = [_attempt_decode(task) for task in tasks]
         readable = [one for one in inputs if not isinstance(one, _Unreadable)]
-        values = iter(self._predictor.predict_batch(readable) if readable else ())
+        ids = [task.task_id for task, one in zip(tasks, inputs, strict=True) if not isinstance(one, _Unreadable)]
+        values = iter(self._predictor.predict_batch(readable, ids) if readable else ())
         runtime = time.perf_counter() - began
         self._slot.start(len(tasks))
         for task, one in zip(tasks, inputs, strict=True):
             value = one.error if isinstance(one, _Unreadable) else next(values)
-            yield _result(task, value, time_start, runtime)
+            with logged_as(task.task_id):
+                result = _result(task, value, time_start, runtime)
+            yield result
 
     def _predict(self, task: QueuedTask) -> Any:
         try:

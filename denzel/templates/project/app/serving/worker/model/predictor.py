@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.serving.backoff import pauses
 from app.serving.errors import describe
 from app.serving.json_values import json_values
+from app.serving.logs.current import logged_as
 from app.serving.pipeline import import_pipeline
+from app.serving.worker.model.load_warnings import LoadWarnings, collected_in
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ class Predictor:
         self._model: Any = None
         #: True once `load` has returned, be it before this process was forked.
         self.loaded = False
+        #: What load_model warned of, as in LoadWarnings.
+        self.warnings = ""
 
     def load(self, report_failure: Callable[[str], None], *, sleep: Callable[[float], None] = time.sleep) -> None:
         """Import the pipeline and load its model, however long that takes.
@@ -40,17 +44,20 @@ class Predictor:
         A failure is reported with its cause and tried again, after 5 s at first and 60 s in the end: a missing file may
         still come. Tasks wait in the queue meanwhile.
         """
+        warned = LoadWarnings()
         for pause in pauses(5, 60):
             started = time.monotonic()
             try:
-                self._pipeline = self._import_pipeline()
-                self._model = self._pipeline.load_model()
+                with collected_in(warned), logged_as():
+                    self._pipeline = self._import_pipeline()
+                    self._model = self._pipeline.load_model()
             except (Exception, SystemExit) as error:
                 log.exception("load_model failed; next try in %d s", pause)
                 report_failure(describe(error))
                 sleep(pause)
             else:
                 log.info("model loaded in %.1f s", time.monotonic() - started)
+                self.warnings = warned.as_json()
                 self.loaded = True
                 return
 
@@ -72,20 +79,25 @@ class Predictor:
         data = self._pipeline.process(self._model, json_data)
         return _checked(self._pipeline.predict(self._model, data), "predict")
 
-    def predict_batch(self, inputs: list[Any]) -> list[dict[str, Any] | BaseException]:
+    def predict_batch(self, inputs: list[Any], ids: Sequence[str] = ()) -> list[dict[str, Any] | BaseException]:
         """Run process over each input and predict_batch over all; returns each dict as JSON values, or what was raised.
 
-        When predict_batch raises, it is called for each input alone, so that one bad input fails alone.
+        When predict_batch raises, it is called for each input alone, so that one bad input fails alone. `ids` are those
+        of the inputs' tasks, for the log.
         """
-        processed = [_attempt(self._pipeline.process, self._model, one) for one in inputs]
-        good = [one for one in processed if not isinstance(one, _Raised)]
+        names = ids or [""] * len(inputs)
+        processed = [
+            _attempt_as([name], self._pipeline.process, self._model, one)
+            for name, one in zip(names, inputs, strict=True)
+        ]
+        good = [(name, one) for name, one in zip(names, processed, strict=True) if not isinstance(one, _Raised)]
         predicted = iter(self._predict_all(good))
         return [_unwrapped(one if isinstance(one, _Raised) else next(predicted)) for one in processed]
 
-    def _predict_all(self, batch: list[Any]) -> list[Any]:
+    def _predict_all(self, batch: list[tuple[str, Any]]) -> list[Any]:
         if not batch:
             return []
-        results = _attempt(self._counted, batch)
+        results = _attempt_as([name for name, _ in batch], self._counted, [one for _, one in batch])
         if isinstance(results, _Raised):
             if len(batch) == 1 or isinstance(results.error, WrongCount):
                 return [results] * len(batch)
@@ -116,6 +128,12 @@ def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the user's own code)
         return _Raised(error)
+
+
+def _attempt_as(names: Sequence[str], function: Callable[..., Any], *arguments: Any) -> Any:
+    """The same, logged with the ids of these tasks where they are known."""
+    with logged_as(*filter(None, names)):
+        return _attempt(function, *arguments)
 
 
 def _unwrapped(value: Any) -> Any:
