@@ -68,13 +68,14 @@ class ServiceReport:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerReport:
-    """One worker: its name, its state, the cause when that is ERROR and known, and what load_model warned of: the first
-    warnings, and the number of others.
+    """One worker: its name, its state, the cause when that is ERROR and known with what to do about it, and what
+    load_model warned of: the first warnings, and the number of others.
     """
 
     name: str
     state: State
     cause: str = ""
+    hint: str = ""
     warnings: tuple[str, ...] = ()
     more_warnings: int = 0
 

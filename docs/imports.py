@@ -91,8 +91,8 @@ SERVING = Half(
         ("worker.batching",),
         ("worker.model", "callbacks"),
         ("store", "pipeline", "running_task"),
-        ("callback_uri", "errors"),
+        ("callback_uri", "errors", "contract"),
         ("json_values",),
-        ("settings", "logs", "heartbeat", "cores", "backoff"),
+        ("settings", "logs", "heartbeat", "cores", "backoff", "json_forms"),
     ),
 )

@@ -32,7 +32,7 @@ def refused(kind: type[DenzelError], match: str) -> Iterator[None]:
     assert caught.value.hint
 
 
-def status(worker: State = State.UP, *, cause: str = "", **services: State) -> Status:
+def status(worker: State = State.UP, *, cause: str = "", hint: str = "", **services: State) -> Status:
     """A status with everything up, but for what is given."""
     ports = {Service.API: 8000, Service.MONITOR: 5555}
     return Status(
@@ -40,7 +40,7 @@ def status(worker: State = State.UP, *, cause: str = "", **services: State) -> S
             service: ServiceReport(state=services.get(service.value, State.UP), port=ports.get(service))
             for service in Service
         },
-        worker=WorkerReport(name=NAME, state=worker, cause=cause),
+        worker=WorkerReport(name=NAME, state=worker, cause=cause, hint=hint),
     )
 
 

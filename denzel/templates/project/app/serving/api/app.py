@@ -17,8 +17,11 @@ from app.serving.queue.client import BrokerAway, TaskQueue
 from app.serving.settings import Settings
 
 
-def create_app(queue: TaskQueue, verify_input: VerifyInput, *, info: Path, settings: Settings) -> Any:
-    """Build the application over a queue, the user's verify_input and the file that GET /info serves."""
+def create_app(queue: TaskQueue, verify_input: VerifyInput, *, info: Path, settings: Settings, fault: str = "") -> Any:
+    """Build the application over a queue, the user's verify_input and the file that GET /info serves.
+
+    `fault` is why the pipeline cannot be used, if so.
+    """
     authorization = Authorization(settings.api_keys)
     predict = Predict(queue, verify_input, authorization, settings)
     events = Events(queue, authorization)
@@ -33,5 +36,5 @@ def create_app(queue: TaskQueue, verify_input: VerifyInput, *, info: Path, setti
     app.add_route("/status/{task_id}/events", events)
     for prefix in ("/health", "/v2/health"):
         app.add_route(f"{prefix}/live", Live())
-        app.add_route(f"{prefix}/ready", Ready(queue))
+        app.add_route(f"{prefix}/ready", Ready(queue, fault))
     return predict.before(events.before(app))
