@@ -41,6 +41,11 @@ SETTINGS: Mapping[Service, tuple[str, ...]] = {
 FORMER_SETTINGS: Mapping[Service, tuple[str, ...]] = {Service.DENZEL: ("BATCH_WAIT_MS",)}
 
 
+def reachable(host: str) -> str:
+    """The address at which this machine reaches a service that is published on `host`."""
+    return "127.0.0.1" if host == "0.0.0.0" else host
+
+
 class State(enum.Enum):
     """State of a service or of a worker, in the words that `status` prints."""
 

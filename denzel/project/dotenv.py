@@ -195,9 +195,8 @@ def check(texts: Mapping[str, str]) -> dict[str, Any]:
         try:
             values[name] = key.parse(text)
         except ValueError:
-            raise SettingInvalid(
-                f"{name} is {text!r}; allowed is {key.allowed}.", hint=f"Set {name} in .env, or in your environment."
-            ) from None
+            hint = f"Set {name} in .env, or in your environment."
+            raise SettingInvalid(f"{name} is {text!r}; allowed is {key.allowed}.", hint=hint) from None
     return values
 
 

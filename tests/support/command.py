@@ -53,7 +53,8 @@ def program(path: Path, text: str = "exit 0") -> Path:
 
 def tool(name: str) -> str:
     """The path of a program; without it the test is skipped, or fails if DENZEL_REQUIRE_TOOLS is set."""
-    found = shutil.which(name)
+    # Debian's servers are in /usr/sbin.
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin")
     if found is None and not os.environ.get("DENZEL_REQUIRE_TOOLS"):
         pytest.skip(f"there is no {name} here")
     assert found, f"there is no {name} here"

@@ -77,8 +77,11 @@ def test_the_model_is_not_loaded_by_the_api(serve: Callable[..., Client]) -> Non
     [
         (None, "pipeline.py cannot be imported: ModuleNotFoundError: import of app.logic.pipeline halted"),
         (
-            pipeline_with(load_model=None),
-            "pipeline.py cannot be used: load_model is not a function but of type NoneType: it should be load_model()",
+            pipeline_with(predict=lambda data: {}, verify_input=None),
+            (
+                "pipeline.py cannot be used: verify_input is not a function but of type NoneType: it should be"
+                " verify_input(json_data); predict takes (data), and is called as predict(model, data)"
+            ),
         ),
     ],
     ids=["import", "contract"],
