@@ -314,6 +314,64 @@ class StoreMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.steps.wait(seconds)
 
+    # ------------------------------------------------------------------ reports, and their readers
+
+    @rule(
+        data=st.data(),
+        slot=slots,
+        followed=st.sampled_from(["not", "waiting", "running"]),
+        whose=st.sampled_from(["own", "own", "an earlier epoch's", "another's"]),
+        then=st.sampled_from(["end", "cancel", "requeue", "die", "nothing"]),
+        pause=st.sampled_from([0, 0, 700]),
+    )
+    def report(self, data: st.DataObject, slot: int, followed: str, whose: str, then: str, pause: float) -> None:
+        """A running task reports, some of it twice or with a gap; readers look before, meanwhile and behind its end."""
+        self.told.add(f"report, {then}")
+        task_id = self.waiting(followed == "waiting")
+        process = self.process(slot)
+        self.steps.take(process, limit=1)
+        if followed == "running":
+            self.steps.follow(task_id, 0, 0)
+        for _ in range(data.draw(st.integers(1, 3))):
+            self._report(data, process, task_id, whose)
+        if then in ("requeue", "die"):
+            self.steps.requeue(process, {task_id: then == "die"})
+            self._look(data, task_id)
+            self.steps.take(process, limit=1)
+            self._report(data, process, task_id, "own")
+        if then == "cancel":
+            self.steps.cancel(task_id)
+            self._report(data, process, task_id, "own")
+        if then == "end":
+            self.steps.take(process, limit=1)
+        self._look(data, task_id)
+        self.steps.wait(pause)
+        self._look(data, task_id)
+
+    def waiting(self, is_followed: bool) -> str:
+        """A task that is next, with a callback: its record outlives its output."""
+        self.ended(0, ENDPOINTS[0])
+        task_id = self.steps.accept(ENDPOINTS[0])
+        if is_followed:
+            self.steps.follow(task_id, 0, 0)
+        return task_id
+
+    def _report(self, data: st.DataObject, process: Process, task_id: str, whose: str) -> None:
+        task = self.steps.reference.tasks[task_id]
+        before = max(0, (task.outputs or 0) + data.draw(st.sampled_from([0, 0, 0, -1, 2])))
+        outputs = data.draw(st.lists(st.sampled_from(["1", "22", "x" * 7, "x" * 11]), max_size=3))
+        progress = data.draw(st.sampled_from(["", '{"fraction": 0.5}', "{}"]))
+        if whose == "another's":
+            process = self.process(self.steps.processes.index(process) - 1)
+        process.claims.epoch += whose == "an earlier epoch's"
+        self.steps.report(process, task_id, progress, before, outputs)
+        process.claims.epoch -= whose == "an earlier epoch's"
+
+    def _look(self, data: st.DataObject, task_id: str) -> None:
+        task = self.steps.reference.tasks.get(task_id)
+        restarts = task.restarts if task else 0
+        self.steps.follow(task_id, max(0, restarts - data.draw(st.integers(0, 1))), data.draw(st.integers(0, 9)))
+
     # ------------------------------------------------------------------ callbacks
 
     @rule(which=senders, free=st.sampled_from([1, 2, ALL]))
@@ -437,6 +495,7 @@ class StoreMachine(RuleBasedStateMachine):
         for _ in range(3):
             process = self.process(0)
             self.steps.take(process, limit=1)
+            self.steps.report(process, task_id, "{}", 0, ["1"])
             self.steps.replace(process)
             self.steps.requeue_all(process, [task_id])
         return task_id

@@ -95,6 +95,11 @@ class Claims:
             scripts.register(redis, f"claims/{name}") for name in ("take", "requeue", "requeue_all", "reject")
         )
 
+    @property
+    def holder(self) -> str:
+        """The owner in its epoch, with which its claims are marked."""
+        return f"{self.owner}.{self.epoch}"
+
     def take(self, *, limit: int, sharers: int = 0, wait: float = 0, completions: Sequence[Completion] = ()) -> Taken:
         """Store how tasks ended, as TaskStore.complete_many does, and claim the next: up to `limit`, or a single one
         that was delivered before. Waits up to `wait` seconds for the first, unless there are completions.
@@ -103,7 +108,7 @@ class Claims:
         a new epoch before the next call: what was claimed would stay so.
         """
         arguments: list[str | int] = [
-            self._holder,
+            self.holder,
             limit,
             sharers,
             self._ttl,
@@ -125,10 +130,6 @@ class Claims:
             time.sleep(min(wait, _MEMORY_FULL_PAUSE))
         return taken
 
-    @property
-    def _holder(self) -> str:
-        return f"{self.owner}.{self.epoch}"
-
     def close(self) -> None:
         """Close the connection of `take`."""
         self._connection.close()
@@ -137,7 +138,7 @@ class Claims:
         """Put tasks that were claimed in this epoch back at the head of the queue, in their order. No delivery is
         counted; returns those that were ended, as fewer are allowed by now.
         """
-        return _dead_lettered(self._requeue(args=[self._holder, *self._limits, *task_ids]))
+        return _dead_lettered(self._requeue(args=[self.holder, *self._limits, *task_ids]))
 
     def requeue_all(self, died: Collection[str] = ()) -> list[DeadLettered]:
         """The same for all that this owner has, of any epoch. Its process may have `died` of the tasks with these ids:
