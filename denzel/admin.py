@@ -20,6 +20,9 @@ FLAT_PROGRAM = ("python", "-m", "app.operations")
 #: Python's message for the package that a flat project lacks.
 _IS_FLAT = "No module named 'app.serving'"
 
+#: The program's exit code for arguments that it does not take.
+_BAD_USAGE = 64
+
 #: The program's exit code, and the line on its standard error with the reason, when Redis does not answer.
 _REDIS_AWAY = 1
 _REDIS_AWAY_LINE = re.compile(r"Redis can ?not be asked: (?P<reason>.*)")
@@ -57,6 +60,28 @@ class UnfinishedTask:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnfinishedTasks:
+    """Some of the tasks that have not ended: those that run, then those that wait, in their order.
+
+    `offset` is the number of tasks before the first of these. `running` and `waiting` count all.
+    """
+
+    tasks: list[UnfinishedTask]
+    offset: int
+    running: int
+    waiting: int
+
+    @property
+    def total(self) -> int:
+        return self.running + self.waiting
+
+    @property
+    def end(self) -> int:
+        """The number of tasks up to the last of these."""
+        return self.offset + len(self.tasks)
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuarantinedTask:
     """A task that was given up because it killed its worker too often, at `since` (Unix seconds) for the last time.
 
@@ -83,9 +108,15 @@ def read_callbacks(backend: Backend, *, state: str | None = None) -> list[Callba
     return [callback for callback in kept if state in (None, callback.state)]
 
 
-def read_tasks(backend: Backend) -> list[UnfinishedTask]:
-    """The tasks that have not ended, at most 1000: those that run, then those that wait, in their order."""
-    return [UnfinishedTask(**_only(UnfinishedTask, entry)) for entry in _ask(backend, "tasks")]
+def read_tasks(backend: Backend, *, offset: int = 0, limit: int) -> UnfinishedTasks:
+    """The tasks that have not ended, without the first `offset`, and `limit` at most."""
+    tasks: list[UnfinishedTask] = []
+    while True:
+        page = _ask_for_tasks(backend, offset + len(tasks))
+        tasks += [UnfinishedTask(**_only(UnfinishedTask, entry)) for entry in page["tasks"]]
+        listed = UnfinishedTasks(tasks=tasks[:limit], offset=offset, running=page["claimed"], waiting=page["waiting"])
+        if not page["tasks"] or len(tasks) >= limit or listed.end >= listed.total:
+            return listed
 
 
 def read_quarantined(backend: Backend) -> list[QuarantinedTask]:
@@ -149,6 +180,18 @@ def _ask(backend: Backend, *words: str) -> Any:
             raise
         reason = line["reason"].strip().rstrip(".")
         raise ServiceNotRunning(f"redis does not answer: {reason}.", hint="denzel logs --service redis") from None
+
+
+def _ask_for_tasks(backend: Backend, offset: int) -> Any:
+    try:
+        return _ask(backend, "tasks", str(offset))
+    except CommandFailed as error:
+        if error.code != _BAD_USAGE:
+            raise
+    # A project made before December 2026 lists the first 1000, and counts none.
+    tasks = _ask(backend, "tasks")
+    waiting = sum(task["host"] is None for task in tasks)
+    return {"tasks": tasks[offset:], "claimed": len(tasks) - waiting, "waiting": waiting}
 
 
 def _execute(backend: Backend, words: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ from denzel.loadtest.drill import results
 from denzel.project import dotenv, log_file, task_log
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project, find_project
+from denzel.project.storage import storage_failure
 from denzel.services import Service, Status
 from denzel.terminal import console
 from denzel.terminal.options import (
@@ -54,6 +55,12 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except DenzelError as error:
             console.error(error)
+            ctx.exit(1)
+        except OSError as error:
+            refused = storage_failure(error)
+            if refused is None:
+                raise
+            console.error(refused)
             ctx.exit(1)
         except KeyboardInterrupt:
             console.interrupted()
@@ -206,6 +213,8 @@ def status(live: bool, as_json: bool) -> None:
         console.shown_live_status(here.statuses(interval=1))
     else:
         console.shown_status(next(here.statuses(interval=0)))
+    if command := lifecycle.interrupted(here.project):
+        console.interrupted_before(command)
 
 
 @main.command()
@@ -322,10 +331,12 @@ def resend_callbacks(task_ids: tuple[str, ...], failed: bool) -> None:
 @click.option(
     "--quarantined", is_flag=True, help="List those that killed their worker too often, or cannot run here, instead."
 )
+@click.option("--offset", type=click.IntRange(min=0), default=0, help="Leave out so many at the start of the list.")
+@click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="List so many, at most.")
 @json_option("list")
 @click.pass_context
-def tasks(context: click.Context, quarantined: bool, as_json: bool) -> None:
-    """List the tasks that run or wait."""
+def tasks(context: click.Context, quarantined: bool, offset: int, limit: int, as_json: bool) -> None:
+    """List the tasks that run or wait, and count them."""
     if context.invoked_subcommand is not None:
         refuse_options_of_the_list(context)
         return
@@ -335,8 +346,10 @@ def tasks(context: click.Context, quarantined: bool, as_json: bool) -> None:
         kept = admin.read_quarantined(here.backend)
         console.shown_json(admin.as_data(kept)) if as_json else console.shown_quarantined(kept)
     else:
-        unfinished = admin.read_tasks(here.backend)
-        console.shown_json(admin.as_data(unfinished)) if as_json else console.shown_tasks(unfinished)
+        unfinished = admin.read_tasks(here.backend, offset=offset, limit=limit)
+        console.shown_json(admin.as_data(unfinished.tasks)) if as_json else console.shown_tasks(unfinished)
+        if not as_json or len(unfinished.tasks) < unfinished.total:
+            console.counted(unfinished, to_stderr=as_json)
 
 
 @tasks.command("replay")

@@ -19,6 +19,10 @@ class ProjectNotFound(DenzelError):
     """The current folder is not inside a project."""
 
 
+class ProjectIncomplete(DenzelError):
+    """A project of which a file is missing."""
+
+
 class NameNotUsable(DenzelError):
     """A project cannot have this name, or not in this folder."""
 
@@ -45,6 +49,10 @@ class ProjectLocked(DenzelError):
 
 class NotPermitted(DenzelError):
     """A file belongs to another user, or a command needs the user's consent."""
+
+
+class StorageFailed(DenzelError):
+    """A file that the system does not let us read or write: the disk is full, read-only, or failing."""
 
 
 class BackendUnavailable(DenzelError):

@@ -1,4 +1,8 @@
-"""Subprocesses: the one module that starts programs, from argument lists and never through a shell."""
+"""Subprocesses: the one module that starts programs, from argument lists and never through a shell.
+
+Those that `run` and `lines` start are not in the terminal's foreground group: what Ctrl-C or a closed terminal ends is
+for this process to decide.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +44,7 @@ def run(
             errors="replace",
             timeout=timeout,
             check=False,
+            process_group=0,
         )
     except subprocess.TimeoutExpired:
         raise CommandFailed(argv, -signal.SIGKILL, f"no end after {timeout} s") from None
@@ -65,6 +70,7 @@ def lines(argv: Sequence[str], *, cwd: Path | None = None, variables: Mapping[st
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            process_group=0,
         )
     except FileNotFoundError as error:
         raise _not_found(argv, error) from None

@@ -53,7 +53,7 @@ def silent_port() -> Iterator[int]:
 
 REQUESTS: dict[str, Callable[[LocalPrograms], Any]] = {
     "callbacks": admin.read_callbacks,
-    "tasks": admin.read_tasks,
+    "tasks": lambda backend: admin.read_tasks(backend, limit=9),
     "quarantined": admin.read_quarantined,
     "resend": lambda backend: admin.resend(backend, ["an-id"]),
     "replay": lambda backend: admin.replay(backend, ["an-id"]),
@@ -71,15 +71,15 @@ def test_a_redis_that_is_down_is_reported(backend: LocalPrograms, ask: Callable[
 def test_a_redis_that_hangs_is_reported(backend: LocalPrograms, silent_port: int) -> None:
     backend.variables = {"REDIS_URL": f"redis://127.0.0.1:{silent_port}/0"}
     with pytest.raises(ServiceNotRunning, match=r"^redis does not answer: Timeout .*[^.]\.$"):
-        admin.read_tasks(backend)
+        admin.read_tasks(backend, limit=9)
 
 
 def test_any_other_failure_is_passed_on_unchanged(backend: LocalPrograms) -> None:
     backend.variables = {"REDIS_URL": "redis://127.0.0.1:1/0", "RESULT_LIFETIME": "for ever"}
     with pytest.raises(CommandFailed) as caught:
-        admin.read_tasks(backend)
+        admin.read_tasks(backend, limit=9)
     assert "RESULT_LIFETIME" in caught.value.detail
     (backend.folder / "app" / "__init__.py").write_text("raise ValueError('broken')\n")
     with pytest.raises(CommandFailed, match="exit code 1") as caught:
-        admin.read_tasks(backend)
+        admin.read_tasks(backend, limit=9)
     assert "ValueError: broken" in caught.value.detail

@@ -217,6 +217,9 @@ def test_the_short_help_and_the_version() -> None:
         ["tasks", "discard", "--yes"],
         ["tasks", "--quarantined", "discard", "an-id"],
         ["tasks", "--json", "discard", "an-id"],
+        ["tasks", "--offset", "0", "discard", "an-id"],
+        ["tasks", "--offset", "-1"],
+        ["tasks", "--limit", "0"],
     ],
     ids=" ".join,
 )
@@ -598,6 +601,10 @@ RUNNING = {
 QUARANTINED = {"task_id": FAILED["task_id"], "deliveries": 3, "reason": "the worker died", "since": None}
 
 
+def unfinished(*tasks: dict[str, object], claimed: int = 0, waiting: int = 0) -> dict[str, object]:
+    return {"tasks": tasks, "claimed": claimed, "waiting": waiting}
+
+
 def serve(machines: Machines, words: str, answer: object) -> None:
     """Set the output of app.serving.admin on the next backends, or the error."""
     output = answer if isinstance(answer, Exception) else json.dumps(answer)
@@ -622,7 +629,7 @@ def test_callbacks_lists_one_state_alone(launched: Machines) -> None:
 
 def test_lists_as_json_are_the_output_of_the_service(launched: Machines) -> None:
     serve(launched, "callbacks", [PENDING, {**FAILED, "said-by": "a newer release"}])
-    serve(launched, "tasks", [RUNNING])
+    serve(launched, "tasks 0", unfinished(RUNNING, claimed=1))
     serve(launched, "quarantined", [QUARANTINED])
     assert json.loads(done("callbacks", "--json")) == [PENDING, FAILED]
     assert json.loads(done("callbacks", "--failed", "--json")) == [FAILED]
@@ -631,8 +638,9 @@ def test_lists_as_json_are_the_output_of_the_service(launched: Machines) -> None
 
 
 def test_empty_lists_are_a_sentence(launched: Machines) -> None:
-    for words in ("callbacks", "tasks", "quarantined"):
+    for words in ("callbacks", "quarantined"):
         serve(launched, words, [])
+    serve(launched, "tasks 0", unfinished())
     assert done("callbacks") == "No callbacks are waiting.\n"
     assert done("callbacks", "--failed") == "No callbacks have failed.\n"
     assert done("tasks") == "No tasks are running or waiting.\n"
@@ -642,12 +650,32 @@ def test_empty_lists_are_a_sentence(launched: Machines) -> None:
 
 def test_tasks_lists_those_that_have_not_ended(launched: Machines) -> None:
     waiting = {**RUNNING, "task_id": FAILED["task_id"], "status": "PENDING", "position": 1, "host": None, "since": None}
-    serve(launched, "tasks", [RUNNING, waiting])
-    heads, first, second = done("tasks").splitlines()
+    serve(launched, "tasks 0", unfinished(RUNNING, waiting, claimed=1, waiting=1))
+    heads, first, second, counts = done("tasks").splitlines()
     assert heads.split() == ["TASK", "STATUS", "POSITION", "DELIVERIES", "SINCE", "HOST"]
     assert first.split()[:4] == [RUNNING["task_id"], "STARTED", "-", "1"]
     assert first.endswith(" ago  3f1c2a7b9d0e")
     assert second.split() == [FAILED["task_id"], "PENDING", "1", "1", "-", "-"]
+    assert counts == "1 running, 1 waiting."
+
+
+def test_tasks_counts_those_that_it_does_not_list(launched: Machines) -> None:
+    rest = [{**RUNNING, "task_id": str(number)} for number in range(3)]
+    for offset, page in enumerate([rest, rest[1:], rest[2:], []]):
+        serve(launched, f"tasks {offset}", unfinished(*page, claimed=2, waiting=50_001))
+    counts = "2 running, 50,001 waiting."
+    for arguments, ids, note in (
+        (["--limit", "2"], "01", "Listed: 1 to 2. The next ones: denzel tasks --offset 2"),
+        (["--offset", "1", "--limit", "1"], "1", "Listed: 2 to 2. The next ones: denzel tasks --offset 2"),
+        (["--limit", "9"], "012", "Listed: 1 to 3. The next ones: denzel tasks --offset 3"),
+        (["--offset", "3"], "", "Listed: none. The next ones: denzel tasks --offset 3"),
+    ):
+        *lines, last = done("tasks", *arguments).splitlines()
+        assert [line.split()[0] for line in lines[1:]] == list(ids)
+        assert last == f"{counts} {note}"
+        result = denzel("tasks", *arguments, "--json")
+        assert [entry["task_id"] for entry in json.loads(result.stdout)] == list(ids)
+        assert result.stderr == f"{counts} {note}\n"
 
 
 def test_dead_letters_are_listed_with_the_reason(launched: Machines) -> None:

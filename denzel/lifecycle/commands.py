@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -16,18 +14,18 @@ from denzel.errors import (
     CommandFailed,
     NotLaunched,
     NotPermitted,
-    PortTaken,
     ServiceNotRunning,
-    SettingInvalid,
     ToolMissing,
 )
 from denzel.lifecycle import redis_state
+from denzel.lifecycle.checks import check_ports_are_free, check_settings
+from denzel.lifecycle.interruption import interrupted_command, uninterrupted
 from denzel.lifecycle.readiness import StatusReader, raise_failure, wait_until_ready
 from denzel.project import dotenv, lock
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
 from denzel.project.lock import StateSetter
-from denzel.services import RESPONSE_KEY, Service, State, Status, loads_key, worker_name
+from denzel.services import RESPONSE_KEY, State, Status, loads_key, worker_name
 
 OS_REQUIREMENTS = "OS_REQUIREMENTS_UPDATED"
 PIP_REQUIREMENTS = "PIP_REQUIREMENTS_UPDATED"
@@ -68,8 +66,9 @@ def launch(
         backend.check()
         backend.check_name_is_free()
         _check_not_launched(backend, previous)
-        _check_settings(settings)
-        _check_ports_are_free(settings)
+        project.check_complete()
+        check_settings(settings)
+        check_ports_are_free(settings)
         uid, gid = project.service_user
         dotenv.change(project.env_file, {**options, "PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})
         project.hand_over_logs()
@@ -77,7 +76,9 @@ def launch(
         if backend.changes_the_machine and project.has_os_requirements:
             progress.note("requirements.sh is not run here. It would change this machine: denzel updateosreqs --yes")
         _build(backend, set_state, progress, stamps={"PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})
-        _up(backend, settings, set_state, read_status, progress)
+        with _whole(project, "launch", progress):
+            _up(backend, settings, set_state, read_status, progress)
+        _wait(backend, read_status, progress)
 
 
 def start(
@@ -86,16 +87,20 @@ def start(
     """Start the services that are stopped or missing; raises NotLaunched."""
     with lock.exclusive(project.lock_file) as set_state:
         check_launched(backend)
-        _check_settings(settings)
-        _up(backend, settings, set_state, read_status, progress)
+        project.check_complete()
+        check_settings(settings)
+        with _whole(project, "start", progress):
+            _up(backend, settings, set_state, read_status, progress)
+        _wait(backend, read_status, progress)
 
 
 def stop(project: Project, backend: Backend, *, progress: Progress) -> None:
     """Stop every service once its running predictions have ended; raises NotLaunched."""
     with lock.exclusive(project.lock_file):
         check_launched(backend)
-        progress.doing("Stopping the services")
-        backend.stop()
+        with _whole(project, "stop", progress):
+            progress.doing("Stopping the services")
+            backend.stop()
 
 
 def restart(
@@ -104,10 +109,13 @@ def restart(
     """Stop, then start, with the current code and settings; raises NotLaunched."""
     with lock.exclusive(project.lock_file) as set_state:
         check_launched(backend)
-        _check_settings(settings)
-        progress.doing("Stopping the services")
-        backend.stop()
-        _up(backend, settings, set_state, read_status, progress)
+        project.check_complete()
+        check_settings(settings)
+        with _whole(project, "restart", progress):
+            progress.doing("Stopping the services")
+            backend.stop()
+            _up(backend, settings, set_state, read_status, progress)
+        _wait(backend, read_status, progress)
 
 
 def update_requirements(
@@ -125,6 +133,7 @@ def update_requirements(
     `kinds` is OS_REQUIREMENTS, PIP_REQUIREMENTS or both. Those of the operating system need the user's `consent`
     where they would change this machine; without it NotPermitted is raised.
     """
+    project.check_complete()
     if OS_REQUIREMENTS in kinds and backend.changes_the_machine and project.has_os_requirements and not consent:
         raise NotPermitted(
             "requirements.sh would change this machine itself, as there is no container.",
@@ -134,10 +143,12 @@ def update_requirements(
     stamps = dict.fromkeys(kinds, stamp)
     with lock.exclusive(project.lock_file) as set_state:
         check_launched(backend)
-        _check_settings(settings)
+        check_settings(settings)
         _build(backend, set_state, progress, stamps=stamps)
         dotenv.change(project.env_file, stamps)
-        _up(backend, settings, set_state, read_status, progress)
+        with _whole(project, "start", progress):
+            _up(backend, settings, set_state, read_status, progress)
+        _wait(backend, read_status, progress)
 
 
 def shutdown(
@@ -155,8 +166,9 @@ def shutdown(
             question = redis_state.loss(backend)
             if question and not confirm(question):
                 return False
-        progress.doing("Removing the services")
-        backend.down(purge=purge)
+        with _whole(project, "shutdown", progress):
+            progress.doing("Removing the services")
+            backend.down(purge=purge)
         return launched or purge
 
 
@@ -178,6 +190,11 @@ def respond(project: Project, backend: Backend, *, synchronous: bool, timeout: f
         except (ServiceNotRunning, BackendUnavailable, ToolMissing):
             return False
         return True
+
+
+def interrupted(project: Project) -> str | None:
+    """The name of the command that was killed while it changed what runs, unless another one does by now."""
+    return None if lock.is_held(project.lock_file) else interrupted_command(project.interruption_file)
 
 
 def not_launched() -> NotLaunched:
@@ -204,52 +221,6 @@ def _check_not_launched(backend: Backend, previous: Backend) -> None:
             )
 
 
-def _check_settings(settings: Settings) -> None:
-    """Refuse settings with which no service could start, before anything that runs is stopped."""
-    if not ipaddress.ip_address(settings.monitor_host).is_loopback and not settings.monitor_password:
-        raise SettingInvalid(
-            f"MONITOR_HOST is {settings.monitor_host}: the dashboard would be open to others without a password.",
-            hint="Set MONITOR_PASSWORD in .env, or leave out --monitor-host.",
-        )
-    if settings.api_port == settings.monitor_port:
-        raise PortTaken(
-            f"Port {settings.api_port} is set twice, for the api and for the monitor.",
-            hint="Pass another one with --api-port or --monitor-port, or set it in .env.",
-        )
-    for service, host in ((Service.API, settings.api_host), (Service.MONITOR, settings.monitor_host)):
-        key = f"{service.name}_HOST"
-        if _refusal(host, 0) is not None:
-            raise SettingInvalid(
-                f"{key} is {host}, which is not an address of this machine.",
-                hint=f"Set {key} in .env to one that is, or to 0.0.0.0 for all.",
-            )
-
-
-def _check_ports_are_free(settings: Settings) -> None:
-    for service, host, port in (
-        (Service.API, settings.api_host, settings.api_port),
-        (Service.MONITOR, settings.monitor_host, settings.monitor_port),
-    ):
-        refusal = _refusal(host, port)
-        # We may not bind a port below 1024 to try it; Docker, which publishes it, mostly may.
-        if refusal is not None and not isinstance(refusal, PermissionError):
-            raise PortTaken(
-                f"Port {port} is already taken ({host}: {refusal.strerror}).",
-                hint=f"Pass another one with --{service.value}-port.",
-            )
-
-
-def _refusal(host: str, port: int) -> OSError | None:
-    """The error with which the system refuses to let a server listen there; None when it allows it."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return error
-    return None
-
-
 def _build(backend: Backend, set_state: StateSetter, progress: Progress, *, stamps: Mapping[str, str]) -> None:
     def on_step(step: BuildStep) -> None:
         set_state(step.state)
@@ -260,9 +231,21 @@ def _build(backend: Backend, set_state: StateSetter, progress: Progress, *, stam
     backend.build(on_step, stamps=stamps)
 
 
+@contextmanager
+def _whole(project: Project, command: str, progress: Progress) -> Iterator[None]:
+    """Let no signal cut a change of what runs in half; `command` finishes it when this process is killed."""
+    before = interrupted_command(project.interruption_file)
+    if before:
+        progress.note(f"denzel {before} was cut off before it was through.")
+    waiting = f"denzel {command} goes on until the services are in order, then ends."
+    with uninterrupted(project.interruption_file, command, lambda: progress.note(waiting)):
+        yield
+
+
 def _up(
     backend: Backend, settings: Settings, set_state: StateSetter, read_status: StatusReader | None, progress: Progress
 ) -> None:
+    """Start the services; what `read_status` shows is the cause when one does not start."""
     progress.doing("Starting the services")
     # Until the first container exists, only this state distinguishes a launch from no launch for `status`.
     set_state(State.STARTING)
@@ -278,5 +261,9 @@ def _up(
     # The api has just read its mode from .env, which holds what `denzel response` set. And a model that failed to load
     # the last time may have been fixed.
     redis_state.forget(backend, RESPONSE_KEY, loads_key(worker_name(settings.compose_name)))
+
+
+def _wait(backend: Backend, read_status: StatusReader | None, progress: Progress) -> None:
+    """With `read_status`, wait until the model is loaded."""
     if read_status is not None:
         wait_until_ready(backend, read_status, progress.on_status)

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from denzel.errors import ProjectNotFound
+from denzel.errors import ProjectIncomplete, ProjectNotFound
 
 #: User and group id of the services in a project that belongs to root; as root they must not run.
 UNPRIVILEGED = 10001
+
+#: The files by which a folder is known as a project.
+MARKERS = ("app/logic/pipeline.py", "docker-compose.yml", "runtime.txt")
+
+#: All files that denzel or the services need, of every release since 2026; the serving code proves itself.
+NEEDED = (
+    *MARKERS,
+    ".env",
+    "Dockerfile",
+    "app/tasks.py",
+    *(f"entrypoints/{name}.sh" for name in ("api", "denzel", "health", "monitor", "redis")),
+    "requirements.sh",
+    "requirements.txt",
+)
 
 
 @dataclass(frozen=True)
@@ -57,8 +72,15 @@ class Project:
             return UNPRIVILEGED, UNPRIVILEGED
         return status.st_uid, status.st_gid or UNPRIVILEGED
 
+    def check_complete(self) -> None:
+        """Raise ProjectIncomplete when a file is missing that denzel or the services need."""
+        missing = [name for name in NEEDED if not (self.root / name).is_file()]
+        if missing:
+            raise _incomplete(self.root, missing)
+
     def hand_over_logs(self) -> None:
         """Give logs that belong to root to the services' user; those of any other owner are theirs already."""
+        self.logs.mkdir(exist_ok=True)
         if os.geteuid() == 0:
             for path in (self.logs, *self.logs.iterdir()):
                 os.chown(path, *self.service_user)
@@ -75,14 +97,33 @@ class Project:
         """Locked while a denzel command changes the project, and holds its state meanwhile."""
         return self.root / ".denzel" / "activity"
 
+    @property
+    def interruption_file(self) -> Path:
+        """Holds the name of the command that changes what runs, while it does: when it is killed, for ever."""
+        return self.root / ".denzel" / "interrupted"
+
 
 def find_project(start: Path) -> Project:
-    """The project that `start` is in, or a folder above it; raises ProjectNotFound."""
+    """The project that `start` is in, or a folder above it; raises ProjectNotFound and ProjectIncomplete."""
     for folder in (start, *start.parents):
-        project = Project(folder)
-        if project.pipeline.is_file() and project.compose_file.is_file():
-            return project
+        missing = [name for name in MARKERS if not (folder / name).is_file()]
+        if not missing:
+            return Project(folder)
+        if (folder / "app" / "logic").is_dir() and len(missing) < len(MARKERS):
+            raise _incomplete(folder, missing)
     raise ProjectNotFound(
         f"{start} is not inside a denzel project.",
         hint="Go to the folder of your project (cd), or make one: denzel startproject NAME",
+    )
+
+
+def _incomplete(folder: Path, missing: Sequence[str]) -> ProjectIncomplete:
+    if missing == ["runtime.txt"]:
+        return ProjectIncomplete(
+            f"{folder} has no runtime.txt: it may be a project of denzel 0.1.5 of 2019.",
+            hint="Make a new one (denzel startproject NAME). Copy app/assets, app/logic and requirements.txt into it.",
+        )
+    return ProjectIncomplete(
+        f"{folder} is not a whole project: {', '.join(missing)} is missing.",
+        hint=f"Get it from version control (git checkout {missing[0]}), or a new project: denzel startproject NAME",
     )

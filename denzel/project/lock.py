@@ -46,16 +46,25 @@ def exclusive(path: Path) -> Iterator[StateSetter]:
 
 def read_state(path: Path) -> State | None:
     """The state that a running command has published; None without one."""
+    if not is_held(path):
+        return None
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return State[text] if text else None
+
+
+def is_held(path: Path) -> bool:
+    """True while a command changes the project."""
     try:
         with path.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                text = file.read().strip()
-                return State[text] if text else None
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
     except OSError:
         pass
-    return None
+    return False
 
 
 def _lock(file: IO[str]) -> None:

@@ -6,13 +6,13 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from denzel.admin import BulkResult, Callback, QuarantinedTask, UnfinishedTask
+from denzel.admin import BulkResult, Callback, QuarantinedTask, UnfinishedTasks
 from denzel.backends.base import BuildStep
 from denzel.errors import ConfirmationRequired, DenzelError
 from denzel.loadtest.bench import metrics
@@ -104,8 +104,24 @@ def shown_callbacks(kept: Sequence[Callback], *, state: str | None) -> None:
     click.echo("\n".join(tables.callbacks(kept, now=time.time())) if kept else none)
 
 
-def shown_tasks(kept: Sequence[UnfinishedTask]) -> None:
-    click.echo("\n".join(tables.tasks(kept, now=time.time())) if kept else "No tasks are running or waiting.")
+def shown_tasks(unfinished: UnfinishedTasks) -> None:
+    if unfinished.tasks:
+        click.echo("\n".join(tables.tasks(unfinished.tasks, now=time.time())))
+    elif not unfinished.total:
+        click.echo("No tasks are running or waiting.")
+
+
+def counted(unfinished: UnfinishedTasks, *, to_stderr: bool) -> None:
+    """Show how many tasks there are, and how to list those that were left out."""
+    if not unfinished.total:
+        return
+    text = f"{unfinished.running:,} running, {unfinished.waiting:,} waiting."
+    if len(unfinished.tasks) < unfinished.total:
+        listed = f"{unfinished.offset + 1:,} to {unfinished.end:,}" if unfinished.tasks else "none"
+        text += f" Listed: {listed}."
+    if unfinished.end < unfinished.total:
+        text += f" The next ones: denzel tasks --offset {unfinished.end}"
+    click.echo(text, err=to_stderr)
 
 
 def shown_quarantined(kept: Sequence[QuarantinedTask]) -> None:
@@ -169,6 +185,10 @@ def interrupted() -> None:
     click.echo("Interrupted. To see what is up: denzel status", err=True)
 
 
+def interrupted_before(command: str) -> None:
+    click.echo(f"denzel {command} was cut off before it was through. To finish it: denzel {command}", err=True)
+
+
 def confirm(question: str) -> bool:
     """Ask the user; raises ConfirmationRequired without an answer, as when the standard input is closed."""
     try:
@@ -191,26 +211,31 @@ class ProgressPrinter:
         self._seen: dict[Service | str, State] = {}
         self._step = ""
 
+    def _echo(self, text: str, *, err: bool = False) -> None:
+        # A terminal that was closed must not keep the services from being started again.
+        with suppress(OSError):
+            click.echo(text, err=err)
+
     def doing(self, text: str) -> None:
-        click.echo(f"{text} ...", err=self._to_stderr)
+        self._echo(f"{text} ...", err=self._to_stderr)
 
     def note(self, text: str) -> None:
-        click.echo(text, err=self._to_stderr)
+        self._echo(text, err=self._to_stderr)
 
     def on_step(self, step: BuildStep) -> None:
         if step.text != self._step:
-            click.echo(f"    {step.text}")
+            self._echo(f"    {step.text}")
         self._step = step.text
 
     def on_status(self, status: Status) -> None:
         for service, report in status.services.items():
             if self._seen.get(service) is not report.state:
-                click.echo(_service_line(service, report.state, report.port))
+                self._echo(_service_line(service, report.state, report.port))
             self._seen[service] = report.state
         if self._seen.get(status.worker.name) is not status.worker.state:
-            click.echo(_worker_line(status.worker))
+            self._echo(_worker_line(status.worker))
             for line in _warning_lines(status.worker) if status.worker.state is State.UP else ():
-                click.echo(line)
+                self._echo(line)
         self._seen[status.worker.name] = status.worker.state
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from denzel.loadtest.drill import results
 from denzel.services import Service
@@ -59,7 +60,7 @@ def json_option(what: str) -> Callable[[_Command], _Command]:
 def refuse_options_of_the_list(context: click.Context) -> None:
     """Raise UsageError for options of a list before the name of its subcommand, where they have no effect."""
     for option in context.command.params:
-        if option.name and context.params.get(option.name):
+        if option.name and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(
                 f"{option.opts[0]} has no effect before {context.invoked_subcommand}: it is an option of the list."
             )

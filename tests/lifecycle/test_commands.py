@@ -23,6 +23,7 @@ from denzel.errors import (
     NotLaunched,
     NotPermitted,
     PortTaken,
+    ProjectIncomplete,
     ProjectLocked,
     ServiceFailed,
     SettingInvalid,
@@ -452,7 +453,7 @@ def test_what_changes_the_machine_needs_consent(launched: Terminal, kinds: tuple
         launched.update(*kinds)
     assert "--yes" in refusal.value.hint
     assert "denzel updatepipreqs" in refusal.value.hint
-    assert launched.backend.done == []
+    assert launched.backend.done in ([], ["check"])
     launched.update(*kinds, consent=True)
     assert set(launched.backend.machine.stamps) == set(kinds)
 
@@ -554,7 +555,7 @@ def test_response_changes_the_running_api_and_the_settings(
     assert launched.respond(synchronous=synchronous, timeout=timeout)
     assert launched.backend.redis("HGETALL", RESPONSE_KEY) == {"mode": mode, "timeout": seconds}
     assert (launched.stored["RESPONSE_MODE"], launched.stored["RESPONSE_TIMEOUT"]) == (mode, seconds)
-    assert launched.backend.done == []
+    assert launched.backend.done in ([], ["check"])
 
 
 def test_response_is_in_the_settings_after_a_restart(launched: Terminal) -> None:
@@ -623,3 +624,21 @@ def test_a_project_may_have_been_started_without_denzel(project: Project) -> Non
     terminal = Terminal(project, machine)
     terminal.stop()
     assert {report.state for report in terminal.backend.services().values()} == {State.DOWN}
+
+
+COMMANDS_THAT_START: dict[str, Callable[[Terminal], None]] = {
+    "start": Terminal.start,
+    "restart": Terminal.restart,
+    "updatereqs": lambda terminal: terminal.update(PIP_REQUIREMENTS, OS_REQUIREMENTS),
+}
+
+
+@pytest.mark.parametrize("missing", ["requirements.sh", "entrypoints/api.sh"])
+@pytest.mark.parametrize("command", COMMANDS_THAT_START.values(), ids=COMMANDS_THAT_START)
+def test_nothing_is_stopped_while_a_file_is_missing(
+    launched: Terminal, command: Callable[[Terminal], None], missing: str
+) -> None:
+    (launched.project.root / missing).unlink()
+    with pytest.raises(ProjectIncomplete, match=missing):
+        command(launched)
+    assert launched.backend.done in ([], ["check"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -47,6 +48,14 @@ def test_containers_run_without_privileges_and_the_log_belongs_to_the_project(la
         docker("inspect", "--format", "{{json .NetworkSettings.Ports}}", lab.container("redis")) == '{"6379/tcp":null}'
     )
     assert "NOAUTH" in lab.denzel("shell", "--service", "redis", stdin="env -u REDISCLI_AUTH redis-cli keys '*'\n")
+
+
+@on_docker
+@pytest.mark.parametrize("service", ALL_UP)
+def test_the_log_of_each_container_is_bounded(lab: Driven, service: str) -> None:
+    log = json.loads(docker("inspect", "--format", "{{json .HostConfig.LogConfig}}", lab.container(service)))
+    assert log == {"Type": "json-file", "Config": {"max-file": "4", "max-size": "10m"}}
+    assert docker("inspect", "--format", "{{.HostConfig.PidsLimit}}", lab.container(service)) == "8192"
 
 
 @on_docker

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
 import pytest
 
-from denzel.errors import ProjectNotFound
-from denzel.project.folder import UNPRIVILEGED, Project, find_project
+from denzel.errors import ProjectIncomplete, ProjectNotFound
+from denzel.project.folder import NEEDED, UNPRIVILEGED, Project, find_project
 from denzel.project.scaffold import start_project
 
 
@@ -35,10 +36,42 @@ def test_no_project_is_found_outside_one(project: Project) -> None:
 
 
 @pytest.mark.parametrize("missing", ["docker-compose.yml", "app/logic/pipeline.py"])
-def test_a_folder_with_half_of_a_project_is_none(project: Project, missing: str) -> None:
+def test_the_file_is_named_for_lack_of_which_a_folder_is_no_project(project: Project, missing: str) -> None:
     (project.root / missing).unlink()
-    with pytest.raises(ProjectNotFound):
+    with pytest.raises(ProjectIncomplete, match=f"is not a whole project: {missing} is missing") as half:
+        find_project(project.root / "entrypoints")
+    assert f"git checkout {missing}" in half.value.hint
+
+
+def test_a_project_of_2019_is_recognised(project: Project) -> None:
+    for later in ("runtime.txt", "requirements.sh", ".env"):
+        (project.root / later).unlink()
+    with pytest.raises(ProjectIncomplete, match=r"denzel 0\.1\.5") as old:
         find_project(project.root)
+    assert "Copy app/assets, app/logic and requirements.txt into it" in old.value.hint
+
+
+def test_a_folder_with_another_program_is_no_project(tmp_path: Path) -> None:
+    (tmp_path / "docker-compose.yml").touch()
+    with pytest.raises(ProjectNotFound):
+        find_project(tmp_path)
+
+
+def test_a_new_project_is_complete(project: Project) -> None:
+    project.check_complete()
+
+
+@pytest.mark.parametrize("missing", NEEDED)
+def test_each_file_that_is_needed_is_missed(project: Project, missing: str) -> None:
+    (project.root / missing).unlink()
+    with pytest.raises(ProjectIncomplete):
+        project.check_complete()
+
+
+def test_logs_that_were_removed_are_made_again(project: Project) -> None:
+    shutil.rmtree(project.logs)
+    project.hand_over_logs()
+    assert project.logs.is_dir()
 
 
 def test_its_paths_are_the_rendered_ones(project: Project) -> None:

@@ -275,6 +275,8 @@ def test_compose_gives_no_service_more_than_it_needs(project: Project) -> None:
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["restart"] == "unless-stopped", name
+        assert service["logging"] == {"driver": "json-file", "options": {"max-size": "10m", "max-file": "4"}}, name
+        assert service["pids_limit"] == 8192, name
         assert service["healthcheck"]["test"], name
 
 

@@ -13,8 +13,11 @@ import pytest
 from redis import Redis
 from support.paths import PROJECT
 
+from app.serving import admin
 from app.serving.admin import BAD_USAGE, COMMANDS, FAILED, BadUsage, Deployment, main, run
 from app.serving.settings import Settings
+from app.serving.store.claims import ClaimLimits, Claims
+from app.serving.store.messages import task_message
 from app.serving.store.outbox import AttemptResult, Outbox
 from app.serving.store.tasks import TaskStore
 
@@ -131,3 +134,28 @@ def test_the_module_prints_one_json_document(redis_url: str) -> None:
     )
     assert [callback["task_id"] for callback in json.loads(done.stdout)] == ["waiting", "failed"]
     assert done.stderr == ""
+
+
+def test_tasks_that_have_not_ended_are_listed_from_an_offset_on_and_counted(
+    broker: Redis, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = TaskStore(broker)
+    for number in range(5):
+        records.enqueue(str(number), task_message(str(number), {}), callback_uri=None, queue_limit=10)
+    claims = Claims(broker, ClaimLimits(deliveries=3, ttl=60), "host/owner")
+    claims.take(limit=2)
+    claims.close()
+    monkeypatch.setattr(admin, "MAX_LISTED", 3)
+    for offset, places in {0: [None, None, 1], 1: [None, 1, 2], 3: [2, 3], 5: [], 9: []}.items():
+        page = run(["tasks", str(offset)], deployment)
+        assert (page["claimed"], page["waiting"]) == (2, 3)
+        assert [(task["task_id"], task["position"]) for task in page["tasks"]] == [
+            (str(offset + index), place) for index, place in enumerate(places)
+        ]
+        assert [task["host"] for task in page["tasks"]] == ["host" if place is None else None for place in places]
+
+
+@pytest.mark.parametrize("arguments", [[], ["1", "2"], ["one"]])
+def test_tasks_needs_an_offset(deployment: Deployment, arguments: list[str]) -> None:
+    with pytest.raises(BadUsage, match=r"tasks needs one number, the offset, and got: (nothing|1 2|one)"):
+        run(["tasks", *arguments], deployment)

@@ -26,7 +26,7 @@ from app.serving.store.tasks import TaskStore
 FAILED = 1
 BAD_USAGE = 64
 
-#: Tasks listed, at most.
+#: Tasks on a page, at most.
 MAX_LISTED = 1000
 
 
@@ -71,9 +71,14 @@ def resend_failed(deployment: Deployment, arguments: Sequence[str]) -> Any:
 
 
 def tasks(deployment: Deployment, arguments: Sequence[str]) -> Any:
-    """List the tasks that have not ended: those that run, then those that wait."""
-    _no_arguments(arguments)
-    return [dataclasses.asdict(task) for task in TaskStore(deployment.redis).unfinished(limit=MAX_LISTED)]
+    """List the tasks that have not ended, from an offset on: those that run, then those that wait; and count them."""
+    try:
+        (offset,) = [int(argument) for argument in arguments]
+    except ValueError:
+        raise BadUsage(f"tasks needs one number, the offset, and got: {' '.join(arguments) or 'nothing'}") from None
+    page = TaskStore(deployment.redis).unfinished(offset=offset, limit=MAX_LISTED)
+    tasks = [dataclasses.asdict(task) for task in page.tasks]
+    return {"tasks": tasks, "claimed": page.claimed, "waiting": page.waiting}
 
 
 def quarantined(deployment: Deployment, arguments: Sequence[str]) -> Any:

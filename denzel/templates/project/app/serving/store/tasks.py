@@ -76,6 +76,14 @@ class UnfinishedTask:
     since: float | None
 
 
+class UnfinishedPage(NamedTuple):
+    """Some of the tasks that have not ended, and how many of these are claimed by workers, and how many wait."""
+
+    tasks: list[UnfinishedTask]
+    claimed: int
+    waiting: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Idempotency:
     """An `Idempotency-Key` and the body that came with it, both as digests."""
@@ -154,19 +162,25 @@ class TaskStore:
             fields, rank = pipe.execute()
         return read_record(fields, rank)
 
-    def unfinished(self, *, limit: int) -> list[UnfinishedTask]:
-        """The tasks that have not ended, `limit` at most: those claimed by workers, then those that wait, in order."""
+    def unfinished(self, *, offset: int = 0, limit: int) -> UnfinishedPage:
+        """A page of the tasks that have not ended, `limit` at most: those claimed by workers, by their ids, then those
+        that wait, in their order.
+        """
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(keys.OWNERS)
-            pipe.zrange(keys.WAITING, 0, limit - 1)
-            owners, waiting = pipe.execute()
-        tasks = [*owners, *waiting][:limit]
-        positions = {task_id: position for position, task_id in enumerate(waiting, start=1)}
+            pipe.zcard(keys.WAITING)
+            owners, all_waiting = pipe.execute()
+        claimed = sorted(owners)
+        shown = claimed[offset : offset + limit]
+        first, left = max(0, offset - len(claimed)), limit - len(shown)
+        waiting = self._redis.zrange(keys.WAITING, first, first + left - 1) if left else []
+        page = [*shown, *waiting]
+        positions = {task_id: position for position, task_id in enumerate(waiting, start=first + 1)}
         with self._redis.pipeline(transaction=False) as pipe:
-            for task_id in tasks:
+            for task_id in page:
                 pipe.hmget(keys.task(task_id), ["status", "deliveries", "since"])
             fields = pipe.execute()
-        return [
+        tasks = [
             UnfinishedTask(
                 task_id=task_id,
                 status=status or PENDING,
@@ -175,8 +189,9 @@ class TaskStore:
                 host=owners[task_id].partition("/")[0] if task_id in owners else None,
                 since=float(since) if since else None,
             )
-            for task_id, (status, deliveries, since) in zip(tasks, fields, strict=True)
+            for task_id, (status, deliveries, since) in zip(page, fields, strict=True)
         ]
+        return UnfinishedPage(tasks, len(claimed), all_waiting)
 
 
 def accept_arguments(
