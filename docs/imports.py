@@ -90,7 +90,7 @@ SERVING = Half(
         ("queue", "monitor", "admin"),
         ("worker.batching",),
         ("worker.model", "callbacks"),
-        ("store", "pipeline"),
+        ("store", "pipeline", "running_task"),
         ("callback_uri", "errors"),
         ("json_values",),
         ("settings", "logs", "heartbeat", "cores", "backoff"),

@@ -47,6 +47,7 @@ SERVING_WORDS = {
     "callbacks": "delivery, retries,|egress policy",
     "store": "all that is in Redis|and its Lua scripts",
     "pipeline": "imports your|logic/pipeline.py",
+    "running_task": "progress, for your|pipeline",
     "callback_uri": "syntax of a URI",
     "errors": "failures as JSON",
     "json_values": "results as JSON",

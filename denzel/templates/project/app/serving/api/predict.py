@@ -20,6 +20,7 @@ from app.serving.api.body import Receive, parse_json, read_body
 from app.serving.api.idempotency import read_idempotency
 from app.serving.api.prefer import read_preferences
 from app.serving.api.resources import result_json
+from app.serving.api.trace import read_trace
 from app.serving.callback_uri import check_uri, remembered
 from app.serving.callbacks.egress import EgressPolicy
 from app.serving.errors import message
@@ -93,7 +94,8 @@ class Predict:
         preferences = read_preferences(headers.get(b"prefer"))
         body = await read_body(_length(headers), receive, self._body_limit)
         key = headers.get(b"idempotency-key")
-        accepted = await self._accept(lambda: self._prepare(body, key, client), preferences, len(body))
+        trace = read_trace(headers)
+        accepted = await self._accept(lambda: self._prepare(body, key, client, trace), preferences, len(body))
         answer: list[tuple[bytes, bytes]] = []
         if preferences.wait is not None:
             answer.append((b"preference-applied", b"wait=%d" % min(preferences.wait, MAX_WAIT)))
@@ -118,13 +120,13 @@ class Predict:
                 title="Own callback", description="This is a callback of this project; it makes no task here."
             )
 
-    def _prepare(self, body: bytes, key: str | None, client: str) -> TaskRequest:
+    def _prepare(self, body: bytes, key: str | None, client: str, trace: dict[str, str] | None) -> TaskRequest:
         """Parse and verify a request."""
         json_data = parse_json(body)
         # verify_input may change the body.
         callback_uri = self._callback_uri(json_data)
         idempotency = _idempotency(key, client, json_data)
-        return TaskRequest(verified=self._verify(json_data), callback_uri=callback_uri, idempotency=idempotency)
+        return TaskRequest(self._verify(json_data), callback_uri, idempotency, trace)
 
     def _callback_uri(self, json_data: Any) -> str | None:
         uri = json_data.get("callback_uri") if isinstance(json_data, dict) else None

@@ -15,6 +15,7 @@ from app.serving.api import problems
 from app.serving.api.prefer import read_preferences
 from app.serving.queue.client import MAX_WAIT, BrokerAway, TaskQueue
 from app.serving.store.tasks import REVOKED, TaskRecord
+from app.serving.store.times import iso
 from app.serving.store.workers import WorkerState
 
 log = logging.getLogger(__name__)
@@ -124,9 +125,23 @@ def _status_json(record: TaskRecord) -> str:
     members = [f'"status": {json.dumps(record.status)}, "result": {result_json(record)}']
     if record.position is not None:
         members.append(f'"position": {record.position}')
+    if record.eta is not None:
+        members.append(f'"eta_seconds": {_rounded(record.eta)}')
+    if record.progress is not None:
+        members.append(f'"progress": {record.progress}')
+    times = record.times
+    if times.accepted is not None:
+        shown = {"accepted": iso(times.accepted), "started": iso(times.started), "ended": iso(times.ended)}
+        members.append(f'"times": {json.dumps(shown)}')
+        spent = {"waited": _rounded(times.waited), "ran": _rounded(times.ran)}
+        members.append(f'"seconds": {json.dumps(spent)}')
     if record.callback is not None:
         members.append(f'"callback": {json.dumps(asdict(record.callback))}')
     return f"{{{', '.join(members)}}}"
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 def result_json(record: TaskRecord) -> str:

@@ -95,6 +95,11 @@ class Claims:
             scripts.register(redis, f"claims/{name}") for name in ("take", "requeue", "requeue_all", "reject")
         )
 
+    @property
+    def holder(self) -> str:
+        """The owner in its epoch, with which its claims are marked."""
+        return f"{self.owner}.{self.epoch}"
+
     def take(self, *, limit: int, sharers: int = 0, wait: float = 0, completions: Sequence[Completion] = ()) -> Taken:
         """Store how tasks ended, as TaskStore.complete_many does, and claim the next: up to `limit`, or a single one
         that was delivered before. Waits up to `wait` seconds for the first, unless there are completions.
@@ -103,7 +108,7 @@ class Claims:
         a new epoch before the next call: what was claimed would stay so.
         """
         arguments: list[str | int] = [
-            f"{self.owner}.{self.epoch}",
+            self.holder,
             limit,
             sharers,
             self._ttl,
