@@ -234,7 +234,7 @@ class ProgressPrinter:
             self._seen[service] = report.state
         if self._seen.get(status.worker.name) is not status.worker.state:
             self._echo(_worker_line(status.worker))
-            for line in _warning_lines(status.worker) if status.worker.state is State.UP else ():
+            for line in tables.load_warnings(status.worker) if status.worker.state is State.UP else ():
                 self._echo(line)
         self._seen[status.worker.name] = status.worker.state
 
@@ -253,15 +253,6 @@ def _worker_line(worker: WorkerReport) -> str:
     name = "all" if worker.state is State.LOADING else worker.name
     cause = f" [ {worker.cause} ]" if worker.cause else ""
     return f"Worker: {name} - {_styled(worker.state)}{cause}"
-
-
-def _warning_lines(worker: WorkerReport) -> list[str]:
-    """The warnings of load_model; none where there are none."""
-    if not worker.warnings:
-        return []
-    more = [f"    and {worker.more_warnings} more: denzel logworker"] if worker.more_warnings else []
-    texts = [f"    {escape(text)}" for text in worker.warnings]
-    return [click.style("load_model warned:", fg="yellow"), *texts, *more]
 
 
 def _styled(state: State) -> str:

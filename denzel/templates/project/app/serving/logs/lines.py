@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from app.serving.logs.current import at_end, current_ids
 from app.serving.logs.stream import LineStream
@@ -34,11 +34,17 @@ class TaskFormatter(logging.Formatter):
         return f"{super().format(logging.makeLogRecord({**vars(record), **listed, **no_traceback}))}\n{line}"
 
 
-def log_output(handlers: Sequence[logging.Handler], *, of_all_threads: bool = True) -> None:
+def log_output(
+    handlers: Sequence[logging.Handler],
+    *,
+    of_all_threads: bool = True,
+    on_draw: Callable[[str], None] | None = None,
+) -> None:
     """Replace sys.stdout and sys.stderr: each line that is printed goes to these handlers, in UTF-8.
 
     Not by way of a logger: what the pipeline makes of `logging` must neither lose a line nor send it around in circles.
-    Each `logged_as` ends the unfinished lines of its own thread, or of all.
+    Each `logged_as` ends the unfinished lines of its own thread, or of all. `on_draw` gets progress bars as they are
+    drawn, as in Screen.
     """
     # Those of the process are left to the handlers, and to what writes to them on purpose.
     for output in (sys.__stdout__, sys.__stderr__):
@@ -54,6 +60,6 @@ def log_output(handlers: Sequence[logging.Handler], *, of_all_threads: bool = Tr
         for stream in streams:
             stream.end_line(of_all_threads=of_all_threads)
 
-    streams = LineStream(1, log), LineStream(2, log)
+    streams = LineStream(1, log, on_draw=on_draw), LineStream(2, log, on_draw=on_draw)
     sys.stdout, sys.stderr = streams
     at_end(end_lines)
