@@ -23,10 +23,10 @@ class TaskFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record; its traceback follows in lines of its own."""
-        ids = current_ids()
+        ids: tuple[str, ...] = getattr(record, "denzel_ids", None) or current_ids()
         record.denzel_task = f" {ids[0]}{f'+{len(ids) - 1}' if len(ids) > 1 else ''}" if ids else ""
         line = super().format(record).rstrip("\n")
-        if len(ids) < 2 or ids is self._listed:
+        if len(ids) < 2 or ids == self._listed:
             return line
         self._listed = ids
         listed = {"msg": f"batch of {len(ids)} tasks: {', '.join(ids)}", "args": None, "levelname": "INFO"}
