@@ -5,10 +5,14 @@ from __future__ import annotations
 import io
 import logging
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from app.serving.logs.current import at_end, current_ids
 from app.serving.logs.stream import LineStream
+
+#: Batches that a formatter remembers: the worker logs for several processes, each with a batch of its own.
+MAX_BATCHES = 64
 
 
 class TaskFormatter(logging.Formatter):
@@ -19,16 +23,16 @@ class TaskFormatter(logging.Formatter):
 
     def __init__(self, process: str = "%(processName)s") -> None:
         super().__init__(f"[%(asctime)s: %(levelname)s/{process}%(denzel_task)s] %(message)s")
-        self._listed: tuple[str, ...] = ()
+        self._listed: deque[tuple[str, ...]] = deque(maxlen=MAX_BATCHES)
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record; its traceback follows in lines of its own."""
         ids: tuple[str, ...] = getattr(record, "denzel_ids", None) or current_ids()
         record.denzel_task = f" {ids[0]}{f'+{len(ids) - 1}' if len(ids) > 1 else ''}" if ids else ""
         line = super().format(record).rstrip("\n")
-        if len(ids) < 2 or ids == self._listed:
+        if len(ids) < 2 or ids in self._listed:
             return line
-        self._listed = ids
+        self._listed.append(ids)
         listed = {"msg": f"batch of {len(ids)} tasks: {', '.join(ids)}", "args": None, "levelname": "INFO"}
         no_traceback = {"exc_info": None, "exc_text": None, "stack_info": None}
         return f"{super().format(logging.makeLogRecord({**vars(record), **listed, **no_traceback}))}\n{line}"
