@@ -5,11 +5,16 @@ from __future__ import annotations
 import io
 import logging
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from app.serving.logs.current import at_end, current_ids
 from app.serving.logs.stream import LineStream
+
+#: Characters of a record that are logged, with its traceback.
+MAX_RECORD = 100_000
 
 #: Batches that a formatter remembers: the worker logs for several processes, each with a batch of its own.
 MAX_BATCHES = 64
@@ -30,6 +35,8 @@ class TaskFormatter(logging.Formatter):
         ids: tuple[str, ...] = getattr(record, "denzel_ids", None) or current_ids()
         record.denzel_task = f" {ids[0]}{f'+{len(ids) - 1}' if len(ids) > 1 else ''}" if ids else ""
         line = super().format(record).rstrip("\n")
+        if len(line) > MAX_RECORD:
+            line = f"{line[:MAX_RECORD]} ... ({len(line)} characters)"
         if len(ids) < 2 or ids in self._listed:
             return line
         self._listed.append(ids)
@@ -61,9 +68,21 @@ def log_output(
             handler.handle(record)
 
     def end_lines() -> None:
-        for stream in streams:
+        for stream, used in zip(streams, (sys.stdout, sys.stderr), strict=True):
+            if used is not stream:
+                # The pipeline has put another one before it, which may hold lines back.
+                with suppress(Exception):
+                    used.flush()
             stream.end_line(of_all_threads=of_all_threads)
 
     streams = LineStream(1, log, on_draw=on_draw), LineStream(2, log, on_draw=on_draw)
     sys.stdout, sys.stderr = streams
+    warnings.formatwarning = _one_line
     at_end(end_lines)
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning without the line of code that it points to."""
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"

@@ -27,6 +27,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 class LineStream(io.TextIOBase):
     """Passes each line to `log`, without its end; empty ones are left out. It is never closed."""
 
+    mode = "w"
     encoding = "utf-8"
     errors = "backslashreplace"
 
@@ -39,6 +40,7 @@ class LineStream(io.TextIOBase):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`descriptor` is for programs that are to write to the same place, `on_draw` as in Screen."""
+        self.name = f"<{'stdout' if descriptor == 1 else 'stderr'}>"
         self._descriptor = descriptor
         self._log = log
         self._screen = Screen(self._log_line, on_draw=on_draw, clock=clock)
