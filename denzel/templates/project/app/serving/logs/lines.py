@@ -68,15 +68,19 @@ def log_output(
             handler.handle(record)
 
     def end_lines() -> None:
-        for stream, used in zip(streams, (sys.stdout, sys.stderr), strict=True):
-            if used is not stream:
-                # The pipeline has put another one before it, which may hold lines back.
+        if sys.stdout is not out or sys.stderr is not error:
+            # The pipeline has put another one before it, which may hold lines back.
+            for used in (sys.stdout, sys.stderr):
                 with suppress(Exception):
                     used.flush()
-            stream.end_line(of_all_threads=of_all_threads)
+        for stream in streams:
+            if stream.has_begun:
+                stream.end_line(of_all_threads=of_all_threads)
 
-    streams = LineStream(1, log, on_draw=on_draw), LineStream(2, log, on_draw=on_draw)
-    sys.stdout, sys.stderr = streams
+    sys.stdout, sys.stderr = out, error = streams = (
+        LineStream(1, log, on_draw=on_draw),
+        LineStream(2, log, on_draw=on_draw),
+    )
     warnings.formatwarning = _one_line
     at_end(end_lines)
 

@@ -47,6 +47,8 @@ class LineStream(io.TextIOBase):
         self._partial: dict[int, _Partial] = {}
         self._lock = threading.RLock()
         self.buffer = _Bytes(self)
+        #: True when there may be something for `end_line` to do.
+        self.has_begun = False
         # A thread of the parent may have been writing.
         os.register_at_fork(after_in_child=self._forget)
 
@@ -55,17 +57,17 @@ class LineStream(io.TextIOBase):
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         with self._lock:
+            self.has_begun = True
             self._write(text)
         return len(text)
 
     def end_line(self, *, of_all_threads: bool = False) -> None:
         """Log what this thread, or any, has written without a newline, and the last state of what was drawn."""
-        if not self._partial and not self._screen.is_used:
-            return
         with self._lock:
             for thread in list(self._partial) if of_all_threads else [threading.get_ident()]:
                 self._log_line(self._take(thread))
             self._screen.end()
+            self.has_begun = bool(self._partial)
 
     def writable(self) -> bool:
         """True, as for any output."""
