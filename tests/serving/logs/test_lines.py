@@ -15,7 +15,7 @@ import pytest
 
 from app.serving.logs import current
 from app.serving.logs.current import current_ids, logged_as
-from app.serving.logs.lines import MAX_RECORD, TaskFormatter, log_output
+from app.serving.logs.lines import MAX_RECORD, OWN_LOGGER, TaskFormatter, log_output, own_log
 
 Printing = Callable[[], AbstractContextManager[None]]
 
@@ -152,6 +152,16 @@ def test_an_exception_ends_the_task_of_the_lines() -> None:
     with pytest.raises(KeyError), logged_as("a1"):
         raise KeyError
     assert current_ids() == ()
+
+
+def test_denzels_own_log_does_not_depend_on_the_root_logger(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger(OWN_LOGGER)
+    for name in ("handlers", "propagate", "level"):
+        monkeypatch.setattr(logger, name, getattr(logger, name))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    own_log((kept,))
+    logging.getLogger(f"{OWN_LOGGER}.worker.member").info("a process begins")
+    assert kept.lines == ["[INFO/MainProcess] a process begins"]
 
 
 def test_whatever_the_pipeline_makes_of_logging_printed_lines_are_kept(kept: Kept, printing: Printing) -> None:

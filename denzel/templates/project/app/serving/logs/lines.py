@@ -13,6 +13,9 @@ from contextlib import suppress
 from app.serving.logs.current import at_end, current_ids
 from app.serving.logs.stream import LineStream
 
+#: The logger above those of all modules of the serving code.
+OWN_LOGGER = "app.serving"
+
 #: Characters of a record that are logged, with its traceback.
 MAX_RECORD = 100_000
 
@@ -43,6 +46,21 @@ class TaskFormatter(logging.Formatter):
         listed = {"msg": f"batch of {len(ids)} tasks: {', '.join(ids)}", "args": None, "levelname": "INFO"}
         no_traceback = {"exc_info": None, "exc_text": None, "stack_info": None}
         return f"{super().format(logging.makeLogRecord({**vars(record), **listed, **no_traceback}))}\n{line}"
+
+
+def own_log(handlers: Sequence[logging.Handler]) -> None:
+    """Let denzel's records go to these handlers, whatever the pipeline makes of the root logger."""
+    logger = logging.getLogger(OWN_LOGGER)
+    logger.handlers = list(handlers)
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+
+
+def enable_own_log() -> None:
+    """Enable denzel's loggers again: `logging.config` disables by default all that it is not told of."""
+    for name, logger in logging.Logger.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger) and f"{name}.".startswith(f"{OWN_LOGGER}."):
+            logger.disabled = False
 
 
 def log_output(
