@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 
 from denzel.admin import Callback, QuarantinedTask, UnfinishedTask
-from denzel.services import WorkerReport
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _LEVELS = "▁▂▃▄▅▆▇█"
@@ -116,11 +115,3 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def load_warnings(worker: WorkerReport) -> list[str]:
-    """The warnings of load_model; none where there are none."""
-    if not worker.warnings:
-        return []
-    more = [f"    and {worker.more_warnings} more: denzel logworker"] if worker.more_warnings else []
-    return ["load_model warned:", *(f"    {escape(text)}" for text in worker.warnings), *more]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import gzip
 import json
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import falcon
 import pytest
+import requests
 from falcon.testing import Result, create_scope
 from redis import ConnectionError as BrokerAway
 from redis import Redis
@@ -19,6 +23,7 @@ from support.waiting import until
 from app.serving.api.app import create_app
 from app.serving.api.predict import PipelineUnusable
 from app.serving.callback_uri import endpoint_of
+from app.serving.errors import BadInput, failure
 from app.serving.queue.client import MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
 from app.serving.queue.waiting import Preferences, seconds_to_wait
 from app.serving.settings import ResponseMode, Settings
@@ -32,7 +37,8 @@ OpenQueue = Callable[..., TaskQueue]
 ID = "11111111-1111-1111-1111-111111111111"
 PENDING = TaskRecord(status="PENDING")
 DONE = TaskRecord(status="SUCCESS", result={"a123": "Iris-setosa"})
-FAILED = TaskRecord(status="FAILURE", result={"args": ["name 'np' is not defined"]})
+ERROR = {"type": "NameError", "message": "name 'np' is not defined"}
+FAILED = TaskRecord(status="FAILURE", result={"args": [ERROR["message"]], "error": ERROR})
 ACCEPTED = {"status": "success", "data": {"task_id": ID}}
 
 SYNCHRONOUS = ResponseMode(synchronous=True, timeout=7)
@@ -173,13 +179,113 @@ def test_predict_answers_with_the_id_of_the_task() -> None:
 
 
 @pytest.mark.parametrize(
-    "content_type", ["application/json", "application/x-www-form-urlencoded", "text/plain", "nonsense", "image/png"]
+    "content_type", ["application/json", "application/x-www-form-urlencoded", "text/plain", "application/vnd.api+json"]
 )
-def test_the_content_type_of_a_request_is_not_checked(content_type: str) -> None:
+def test_json_is_taken_under_each_content_type_that_clients_send(content_type: str) -> None:
     queue = Queue()
     answer = serve(queue).simulate_post("/predict", body='{"x": 1}', content_type=content_type)
     assert answer.status_code == 200
     assert queue.submitted == [({"x": 1}, None)]
+
+
+def test_another_content_type_is_415_with_those_that_are_taken() -> None:
+    queue = Queue()
+    answer = serve(queue).simulate_post("/predict", body="<x/>", content_type="application/xml")
+    assert problem(answer)[:2] == (415, "Unsupported Content-Type")
+    assert "'application/xml'" in answer.json["description"]
+    assert "application/json, multipart/form-data, image/*" in answer.headers["accept"]
+    assert queue.submitted == []
+
+
+def test_another_content_encoding_is_415_with_those_that_are_taken() -> None:
+    queue = Queue()
+    answer = serve(queue).simulate_post("/predict", body="{}", headers={"Content-Encoding": "br"})
+    assert problem(answer)[:2] == (415, "Unsupported Content-Encoding")
+    assert answer.headers["accept-encoding"] == "gzip, deflate"
+    assert queue.submitted == []
+
+
+def test_a_compressed_body_is_read() -> None:
+    queue = Queue()
+    body = gzip.compress(b'{"x": 1}')
+    answer = serve(queue).simulate_post("/predict", body=body, headers={"Content-Encoding": "gzip"})
+    assert answer.status_code == 200
+    assert queue.submitted == [({"x": 1}, None)]
+
+
+def test_a_decompression_bomb_is_413() -> None:
+    body = gzip.compress(bytes(10_000_000))
+    answer = serve(BODY_LIMIT_MB="0.1").simulate_post("/predict", body=body, headers={"Content-Encoding": "gzip"})
+    assert problem(answer)[:2] == (413, "Body too large")
+
+
+def test_a_refused_body_is_not_kept() -> None:
+    """Its error, the frames of its traceback, the request and the future that brought it are a circle."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"[" + b" " * 1_000_000}
+
+    async def send(event: dict[str, Any]) -> None:
+        answered.append(event.get("status"))
+
+    answered: list[int | None] = []
+    settings = Settings.from_environment({})
+    app = create_app(TaskQueue(Redis(), settings), as_it_is, info=Path("info.txt"), settings=settings)
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for _ in range(10):
+            LOOP.run(app(create_scope(method="POST", path="/predict"), receive, send))
+        assert answered == [400, None] * 10
+        assert tracemalloc.get_traced_memory()[0] < 4_000_000
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+
+def test_the_parts_of_a_form_reach_verify_input_and_its_callback_uri_is_used() -> None:
+    queue = Queue()
+    fields = {"threshold": "0.5", "callback_uri": "http://example.com/stash"}
+    files = {"image": ("a.png", b"PNG", "image/png")}
+    sent = requests.Request("POST", "http://api/predict", data=fields, files=files).prepare()
+    answer = serve(queue).simulate_post("/predict", body=sent.body, headers=dict(sent.headers))
+    assert answer.status_code == 200
+    image = {"filename": "a.png", "content_type": "image/png", "base64": "UE5H"}
+    assert queue.submitted == [({**fields, "image": image}, "http://example.com/stash")]
+
+
+def test_a_body_that_is_a_file_has_its_callback_uri_in_the_query() -> None:
+    queue = Queue()
+    answer = serve(queue).simulate_post(
+        "/predict", body=b"PNG", content_type="image/png", query_string="callback_uri=http%3A%2F%2Fexample.com%2Fa%3Fb"
+    )
+    assert answer.status_code == 200
+    file = {"filename": None, "content_type": "image/png", "base64": "UE5H"}
+    assert queue.submitted == [({"file": file, "callback_uri": "http://example.com/a?b"}, "http://example.com/a?b")]
+
+
+def test_a_callback_uri_that_comes_twice_is_refused() -> None:
+    query = "callback_uri=http://example.com/a&callback_uri=http://example.com/b"
+    answer = serve().simulate_post("/predict", body=b"PNG", content_type="image/png", query_string=query)
+    assert problem(answer)[:2] == (400, "Bad input format")
+
+
+def test_the_same_files_under_another_boundary_are_the_same_body() -> None:
+    queue = Queue()
+    for content in (b"PNG", b"PNG", b"another"):
+        files = {"image": ("a.png", content, "image/png")}
+        sent = requests.Request("POST", "http://api/predict", files=files).prepare()
+        headers = {**sent.headers, "Idempotency-Key": "order-4711"}
+        assert serve(queue).simulate_post("/predict", body=sent.body, headers=headers).status_code == 200
+    first, second, third = (idempotency.body for idempotency in queue.idempotencies if idempotency)
+    assert first == second != third
+
+
+def test_a_wait_may_have_a_fraction() -> None:
+    queue = Queue()
+    answer = serve(queue).simulate_post("/predict", json={}, headers={"Prefer": "wait=0.5"})
+    assert (answer.status_code, answer.headers["preference-applied"], queue.waits) == (202, "wait=0.5", [0.5])
 
 
 @pytest.mark.parametrize("value", [{}, [], "text", 1, 1.5, True, None, {"naïve": "☃"}])
@@ -249,11 +355,13 @@ class OfTheUser(Exception):
     [
         (ValueError("no data to predict for!"), "no data to predict for!"),
         (ValueError(), "ValueError"),
-        (KeyError("data"), "'data'"),
+        (KeyError("data"), "KeyError: 'data'"),
+        (BadInput("not an image"), "not an image"),
         (OfTheUser("naïve ☃"), "naïve ☃"),
         (AssertionError(), "AssertionError"),
         (TypeError("string indices must be integers"), "string indices must be integers"),
         (RecursionError("too deep"), "too deep"),
+        (ValueError("x" * 5000), "x" * 997 + "..."),
         (BrokerAway("the user's own Redis is away"), "the user's own Redis is away"),
         (falcon.HTTPNotFound(), "HTTPNotFound"),
     ],
@@ -272,14 +380,15 @@ def test_what_verify_input_raises_is_bad_input(error: Exception, description: st
 
 def test_values_of_verify_input_that_are_not_json_are_an_error_of_the_pipeline() -> None:
     queue = Queue()
-    answer = serve(queue, lambda json_data: {"ids": {1, 2}}).simulate_post("/predict", json={})
-    assert problem(answer) == (500, "Pipeline error", 'verify_input(...)["ids"] is a set: not JSON serialisable')
+    answer = serve(queue, lambda json_data: {"ids": object()}).simulate_post("/predict", json={})
+    assert problem(answer)[:2] == (500, "Pipeline error")
+    assert answer.json["description"].startswith('verify_input(...)["ids"] is a object: not JSON serialisable')
     assert queue.submitted == []
 
 
 def test_a_pipeline_that_cannot_be_imported_is_an_error_of_the_pipeline() -> None:
     def verify_input(json_data: Any) -> Any:
-        raise PipelineUnusable("ModuleNotFoundError: No module named 'sklearn'")
+        raise PipelineUnusable("pipeline.py cannot be imported: ModuleNotFoundError: No module named 'sklearn'")
 
     assert problem(serve(verify_input=verify_input).simulate_post("/predict", json={})) == (
         500,
@@ -622,6 +731,8 @@ def test_a_wait_that_runs_out_is_202_with_the_id(record: TaskRecord | None) -> N
     ("record", "description"),
     [
         (FAILED, "name 'np' is not defined"),
+        (TaskRecord(status="FAILURE", result=failure(KeyError("rows"))), "KeyError: 'rows'"),
+        (TaskRecord(status="FAILURE", result=failure(ValueError())), "ValueError"),
         (TaskRecord(status="FAILURE", result={"args": [2, "No such file"]}), "2, No such file"),
         (TaskRecord(status="FAILURE", result={"args": []}), "FAILURE"),
         (TaskRecord(status="REVOKED", result={"args": ["terminated"]}), "terminated"),
@@ -631,7 +742,16 @@ def test_a_failed_prediction_is_500_with_its_message_and_id(record: TaskRecord, 
     answer = serve(Queue(record, SYNCHRONOUS)).simulate_post("/predict", json={})
     assert problem(answer) == (500, "Prediction failed", description)
     assert answer.json["task_id"] == ID
+    assert answer.json.get("error") == (record.result or {}).get("error")
     assert "Traceback" not in answer.text
+
+
+def test_a_bad_input_that_the_worker_found_is_400() -> None:
+    record = TaskRecord(status="FAILURE", result=failure(BadInput("not an image")))
+    answer = serve(Queue(record, SYNCHRONOUS)).simulate_post("/predict", json={})
+    assert problem(answer) == (400, "Bad input format", "not an image")
+    assert answer.json["task_id"] == ID
+    assert answer.json["error"] == {"type": "BadInput", "message": "not an image"}
 
 
 # GET /status
@@ -644,14 +764,20 @@ def test_a_failed_prediction_is_500_with_its_message_and_id(record: TaskRecord, 
         TaskRecord(status="STARTED"),
         TaskRecord(status="RETRY"),
         DONE,
-        FAILED,
         TaskRecord(status="REVOKED", result={"args": ["terminated"]}),
+        # Of an earlier release.
+        TaskRecord(status="FAILURE", result={"args": ["terminated"]}),
     ],
 )
 def test_status_shows_state_and_result(record: TaskRecord) -> None:
     answer = serve(Queue(record)).simulate_get(f"/status/{ID}")
     assert (answer.status_code, answer.json) == (200, {"status": record.status, "result": record.result})
     assert answer.headers["content-type"] == "application/json; charset=utf-8"
+
+
+def test_status_shows_the_error_of_a_task_beside_its_result() -> None:
+    answer = serve(Queue(FAILED)).simulate_get(f"/status/{ID}")
+    assert answer.json == {"status": "FAILURE", "result": {"args": [ERROR["message"]]}, "error": ERROR}
 
 
 def test_status_shows_the_position_of_a_task_that_waits() -> None:

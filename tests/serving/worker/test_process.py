@@ -537,3 +537,40 @@ def test_for_a_task_that_reports_nothing_nothing_is_sent(loop: MakeLoop, accept:
     accept(b=1)
     loop(predict=lambda model, one: progress(0.5) or {}, max_tasks=2).run()
     assert redis.script_exists(report) == [True]
+
+
+def test_all_output_is_stored_before_the_end(loop: MakeLoop, accept: Accept, redis: Redis, records: TaskStore) -> None:
+    """A reader that sees the end has seen all before it."""
+    left: list[int] = []
+    accept(a=300, b=2)
+
+    def predict(model: str, count: int) -> Iterator[int]:
+        left.append(redis.llen(keys.output("a")))  # type: ignore[arg-type]
+        yield from range(count)
+
+    loop(predict=predict, max_tasks=2).run()
+    assert redis.lrange(keys.output("a"), 0, -1) == [str(number) for number in range(300)]
+    assert record_of(records, "a").result == {"output": list(range(300))}
+    assert left == [0, 300], "the next task of the batch begins behind that"
+
+
+def test_a_generator_does_not_wait_for_redis(
+    loop: MakeLoop, accept: Accept, flaky: FlakyRedis, redis: Redis, records: TaskStore
+) -> None:
+    """It goes on, and all is there when Redis is back."""
+    accept(a=1)
+    took: list[float] = []
+
+    def predict(model: str, one: int) -> Iterator[int]:
+        yield 0
+        until(lambda: redis.llen(keys.output("a")) == 1, what="the first output")
+        flaky.go_away()
+        began = time.monotonic()
+        yield from range(1, 1000)
+        took.append(time.monotonic() - began)
+        threading.Timer(0.3, flaky.come_back).start()
+
+    loop(predict=predict, max_tasks=1, url=flaky.url).run()
+    assert took[0] < 1
+    assert redis.lrange(keys.output("a"), 0, -1) == [str(number) for number in range(1000)]
+    assert record_of(records, "a").status == SUCCESS

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from doubles.flaky_redis import FlakyRedis
 from redis import Redis
-from support.records import record_of
+from support.records import failed, record_of
 from support.worker import LIMITS
 
 from app.serving.store import keys
@@ -59,7 +59,8 @@ def test_a_task_that_took_too_long_has_failed_and_the_others_of_its_process_are_
     taken(a=1, b=2)
     settlements.died(claims.owner, [], overdue="a")
     settlements.flush()
-    assert record_of(records, "a").result == {"args": ["the task took longer than TASK_TIME_LIMIT, 7 s"]}
+    too_long = failed("TimeLimitExceeded", "the task took longer than TASK_TIME_LIMIT, 7 s")
+    assert record_of(records, "a").result == too_long
     assert (record_of(records, "b").status, deliveries(redis, "b")) == (PENDING, ["0"])
 
 
@@ -67,8 +68,8 @@ def test_tasks_of_a_living_process_are_requeued_alone(
     settlements: Settlements, taken: Taken, claims: Claims, redis: Redis
 ) -> None:
     taken(a=1, b=2, c=3)
-    settlements.requeue(claims.owner, ["b", "c"])
-    settlements.requeue(claims.owner, [])
+    settlements.requeue(claims.owner, 0, ["b", "c"])
+    settlements.requeue(claims.owner, 0, [])
     settlements.flush()
     assert (redis.hkeys(keys.OWNERS), redis.llen(keys.QUEUE)) == (["a"], 2)
 
@@ -78,13 +79,26 @@ def test_a_late_requeue_does_not_take_from_a_living_process_what_it_has_taken_an
 ) -> None:
     taken(a=1)
     flaky.go_away()
-    settlements.requeue(claims.owner, ["a"])
+    settlements.requeue(claims.owner, 0, ["a"])
     assert settlements.flush() == []
     flaky.come_back()
     claims.requeue_all()
+    claims.epoch += 1
     claims.take(limit=1)
     settlements.flush()
     assert (redis.hkeys(keys.OWNERS), redis.llen(keys.QUEUE)) == (["a"], 0)
+
+
+def test_a_requeue_waits_for_redis(
+    settlements: Settlements, taken: Taken, claims: Claims, redis: Redis, flaky: FlakyRedis
+) -> None:
+    taken(a=1, b=2)
+    flaky.go_away()
+    settlements.requeue(claims.owner, 0, ["b"])
+    assert settlements.flush() == []
+    flaky.come_back()
+    settlements.flush()
+    assert (redis.hkeys(keys.OWNERS), redis.llen(keys.QUEUE)) == (["a"], 1)
 
 
 def test_no_death_is_forgotten_while_redis_is_away(

@@ -27,7 +27,7 @@ async def read_body(length: int | None, receive: Receive, limit: int) -> bytes:
     Raises 413 beyond `limit` bytes, and 400 when it is incomplete.
     """
     if length is not None and length > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     event = await receive()
     body: bytes = event.get("body", b"")
     if event.get("more_body"):
@@ -38,7 +38,7 @@ async def read_body(length: int | None, receive: Receive, limit: int) -> bytes:
             size += len(parts[-1])
         body = b"".join(parts)
     if len(body) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     if len(body) < (length or 0) or event["type"] == "http.disconnect":
         raise falcon.HTTPBadRequest(
             title="Malformed body", description=f"The body ended after {len(body)} of {length or 'more'} bytes."
@@ -46,7 +46,8 @@ async def read_body(length: int | None, receive: Receive, limit: int) -> bytes:
     return body
 
 
-def _too_large(limit: int) -> falcon.HTTPContentTooLarge:
+def too_large(limit: int) -> falcon.HTTPContentTooLarge:
+    """A 413."""
     return falcon.HTTPContentTooLarge(
         title="Body too large",
         description=f"A request's body may have {limit} bytes at most.",
@@ -72,9 +73,19 @@ def parse_json(body: bytes) -> Any:
 def _parse_slowly(body: bytes) -> Any:
     try:
         return json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
+    except UnicodeDecodeError as error:
+        reason = (
+            f"byte 0x{body[error.start]:02x} at position {error.start} is no text in {error.encoding}; a file needs "
+            f"its Content-Type, such as image/png, and a compressed body its Content-Encoding"
+        )
+        raise _malformed(reason) from error
     except (ValueError, RecursionError) as error:
         reason = str(error) if body else "the body is empty"
-        raise falcon.HTTPBadRequest(title="Malformed JSON", description=f"Malformed JSON: {reason}") from error
+        raise _malformed(reason) from error
+
+
+def _malformed(reason: str) -> falcon.HTTPBadRequest:
+    return falcon.HTTPBadRequest(title="Malformed JSON", description=f"Malformed JSON: {reason}")
 
 
 def _refuse_constant(name: str) -> None:
@@ -85,9 +96,10 @@ def _finite(text: str) -> float:
     number = float(text)
     if math.isinf(number):
         # JSON has no infinity: the model would get a null.
-        raise ValueError(f"the number {_shortened(text)} is too large")
+        raise ValueError(f"the number {shortened(text)} is too large")
     return number
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """A value that a client sent, for an error."""
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -12,9 +12,10 @@ import falcon
 import falcon.asgi
 
 from app.serving.api import problems
-from app.serving.api.prefer import read_preferences
-from app.serving.queue.client import MAX_WAIT, BrokerAway, TaskQueue
-from app.serving.store.tasks import REVOKED, TaskRecord
+from app.serving.api.prefer import applied_wait, read_preferences
+from app.serving.errors import failure_members
+from app.serving.queue.client import BrokerAway, TaskQueue
+from app.serving.store.tasks import FAILURE, REVOKED, TaskRecord
 from app.serving.store.times import iso
 from app.serving.store.workers import WorkerState
 
@@ -53,11 +54,11 @@ class Status:
             record = await self._queue.find(task_id)
         else:
             # RFC 7240
-            resp.set_header("Preference-Applied", f"wait={min(wait, MAX_WAIT)}")
-            record = await self._queue.wait(task_id, min(wait, MAX_WAIT))
+            resp.set_header("Preference-Applied", applied_wait(wait))
+            record = await self._queue.wait(task_id, wait)
         if record is None:
-            raise _unknown_task(task_id)
-        _answer(resp, _status_json(record))
+            raise unknown_task(task_id)
+        _answer(resp, status_json(record))
 
     on_head = on_get
 
@@ -67,7 +68,7 @@ class Status:
             await problems.unknown_path(req, resp)
         status = await self._queue.cancel(task_id)
         if status is None:
-            raise _unknown_task(task_id)
+            raise unknown_task(task_id)
         if status != REVOKED:
             raise falcon.HTTPConflict(
                 title="Task has ended", description=f"The task {task_id} cannot be cancelled: it has ended as {status}."
@@ -84,11 +85,15 @@ class Live:
 
 
 class Ready:
-    def __init__(self, queue: TaskQueue) -> None:
+    def __init__(self, queue: TaskQueue, fault: str) -> None:
         self._queue = queue
+        self._fault = fault
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """Answer 200 when Redis answers and a worker has loaded its model, else 503; the body shows what is missing."""
+        """Answer 200 when Redis answers, a worker has loaded its model and the pipeline can be used here, else 503.
+
+        The body shows what is missing.
+        """
         try:
             workers = await self._queue.workers()
             broker = "UP"
@@ -96,12 +101,13 @@ class Ready:
             log.warning("the broker cannot be reached: %s", error)
             workers = []
             broker = "DOWN"
-        ready = any(worker.state is WorkerState.UP for worker in workers)
+        ready = not self._fault and any(worker.state is WorkerState.UP for worker in workers)
         _answer_json(
             resp,
             {
                 "ready": ready,
                 "broker": broker,
+                **({"pipeline": self._fault} if self._fault else {}),
                 "workers": [
                     {"name": worker.name, "state": worker.state.value, "cause": worker.cause} for worker in workers
                 ],
@@ -114,15 +120,20 @@ class Ready:
     on_head = on_get
 
 
-def _unknown_task(task_id: str) -> falcon.HTTPNotFound:
+def unknown_task(task_id: str) -> falcon.HTTPNotFound:
+    """The answer for an id that was never accepted, or has expired."""
     return falcon.HTTPNotFound(
         title="Unknown task", description=f"No task has the id {task_id}, or its result has expired."
     )
 
 
-def _status_json(record: TaskRecord) -> str:
+def status_json(record: TaskRecord) -> str:
     """The body of GET /status. It holds the result as it is stored, not parsed."""
-    members = [f'"status": {json.dumps(record.status)}, "result": {result_json(record)}']
+    result = result_json(record)
+    members = [
+        f'"status": {json.dumps(record.status)}',
+        failure_members(result) if record.status == FAILURE else f'"result": {result}',
+    ]
     if record.position is not None:
         members.append(f'"position": {record.position}')
     if record.eta is not None:

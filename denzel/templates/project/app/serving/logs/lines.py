@@ -9,9 +9,11 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from app.serving.logs.current import at_end, current_ids
 from app.serving.logs.stream import LineStream
+from app.serving.logs.tracebacks import traceback_text
 
 #: The logger above those of all modules of the serving code.
 OWN_LOGGER = "app.serving"
@@ -32,6 +34,10 @@ class TaskFormatter(logging.Formatter):
     def __init__(self, process: str = "%(processName)s") -> None:
         super().__init__(f"[%(asctime)s: %(levelname)s/{process}%(denzel_task)s] %(message)s")
         self._listed: deque[tuple[str, ...]] = deque(maxlen=MAX_BATCHES)
+
+    def formatException(self, ei: Any) -> str:
+        """The traceback, bounded."""
+        return traceback_text(ei[1]) if ei[1] is not None else super().formatException(ei)
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record; its traceback follows in lines of its own."""

@@ -16,6 +16,7 @@ from redis.exceptions import OutOfMemoryError
 from app.serving.queue.completions import CompletionWatcher, wake
 from app.serving.queue.executor import BatchingExecutor
 from app.serving.queue.inline import InlineExecutor
+from app.serving.queue.streams import TaskStreams
 from app.serving.queue.waiting import NONE, Preferences, seconds_to_wait
 from app.serving.settings import Settings
 from app.serving.store.loop.connection import LoopConnection, resolve
@@ -107,6 +108,8 @@ class TaskQueue:
         # Apart from that connection, which a long result would hold up.
         self._lookups = LoopConnection(redis)
         self._store = LoopTaskStore(self._lookups)
+        #: The streams of tasks' events, over a connection of their own.
+        self.streams = TaskStreams(redis, self.speed)
         self._checks = InlineExecutor(BatchingExecutor(settings.api_threads, "intake"))
         self._waits = 0
         self._queries = 0
@@ -214,6 +217,7 @@ class TaskQueue:
 
     def close(self) -> None:
         """End the connections."""
+        self.streams.close()
         self._connection.close()
         self._lookups.close()
 

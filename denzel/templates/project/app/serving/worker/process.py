@@ -265,14 +265,14 @@ def run_process(
 def load_model(predictor: Predictor, registry: WorkerRegistry, worker: str) -> None:
     """Load the model, unless it came with the fork; register the state of this process."""
 
-    def register(state: WorkerState, cause: str = "") -> None:
+    def register(state: WorkerState, cause: str = "", hint: str = "") -> None:
         try:
-            registry.report_process(worker, os.getpid(), state, cause, warnings=predictor.warnings)
+            registry.report_process(worker, os.getpid(), state, cause, hint=hint, warnings=predictor.warnings)
         except RedisError as error:
             log.warning("%s could not be registered: %s", state.value, error)
 
     if not predictor.loaded:
-        predictor.load(lambda cause: register(WorkerState.ERROR, cause))
+        predictor.load(lambda cause, hint: register(WorkerState.ERROR, cause, hint))
     register(WorkerState.UP)
 
 

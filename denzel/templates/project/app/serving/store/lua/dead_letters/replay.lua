@@ -20,8 +20,8 @@ local idempotency = before[1]
 redis.call('DEL', task, letter, OUTPUT .. task_id)
 redis.call('ZREM', DEAD_LETTERS, task_id)
 local place, time = redis.call('INCR', ACCEPTED), now()
-redis.call('HSET', task, 'status', 'PENDING', 'place', place, 'since', time, 'accepted', time, 'replays',
-    (fields[4] or 0) + 1, 'restarts', (before[2] or 0) + 1)
+redis.call('HSET', task, 'status', 'PENDING', 'place', place, 'since', time, 'accepted', time)
+redis.call('HSET', task, 'replays', (fields[4] or 0) + 1, 'restarts', (before[2] or 0) + 1)
 if fields[2] then
     redis.call('HSET', task, 'callback_uri', fields[2], 'receiver', fields[3])
 end
