@@ -11,6 +11,8 @@ from typing import Any
 import falcon
 import orjson
 
+from app.serving.api.constants import NotFinite, place_of_constant, refuse_constant
+
 Receive = Callable[[], Awaitable[Any]]
 
 # Integers that may exceed 64 bits, behind any character that can precede a number: orjson would make them inexact.
@@ -71,14 +73,13 @@ def parse_json(body: bytes) -> Any:
 
 def _parse_slowly(body: bytes) -> Any:
     try:
-        return json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
+        return json.loads(body, parse_constant=refuse_constant, parse_float=_finite)
+    except NotFinite as error:
+        reason = f"{error} at {place_of_constant(body)}; send null for a missing number"
+        raise falcon.HTTPBadRequest(title="Malformed JSON", description=f"Malformed JSON: {reason}") from error
     except (ValueError, RecursionError) as error:
         reason = str(error) if body else "the body is empty"
         raise falcon.HTTPBadRequest(title="Malformed JSON", description=f"Malformed JSON: {reason}") from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _finite(text: str) -> float:
