@@ -4,7 +4,7 @@ most rules are a short story, with what varies drawn at random.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, seed, settings, target
@@ -201,16 +201,25 @@ class StoreMachine(RuleBasedStateMachine):
         if twice:
             self.steps.complete(ends)
 
-    @rule(data=st.data(), slot=slots, limit=limits)
-    def requeue(self, data: st.DataObject, slot: int, limit: int) -> None:
-        """As it stops, or as its time limit is over: some died."""
-        held = sorted(self.busy(slot, limit).held)
-        chosen = data.draw(st.lists(st.sampled_from(held), unique=True)) if held else []
-        self.steps.requeue(self.process(slot), {task_id: data.draw(st.booleans()) for task_id in chosen})
+    def some_of(self, data: st.DataObject, held: Collection[str]) -> list[str]:
+        return data.draw(st.lists(st.sampled_from(sorted(held)), unique=True)) if held else []
 
-    @rule(slot=slots, limit=limits)
-    def stop(self, slot: int, limit: int) -> None:
-        self.steps.requeue_all(self.busy(slot, limit))
+    @rule(data=st.data(), slot=slots, limit=limits, again=st.booleans())
+    def requeue(self, data: st.DataObject, slot: int, limit: int, again: bool) -> None:
+        """A batch is cut off. The process may have taken the same tasks anew when the worker does so again."""
+        process = self.busy(slot, limit)
+        cut_off = sorted(process.held) if again else self.some_of(data, process.held)
+        self.steps.requeue(process, cut_off)
+        if again:
+            process.claims.epoch += 1
+            self.steps.take(process, limit=limit)
+            self.steps.requeue(process, cut_off, epochs_ago=1)
+
+    @rule(data=st.data(), slot=slots, limit=limits)
+    def stop(self, data: st.DataObject, slot: int, limit: int) -> None:
+        """As it is to stop, or has died of some."""
+        process = self.busy(slot, limit)
+        self.steps.requeue_all(process, self.some_of(data, process.held))
 
     @precondition(lambda self: not self.foreign_is_left())
     @rule(slot=slots, others=st.booleans())
@@ -264,7 +273,7 @@ class StoreMachine(RuleBasedStateMachine):
         if then == "take":
             self.steps.take(process, limit=limit)
         elif then == "requeue":
-            self.steps.requeue(process, dict.fromkeys(sorted(process.held), True))
+            self.steps.requeue(process, sorted(process.held))
         elif process.held:
             self.steps.complete(self.steps.ends(process, process.held, FAILURE))
         self.steps.take(other, limit=limit)

@@ -222,14 +222,17 @@ class Steps:
         self.reference.complete(ends)
         self.check()
 
-    def requeue(self, process: Process, tasks: dict[str, bool]) -> None:
-        """Give these back, of what it thinks that it has: True where a process died of one."""
-        own = [task_id for task_id in self.reference.owned(process.owner) if task_id in tasks]
-        lettered = process.claims.requeue(tasks)
-        died = [task_id for task_id, is_dead in tasks.items() if is_dead]
-        assert sorted(one.task_id for one in lettered) == sorted(self.reference.requeue(own, died))
-        process.held -= tasks.keys()
-        process.leased -= tasks.keys()
+    def requeue(self, process: Process, task_ids: Collection[str], *, epochs_ago: int = 0) -> None:
+        """Give these back, of what it has claimed in this epoch or an earlier one."""
+        process.claims.epoch -= epochs_ago
+        claims = self.reference.claims
+        own = [one for one in task_ids if one in claims and claims[one][1:] == (process.owner, process.claims.epoch)]
+        lettered = process.claims.requeue(task_ids)
+        process.claims.epoch += epochs_ago
+        assert sorted(one.task_id for one in lettered) == sorted(self.reference.requeue(own, ()))
+        if not epochs_ago:
+            process.held.difference_update(task_ids)
+            process.leased.difference_update(task_ids)
         self.check()
 
     def requeue_all(self, process: Process, died: Collection[str] = ()) -> None:

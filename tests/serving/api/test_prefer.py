@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.serving.api.prefer import read_preferences
+from app.serving.api.prefer import applied_wait, read_preferences
 from app.serving.queue.waiting import Preferences
 
 NOTHING = Preferences()
@@ -15,6 +15,9 @@ NOTHING = Preferences()
     [
         ("wait=5", Preferences(wait=5)),
         ("wait=0", Preferences(wait=0)),
+        ("wait=0.5", Preferences(wait=0.5)),
+        ("wait=.5", Preferences(wait=0.5)),
+        ("wait=2.", Preferences(wait=2)),
         ('wait="5"', Preferences(wait=5)),
         ("Wait=5", Preferences(wait=5)),
         ("wait = 5", Preferences(wait=5)),
@@ -44,7 +47,10 @@ def test_the_first_of_a_kind_counts() -> None:
         "wait",
         "wait=",
         "wait=-1",
-        "wait=1.5",
+        "wait=.",
+        "wait=1e3",
+        "wait=nan",
+        "wait=inf",
         "wait=soon",
         "wait=٣",
         "await=5",
@@ -60,10 +66,15 @@ def test_a_malformed_preference_does_not_hide_the_next_of_its_kind() -> None:
     assert read_preferences("wait=soon, wait=4") == Preferences(wait=4)
 
 
-def test_a_wait_of_any_length_is_a_number() -> None:
-    wait = read_preferences("wait=" + "9" * 5000).wait
-    assert wait is not None
-    assert wait > 10**6
+def test_a_wait_of_any_length_is_the_longest() -> None:
+    assert read_preferences("wait=" + "9" * 5000).wait == 300
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0, "wait=0"), (0.5, "wait=0.5"), (10.0, "wait=10"), (300, "wait=300"), (1e-9, "wait=0")]
+)
+def test_the_applied_wait_has_a_fraction_where_there_is_one(seconds: float, expected: str) -> None:
+    assert applied_wait(seconds) == expected
 
 
 @pytest.mark.parametrize("header", ['foo="a, wait=9"', 'foo="a,wait=9"; bar', 'foo=bar; baz="x,respond-async"'])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import gzip
 import json
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import falcon
 import pytest
+import requests
 from falcon.testing import Result, create_scope
 from redis import ConnectionError as BrokerAway
 from redis import Redis
@@ -26,7 +30,7 @@ from app.serving.settings import ResponseMode, Settings
 from app.serving.store import keys
 from app.serving.store.tasks import CallbackReport, Idempotency, KeyReused, QueueFull, TaskRecord, TaskStore
 from app.serving.store.times import Times
-from app.serving.store.workers import WorkerReport, WorkerState
+from app.serving.store.workers import WorkerRegistry, WorkerReport, WorkerState
 
 OpenQueue = Callable[..., TaskQueue]
 
@@ -175,13 +179,113 @@ def test_predict_answers_with_the_id_of_the_task() -> None:
 
 
 @pytest.mark.parametrize(
-    "content_type", ["application/json", "application/x-www-form-urlencoded", "text/plain", "nonsense", "image/png"]
+    "content_type", ["application/json", "application/x-www-form-urlencoded", "text/plain", "application/vnd.api+json"]
 )
-def test_the_content_type_of_a_request_is_not_checked(content_type: str) -> None:
+def test_json_is_taken_under_each_content_type_that_clients_send(content_type: str) -> None:
     queue = Queue()
     answer = serve(queue).simulate_post("/predict", body='{"x": 1}', content_type=content_type)
     assert answer.status_code == 200
     assert queue.submitted == [({"x": 1}, None)]
+
+
+def test_another_content_type_is_415_with_those_that_are_taken() -> None:
+    queue = Queue()
+    answer = serve(queue).simulate_post("/predict", body="<x/>", content_type="application/xml")
+    assert problem(answer)[:2] == (415, "Unsupported Content-Type")
+    assert "'application/xml'" in answer.json["description"]
+    assert "application/json, multipart/form-data, image/*" in answer.headers["accept"]
+    assert queue.submitted == []
+
+
+def test_another_content_encoding_is_415_with_those_that_are_taken() -> None:
+    queue = Queue()
+    answer = serve(queue).simulate_post("/predict", body="{}", headers={"Content-Encoding": "br"})
+    assert problem(answer)[:2] == (415, "Unsupported Content-Encoding")
+    assert answer.headers["accept-encoding"] == "gzip, deflate"
+    assert queue.submitted == []
+
+
+def test_a_compressed_body_is_read() -> None:
+    queue = Queue()
+    body = gzip.compress(b'{"x": 1}')
+    answer = serve(queue).simulate_post("/predict", body=body, headers={"Content-Encoding": "gzip"})
+    assert answer.status_code == 200
+    assert queue.submitted == [({"x": 1}, None)]
+
+
+def test_a_decompression_bomb_is_413() -> None:
+    body = gzip.compress(bytes(10_000_000))
+    answer = serve(BODY_LIMIT_MB="0.1").simulate_post("/predict", body=body, headers={"Content-Encoding": "gzip"})
+    assert problem(answer)[:2] == (413, "Body too large")
+
+
+def test_a_refused_body_is_not_kept() -> None:
+    """Its error, the frames of its traceback, the request and the future that brought it are a circle."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"[" + b" " * 1_000_000}
+
+    async def send(event: dict[str, Any]) -> None:
+        answered.append(event.get("status"))
+
+    answered: list[int | None] = []
+    settings = Settings.from_environment({})
+    app = create_app(TaskQueue(Redis(), settings), as_it_is, info=Path("info.txt"), settings=settings)
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for _ in range(10):
+            LOOP.run(app(create_scope(method="POST", path="/predict"), receive, send))
+        assert answered == [400, None] * 10
+        assert tracemalloc.get_traced_memory()[0] < 4_000_000
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+
+def test_the_parts_of_a_form_reach_verify_input_and_its_callback_uri_is_used() -> None:
+    queue = Queue()
+    fields = {"threshold": "0.5", "callback_uri": "http://example.com/stash"}
+    files = {"image": ("a.png", b"PNG", "image/png")}
+    sent = requests.Request("POST", "http://api/predict", data=fields, files=files).prepare()
+    answer = serve(queue).simulate_post("/predict", body=sent.body, headers=dict(sent.headers))
+    assert answer.status_code == 200
+    image = {"filename": "a.png", "content_type": "image/png", "base64": "UE5H"}
+    assert queue.submitted == [({**fields, "image": image}, "http://example.com/stash")]
+
+
+def test_a_body_that_is_a_file_has_its_callback_uri_in_the_query() -> None:
+    queue = Queue()
+    answer = serve(queue).simulate_post(
+        "/predict", body=b"PNG", content_type="image/png", query_string="callback_uri=http%3A%2F%2Fexample.com%2Fa%3Fb"
+    )
+    assert answer.status_code == 200
+    file = {"filename": None, "content_type": "image/png", "base64": "UE5H"}
+    assert queue.submitted == [({"file": file, "callback_uri": "http://example.com/a?b"}, "http://example.com/a?b")]
+
+
+def test_a_callback_uri_that_comes_twice_is_refused() -> None:
+    query = "callback_uri=http://example.com/a&callback_uri=http://example.com/b"
+    answer = serve().simulate_post("/predict", body=b"PNG", content_type="image/png", query_string=query)
+    assert problem(answer)[:2] == (400, "Bad input format")
+
+
+def test_the_same_files_under_another_boundary_are_the_same_body() -> None:
+    queue = Queue()
+    for content in (b"PNG", b"PNG", b"another"):
+        files = {"image": ("a.png", content, "image/png")}
+        sent = requests.Request("POST", "http://api/predict", files=files).prepare()
+        headers = {**sent.headers, "Idempotency-Key": "order-4711"}
+        assert serve(queue).simulate_post("/predict", body=sent.body, headers=headers).status_code == 200
+    first, second, third = (idempotency.body for idempotency in queue.idempotencies if idempotency)
+    assert first == second != third
+
+
+def test_a_wait_may_have_a_fraction() -> None:
+    queue = Queue()
+    answer = serve(queue).simulate_post("/predict", json={}, headers={"Prefer": "wait=0.5"})
+    assert (answer.status_code, answer.headers["preference-applied"], queue.waits) == (202, "wait=0.5", [0.5])
 
 
 @pytest.mark.parametrize("value", [{}, [], "text", 1, 1.5, True, None, {"naïve": "☃"}])
@@ -1075,3 +1179,30 @@ def test_a_redis_that_takes_no_writes_is_503_and_can_be_read(open_queue: OpenQue
         assert problem(answer)[:2] == (503, "Service unavailable")
         assert int(answer.headers["retry-after"]) > 0
     assert client.simulate_get(f"/status/{ID}").status_code == 404
+
+
+def test_a_request_that_waits_is_told_that_no_worker_can_run_it(open_queue: OpenQueue, redis: Redis) -> None:
+    WorkerRegistry(redis).report_process("worker@iris", 1, WorkerState.ERROR, "ValueError: no model", hint="Mend it.")
+    client = serve(open_queue())
+    answer = client.simulate_post("/predict", json={}, headers={"Prefer": "wait=30"})
+    description = "No worker can run tasks: ValueError: no model. This request was not accepted."
+    assert problem(answer) == (503, "Service unavailable", description)
+    assert int(answer.headers["retry-after"]) > 0
+    assert redis.llen(keys.QUEUE) == 0
+    assert redis.keys("denzel:task:*") == []
+
+
+@pytest.mark.parametrize("headers", [{}, {"Prefer": "respond-async"}, {"Prefer": "wait=0"}], ids=repr)
+def test_a_request_that_does_not_wait_is_accepted_without_a_worker(
+    open_queue: OpenQueue, redis: Redis, headers: dict[str, str]
+) -> None:
+    WorkerRegistry(redis).report_process("worker@iris", 1, WorkerState.ERROR, "ValueError: no model")
+    answer = serve(open_queue()).simulate_post("/predict", json={}, headers=headers)
+    assert answer.status_code in (200, 202)
+    assert redis.llen(keys.QUEUE) == 1
+
+
+def test_a_bad_request_is_refused_before_workers_are_asked_for(open_queue: OpenQueue, redis: Redis) -> None:
+    WorkerRegistry(redis).report_process("worker@iris", 1, WorkerState.ERROR, "ValueError: no model")
+    answer = serve(open_queue()).simulate_post("/predict", body="{", headers={"Prefer": "wait=30"})
+    assert answer.status_code == 400

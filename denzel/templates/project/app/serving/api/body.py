@@ -11,8 +11,6 @@ from typing import Any
 import falcon
 import orjson
 
-from app.serving.api.constants import NotFinite, place_of_constant, refuse_constant
-
 Receive = Callable[[], Awaitable[Any]]
 
 # Integers that may exceed 64 bits, behind any character that can precede a number: orjson would make them inexact.
@@ -22,6 +20,17 @@ _LONG_INTEGER = re.compile(rb"[\[:, \t\r\n-]\d{19}")
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 _LONG = b"0" * 19
 
+# Characters of a place that are shown.
+_MAX_PLACE = 200
+
+
+class _NotFinite(ValueError):
+    """A number that JSON has not; the message says which."""
+
+
+class _Constant:
+    """The number, where it stands in the parsed body."""
+
 
 async def read_body(length: int | None, receive: Receive, limit: int) -> bytes:
     """The body of an ASGI request with this Content-Length, of any Content-Type.
@@ -29,7 +38,7 @@ async def read_body(length: int | None, receive: Receive, limit: int) -> bytes:
     Raises 413 beyond `limit` bytes, and 400 when it is incomplete.
     """
     if length is not None and length > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     event = await receive()
     body: bytes = event.get("body", b"")
     if event.get("more_body"):
@@ -40,7 +49,7 @@ async def read_body(length: int | None, receive: Receive, limit: int) -> bytes:
             size += len(parts[-1])
         body = b"".join(parts)
     if len(body) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     if len(body) < (length or 0) or event["type"] == "http.disconnect":
         raise falcon.HTTPBadRequest(
             title="Malformed body", description=f"The body ended after {len(body)} of {length or 'more'} bytes."
@@ -48,7 +57,8 @@ async def read_body(length: int | None, receive: Receive, limit: int) -> bytes:
     return body
 
 
-def _too_large(limit: int) -> falcon.HTTPContentTooLarge:
+def too_large(limit: int) -> falcon.HTTPContentTooLarge:
+    """A 413."""
     return falcon.HTTPContentTooLarge(
         title="Body too large",
         description=f"A request's body may have {limit} bytes at most.",
@@ -73,22 +83,61 @@ def parse_json(body: bytes) -> Any:
 
 def _parse_slowly(body: bytes) -> Any:
     try:
-        return json.loads(body, parse_constant=refuse_constant, parse_float=_finite)
-    except NotFinite as error:
-        reason = f"{error} at {place_of_constant(body)}; send null for a missing number"
-        raise falcon.HTTPBadRequest(title="Malformed JSON", description=f"Malformed JSON: {reason}") from error
+        return json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
+    except UnicodeDecodeError as error:
+        reason = (
+            f"byte 0x{body[error.start]:02x} at position {error.start} is no text in {error.encoding}; a file needs "
+            f"its Content-Type, such as image/png, and a compressed body its Content-Encoding"
+        )
+        raise _malformed(reason) from error
+    except _NotFinite as error:
+        raise _malformed(f"{error} at {_place_of_constant(body)}; send null for a missing number") from error
     except (ValueError, RecursionError) as error:
         reason = str(error) if body else "the body is empty"
-        raise falcon.HTTPBadRequest(title="Malformed JSON", description=f"Malformed JSON: {reason}") from error
+        raise _malformed(reason) from error
+
+
+def _malformed(reason: str) -> falcon.HTTPBadRequest:
+    return falcon.HTTPBadRequest(title="Malformed JSON", description=f"Malformed JSON: {reason}")
+
+
+def _refuse_constant(name: str) -> None:
+    """Raise _NotFinite; for the `parse_constant` of json.loads."""
+    raise _NotFinite(f"{name} is not JSON")
+
+
+def _place_of_constant(body: bytes) -> str:
+    """The place of the first of these numbers: `the key "rows", item 0, the key "x"`."""
+    found = _Constant()
+    try:
+        value = json.loads(body, parse_constant=lambda name: found)
+    except (ValueError, RecursionError):
+        return "an unknown place, as the rest is malformed too"
+    steps: list[tuple[Any, str]] = [(value, "")]
+    while steps:
+        value, place = steps.pop()
+        if value is found:
+            return (place or "the top") if len(place) <= _MAX_PLACE else f"{place[:_MAX_PLACE]}..."
+        steps.extend(reversed([(item, place + step) for step, item in _items(value)]))
+    return "the top"
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [(f"[{json.dumps(key, ensure_ascii=False)}]", item) for key, item in value.items()]
+    if isinstance(value, list):
+        return [(f"[{index}]", item) for index, item in enumerate(value)]
+    return []
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if math.isinf(number):
         # JSON has no infinity: the model would get a null.
-        raise ValueError(f"the number {_shortened(text)} is too large")
+        raise ValueError(f"the number {shortened(text)} is too large")
     return number
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """A value that a client sent, for an error."""
     return text if len(text) <= 40 else f"{text[:37]}..."

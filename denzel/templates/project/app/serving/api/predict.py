@@ -17,16 +17,17 @@ import falcon.asgi
 from app.serving.api import problems
 from app.serving.api.auth import Authorization
 from app.serving.api.body import Receive, parse_json, read_body
+from app.serving.api.content_type import CALLBACK_URI, Content, read_content
 from app.serving.api.events import ERROR, accepts_events, open_stream, send_events, too_many_streams
 from app.serving.api.idempotency import read_idempotency
-from app.serving.api.prefer import read_preferences
+from app.serving.api.prefer import applied_wait, read_preferences
 from app.serving.api.resources import result_json
 from app.serving.api.trace import read_trace
 from app.serving.callback_uri import check_uri, remembered
 from app.serving.callbacks.egress import EgressPolicy
 from app.serving.errors import BAD_INPUT, explain, explanation
 from app.serving.json_values import NotJson, TooDeep, json_values
-from app.serving.queue.client import MAX_WAIT, BrokerAway, MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
+from app.serving.queue.client import BrokerAway, MemoryFull, NoWorker, Overloaded, SubmitResult, TaskQueue, TaskRequest
 from app.serving.queue.streams import TaskStream
 from app.serving.queue.waiting import Preferences
 from app.serving.settings import Settings
@@ -40,7 +41,7 @@ VerifyInput = Callable[[Any], Any]
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 # Headers that are no lists: the last one counts.
-_SINGLE = frozenset((b"authorization", b"content-length"))
+_SINGLE = frozenset((b"authorization", b"content-length", b"content-type"))
 
 # The preferences of a request that gets its task's events.
 _FOLLOWS = Preferences(respond_async=True)
@@ -75,13 +76,16 @@ class Predict:
             try:
                 if follows and self._queue.streams.is_full:
                     raise too_many_streams()
-                status, headers, body = await self._answer(named, receive, follows=follows)
+                query = scope.get("query_string", b"")
+                status, headers, body = await self._answer(named, query, receive, follows=follows)
                 stream = await self._stream(headers) if follows else None
             except Exception as error:  # noqa: BLE001 (raised by `on_post`)
                 scope[ERROR] = error
                 # By the specification they may be read once.
                 scope["headers"] = [(name, value.encode("latin1")) for name, value in named.items()]
                 await app(scope, _receive_nothing, send)
+                # The frames of its traceback hold the scope, and the body: a circle, which would be kept for a while.
+                del scope[ERROR]
                 return
             if stream is not None:
                 await send_events(stream, scope, receive, send, headers)
@@ -107,7 +111,9 @@ class Predict:
             log.warning("task %s is accepted, but cannot be followed: %s", task_id, error)
             return None
 
-    async def _answer(self, headers: dict[bytes, str], receive: Receive, *, follows: bool = False) -> Answer:
+    async def _answer(
+        self, headers: dict[bytes, str], query: bytes, receive: Receive, *, follows: bool = False
+    ) -> Answer:
         """Accept a task; answer with its id, or with its result where the request or the deployment waits for it.
 
         One that `follows` its task does not wait.
@@ -115,13 +121,16 @@ class Predict:
         client = self._authorization.client(headers.get(b"authorization"))
         await self._reject_own_callback(headers.get(b"webhook-id"))
         preferences = _FOLLOWS if follows else read_preferences(headers.get(b"prefer"))
+        content = read_content(headers, query)
         body = await read_body(_length(headers), receive, self._body_limit)
         key = headers.get(b"idempotency-key")
         trace = read_trace(headers)
-        accepted = await self._accept(lambda: self._prepare(body, key, client, trace), preferences, len(body))
+        # A body that is compressed, or a form, may take long however short it is.
+        size = len(body) if content is None else max(len(body), self._body_limit)
+        accepted = await self._accept(lambda: self._prepare(body, content, key, client, trace), preferences, size)
         answer: list[tuple[bytes, bytes]] = []
         if preferences.wait is not None:
-            answer.append((b"preference-applied", b"wait=%d" % min(preferences.wait, MAX_WAIT)))
+            answer.append((b"preference-applied", applied_wait(preferences.wait).encode()))
         elif preferences.respond_async and not follows:
             answer.append((b"preference-applied", b"respond-async"))
         record = accepted.record
@@ -141,16 +150,18 @@ class Predict:
                 title="Own callback", description="This is a callback of this project; it makes no task here."
             )
 
-    def _prepare(self, body: bytes, key: str | None, client: str, trace: dict[str, str] | None) -> TaskRequest:
-        """Parse and verify a request."""
-        json_data = parse_json(body)
+    def _prepare(
+        self, body: bytes, content: Content | None, key: str | None, client: str, trace: dict[str, str] | None
+    ) -> TaskRequest:
+        """Parse and verify a request; `content` is None for plain JSON."""
+        json_data = parse_json(body) if content is None else content.values(body, self._body_limit)
         # verify_input may change the body.
         callback_uri = self._callback_uri(json_data)
         idempotency = _idempotency(key, client, json_data)
         return TaskRequest(self._verify(json_data), callback_uri, idempotency, trace)
 
     def _callback_uri(self, json_data: Any) -> str | None:
-        uri = json_data.get("callback_uri") if isinstance(json_data, dict) else None
+        uri = json_data.get(CALLBACK_URI) if isinstance(json_data, dict) else None
         if uri is None:
             return None
         try:
@@ -181,6 +192,8 @@ class Predict:
             return await self._queue.submit(prepare, preferences, size=size)
         except Overloaded:
             raise problems.unavailable("Too many requests wait; nothing was accepted. Try again later.") from None
+        except NoWorker as error:
+            raise problems.unavailable(f"No worker can run tasks: {error}. This request was not accepted.") from None
         except QueueFull:
             raise problems.unavailable("The queue is full; nothing was accepted. Try again later.") from None
         except MemoryFull:

@@ -12,10 +12,10 @@ import falcon
 import falcon.asgi
 
 from app.serving.api import problems
-from app.serving.api.prefer import read_preferences
+from app.serving.api.prefer import applied_wait, read_preferences
 from app.serving.errors import failure_members
 from app.serving.json_values import json_text
-from app.serving.queue.client import MAX_WAIT, BrokerAway, TaskQueue
+from app.serving.queue.client import BrokerAway, TaskQueue
 from app.serving.store.tasks import FAILURE, REVOKED, TaskRecord
 from app.serving.store.times import iso
 from app.serving.store.workers import WorkerState
@@ -55,8 +55,8 @@ class Status:
             record = await self._queue.find(task_id)
         else:
             # RFC 7240
-            resp.set_header("Preference-Applied", f"wait={min(wait, MAX_WAIT)}")
-            record = await self._queue.wait(task_id, min(wait, MAX_WAIT))
+            resp.set_header("Preference-Applied", applied_wait(wait))
+            record = await self._queue.wait(task_id, wait)
         if record is None:
             raise unknown_task(task_id)
         _answer(resp, status_json(record))

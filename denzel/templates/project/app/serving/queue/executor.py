@@ -116,6 +116,8 @@ class BatchingExecutor:
             self._resolve(RuntimeError(f"{type(error).__name__}: {error}"), future)
         else:
             self._resolve(value, future)
+        # The traceback of an error holds this frame: a circle, with all that the function worked on.
+        del function, future
         self._progress += 1
         if self._work and time.perf_counter() - began > SLOW:
             with self._lock:

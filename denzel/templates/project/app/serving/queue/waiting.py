@@ -11,7 +11,7 @@ from app.serving.settings import ResponseMode
 class Preferences:
     """Preferences of one request: `wait`, in seconds, for the result; or `respond_async`, not to wait."""
 
-    wait: int | None = None
+    wait: float | None = None
     respond_async: bool = False
 
 
