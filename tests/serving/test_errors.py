@@ -23,6 +23,27 @@ class Unprintable(Exception):
     __repr__ = __str__
 
 
+class Silent:
+    def __repr__(self) -> str:
+        raise ValueError("no text")
+
+
+class Broken(list[int]):
+    def __iter__(self) -> Any:
+        raise ValueError("no items")
+
+
+class ArgumentsOfItsOwn(Exception):
+    @property
+    def args(self) -> Any:  # type: ignore[override]
+        raise ValueError("no arguments")
+
+
+class Ending(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
 class OfTheUser(Exception):
     def __init__(self, first: str, *, second: Any) -> None:
         super().__init__(first, second)
@@ -64,7 +85,13 @@ def chained() -> None:
         (Unprintable("x"), ["Unprintable"], "Unprintable", "", "Unprintable"),
         (NotJson("result is a Figure"), ["result is a Figure"], "NotJson", "result is a Figure", "result is a Figure"),
         (NotAnImage("no"), ["no"], "BadInput", "no", "no"),
-        (SystemExit(1), ["SystemExit: 1"], "SystemExit", "SystemExit: 1", "SystemExit: 1"),
+        (SystemExit(1), ["SystemExit: 1"], "SystemExit", "1", "SystemExit: 1"),
+        (SystemExit("bye"), ["SystemExit: bye"], "SystemExit", "bye", "SystemExit: bye"),
+        (KeyboardInterrupt(), ["KeyboardInterrupt"], "KeyboardInterrupt", "", "KeyboardInterrupt"),
+        (ValueError({Silent(): 1}), ["dict"], "ValueError", "", "ValueError"),
+        (ValueError(Broken([1])), ["[1]"], "ValueError", "[1]", "[1]"),
+        (ArgumentsOfItsOwn("x"), ["x"], "ArgumentsOfItsOwn", "x", "x"),
+        (Ending("x"), ["Ending"], "Ending", "", "Ending"),
         (raised(chained), ["second"], "RuntimeError", "second", "second"),
         (ValueError("ü\ud800"), ["ü\ud800"], "ValueError", "ü\\ud800", "ü\\ud800"),
         (

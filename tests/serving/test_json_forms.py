@@ -8,7 +8,7 @@ import enum
 import io
 import json
 import uuid
-from collections import ChainMap, UserDict, UserList, deque
+from collections import ChainMap, UserDict, UserList, UserString, deque
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path, PureWindowsPath
@@ -145,6 +145,8 @@ def test_scalars_have_one_form_as_value_and_as_key(value: Any, expected: Any) ->
         (UserDict(a=1), {"a": 1}),
         (UserList((1, 2)), [1, 2]),
         (memoryview(b"ab"), "YWI="),
+        (memoryview(b"axb")[::2], "YWI="),
+        (UserString("a"), "a"),
         (Box("a", np.array([1, 2])), {"label": "a", "corner": [1, 2], "since": "2025-01-01"}),
         (Circle(np.float32(0.5)), {"radius": 0.5, "colour": "red"}),
         (
@@ -231,7 +233,9 @@ def test_the_path_leads_into_a_dataframe() -> None:
         json_values({"box": Box("a", object())})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I;16"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I;16", "PA", "RGBa"]
+)
 def test_an_image_is_a_png_in_a_data_url(mode: str) -> None:
     url = json_values({"image": Image.new(mode, (3, 2))})["image"]
     assert url.startswith("data:image/png;base64,")
@@ -284,6 +288,44 @@ def test_what_a_library_raises_is_named_with_the_path() -> None:
         json_values({"t": Broken(1)})
 
 
+class Hostile(list[int]):
+    def __iter__(self) -> Any:
+        raise ValueError("no items" * 1000)
+
+
+class HostileDict(dict[str, int]):
+    def items(self) -> Any:
+        raise ValueError("no items")
+
+
+class HostileClass:
+    @property
+    def __class__(self) -> Any:
+        raise ValueError("no class")
+
+
+class HostileKey:
+    def __repr__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (Hostile([1]), "is a Hostile: not JSON serialisable (ValueError: no items"),
+        (HostileDict(a=1), "is a HostileDict: not JSON serialisable (ValueError: no items)"),
+        (HostileClass(), "is a HostileClass: not JSON serialisable (ValueError: no class)"),
+        ({HostileKey(): 1}, "has the key without a text, a HostileKey: not JSON serialisable (str() would help)"),
+    ],
+    ids=["list", "dict", "class", "key"],
+)
+def test_what_cannot_be_read_is_named_with_its_path(value: Any, message: str) -> None:
+    with pytest.raises(NotJson) as caught:
+        json_values({"x": [value]})
+    assert str(caught.value).startswith(f'result["x"][0] {message}')
+    assert len(str(caught.value)) < 1000
+
+
 _scalars = some.one_of(
     some.none(),
     some.booleans(),
@@ -301,12 +343,14 @@ _scalars = some.one_of(
     some.complex_numbers(),
     some.builds(object),
 )
+# A signalling NaN has no hash.
+_keys = _scalars.filter(lambda key: not (isinstance(key, Decimal) and key.is_snan()) and key == key)
 _values = some.recursive(
     _scalars,
     lambda inner: some.one_of(
         some.lists(inner, max_size=4),
         some.tuples(inner, inner),
-        some.dictionaries(_scalars.filter(lambda key: key == key), inner, max_size=4),
+        some.dictionaries(_keys, inner, max_size=4),
         some.builds(Circle, inner),
         some.builds(Pair, inner, inner),
         inner.map(lambda value: np.array([value, None], dtype=object)),

@@ -398,6 +398,26 @@ def test_a_pipeline_that_cannot_be_imported_is_an_error_of_the_pipeline() -> Non
 
 
 @pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"rows": [{"x": 1}, {"x": NaN}]}', 'NaN is not JSON at ["rows"][1]["x"]; send null for a missing number'),
+        (b"[-Infinity, NaN]", "-Infinity is not JSON at [0]; send null for a missing number"),
+        (b"NaN", "NaN is not JSON at the top; send null for a missing number"),
+        (
+            b'{"a": Infinity, "b": }',
+            "Infinity is not JSON at an unknown place, as the rest is malformed too; send null for a missing number",
+        ),
+        ('{"größe": NaN}'.encode(), 'NaN is not JSON at ["größe"]; send null for a missing number'),
+        (b'{"%s": NaN}' % (b"x" * 300), f'NaN is not JSON at ["{"x" * 198}...; send null for a missing number'),
+    ],
+)
+def test_a_number_that_json_has_not_is_named_with_its_place(content: bytes, reason: str) -> None:
+    response = serve(Queue()).simulate_post("/predict", body=content)
+    assert problem(response) == (400, "Malformed JSON", f"Malformed JSON: {reason}")
+    assert "\\u" not in response.text
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b"",

@@ -33,10 +33,10 @@ Connect = Callable[[], socket.socket]
     ],
 )
 def test_an_error_is_an_http_response_in_the_shape_of_the_api(status: int, description: str) -> None:
-    head, _, body = error_response(status, description).decode("latin1").partition("\r\n\r\n")
+    head, _, body = error_response(status, description).decode().partition("\r\n\r\n")
     assert head.splitlines()[0].startswith(f"HTTP/1.1 {status} ")
     assert "Content-Type: application/json; charset=utf-8" in head.splitlines()
-    assert f"Content-Length: {len(body)}" in head.splitlines()
+    assert f"Content-Length: {len(body.encode())}" in head.splitlines()
     assert "Connection: close" in head.splitlines()
     problem = json.loads(body)
     assert sorted(problem) == ["description", "status", "title"]

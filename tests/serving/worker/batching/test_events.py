@@ -15,6 +15,8 @@ from support.dashboard import dashboard
 from support.redis_server import counted_commands
 from support.waiting import until
 
+from app.serving.errors import failure
+from app.serving.json_values import json_text
 from app.serving.store.messages import TASK_NAME, QueuedTask
 from app.serving.store.tasks import FAILURE, SUCCESS, Completion
 from app.serving.worker.batching.events import FLUSH_INTERVAL, MAX_RESULT_REPR, TaskEvents
@@ -53,7 +55,7 @@ def test_a_task_is_one_event_with_all_that_celery_tells_in_three(
     events: TaskEvents, received: list[dict[str, Any]]
 ) -> None:
     long = json.dumps({"x": "y" * 5000})
-    events.ended([result(1, text=long), result(2, FAILURE, '{"args": ["bad"]}')])
+    events.ended([result(1, text=long), result(2, FAILURE, json_text(failure(KeyError("rows"))))])
     events.revoked([QueuedTask("task-3", "", "[3]", 900.0)])
     events.flush(is_idle=True)
     until(lambda: len(received) == 3, what="the events")
@@ -62,7 +64,7 @@ def test_a_task_is_one_event_with_all_that_celery_tells_in_three(
     assert known.items() <= good.items()
     assert (good["type"], good["uuid"], good["started"], good["runtime"]) == ("task-succeeded", "task-1", 901.0, 0.25)
     assert good["result"] == long[:MAX_RESULT_REPR]
-    assert (bad["type"], bad["exception"], bad["traceback"]) == ("task-failed", '{"args": ["bad"]}', "")
+    assert (bad["type"], bad["exception"], bad["traceback"]) == ("task-failed", "KeyError: 'rows'", "")
     assert (revoked["type"], revoked["uuid"], revoked["terminated"]) == ("task-revoked", "task-3", False)
 
 

@@ -189,14 +189,29 @@ def test_the_time_that_storing_a_result_takes_is_not_its_tasks(
     assert seen == [0.0, 0.0]
 
 
-def test_what_ends_no_program_ends_no_process_either(run: Run, taken: Taken) -> None:
-    """A cancelled coroutine is no Exception."""
+class PanicException(BaseException):
+    """As PyO3 raises where a library in Rust panics."""
 
+
+@pytest.mark.parametrize("raised", [asyncio.CancelledError, PanicException, GeneratorExit, KeyboardInterrupt])
+@pytest.mark.parametrize("batches", [False, True])
+def test_what_is_no_exception_fails_its_task_alone(
+    batches: bool, raised: type[BaseException], run: Run, taken: Taken
+) -> None:
     def predict(model: str, one: int) -> dict[str, Any]:
-        raise asyncio.CancelledError
+        if one == 2:
+            raise raised
+        return {"x": one}
 
-    with pytest.raises(asyncio.CancelledError):
-        run(taken(a=1), predict=predict)
+    def predict_batch(model: str, many: list[int]) -> list[dict[str, Any]]:
+        return [predict(model, one) for one in many]
+
+    ended = run(taken(a=1, b=2, c=3), **({"predict_batch": predict_batch} if batches else {"predict": predict}))
+    assert [json.loads(result.completion.result) for result in ended] == [
+        {"x": 1},
+        {"args": [raised.__name__], "error": {"type": raised.__name__, "message": ""}},
+        {"x": 3},
+    ]
 
 
 @pytest.mark.parametrize("batches", [False, True])

@@ -10,6 +10,8 @@ from app.serving.json_values import NotJson, json_text, json_values
 #: Characters of an exception's type, of its message, and of its arguments in JSON, that are kept.
 LIMIT = 1000
 
+# Types whose text is no message.
+_MERE_VALUES = ("KeyError", "SystemExit", "KeyboardInterrupt")
 
 #: The type, in an answer, of BadInput and its subclasses.
 BAD_INPUT = "BadInput"
@@ -27,7 +29,7 @@ def failure(error: BaseException) -> dict[str, Any]:
     kind, text = type_name(error), message(error)
     if not isinstance(error, Exception):
         # The pipeline tried to end its process, as sys.exit does: the arguments alone would not show that.
-        return failure_of(kind, f"{kind}: {text}")
+        return {"args": [_explained(kind, text)], "error": {"type": kind, "message": text}}
     return {"args": _arguments(error, text or kind), "error": {"type": kind, "message": text}}
 
 
@@ -66,10 +68,21 @@ def explain(error: BaseException) -> str:
     return _explained(type_name(error), message(error))
 
 
+def stored_reason(stored: str) -> str:
+    """One line from what is stored for a failed task: the type and the message of its exception."""
+    parsed = json.loads(stored)
+    error = parsed.get("error")
+    return _line(error["type"], error["message"]) if error else explanation(stored)
+
+
 def describe(error: BaseException) -> str:
     """One line for an exception: its type and message, without the traceback."""
-    text = " ".join(message(error).split())
-    return f"{type_name(error)}: {text}" if text else type_name(error)
+    return _line(type_name(error), message(error))
+
+
+def _line(kind: str, text: str) -> str:
+    text = " ".join(text.split())
+    return f"{kind}: {text}" if text else kind
 
 
 def type_name(error: BaseException) -> str:
@@ -85,17 +98,24 @@ def message(error: BaseException) -> str:
 def _explained(kind: str, text: str) -> str:
     if not text:
         return kind
-    # All that a KeyError has is a key; others are raised with a mere value, too.
-    says_nothing = kind == "KeyError" or text.isdecimal() or (text[0] in "'\"" and text[-1] == text[0])
+    # All that a KeyError has is a key, and SystemExit a code; others are raised with a mere value, too.
+    says_nothing = kind in _MERE_VALUES or text.isdecimal() or (text[0] in "'\"" and text[-1] == text[0])
     return f"{kind}: {text}" if says_nothing else text
 
 
 def _arguments(error: Exception, text: str) -> list[Any]:
     # Types with a text of their own, such as OSError, say more with it than with their arguments.
-    if not error.args or type(error).__str__ not in (BaseException.__str__, KeyError.__str__):
+    arguments = _args_of(error)
+    if not arguments or type(error).__str__ not in (BaseException.__str__, KeyError.__str__):
         return [text]
-    arguments = [_argument(argument) for argument in error.args]
-    return arguments if len(json_text(arguments)) <= LIMIT else [text]
+    converted = [_argument(argument) for argument in arguments]
+    return converted if len(json_text(converted)) <= LIMIT else [text]
+
+
+def _args_of(error: BaseException) -> tuple[Any, ...]:
+    """The arguments, also of a type that has another `args` of its own."""
+    arguments: tuple[Any, ...] = vars(BaseException)["args"].__get__(error)
+    return arguments
 
 
 def _argument(argument: Any) -> Any:
@@ -108,7 +128,7 @@ def _argument(argument: Any) -> Any:
 def _text(value: object) -> str:
     try:
         return str(value)
-    except Exception:  # noqa: BLE001  the user's own code
+    except (Exception, SystemExit, KeyboardInterrupt):  # noqa: BLE001  the user's own code
         return ""
 
 

@@ -9,7 +9,7 @@ import base64
 import dataclasses
 import io
 import math
-from collections import deque
+from collections import UserString, deque
 from collections.abc import KeysView, Mapping, Sequence, Set, ValuesView
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -20,6 +20,9 @@ from uuid import UUID
 
 #: Digits of a Decimal that is written as a whole number; of more, a float is made.
 MAX_DIGITS = 4000
+
+# Modes of Pillow's images that a PNG can have.
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 # What would help with a value that has no form, by what its type offers.
 _HINTS = (
@@ -58,7 +61,9 @@ def simpler(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, bytes | bytearray | memoryview):
-        return base64.b64encode(value).decode("ascii")
+        # A view may skip some of the bytes, which base64 cannot read as it is.
+        content = value.tobytes() if isinstance(value, memoryview) else value
+        return base64.b64encode(content).decode("ascii")
     if isinstance(value, datetime | date | time):
         # pandas' NaT is a datetime, and unequal to itself.
         return value.isoformat() if value == value else None
@@ -66,7 +71,7 @@ def simpler(value: Any) -> Any:
         return _duration(value)
     if isinstance(value, Decimal):
         return _decimal(value)
-    if isinstance(value, UUID | PurePath):
+    if isinstance(value, UUID | PurePath | UserString):
         return str(value)
     if _is_numpy(kind):
         return _numpy(value)
@@ -241,6 +246,7 @@ def _sorted(values: Any) -> list[Any]:
 def _image(image: Any) -> str:
     """A PNG as a data URL."""
     buffer = io.BytesIO()
-    png = image if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else image.convert("RGB")
+    transparent = image.mode in ("La", "PA", "RGBa")
+    png = image if image.mode in _PNG_MODES else image.convert("RGBA" if transparent else "RGB")
     png.save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from app.serving.json_forms import NoForm, Plain, simpler
@@ -64,41 +65,49 @@ def _convert(value: Any, path: _Path) -> Any:
         return value if math.isfinite(value) else None
     if kind is int:
         return _integer(value, path)
-    if isinstance(value, list | tuple):
+    if kind is list or kind is tuple:
         return [
             item
             if (kind := type(item)) in _UNCHANGED or (kind is float and math.isfinite(item))
             else _convert(item, (index, path))
             for index, item in enumerate(value)
         ]
-    if isinstance(value, dict):
+    if kind is dict:
         return _with_text_keys(value, path)
-    # Before the types that its members may have as well.
-    if hasattr(kind, "_member_map_"):
-        return _convert(value.value, path)
-    return _convert_subclass(value, path)
-
-
-def _convert_subclass(value: Any, path: _Path) -> Any:
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, int):
-        return _integer(value, path)
-    if isinstance(value, float):
+    if issubclass(kind, float) and not hasattr(kind, "_member_map_"):
+        # Of NumPy, of which there may be many.
         return float(value) if math.isfinite(value) else None
     form = _form(value, path)
     return form.value if type(form) is Plain else _convert(form, path)
 
 
 def _form(value: Any, path: _Path) -> Any:
+    """One step from a value of another type towards JSON. Raises NotJson whatever its methods raise."""
     try:
-        return simpler(value)
+        return _of_subclass(value)
     except NoForm as error:
         raise NotJson(f"{_named(value, path)}: not JSON serialisable ({error.advice} would help)") from None
     except RecursionError:
         raise
     except Exception as error:
-        raise NotJson(f"{_named(value, path)}: not JSON serialisable ({type(error).__name__}: {error})") from error
+        raise NotJson(f"{_named(value, path)}: not JSON serialisable ({_reason(error)})") from error
+
+
+def _of_subclass(value: Any) -> Any:
+    # Before the types that its members may have as well.
+    if hasattr(type(value), "_member_map_"):
+        return value.value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(value, dict):
+        return dict(value.items())
+    return simpler(value)
 
 
 def _integer(value: int, path: _Path) -> int:
@@ -137,13 +146,28 @@ def _key(key: Any, path: _Path) -> str:
     if isinstance(value, int | float):
         return repr(value)
     raise NotJson(
-        f"{_formatted(path)} has the key {_shortened(repr(key))}, a {type(key).__name__}: not JSON serialisable"
+        f"{_formatted(path)} has the key {_repr(key)}, a {_shortened(type(key).__name__)}: not JSON serialisable"
         " (str() would help)"
     )
 
 
 def _named(value: Any, path: _Path) -> str:
-    return f"{_formatted(path)} is a {type(value).__name__}"
+    return f"{_formatted(path)} is a {_shortened(type(value).__name__)}"
+
+
+def _reason(error: Exception) -> str:
+    return _shortened(f"{type(error).__name__}: {_text(str, error)}")
+
+
+def _repr(key: Any) -> str:
+    return _shortened(_text(repr, key)) or "without a text"
+
+
+def _text(function: Callable[[Any], str], value: Any) -> str:
+    try:
+        return function(value)
+    except Exception:  # noqa: BLE001  the user's own code
+        return ""
 
 
 def _formatted(path: _Path) -> str:

@@ -20,6 +20,17 @@ _LONG_INTEGER = re.compile(rb"[\[:, \t\r\n-]\d{19}")
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 _LONG = b"0" * 19
 
+# Characters of a place that are shown.
+_MAX_PLACE = 200
+
+
+class _NotFinite(ValueError):
+    """A number that JSON has not; the message says which."""
+
+
+class _Constant:
+    """The number, where it stands in the parsed body."""
+
 
 async def read_body(length: int | None, receive: Receive, limit: int) -> bytes:
     """The body of an ASGI request with this Content-Length, of any Content-Type.
@@ -79,6 +90,8 @@ def _parse_slowly(body: bytes) -> Any:
             f"its Content-Type, such as image/png, and a compressed body its Content-Encoding"
         )
         raise _malformed(reason) from error
+    except _NotFinite as error:
+        raise _malformed(f"{error} at {_place_of_constant(body)}; send null for a missing number") from error
     except (ValueError, RecursionError) as error:
         reason = str(error) if body else "the body is empty"
         raise _malformed(reason) from error
@@ -89,7 +102,32 @@ def _malformed(reason: str) -> falcon.HTTPBadRequest:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+    """Raise _NotFinite; for the `parse_constant` of json.loads."""
+    raise _NotFinite(f"{name} is not JSON")
+
+
+def _place_of_constant(body: bytes) -> str:
+    """The place of the first of these numbers: `the key "rows", item 0, the key "x"`."""
+    found = _Constant()
+    try:
+        value = json.loads(body, parse_constant=lambda name: found)
+    except (ValueError, RecursionError):
+        return "an unknown place, as the rest is malformed too"
+    steps: list[tuple[Any, str]] = [(value, "")]
+    while steps:
+        value, place = steps.pop()
+        if value is found:
+            return (place or "the top") if len(place) <= _MAX_PLACE else f"{place[:_MAX_PLACE]}..."
+        steps.extend(reversed([(item, place + step) for step, item in _items(value)]))
+    return "the top"
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [(f"[{json.dumps(key, ensure_ascii=False)}]", item) for key, item in value.items()]
+    if isinstance(value, list):
+        return [(f"[{index}]", item) for index, item in enumerate(value)]
+    return []
 
 
 def _finite(text: str) -> float:

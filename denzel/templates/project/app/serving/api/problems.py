@@ -5,13 +5,14 @@ It is RFC 9457's problem details, with Falcon's `description` for `detail`.
 
 from __future__ import annotations
 
-import json
 from http import HTTPStatus
 from typing import Any
 
 import falcon
 import falcon.asgi
 from redis import RedisError
+
+from app.serving.json_values import json_text
 
 #: Seconds after which a client may try again when the queue is full, or Redis away.
 RETRY_AFTER = 5
@@ -27,7 +28,7 @@ class Problem(falcon.HTTPError):
 
 def problem(status: int, title: str, description: str | None, **details: Any) -> str:
     """The JSON body of an error."""
-    return json.dumps({"title": title, "description": description or title, "status": status, **details})
+    return json_text({"title": title, "description": description or title, "status": status, **details})
 
 
 def serialize(req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falcon.HTTPError) -> None:

@@ -14,6 +14,7 @@ import falcon.asgi
 from app.serving.api import problems
 from app.serving.api.prefer import applied_wait, read_preferences
 from app.serving.errors import failure_members
+from app.serving.json_values import json_text
 from app.serving.queue.client import BrokerAway, TaskQueue
 from app.serving.store.tasks import FAILURE, REVOKED, TaskRecord
 from app.serving.store.times import iso
@@ -147,7 +148,7 @@ def status_json(record: TaskRecord) -> str:
         spent = {"waited": _rounded(times.waited), "ran": _rounded(times.ran)}
         members.append(f'"seconds": {json.dumps(spent)}')
     if record.callback is not None:
-        members.append(f'"callback": {json.dumps(asdict(record.callback))}')
+        members.append(f'"callback": {json_text(asdict(record.callback))}')
     return f"{{{', '.join(members)}}}"
 
 
@@ -161,7 +162,7 @@ def result_json(record: TaskRecord) -> str:
 
 
 def _answer_json(resp: falcon.asgi.Response, value: Any) -> None:
-    _answer(resp, json.dumps(value))
+    _answer(resp, json_text(value))
 
 
 def _answer(resp: falcon.asgi.Response, text: str) -> None:

@@ -14,6 +14,7 @@ from kombu import Producer
 from kombu.exceptions import OperationalError
 from redis import RedisError
 
+from app.serving.errors import stored_reason
 from app.serving.store import event_json
 from app.serving.store.connection import TIMEOUT
 from app.serving.store.messages import TASK_NAME, QueuedTask
@@ -94,10 +95,11 @@ class TaskEvents:
 
 
 def _end(result: TaskResult) -> dict[str, Any]:
-    text = result.completion.result[:MAX_RESULT_REPR]
     times = {"started": result.time_start, "runtime": result.runtime}
     if result.completion.status == SUCCESS:
+        text = result.completion.result[:MAX_RESULT_REPR]
         return {"type": "task-succeeded", "result": text, **times, **task_fields(result.task)}
+    text = stored_reason(result.completion.result)[:MAX_RESULT_REPR]
     return {"type": "task-failed", "exception": text, "traceback": "", **times, **task_fields(result.task)}
 
 

@@ -90,7 +90,7 @@ class BatchRunner:
     def _predict(self, task: QueuedTask) -> Any:
         try:
             return self._predictor.predict(decode_input(task))
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the user's own code)
+        except BaseException as error:  # noqa: BLE001 (the user's own code; a panic in Rust is no Exception)
             return error
 
 

@@ -146,7 +146,7 @@ class _Raised:
 def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return function(*arguments)
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the user's own code)
+    except BaseException as error:  # noqa: BLE001 (the user's own code; a panic in Rust is no Exception)
         return _Raised(error)
 
 
