@@ -497,12 +497,12 @@ def test_what_a_generator_raises_is_raised(reported: Reported) -> None:
         loaded(predict=predict).predict({})
 
 
-def test_a_generator_must_return_a_dict(reported: Reported) -> None:
+def test_a_generator_must_return_a_result(reported: Reported) -> None:
     def predict(model: Any, data: Any) -> Any:
         yield 1
-        return [1]
+        return 7
 
-    with pytest.raises(WrongResult, match="predict returned a list; it must return a dict"):
+    with pytest.raises(WrongResult, match="predict returned a int; it must return a dict"):
         loaded(predict=predict).predict({})
 
 
