@@ -120,7 +120,7 @@ def test_a_restart_is_seen_and_the_new_output_follows(
     claims.take(limit=1)
     reports.write(claims.holder, [Report(task_id, "", 0, ["1", "2"])])
     reader.until("output", 2)
-    claims.requeue({task_id: True})
+    claims.requeue([task_id])
     reader.until("waiting", 2)
     claims.take(limit=1)
     reports.write(claims.holder, [Report(task_id, "", 0, ["11"])])
