@@ -17,6 +17,7 @@ from denzel.backends.docker.engine import Engine, unreachable
 from denzel.errors import AlreadyLaunched, BackendUnavailable, CommandFailed
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
+from denzel.project.requirements import explained
 from denzel.services import Service, ServiceReport, State
 
 #: The first release of Docker Engine with `start_interval` of health checks.
@@ -88,7 +89,7 @@ class DockerBackend(Backend):
                 for step in reader.feed(line):
                     on_step(step)
         except CommandFailed:
-            raise build_failure(self._image, output) from None
+            raise explained(build_failure(self._image, output), self._project.root, "\n".join(output)) from None
 
     def up(self) -> None:
         try:

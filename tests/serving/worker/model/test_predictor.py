@@ -519,12 +519,12 @@ def test_what_a_generator_raises_is_raised(reported: Reported) -> None:
         loaded(predict=predict).predict({})
 
 
-def test_a_generator_must_return_a_result(reported: Reported) -> None:
+def test_a_generator_must_not_return_a_single_value(reported: Reported) -> None:
     def predict(model: Any, data: Any) -> Any:
         yield 1
-        return 7
+        return 1
 
-    with pytest.raises(WrongResult, match="predict returned a int; it must return a dict"):
+    with pytest.raises(WrongResult, match="predict returned a int; it must return a dict, a list or a table"):
         loaded(predict=predict).predict({})
 
 

@@ -1,4 +1,4 @@
-"""docs/models.md: the function of the page that keeps downloads, as it stands there."""
+"""docs/elsewhere.md: the function of the page that keeps downloads, as it stands there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Cached = Callable[[str, Callable[[str], Any]], Path]
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cached:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    page = (REPOSITORY / "docs" / "models.md").read_text()
+    page = (REPOSITORY / "docs" / "elsewhere.md").read_text()
     (source,) = re.findall(r"```python\n(import fcntl\n.*?)```", page, re.DOTALL)
     module: dict[str, Any] = {}
     exec(source, module)
