@@ -20,7 +20,7 @@ SILENCE = 40.0
 RETRY_INTERVAL = 1.0
 GIVE_UP_AFTER = 60.0
 
-#: The name of an event of our own, without data: the connection is broken, and made again.
+#: The name of an event of our own, without data, once for each outage: the connection is broken, and made again.
 AWAY = "away"
 
 
@@ -54,13 +54,14 @@ def watch(
 
     Raises TaskUnknown, and ServiceNotRunning when the api does not answer, or not again.
     """
-    last_id, reached_at, has_answered = "", clock(), False
+    last_id, reached_at, has_answered, is_away = "", clock(), False, False
     while True:
         try:
             for event in _connected(address, task_id, key, last_id):
                 reached_at, has_answered = clock(), True
                 last_id = event.id or last_id
                 if event.name:
+                    is_away = False
                     yield event
                 if event.is_last:
                     return
@@ -70,7 +71,9 @@ def watch(
                 raise ServiceNotRunning(
                     f"The api does not answer at {host}, port {port}.", hint="denzel status"
                 ) from error
-        yield TaskEvent(name=AWAY)
+        if not is_away:
+            is_away = True
+            yield TaskEvent(name=AWAY)
         sleep(RETRY_INTERVAL)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 from collections.abc import Callable, Iterator
@@ -287,11 +288,13 @@ def test_a_client_that_reads_nothing_holds_little_and_is_cut_off(
     claims.take(limit=1)
     response = api.request("GET", f"/status/{task_id}/events")
     text = json.dumps("x" * (MAX_OUTPUT_BYTES // 2))
-    written = 0
-    while api.queue.streams._streams:
-        assert written < 200, "the stream goes on for ever"
-        reports.write(claims.holder, [Report(task_id, "", written, [text])])
-        written += 1
+    numbers = itertools.count()
+
+    def is_cut_off() -> bool:
+        reports.write(claims.holder, [Report(task_id, "", next(numbers), [text])])
+        return not api.queue.streams._streams
+
+    until(is_cut_off, what="the end of the stream")
     with pytest.raises((ConnectionError, ValueError)):
         list(response.events())
 

@@ -72,6 +72,8 @@ class Events:
             except Exception as error:  # noqa: BLE001 (raised by `on_get`)
                 scope[ERROR] = error
                 await app(scope, receive, send)
+                # The frames of its traceback hold the scope.
+                del scope[ERROR]
                 return
             await send_events(stream, scope, receive, send)
 
@@ -142,6 +144,7 @@ async def send_events(
     finally:
         stream.close()
         gone.cancel()
+        del scope[ON_SHUTDOWN]
 
 
 async def _send(send: Any, body: bytes, *, more: bool = True) -> None:

@@ -6,6 +6,7 @@ The one module that uses uvicorn's private names; read at uvicorn 0.54.0.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from http import HTTPStatus
 from typing import Any
 
@@ -65,6 +66,9 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._connection = CoalescingTransport(transport, self.loop, self._close)
+        # Not the transport itself: it leads back to the request, in a circle.
+        connection = weakref.ref(self._connection)
+        self._abort = lambda: (open_one := connection()) and open_one.abort()
         super().connection_made(self._connection)  # type: ignore[arg-type]
         self._in_head = self._in_request = False
         self._head_length = 0
@@ -174,7 +178,7 @@ class Protocol(HttpToolsProtocol):
             end()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        cycle.scope[ABORT] = self._connection.abort
+        cycle.scope[ABORT] = self._abort
         # With `Expect: 100-continue`, errors that do not depend on the body, such as its length, are answered first.
         super()._start_asgi_task(cycle, answer_before_body(app) if cycle.waiting_for_100_continue else app)
 
