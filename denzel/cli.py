@@ -294,7 +294,8 @@ def listen(port: int, host: str | None) -> None:
 def watch(task_id: str) -> None:
     """Follow a task in the terminal until it has ended.
 
-    Its place in the queue, its progress, the output of a generator, and its result are shown. The exit code is 0 for SUCCESS, 1 for any other end.
+    Its place in the queue, its progress, the output of a generator, and its result are shown. The exit code is 0 for
+    SUCCESS, 1 for any other end.
     """
     # Imported here: no other command needs an HTTP client of its own.
     from denzel import watch as stream
