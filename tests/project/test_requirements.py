@@ -67,8 +67,10 @@ def test_lines_of_the_user_alone_are_named_without_denzels(root: Path) -> None:
 @pytest.mark.parametrize(
     "output",
     [
-        ("Because scikit-lern was not found in the package registry and you require scikit-lern, we can conclude that"
-        " your requirements are unsatisfiable."),
+        (
+            "Because scikit-lern was not found in the package registry and you require scikit-lern, we can conclude"
+            " that your requirements are unsatisfiable."
+        ),
         "error: Failed to build `numpy==1.0`",
     ],
 )

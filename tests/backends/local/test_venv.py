@@ -129,6 +129,16 @@ def test_the_message_of_the_installer_is_passed_on(project: Project, programs: P
 
 @local
 @pytest.mark.usefixtures("package_cache")
+def test_what_the_serving_code_does_not_pin_may_be_any_release(project: Project) -> None:
+    pins = {"packaging": "23.2", "requests": "2.31.0", "certifi": "2024.2.2"}
+    (project.root / "requirements.txt").write_text("\n".join(f"{name}=={release}" for name, release in pins.items()))
+    build(project)
+    installed = (project.root / ".denzel" / "venv").resolve().glob("lib/python*/site-packages/*.dist-info")
+    assert {f"{name}-{release}.dist-info" for name, release in pins.items()} <= {path.name for path in installed}
+
+
+@local
+@pytest.mark.usefixtures("package_cache")
 def test_a_second_build_reuses_the_first(project: Project) -> None:
     steps = build(project)
     assert {step.state for step in steps} == {State.INSTALLING_PIP}
