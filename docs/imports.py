@@ -93,6 +93,6 @@ SERVING = Half(
         ("store", "pipeline"),
         ("callback_uri", "errors"),
         ("json_values",),
-        ("settings", "logs", "heartbeat", "cores", "backoff"),
+        ("settings", "logs", "heartbeat", "cores", "backoff", "json_forms"),
     ),
 )

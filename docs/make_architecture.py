@@ -50,6 +50,7 @@ SERVING_WORDS = {
     "callback_uri": "syntax of a URI",
     "errors": "failures as JSON",
     "json_values": "results as JSON",
+    "json_forms": "of libraries",
     "settings": "the environment",
     "logs": "lines of tasks",
     "heartbeat": "bytes in a pipe",

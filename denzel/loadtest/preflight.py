@@ -46,7 +46,12 @@ def description(status: int, response: Any) -> str:
     return str(described or responses.get(status, ""))
 
 
-def reason(result: Any) -> str:
-    """The reason of a task's failure, from its result; empty when there is none."""
+def reason(task: Mapping[str, Any]) -> str:
+    """The reason of a task's failure, from its status or callback; empty when there is none."""
+    error = task.get("error")
+    if isinstance(error, Mapping):
+        return ": ".join(filter(None, (error.get("type"), error.get("message"))))
+    # A project made before December 2026 shows the exception's arguments alone.
+    result = task.get("result")
     arguments = result.get("args", []) if isinstance(result, Mapping) else []
     return ", ".join(map(str, arguments)) if isinstance(arguments, list) else ""

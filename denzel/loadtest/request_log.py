@@ -149,7 +149,7 @@ class RequestLog:
             if failure is None:
                 request.completed = callback.when
             else:
-                self._record_error(TASK_FAILED, preflight.reason(failure.get("result")))
+                self._record_error(TASK_FAILED, preflight.reason(failure))
         self._settle(request)
 
     def record_task(self, request: Request, task: Mapping[str, Any] | None, when: float) -> None:
@@ -160,7 +160,7 @@ class RequestLog:
             request.status = str(task.get("status"))
         if task is not None and request.status in TERMINAL_STATES:
             request.in_flight = False
-            request.reason = preflight.reason(task.get("result"))
+            request.reason = preflight.reason(task)
             request.ended = when if request.ended is None else request.ended
             # Without a `callback` in the answer, only the receiver can show whether it arrived.
             request.is_settled = (task.get("callback") or {}).get("state") != "PENDING"

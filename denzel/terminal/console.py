@@ -19,15 +19,14 @@ from denzel.loadtest.bench import metrics
 from denzel.loadtest.drill.results import DrillReport
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
-from denzel.services import Service, State, Status, WorkerReport
+from denzel.services import Service, State, Status
 from denzel.terminal import figures, tables
+from denzel.terminal.status_lines import service_line, status_lines, warning_lines, worker_line
 from denzel.terminal.tables import escape
 from denzel.text import pluralize
 
 if TYPE_CHECKING:
     from denzel.webhooks.listener import ReceivedCallback
-
-_COLOURS = {State.UP: "green", State.ERROR: "red", State.DOWN: "red"}
 
 #: Bytes to show of a body that is not JSON.
 _MAX_RAW_BODY = 500
@@ -62,7 +61,7 @@ def error(problem: DenzelError) -> None:
 
 
 def shown_status(status: Status) -> None:
-    click.echo("\n".join(_status_lines(status)))
+    click.echo("\n".join(status_lines(status)))
 
 
 def shown_status_json(status: Status | None) -> None:
@@ -87,7 +86,7 @@ def shown_live_status(statuses: Iterable[Status]) -> None:
     shown = ""
     with _until_interrupted():
         for status in statuses:
-            text = "\n".join(_status_lines(status))
+            text = "\n".join(status_lines(status))
             if text != shown:
                 if shown and sys.stdout.isatty():
                     click.echo(f"\033[{shown.count(chr(10)) + 1}A\033[J", nl=False)
@@ -230,42 +229,13 @@ class ProgressPrinter:
     def on_status(self, status: Status) -> None:
         for service, report in status.services.items():
             if self._seen.get(service) is not report.state:
-                self._echo(_service_line(service, report.state, report.port))
+                self._echo(service_line(service, report.state, report.port))
             self._seen[service] = report.state
         if self._seen.get(status.worker.name) is not status.worker.state:
-            self._echo(_worker_line(status.worker))
-            for line in _warning_lines(status.worker) if status.worker.state is State.UP else ():
+            self._echo(worker_line(status.worker))
+            for line in warning_lines(status.worker) if status.worker.state is State.UP else ():
                 self._echo(line)
         self._seen[status.worker.name] = status.worker.state
-
-
-def _status_lines(status: Status) -> list[str]:
-    services = [_service_line(service, report.state, report.port) for service, report in status.services.items()]
-    return ["Services:", *services, _worker_line(status.worker)]
-
-
-def _service_line(service: Service, state: State, port: int | None) -> str:
-    where = f" [ Port: {port} ]" if port and state is State.UP else ""
-    return f"    {service.value} - {_styled(state)}{where}"
-
-
-def _worker_line(worker: WorkerReport) -> str:
-    name = "all" if worker.state is State.LOADING else worker.name
-    cause = f" [ {worker.cause} ]" if worker.cause else ""
-    return f"Worker: {name} - {_styled(worker.state)}{cause}"
-
-
-def _warning_lines(worker: WorkerReport) -> list[str]:
-    """The warnings of load_model; none where there are none."""
-    if not worker.warnings:
-        return []
-    more = [f"    and {worker.more_warnings} more: denzel logworker"] if worker.more_warnings else []
-    texts = [f"    {escape(text)}" for text in worker.warnings]
-    return [click.style("load_model warned:", fg="yellow"), *texts, *more]
-
-
-def _styled(state: State) -> str:
-    return click.style(state.value, fg=_COLOURS.get(state, "yellow"))
 
 
 def _count_are(number: int, noun: str) -> str:

@@ -18,6 +18,9 @@ from support.waiting import until
 from app.serving.worker.batching.sizing import MAX_IN_TURN
 from denzel.project import dotenv
 
+#: The error of a request that kills its process.
+DIED = {"type": "WorkerDied", "message": "the worker died while running this task, 3 times"}
+
 
 def submit_among_good_ones(lab: Driven, bad: dict[str, Any], *, name: str = "good") -> tuple[list[str], str]:
     """The ids of a hundred good tasks, and of the bad one in their midst."""
@@ -30,10 +33,8 @@ def submit_among_good_ones(lab: Driven, bad: dict[str, Any], *, name: str = "goo
 def test_a_request_that_kills_its_process_fails_after_three_deliveries_and_alone(lab: Driven) -> None:
     name = f"good-{secrets.token_hex(4)}"
     good, poison = submit_among_good_ones(lab, {"die": True}, name=name)
-    assert lab.ended(poison, within=120) == {
-        "status": "FAILURE",
-        "result": {"args": ["the worker died while running this task, 3 times"]},
-    }
+    ended = lab.ended(poison, within=120)
+    assert (ended["status"], ended["error"]) == ("FAILURE", DIED)
     assert [lab.ended(task)["result"]["echo"] for task in good] == list(range(100))
     # Those that had ended when the process died, and were not on record yet, have run once more.
     assert 100 <= lab.log.count(name) < 100 + MAX_IN_TURN
@@ -47,7 +48,7 @@ def test_a_request_that_takes_all_memory_fails_after_three_deliveries_and_alone(
     dotenv.change(lab.root / ".env", {"WORKER_MEMORY_MB": "400"})
     lab.launch()
     good, poison = submit_among_good_ones(lab, {"allocate": 2000})
-    assert lab.ended(poison, within=180)["result"] == {"args": ["the worker died while running this task, 3 times"]}
+    assert lab.ended(poison, within=180)["error"] == DIED
     assert [lab.ended(task, within=120)["result"]["echo"] for task in good] == list(range(100))
     until(lab.is_ready, within=60, what="the worker to be up")
 

@@ -52,7 +52,9 @@ def test_numpy_results_are_answered_as_json(lab: Driven) -> None:
 
 def test_a_result_that_is_not_json_fails_with_its_path(lab: Driven) -> None:
     record = lab.ended(lab.submit({"figure": True}))
-    assert record == {"status": "FAILURE", "result": {"args": ['result["a123"][2] is a object: not JSON serialisable']}}
+    assert record["status"] == "FAILURE"
+    assert record["error"]["type"] == "NotJson"
+    assert record["error"]["message"].startswith('result["a123"][2] is a object: not JSON serialisable')
 
 
 def test_a_failed_task_reports_its_cause_and_only_the_log_has_its_traceback(lab: Driven, receiver: Receiver) -> None:
@@ -60,8 +62,10 @@ def test_a_failed_task_reports_its_cause_and_only_the_log_has_its_traceback(lab:
     problem = answer.json()
     task_id = problem["task_id"]
     assert answer.status_code == 500
-    assert problem == {"title": "Prediction failed", "description": "no such plant", "status": 500, "task_id": task_id}
-    failure = {"status": "FAILURE", "result": {"args": ["no such plant"]}}
+    assert (problem["title"], problem["description"], problem["status"]) == ("Prediction failed", "no such plant", 500)
+    error = {"type": "RuntimeError", "message": "no such plant"}
+    failure = {"status": "FAILURE", "result": {"args": ["no such plant"]}, "error": error}
+    assert problem["error"] == error
     record = lab.task(task_id)
     assert record == {**failure, "callback": record["callback"]}
     until(lambda: receiver.received, what="the callback")

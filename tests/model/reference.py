@@ -220,7 +220,8 @@ class Reference:
         task = self.tasks[message.task_id]
         letter = Letter(message, task.deliveries or 0, reason, self.now, task.endpoint, task.replays)
         self.letters[message.task_id] = letter
-        result = json.dumps({"args": [reason]}, separators=(",", ":"))
+        error = {"type": "WorkerDied", "message": reason}
+        result = json.dumps({"args": [reason], "error": error}, separators=(",", ":"))
         self.complete([Completion(message.task_id, FAILURE, result)])
 
     def renew(self, host: str, living: Mapping[str, int]) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 from doubles.receiver import receiving, uri_for
 from support.deployment import Deployment
 from support.ports import find_free_port
+from support.records import failed
 from support.waiting import until
 
 from app.serving.store import keys
@@ -135,7 +136,7 @@ def test_a_task_over_its_time_limit_fails_and_the_next_one_runs(single: Deployme
     single.environ["WORKER_CONCURRENCY"] = "1"
     single.launch("denzel")
     slow, behind = single.enqueue(sleep=300), single.enqueue()
-    assert single.ended(slow).result == {"args": ["the task took longer than TASK_TIME_LIMIT, 1.5 s"]}
+    assert single.ended(slow).result == failed("TimeLimitExceeded", "the task took longer than TASK_TIME_LIMIT, 1.5 s")
     assert single.ended(behind).status == "SUCCESS"
     assert len(single.loads()) == 2
     assert single.redis.hlen(keys.OWNERS) == 0
@@ -178,7 +179,7 @@ def test_a_task_at_the_queue_that_kills_its_process_ends_alone(single: Deploymen
     poison = single.enqueue(die=True)
     others = [single.enqueue() for _ in range(100)]
     assert all(single.ended(task).status == "SUCCESS" for task in others)
-    assert single.ended(poison).result == {"args": ["the worker died while running this task, 3 times"]}
+    assert single.ended(poison).result == failed("WorkerDied", "the worker died while running this task, 3 times")
     assert single.redis.hlen(keys.OWNERS) == 0
 
 

@@ -18,6 +18,7 @@ import requests
 from doubles.receiver import Receiver
 from support.deployment import Deployment
 from support.ports import find_free_port
+from support.records import failed
 from support.waiting import until
 
 from app.serving.store import keys
@@ -182,9 +183,9 @@ def test_health_of_no_service_is_wrong_usage(shared: Deployment, arguments: list
 def test_a_predicting_process_that_is_killed_is_replaced_at_once(shared: Deployment) -> None:
     shared.until_all_are_ready()
     before = len(shared.loads())
-    failed = shared.ended(shared.enqueue(die=True), within=14)
-    assert failed.status == "FAILURE"
-    assert failed.result == {"args": ["the worker died while running this task, 3 times"]}
+    poison = shared.ended(shared.enqueue(die=True), within=14)
+    assert poison.status == "FAILURE"
+    assert poison.result == failed("WorkerDied", "the worker died while running this task, 3 times")
     until(lambda: len(shared.loads()) == before + 3, what="the model in the new process")
     for task in [shared.enqueue(sleep=0.2) for _ in range(4)]:
         assert shared.ended(task).status == "SUCCESS"
@@ -221,7 +222,7 @@ def test_native_code_that_crashes_leaves_its_traceback_in_what_the_worker_prints
 def test_a_pipeline_that_exits_fails_its_task_and_nothing_else(shared: Deployment) -> None:
     shared.until_all_are_ready()
     before = shared.loads()
-    assert shared.ended(shared.enqueue(exit=1)).result == {"args": ["SystemExit: 1"]}
+    assert shared.ended(shared.enqueue(exit=1)).result == failed("SystemExit", "SystemExit: 1")
     assert shared.loads() == before
 
 

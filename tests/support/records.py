@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from app.serving.store.tasks import TaskRecord, TaskStore
 
 
@@ -10,3 +12,8 @@ def record_of(records: TaskStore, task_id: str = "the-id") -> TaskRecord:
     record = records.find(task_id)
     assert record is not None
     return record
+
+
+def failed(kind: str, message: str) -> dict[str, Any]:
+    """The stored failure of an exception of this kind."""
+    return {"args": [message], "error": {"type": kind, "message": message}}

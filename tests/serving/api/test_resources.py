@@ -23,6 +23,7 @@ from support.waiting import until
 from app.serving.api.app import create_app
 from app.serving.api.predict import PipelineUnusable
 from app.serving.callback_uri import endpoint_of
+from app.serving.errors import BadInput, failure
 from app.serving.queue.client import MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
 from app.serving.queue.waiting import Preferences, seconds_to_wait
 from app.serving.settings import ResponseMode, Settings
@@ -35,7 +36,8 @@ OpenQueue = Callable[..., TaskQueue]
 ID = "11111111-1111-1111-1111-111111111111"
 PENDING = TaskRecord(status="PENDING")
 DONE = TaskRecord(status="SUCCESS", result={"a123": "Iris-setosa"})
-FAILED = TaskRecord(status="FAILURE", result={"args": ["name 'np' is not defined"]})
+ERROR = {"type": "NameError", "message": "name 'np' is not defined"}
+FAILED = TaskRecord(status="FAILURE", result={"args": [ERROR["message"]], "error": ERROR})
 ACCEPTED = {"status": "success", "data": {"task_id": ID}}
 
 SYNCHRONOUS = ResponseMode(synchronous=True, timeout=7)
@@ -350,11 +352,13 @@ class OfTheUser(Exception):
     [
         (ValueError("no data to predict for!"), "no data to predict for!"),
         (ValueError(), "ValueError"),
-        (KeyError("data"), "'data'"),
+        (KeyError("data"), "KeyError: 'data'"),
+        (BadInput("not an image"), "not an image"),
         (OfTheUser("naïve ☃"), "naïve ☃"),
         (AssertionError(), "AssertionError"),
         (TypeError("string indices must be integers"), "string indices must be integers"),
         (RecursionError("too deep"), "too deep"),
+        (ValueError("x" * 5000), "x" * 997 + "..."),
         (BrokerAway("the user's own Redis is away"), "the user's own Redis is away"),
         (falcon.HTTPNotFound(), "HTTPNotFound"),
     ],
@@ -373,8 +377,9 @@ def test_what_verify_input_raises_is_bad_input(error: Exception, description: st
 
 def test_values_of_verify_input_that_are_not_json_are_an_error_of_the_pipeline() -> None:
     queue = Queue()
-    answer = serve(queue, lambda json_data: {"ids": {1, 2}}).simulate_post("/predict", json={})
-    assert problem(answer) == (500, "Pipeline error", 'verify_input(...)["ids"] is a set: not JSON serialisable')
+    answer = serve(queue, lambda json_data: {"ids": object()}).simulate_post("/predict", json={})
+    assert problem(answer)[:2] == (500, "Pipeline error")
+    assert answer.json["description"].startswith('verify_input(...)["ids"] is a object: not JSON serialisable')
     assert queue.submitted == []
 
 
@@ -723,6 +728,8 @@ def test_a_wait_that_runs_out_is_202_with_the_id(record: TaskRecord | None) -> N
     ("record", "description"),
     [
         (FAILED, "name 'np' is not defined"),
+        (TaskRecord(status="FAILURE", result=failure(KeyError("rows"))), "KeyError: 'rows'"),
+        (TaskRecord(status="FAILURE", result=failure(ValueError())), "ValueError"),
         (TaskRecord(status="FAILURE", result={"args": [2, "No such file"]}), "2, No such file"),
         (TaskRecord(status="FAILURE", result={"args": []}), "FAILURE"),
         (TaskRecord(status="REVOKED", result={"args": ["terminated"]}), "terminated"),
@@ -732,7 +739,16 @@ def test_a_failed_prediction_is_500_with_its_message_and_id(record: TaskRecord, 
     answer = serve(Queue(record, SYNCHRONOUS)).simulate_post("/predict", json={})
     assert problem(answer) == (500, "Prediction failed", description)
     assert answer.json["task_id"] == ID
+    assert answer.json.get("error") == (record.result or {}).get("error")
     assert "Traceback" not in answer.text
+
+
+def test_a_bad_input_that_the_worker_found_is_400() -> None:
+    record = TaskRecord(status="FAILURE", result=failure(BadInput("not an image")))
+    answer = serve(Queue(record, SYNCHRONOUS)).simulate_post("/predict", json={})
+    assert problem(answer) == (400, "Bad input format", "not an image")
+    assert answer.json["task_id"] == ID
+    assert answer.json["error"] == {"type": "BadInput", "message": "not an image"}
 
 
 # GET /status
@@ -745,14 +761,20 @@ def test_a_failed_prediction_is_500_with_its_message_and_id(record: TaskRecord, 
         TaskRecord(status="STARTED"),
         TaskRecord(status="RETRY"),
         DONE,
-        FAILED,
         TaskRecord(status="REVOKED", result={"args": ["terminated"]}),
+        # Of an earlier release.
+        TaskRecord(status="FAILURE", result={"args": ["terminated"]}),
     ],
 )
 def test_status_shows_state_and_result(record: TaskRecord) -> None:
     answer = serve(Queue(record)).simulate_get(f"/status/{ID}")
     assert (answer.status_code, answer.json) == (200, {"status": record.status, "result": record.result})
     assert answer.headers["content-type"] == "application/json; charset=utf-8"
+
+
+def test_status_shows_the_error_of_a_task_beside_its_result() -> None:
+    answer = serve(Queue(FAILED)).simulate_get(f"/status/{ID}")
+    assert answer.json == {"status": "FAILURE", "result": {"args": [ERROR["message"]]}, "error": ERROR}
 
 
 def test_status_shows_the_position_of_a_task_that_waits() -> None:

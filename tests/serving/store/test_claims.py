@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from redis import Redis, RedisError
-from support.records import record_of
+from support.records import failed, record_of
 from support.waiting import in_threads
 
 from app.serving.store import keys
@@ -493,7 +493,7 @@ def test_a_rejected_message_becomes_a_dead_letter_with_the_reason(
     assert nothing_is_claimed(redis)
     assert (record_of(records, "a").status, record_of(records, "a").result) == (
         "FAILURE",
-        {"args": ["eta is tomorrow"]},
+        failed("ForeignMessage", "eta is tomorrow"),
     )
     assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["a"]
     assert [(kept.task_id, kept.reason) for kept in DeadLetters(broker).read()] == [("a", "eta is tomorrow")]
@@ -517,7 +517,7 @@ def test_a_task_that_kills_its_process_too_often_becomes_a_dead_letter(
     die(claims, 1)
     record = record_of(records, "a")
     assert record.status == "FAILURE"
-    assert record.result == {"args": ["the worker died while running this task, 3 times"]}
+    assert record.result == failed("WorkerDied", "the worker died while running this task, 3 times")
     assert redis.zrange(keys.UNDELIVERED, 0, -1) == ["a"]
     assert claims.take(limit=1).claimed == []
     assert nothing_is_claimed(redis)
@@ -529,7 +529,7 @@ def test_a_task_that_kills_its_process_too_often_becomes_a_dead_letter(
 def test_one_delivery_may_be_the_limit(broker: Redis, accept: Accept, records: TaskStore) -> None:
     accept("a")
     die(Claims(broker, ClaimLimits(deliveries=1, ttl=60), new_owner()), 1)
-    assert record_of(records, "a").result == {"args": ["the worker died while running this task, once"]}
+    assert record_of(records, "a").result == failed("WorkerDied", "the worker died while running this task, once")
 
 
 def test_a_worker_that_dies_whole_counts_too(

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from doubles.flaky_redis import FlakyRedis
 from redis import Redis
-from support.records import record_of
+from support.records import failed, record_of
 from support.waiting import until
 from support.worker import LIMITS, process_of
 
@@ -174,7 +174,7 @@ def test_all_tasks_of_a_batch_that_died_are_suspects_and_then_run_alone(
     processes = supervise(workshop(batches=True), number=1)
     assert until_ended(records, "abc") == [SUCCESS, FAILURE, SUCCESS]
     assert deliveries(redis, "abc") == ["2", "3", "2"]
-    assert record_of(records, "b").result == {"args": ["the worker died while running this task, 3 times"]}
+    assert record_of(records, "b").result == failed("WorkerDied", "the worker died while running this task, 3 times")
     until(lambda: processes.events.qsize(), what="the event")
     assert events_of(processes) == [DeadLettered("b", "the worker died while running this task, 3 times")]
     assert nothing_is_claimed(redis)
@@ -193,7 +193,9 @@ def test_a_task_cannot_fork_processes(supervise: Supervise, accept: Accept, reco
     accept(a={})
     supervise(process_of(redis_url, predict=lambda model, one: Process(target=print).start()), number=1)
     assert until_ended(records, "a") == [FAILURE]
-    assert record_of(records, "a").result == {"args": ["daemonic processes are not allowed to have children"]}
+    assert record_of(records, "a").result == failed(
+        "AssertionError", "daemonic processes are not allowed to have children"
+    )
 
 
 def test_an_idle_process_that_is_killed_gives_on_the_place_and_is_replaced(
@@ -300,7 +302,8 @@ def test_a_task_over_its_time_limit_fails_and_the_others_of_its_batch_run(
     order(a={}, b={"sleep": 60}, c={})
     supervise(workshop(), number=1, time_limit=0.5)
     assert until_ended(records, "abc") == [SUCCESS, FAILURE, SUCCESS]
-    assert record_of(records, "b").result == {"args": ["the task took longer than TASK_TIME_LIMIT, 0.5 s"]}
+    too_long = failed("TimeLimitExceeded", "the task took longer than TASK_TIME_LIMIT, 0.5 s")
+    assert record_of(records, "b").result == too_long
     assert (len(runs(tmp_path, "b")), deliveries(redis, "ac")) == (1, ["1", "1"])
     until(lambda: nothing_is_claimed(redis), what="the claims to be released")
 

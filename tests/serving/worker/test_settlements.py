@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from doubles.flaky_redis import FlakyRedis
 from redis import Redis
-from support.records import record_of
+from support.records import failed, record_of
 from support.worker import LIMITS
 
 from app.serving.store import keys
@@ -59,7 +59,8 @@ def test_a_task_that_took_too_long_has_failed_and_the_others_of_its_process_are_
     taken(a=1, b=2)
     settlements.died(claims.owner, [], overdue="a")
     settlements.flush()
-    assert record_of(records, "a").result == {"args": ["the task took longer than TASK_TIME_LIMIT, 7 s"]}
+    too_long = failed("TimeLimitExceeded", "the task took longer than TASK_TIME_LIMIT, 7 s")
+    assert record_of(records, "a").result == too_long
     assert (record_of(records, "b").status, deliveries(redis, "b")) == (PENDING, ["0"])
 
 

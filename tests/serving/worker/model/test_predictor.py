@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import random
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from app.serving.errors import describe
@@ -189,12 +191,44 @@ def test_a_result_of_numpy_is_answered_as_json_values() -> None:
 
 @pytest.mark.parametrize(
     ("result", "kind"),
-    [(None, "NoneType"), ([1], "list"), ("text", "str"), (1, "int"), (np.array([1]), "ndarray"), ((1,), "tuple")],
+    [
+        ("text", "str"),
+        (1, "int"),
+        (0.5, "float"),
+        (np.float64(0.5), "float64"),
+        (np.array(1), "ndarray"),
+        (b"", "bytes"),
+    ],
 )
-def test_a_result_that_is_no_dict_fails_by_its_type(result: Any, kind: str) -> None:
+def test_a_result_that_is_a_single_value_fails_by_its_type(result: Any, kind: str) -> None:
     with pytest.raises(WrongResult) as failed:
         loaded(predict=lambda model, data: result).predict({})
-    assert str(failed.value) == f"predict returned a {kind}; it must return a dict"
+    assert str(failed.value) == f"predict returned a {kind}; it must return a dict, a list or a table"
+
+
+def test_a_function_without_a_return_is_named() -> None:
+    with pytest.raises(WrongResult, match=r"^predict returned None; it must return a dict\. Does it lack a return\?$"):
+        loaded(predict=lambda model, data: None).predict({})
+
+
+@dataclasses.dataclass
+class Flower:
+    petals: Any
+
+
+@pytest.mark.parametrize(
+    ("result", "values"),
+    [
+        ([1], [1]),
+        ((1,), [1]),
+        (np.array([[1.5]]), [[1.5]]),
+        (Flower(np.int64(5)), {"petals": 5}),
+        (pd.DataFrame({"a": [1, 2]}), [{"a": 1}, {"a": 2}]),
+        (pd.Series([0.5], index=["a"]), {"a": 0.5}),
+    ],
+)
+def test_a_result_is_what_the_json_form_of_an_object_is(result: Any, values: Any) -> None:
+    assert loaded(predict=lambda model, data: result).predict({}) == values
 
 
 def test_a_result_that_json_cannot_hold_fails_by_its_path() -> None:
@@ -203,7 +237,7 @@ def test_a_result_that_json_cannot_hold_fails_by_its_path() -> None:
 
     with pytest.raises(NotJson) as failed:
         loaded(predict=lambda model, data: {"a123": [0, 1, Figure()]}).predict({})
-    assert str(failed.value) == 'result["a123"][2] is a Figure: not JSON serialisable'
+    assert str(failed.value).startswith('result["a123"][2] is a Figure: not JSON serialisable')
 
 
 @pytest.mark.parametrize("name", ["process", "predict"])
@@ -315,15 +349,15 @@ def test_a_wrong_number_of_results_fails_the_batch(size: int, inputs: list[int],
 def test_what_is_no_list_fails_the_batch(returned: object) -> None:
     results = batching(lambda model, batch: returned).predict_batch([1, 2])
     kind = type(returned).__name__
-    assert described(results) == [f"WrongCount: predict_batch returned a {kind}; it must return a list of dicts"] * 2
+    assert described(results) == [f"WrongCount: predict_batch returned a {kind}; it must return a list of results"] * 2
 
 
-def test_a_result_that_is_no_dict_or_no_json_fails_alone() -> None:
-    results = batching(lambda model, batch: [{"a": np.int64(1)}, [2], {"a": object()}]).predict_batch([1, 2, 3])
+def test_a_single_value_and_a_result_that_is_no_json_fail_alone() -> None:
+    results = batching(lambda model, batch: [{"a": np.int64(1)}, 2, {"a": object()}]).predict_batch([1, 2, 3])
     assert described(results) == [
         {"a": 1},
-        "WrongResult: predict_batch returned a list; it must return a dict",
-        'NotJson: result["a"] is a object: not JSON serialisable',
+        "WrongResult: predict_batch returned a int; it must return a dict, a list or a table",
+        'NotJson: result["a"] is a object: not JSON serialisable (str(), or a dict of what it holds would help)',
     ]
 
 

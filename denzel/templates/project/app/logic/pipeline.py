@@ -44,7 +44,8 @@ def predict(model, data):
 
     :param model: what `load_model` returned
     :param data: what `process` returned
-    :return: a dict of JSON values (NumPy's numbers, strings and arrays count as such)
+    :return: a dict or a list, which may hold NumPy's arrays, pandas' tables, dates and the like
+    :raises BadInput: of app.serving: the client is to mend the request
     """
     raise NotImplementedError("predict is not written yet: edit app/logic/pipeline.py")
 

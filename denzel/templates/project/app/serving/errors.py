@@ -1,46 +1,108 @@
-"""Exceptions of the user's code: as failure results for GET /status, and as text."""
+"""Failures of tasks as they are stored and answered, and exceptions of the user's code as bounded text."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from app.serving.json_values import NotJson, json_values
+from app.serving.json_values import NotJson, json_text, json_values
+
+#: Characters of an exception's type, of its message, and of its arguments in JSON, that are kept.
+LIMIT = 1000
+
+
+#: The type, in an answer, of BadInput and its subclasses.
+BAD_INPUT = "BadInput"
+
+
+class BadInput(Exception):
+    """To be raised by the pipeline for an input that the client has to mend; its message is what the client reads."""
 
 
 def failure(error: BaseException) -> dict[str, Any]:
-    """`{"args": [...]}`: the exception's arguments as JSON values, or its name where it has none."""
+    """`{"args": [...], "error": {"type", "message"}}`: what is stored for a task that ended with this exception.
+
+    `args` holds the exception's arguments where they are all of its message, or else the message alone.
+    """
+    kind, text = type_name(error), message(error)
     if not isinstance(error, Exception):
         # The pipeline tried to end its process, as sys.exit does: the arguments alone would not show that.
-        return {"args": [f"{type(error).__name__}: {message(error)}"]}
-    return failure_result(type(error).__name__, error.args)
+        return failure_of(kind, f"{kind}: {text}")
+    return {"args": _arguments(error, text or kind), "error": {"type": kind, "message": text}}
 
 
-def failure_result(name: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
-    """The same for an exception of which only the name and the arguments are at hand."""
-    return {"args": [_argument(argument) for argument in arguments] or [name]}
+def failure_of(kind: str, text: str) -> dict[str, Any]:
+    """The same for a failure without an exception."""
+    return {"args": [text], "error": {"type": kind, "message": text}}
 
 
-def time_limit_result(limit: float) -> dict[str, Any]:
-    """The result of a task that ran for longer than `limit` seconds."""
-    return {"args": [f"the task took longer than TASK_TIME_LIMIT, {limit:g} s"]}
+def time_limit_failure(limit: float) -> dict[str, Any]:
+    """The failure of a task that ran for longer than `limit` seconds."""
+    return failure_of("TimeLimitExceeded", f"the task took longer than TASK_TIME_LIMIT, {limit:g} s")
+
+
+def failure_members(stored: str) -> str:
+    """The members `result` and `error` of an answer, in JSON, from what is stored for a task that has failed.
+
+    Records of releases before December 2026 have no `error`.
+    """
+    parsed = json.loads(stored)
+    error = parsed.pop("error", None) if isinstance(parsed, dict) else None
+    members = f'"result": {json_text(parsed)}'
+    return f'{members}, "error": {json_text(error)}' if error else members
+
+
+def explanation(stored: str) -> str:
+    """One text for a client, from what is stored for a task that has failed."""
+    parsed = json.loads(stored)
+    error = parsed.get("error")
+    if error:
+        return _explained(error["type"], error["message"])
+    return ", ".join(str(argument) for argument in parsed.get("args", []))
+
+
+def explain(error: BaseException) -> str:
+    """The message of an exception, with its type in front where it says nothing by itself: KeyError: 'rows'."""
+    return _explained(type_name(error), message(error))
+
+
+def describe(error: BaseException) -> str:
+    """One line for an exception: its type and message, without the traceback."""
+    text = " ".join(message(error).split())
+    return f"{type_name(error)}: {text}" if text else type_name(error)
+
+
+def type_name(error: BaseException) -> str:
+    """The name of an exception's type; of a subclass of BadInput, that name."""
+    return BAD_INPUT if isinstance(error, BadInput) else _bounded(type(error).__name__)
+
+
+def message(error: BaseException) -> str:
+    """The text of an exception; empty when its own `__str__` raises."""
+    return _bounded(_text(error))
+
+
+def _explained(kind: str, text: str) -> str:
+    if not text:
+        return kind
+    # All that a KeyError has is a key; others are raised with a mere value, too.
+    says_nothing = kind == "KeyError" or text.isdecimal() or (text[0] in "'\"" and text[-1] == text[0])
+    return f"{kind}: {text}" if says_nothing else text
+
+
+def _arguments(error: Exception, text: str) -> list[Any]:
+    # Types with a text of their own, such as OSError, say more with it than with their arguments.
+    if not error.args or type(error).__str__ not in (BaseException.__str__, KeyError.__str__):
+        return [text]
+    arguments = [_argument(argument) for argument in error.args]
+    return arguments if len(json_text(arguments)) <= LIMIT else [text]
 
 
 def _argument(argument: Any) -> Any:
     try:
         return json_values(argument)
     except NotJson:
-        return _text(argument) or type(argument).__name__
-
-
-def describe(error: BaseException) -> str:
-    """One line for an exception: its type and message, without the traceback."""
-    text = " ".join(message(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def message(error: BaseException) -> str:
-    """The text of an exception; empty when its own `__str__` raises."""
-    return _text(error)
+        return _bounded(_text(argument)) or type(argument).__name__
 
 
 def _text(value: object) -> str:
@@ -48,3 +110,9 @@ def _text(value: object) -> str:
         return str(value)
     except Exception:  # noqa: BLE001  the user's own code
         return ""
+
+
+def _bounded(text: str) -> str:
+    """The beginning of a long text; what UTF-8 cannot encode is written as escapes."""
+    cut = text if len(text) <= LIMIT else f"{text[: LIMIT - 3]}..."
+    return cut.encode("utf-8", "backslashreplace").decode()

@@ -6,9 +6,14 @@ import json
 import math
 from typing import Any, TypeAlias
 
+from app.serving.json_forms import NoForm, Plain, simpler
+
 # The types of values that stay as they are, and of the keys of most dicts.
 _UNCHANGED = frozenset((str, bool, type(None)))
 _STRING = frozenset((str,))
+
+# Characters of a path that are shown in an error.
+_MAX_PATH = 300
 
 # The path to a value: its key or index, and the path to its container; formatted only for an error.
 _Path: TypeAlias = "tuple[str] | tuple[str | int, _Path]"
@@ -23,15 +28,24 @@ class TooDeep(NotJson):
 
 
 def json_values(value: Any, path: str = "result") -> Any:
-    """A copy of `value` made of dicts, lists, strings, numbers, booleans and None.
+    """A copy of `value` made of dicts, lists, strings, numbers, booleans and None; json_forms has the forms of objects.
 
-    NumPy scalars and arrays become numbers, strings and lists; NaN and infinity become None. Raises NotJson, naming the
-    path from `path` on, for anything else.
+    NaN and infinity become None. Raises NotJson, naming the path from `path` on, for anything without a form.
     """
     try:
         return _convert(value, (path,))
     except RecursionError:
         raise TooDeep(f"{path} is nested too deeply, or contains itself: not JSON serialisable") from None
+
+
+def json_text(value: Any) -> str:
+    """JSON values as a text that UTF-8 can encode: a surrogate, which it cannot, stays an escape."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return text
 
 
 def _convert(value: Any, path: _Path) -> Any:
@@ -48,22 +62,43 @@ def _convert(value: Any, path: _Path) -> Any:
         }
     if kind is float:
         return value if math.isfinite(value) else None
+    if kind is int:
+        return _integer(value, path)
+    if isinstance(value, list | tuple):
+        return [
+            item
+            if (kind := type(item)) in _UNCHANGED or (kind is float and math.isfinite(item))
+            else _convert(item, (index, path))
+            for index, item in enumerate(value)
+        ]
+    if isinstance(value, dict):
+        return _with_text_keys(value, path)
+    # Before the types that its members may have as well.
+    if hasattr(kind, "_member_map_"):
+        return _convert(value.value, path)
+    return _convert_subclass(value, path)
+
+
+def _convert_subclass(value: Any, path: _Path) -> Any:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int):
         return _integer(value, path)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
-    if isinstance(value, dict):
-        named = ((_key(key, path), item) for key, item in value.items())
-        return {key: _convert(item, (key, path)) for key, item in named}
-    if isinstance(value, list | tuple):
-        return [_convert(item, (index, path)) for index, item in enumerate(value)]
-    if _is_numpy(value) and getattr(value, "dtype", None) is not None and value.dtype.kind in "mM":
-        raise NotJson(f"{_formatted(path)} is a {value.dtype.name}: not JSON serialisable")
-    if _is_numpy(value) and not isinstance(value.tolist(), type(value)):
-        return _convert(value.tolist(), path)
-    raise NotJson(f"{_formatted(path)} is a {type(value).__name__}: not JSON serialisable")
+    form = _form(value, path)
+    return form.value if type(form) is Plain else _convert(form, path)
+
+
+def _form(value: Any, path: _Path) -> Any:
+    try:
+        return simpler(value)
+    except NoForm as error:
+        raise NotJson(f"{_named(value, path)}: not JSON serialisable ({error.advice} would help)") from None
+    except RecursionError:
+        raise
+    except Exception as error:
+        raise NotJson(f"{_named(value, path)}: not JSON serialisable ({type(error).__name__}: {error})") from error
 
 
 def _integer(value: int, path: _Path) -> int:
@@ -77,30 +112,48 @@ def _integer(value: int, path: _Path) -> int:
     return int(value)
 
 
+def _with_text_keys(value: dict[Any, Any], path: _Path) -> dict[str, Any]:
+    converted: dict[str, Any] = {}
+    for key, item in value.items():
+        name = _key(key, path)
+        if name in converted:
+            raise NotJson(f"{_formatted(path)} has two keys that are {name!r} in JSON: not JSON serialisable")
+        converted[name] = _convert(item, (name, path))
+    return converted
+
+
 def _key(key: Any, path: _Path) -> str:
-    """Keys as json.dumps writes them, NumPy's scalars included."""
-    if _is_numpy(key):
-        key = key.tolist()
-    if isinstance(key, str):
+    """Keys as json.dumps writes them; those of libraries as their values are written."""
+    if type(key) is str:
         return str(key)
-    if key is None or isinstance(key, bool):
-        return {None: "null", True: "true", False: "false"}[key]
-    if isinstance(key, int) or (isinstance(key, float) and math.isfinite(key)):
-        return int.__repr__(key) if isinstance(key, int) else float.__repr__(key)
-    raise NotJson(f"{_formatted(path)} has the key {key!r}, a {type(key).__name__}: not JSON serialisable")
+    try:
+        value = _convert(key, ("the key",))
+    except NotJson:
+        value = key
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return repr(value)
+    raise NotJson(
+        f"{_formatted(path)} has the key {_shortened(repr(key))}, a {type(key).__name__}: not JSON serialisable"
+        " (str() would help)"
+    )
+
+
+def _named(value: Any, path: _Path) -> str:
+    return f"{_formatted(path)} is a {type(value).__name__}"
 
 
 def _formatted(path: _Path) -> str:
-    """The path in Python's notation: result["a"][2]."""
+    """The path in Python's notation: result["a"][2]. The middle of a long one is left out."""
     steps = []
     while len(path) == 2:
         step, path = path
-        steps.append(f"[{json.dumps(step)}]")
-    return "".join((path[0], *reversed(steps)))
+        steps.append(f"[{json.dumps(step, ensure_ascii=False)}]")
+    return _shortened("".join((path[0], *reversed(steps))))
 
 
-def _is_numpy(value: Any) -> bool:
-    """True for NumPy's types, judged by their module, so that NumPy is not imported where a project does not use it."""
-    return any(base.__module__.partition(".")[0] == "numpy" for base in type(value).__mro__) and hasattr(
-        value, "tolist"
-    )
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_PATH else f"{text[: _MAX_PATH // 2]} ... {text[-_MAX_PATH // 2 :]}"

@@ -23,7 +23,7 @@ from app.serving.api.prefer import applied_wait, read_preferences
 from app.serving.api.resources import result_json
 from app.serving.callback_uri import check_uri, remembered
 from app.serving.callbacks.egress import EgressPolicy
-from app.serving.errors import message
+from app.serving.errors import BAD_INPUT, explain, explanation
 from app.serving.json_values import NotJson, TooDeep, json_values
 from app.serving.queue.client import MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
 from app.serving.queue.waiting import Preferences
@@ -112,9 +112,7 @@ class Predict:
             text = f'{{"status": "success", "data": {{"task_id": "{accepted.task_id}"}}}}'
             return 202 if accepted.waited else 200, answer, text.encode()
         if record.status != SUCCESS:
-            raise problems.Problem(
-                500, title="Prediction failed", description=_failure_text(record), task_id=accepted.task_id
-            )
+            raise _failed(record, accepted.task_id)
         return 200, answer, result_json(record).encode()
 
     async def _reject_own_callback(self, webhook_id: str | None) -> None:
@@ -150,7 +148,7 @@ class Predict:
         except PipelineUnusable:
             raise
         except (Exception, SystemExit) as error:
-            raise _bad_input(message(error) or type(error).__name__) from error
+            raise _bad_input(explain(error)) from error
         try:
             return json_values(verified, "verify_input(...)")
         except TooDeep as error:
@@ -215,8 +213,13 @@ def _bad_input(description: str) -> falcon.HTTPBadRequest:
     return falcon.HTTPBadRequest(title="Bad input format", description=description)
 
 
-def _failure_text(record: TaskRecord) -> str:
-    """The error of a failed task, on one line."""
-    result = json.loads(result_json(record))
-    arguments = result.get("args", []) if isinstance(result, dict) else []
-    return ", ".join(str(argument) for argument in arguments) or record.status
+def _failed(record: TaskRecord, task_id: str) -> problems.Problem:
+    """The answer for a task that has failed: 400 where its input was bad."""
+    stored = result_json(record)
+    error = json.loads(stored).get("error")
+    details = {"error": error} if error else {}
+    is_bad_input = bool(error) and error["type"] == BAD_INPUT
+    status, title = (400, "Bad input format") if is_bad_input else (500, "Prediction failed")
+    return problems.Problem(
+        status, title=title, description=explanation(stored) or record.status, task_id=task_id, **details
+    )

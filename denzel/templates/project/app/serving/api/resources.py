@@ -13,8 +13,9 @@ import falcon.asgi
 
 from app.serving.api import problems
 from app.serving.api.prefer import applied_wait, read_preferences
+from app.serving.errors import failure_members
 from app.serving.queue.client import BrokerAway, TaskQueue
-from app.serving.store.tasks import REVOKED, TaskRecord
+from app.serving.store.tasks import FAILURE, REVOKED, TaskRecord
 from app.serving.store.workers import WorkerState
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,11 @@ def _unknown_task(task_id: str) -> falcon.HTTPNotFound:
 
 def _status_json(record: TaskRecord) -> str:
     """The body of GET /status. It holds the result as it is stored, not parsed."""
-    members = [f'"status": {json.dumps(record.status)}, "result": {result_json(record)}']
+    result = result_json(record)
+    members = [
+        f'"status": {json.dumps(record.status)}',
+        failure_members(result) if record.status == FAILURE else f'"result": {result}',
+    ]
     if record.position is not None:
         members.append(f'"position": {record.position}')
     if record.callback is not None:

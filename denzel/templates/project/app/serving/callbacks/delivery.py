@@ -9,6 +9,7 @@ from app.serving.callbacks import retry
 from app.serving.callbacks.addresses import EgressDenied
 from app.serving.callbacks.connections import ConnectionPool
 from app.serving.callbacks.signature import webhook_headers
+from app.serving.errors import failure_members
 from app.serving.store.outbox import AttemptResult, Callback
 from app.serving.store.tasks import SUCCESS
 
@@ -19,12 +20,12 @@ ERROR_LIMIT = 500
 
 
 def body(callback: Callback) -> bytes:
-    """The body to post: the dict that predict returned; else status, result and id of the task."""
-    if callback.status == SUCCESS and callback.result.startswith("{"):
+    """The body to post: what predict returned; else status, result, error and id of the task."""
+    if callback.status == SUCCESS:
         return callback.result.encode()
-    # The result is JSON already; a status and an id need no escaping.
-    text = f'{{"status": "{callback.status}", "result": {callback.result}, "task_id": "{callback.task_id}"}}'
-    return text.encode()
+    # A status and an id need no escaping.
+    members = failure_members(callback.result)
+    return f'{{"status": "{callback.status}", {members}, "task_id": "{callback.task_id}"}}'.encode()
 
 
 class Delivery:

@@ -6,9 +6,11 @@ import io
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from app.serving.logs.current import at_end, current_ids
 from app.serving.logs.stream import LineStream
+from app.serving.logs.tracebacks import traceback_text
 
 
 class TaskFormatter(logging.Formatter):
@@ -20,6 +22,10 @@ class TaskFormatter(logging.Formatter):
     def __init__(self, process: str = "%(processName)s") -> None:
         super().__init__(f"[%(asctime)s: %(levelname)s/{process}%(denzel_task)s] %(message)s")
         self._listed: tuple[str, ...] = ()
+
+    def formatException(self, ei: Any) -> str:
+        """The traceback, bounded."""
+        return traceback_text(ei[1]) if ei[1] is not None else super().formatException(ei)
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record; its traceback follows in lines of its own."""

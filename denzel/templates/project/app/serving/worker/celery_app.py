@@ -44,7 +44,7 @@ celery_app.steps["worker"].add(Report)
 
 
 @celery_app.task(name=TASK_NAME)
-def invoke_predict(json_data: Any) -> dict[str, Any]:
+def invoke_predict(json_data: Any) -> Any:
     """Run the pipeline over what verify_input returned, in this process: the worker's run it without Celery."""
     predictor = Predictor()
     predictor.load(lambda cause: None)

@@ -20,6 +20,10 @@ from app.serving.worker.model.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
+#: Names of native threads that no prediction needs: jemalloc, which comes with pyarrow and so with pandas, returns
+#: memory with it, and starts it anew after a fork (pthread_atfork in its src/jemalloc.c, 5.3).
+HARMLESS = frozenset(("jemalloc_bg_thd",))
+
 _USE_PROCESSES = "Set MODEL_SHARING=process in .env, then: denzel restart"
 
 
@@ -94,8 +98,14 @@ def _threads(tasks: Path = Path("/proc/self/task")) -> set[str]:
     # Progress bars, with which many libraries load a model, have a thread that redraws them.
     harmless = {str(one.native_id) for one in threading.enumerate() if type(one).__module__.startswith("tqdm")}
     with suppress(OSError):
-        return {path.name for path in tasks.iterdir()} - harmless
+        return {path.name for path in tasks.iterdir() if _name(path) not in HARMLESS} - harmless
     return set()
+
+
+def _name(task: Path) -> str:
+    with suppress(OSError):
+        return (task / "comm").read_text().strip()
+    return ""
 
 
 @contextmanager

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Collection
 
 from redis import RedisError
 
-from app.serving.errors import time_limit_result
+from app.serving.errors import time_limit_failure
+from app.serving.json_values import json_text
 from app.serving.store.claims import Claims, DeadLettered
 from app.serving.store.tasks import FAILURE, Completion, TaskStore
 
@@ -46,7 +46,7 @@ class Settlements:
         """
         self._to_requeue.pop(owner, None)
         if overdue:
-            result = json.dumps(time_limit_result(self._time_limit or 0))
+            result = json_text(time_limit_failure(self._time_limit or 0))
             self._completions.append(Completion(overdue, FAILURE, result))
         self._dead[owner] = suspects
 

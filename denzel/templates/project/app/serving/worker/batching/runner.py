@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from app.serving.errors import failure
+from app.serving.errors import BadInput, failure, message
+from app.serving.json_values import json_text
 from app.serving.logs.current import logged_as
 from app.serving.store.messages import TASK_NAME, QueuedTask, decode_input
 from app.serving.store.tasks import FAILURE, SUCCESS, Completion
@@ -96,7 +96,9 @@ def _attempt_decode(task: QueuedTask) -> Any:
 
 def _result(task: QueuedTask, value: Any, time_start: float, runtime: float) -> TaskResult:
     failed = isinstance(value, BaseException)
-    if failed:
+    if isinstance(value, BadInput):
+        log.info("task %s[%s] had a bad input: %s", TASK_NAME, task.task_id, message(value))
+    elif failed:
         log.error("task %s[%s] failed", TASK_NAME, task.task_id, exc_info=value)
-    result = json.dumps(failure(value) if failed else value)
+    result = json_text(failure(value) if failed else value)
     return TaskResult(task, Completion(task.task_id, FAILURE if failed else SUCCESS, result), time_start, runtime)

@@ -17,9 +17,12 @@ from app.serving.worker.model.load_warnings import LoadWarnings, collected_in
 
 log = logging.getLogger(__name__)
 
+#: What a task results in, as JSON values.
+JsonResult = dict[str, Any] | list[Any]
+
 
 class WrongResult(TypeError):
-    """`predict` returned something else than a dict, or `predict_batch` something else than a list of them."""
+    """`predict` returned a single value, or none; or `predict_batch` something else than a list."""
 
 
 class WrongCount(WrongResult):
@@ -66,8 +69,8 @@ class Predictor:
         """True when the pipeline has `predict_batch`."""
         return hasattr(self._pipeline, "predict_batch")
 
-    def predict(self, json_data: Any) -> dict[str, Any]:
-        """Run process and predict over what verify_input returned; returns predict's dict as JSON values.
+    def predict(self, json_data: Any) -> JsonResult:
+        """Run process and predict over what verify_input returned; returns predict's result as JSON values.
 
         Raises what the pipeline raises, WrongResult, and json_values.NotJson.
         """
@@ -79,8 +82,8 @@ class Predictor:
         data = self._pipeline.process(self._model, json_data)
         return _checked(self._pipeline.predict(self._model, data), "predict")
 
-    def predict_batch(self, inputs: list[Any], ids: Sequence[str] = ()) -> list[dict[str, Any] | BaseException]:
-        """Run process over each input and predict_batch over all; returns each dict as JSON values, or what was raised.
+    def predict_batch(self, inputs: list[Any], ids: Sequence[str] = ()) -> list[JsonResult | BaseException]:
+        """Run process over each input and predict_batch over all; returns each result as JSON values, or the exception.
 
         When predict_batch raises, it is called for each input alone, so that one bad input fails alone. `ids` are those
         of the inputs' tasks, for the log.
@@ -107,7 +110,7 @@ class Predictor:
     def _counted(self, batch: list[Any]) -> list[Any]:
         results = self._pipeline.predict_batch(self._model, list(batch))
         if not isinstance(results, list | tuple):
-            raise WrongCount(f"predict_batch returned a {type(results).__name__}; it must return a list of dicts")
+            raise WrongCount(f"predict_batch returned a {type(results).__name__}; it must return a list of results")
         if len(results) != len(batch):
             raise WrongCount(
                 f"predict_batch returned {_how_many(len(results), 'result')} for {_how_many(len(batch), 'input')};"
@@ -140,10 +143,12 @@ def _unwrapped(value: Any) -> Any:
     return value.error if isinstance(value, _Raised) else value
 
 
-def _checked(result: Any, function: str) -> dict[str, Any]:
-    if not isinstance(result, dict):
-        raise WrongResult(f"{function} returned a {type(result).__name__}; it must return a dict")
-    values: dict[str, Any] = json_values(result)
+def _checked(result: Any, function: str) -> JsonResult:
+    if result is None:
+        raise WrongResult(f"{function} returned None; it must return a dict. Does it lack a return?")
+    values = json_values(result)
+    if not isinstance(values, dict | list):
+        raise WrongResult(f"{function} returned a {type(result).__name__}; it must return a dict, a list or a table")
     return values
 
 

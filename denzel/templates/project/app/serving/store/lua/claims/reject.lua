@@ -14,5 +14,5 @@ if owner_of(redis.call('HGET', OWNERS, task_id) or '') ~= ARGV[1] then
 end
 local message = message_of(redis.call('HGET', UNACKED, task_id))
 dead_letter(task_id, message, tonumber(redis.call('HGET', TASK .. task_id, 'deliveries')), reason)
-complete_tasks({task_id, 'FAILURE', cjson.encode({args = {reason}})}, 1, ARGV[4])
+complete_tasks({task_id, 'FAILURE', failure('ForeignMessage', reason)}, 1, ARGV[4])
 announce_completions()

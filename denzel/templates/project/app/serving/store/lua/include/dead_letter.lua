@@ -2,6 +2,12 @@
 -- callback, as the records expire.
 -- @include common
 
+-- What is stored for a task that failed, as errors.py makes it for an exception.
+local function failure(kind, reason)
+    local text = cjson.encode(reason)
+    return string.format('{"args":[%s],"error":{"type":"%s","message":%s}}', text, kind, text)
+end
+
 local DEAD_LETTER_TTL = 30 * 24 * 3600
 
 local function dead_letter(task_id, message, deliveries, reason)

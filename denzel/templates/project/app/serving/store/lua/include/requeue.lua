@@ -26,7 +26,7 @@ local function requeue(task_id, died, max_deliveries, ttl)
     if deliveries >= max_deliveries then
         local reason = reason_for(deliveries)
         dead_letter(task_id, message, deliveries, reason)
-        complete_tasks({task_id, 'FAILURE', cjson.encode({args = {reason}})}, 1, ttl)
+        complete_tasks({task_id, 'FAILURE', failure('WorkerDied', reason)}, 1, ttl)
         dead_lettered[#dead_lettered + 1], dead_lettered[#dead_lettered + 2] = task_id, reason
         return
     end
