@@ -91,8 +91,8 @@ SERVING = Half(
         ("worker.batching",),
         ("worker.model", "callbacks"),
         ("store", "pipeline"),
-        ("callback_uri", "errors"),
+        ("verify_origin", "callback_uri", "errors"),
         ("json_values",),
-        ("settings", "logs", "heartbeat", "cores", "backoff", "json_forms"),
+        ("settings", "logs", "heartbeat", "cores", "backoff", "memory", "json_forms"),
     ),
 )

@@ -12,7 +12,7 @@ from app.serving.api.predict import PipelineUnusable, VerifyInput
 from app.serving.errors import describe
 from app.serving.logs.current import logged_as
 from app.serving.logs.lines import TaskFormatter, log_output
-from app.serving.pipeline import PIPELINE, import_pipeline
+from app.serving.pipeline import PIPELINE, find_verify_input
 from app.serving.queue.client import TaskQueue
 from app.serving.settings import Settings
 from app.serving.store.connection import connect
@@ -23,7 +23,7 @@ log = logging.getLogger("app")
 def import_verify_input() -> VerifyInput:
     """The pipeline's verify_input; if it cannot be imported, one that rejects every request with the reason."""
     try:
-        verify_input: VerifyInput = import_pipeline().verify_input
+        verify_input: VerifyInput = find_verify_input()
     except (Exception, SystemExit) as error:
         log.exception("%s cannot be imported", PIPELINE)
         cause = describe(error)

@@ -13,6 +13,7 @@ from app.serving.errors import describe
 from app.serving.json_values import json_values
 from app.serving.logs.current import logged_as
 from app.serving.pipeline import import_pipeline
+from app.serving.worker.model.import_cost import import_measured
 from app.serving.worker.model.load_warnings import LoadWarnings, collected_in
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Predictor:
             started = time.monotonic()
             try:
                 with collected_in(warned), logged_as():
-                    self._pipeline = self._import_pipeline()
+                    self._pipeline = import_measured(self._import_pipeline, warned)
                     self._model = self._pipeline.load_model()
             except (Exception, SystemExit) as error:
                 log.exception("load_model failed; next try in %d s", pause)
