@@ -32,7 +32,7 @@ from denzel.project import dotenv, log_file, task_log
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project, find_project
 from denzel.project.storage import storage_failure
-from denzel.services import Service, Status
+from denzel.services import Service, Status, reachable
 from denzel.terminal import console
 from denzel.terminal.options import (
     PORT,
@@ -287,6 +287,25 @@ def listen(port: int, host: str | None) -> None:
     with listener.listening(address, port, secret=secret) as callbacks:
         console.listening(settings, address, port)
         console.received(callbacks)
+
+
+@main.command()
+@click.argument("task_id", metavar="ID")
+def watch(task_id: str) -> None:
+    """Follow a task until it has ended: its place in the queue, its progress and output, its result.
+
+    The exit code is 0 for SUCCESS, 1 for any other end.
+    """
+    # Imported here: no other command needs an HTTP client of its own.
+    from denzel import watch as stream
+    from denzel.terminal import watching
+
+    here = open_project()
+    lifecycle.check_launched(here.backend)
+    address = reachable(here.settings.api_host), here.settings.api_port
+    key = here.settings.texts["API_KEYS"].split(",")[0].strip()
+    status = watching.watched(stream.watch(address, task_id, key=key))
+    sys.exit(0 if status in (None, "SUCCESS") else 1)
 
 
 @main.group(invoke_without_command=True)

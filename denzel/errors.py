@@ -72,7 +72,7 @@ class ServiceNotRunning(DenzelError):
 
 
 class TaskUnknown(DenzelError):
-    """A task id for which nothing is stored that the command could act on."""
+    """A task id for which nothing is stored that the command could act on, or nothing at all."""
 
 
 class RequestUnusable(DenzelError):

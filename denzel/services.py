@@ -41,6 +41,11 @@ SETTINGS: Mapping[Service, tuple[str, ...]] = {
 FORMER_SETTINGS: Mapping[Service, tuple[str, ...]] = {Service.DENZEL: ("BATCH_WAIT_MS",)}
 
 
+def reachable(host: str) -> str:
+    """The address at which this machine reaches a service that is published on `host`."""
+    return "127.0.0.1" if host == "0.0.0.0" else host
+
+
 class State(enum.Enum):
     """State of a service or of a worker, in the words that `status` prints."""
 
@@ -63,13 +68,14 @@ class ServiceReport:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerReport:
-    """One worker: its name, its state, the cause when that is ERROR and known, and what load_model warned of: the first
-    warnings, and the number of others.
+    """One worker: its name, its state, the cause when that is ERROR and known with what to do about it, and what
+    load_model warned of: the first warnings, and the number of others.
     """
 
     name: str
     state: State
     cause: str = ""
+    hint: str = ""
     warnings: tuple[str, ...] = ()
     more_warnings: int = 0
 

@@ -20,6 +20,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 from doubles.backend import FakeBackend, Machine
+from doubles.event_stream import OUTPUT, STARTED, EventApi
+from doubles.receiver import running
 from standardwebhooks import Webhook
 from support.command import enter
 from support.ports import find_free_port
@@ -37,10 +39,13 @@ MANUAL = {
     *("startproject", "launch", "start", "stop", "restart", "shutdown", "status", "logs", "logworker", "shell"),
     *("updatereqs", "updatepipreqs", "updateosreqs", "response"),
 }
-BEYOND = {"listen", "callbacks", "tasks", "drill", "bench"}
+BEYOND = {"listen", "watch", "callbacks", "tasks", "drill", "bench"}
 
 # Each command that works inside a project, as it can be typed.
-INSIDE = {name: [name] for name in sorted((MANUAL | BEYOND) - {"startproject"})} | {"response": ["response", "--sync"]}
+INSIDE = {name: [name] for name in sorted((MANUAL | BEYOND) - {"startproject"})} | {
+    "response": ["response", "--sync"],
+    "watch": ["watch", "an-id"],
+}
 
 
 class Machines:
@@ -758,6 +763,31 @@ def test_lists_need_the_service_denzel(command: list[str]) -> None:
 def test_the_output_of_a_failed_service_is_shown(launched: Machines) -> None:
     serve(launched, "callbacks", CommandFailed(["python"], 1, "redis does not answer"))
     assert failed("callbacks")[0] == "redis does not answer"
+
+
+# ------------------------------------------------------------------ watch
+
+
+@pytest.mark.parametrize(("status", "code"), [("SUCCESS", 0), ("FAILURE", 1), ("REVOKED", 1)])
+@pytest.mark.usefixtures("launched")
+def test_watch_follows_a_task_to_its_end(project: Project, status: str, code: int) -> None:
+    end = b'id: 3\nevent: ended\ndata: {"status": "%s", "result": {"a": 1}}\n\n' % status.encode()
+    with running(EventApi([STARTED, OUTPUT, end])) as api:
+        settings_file.change(project.env_file, {"API_PORT": str(api.server_port), "API_KEYS": "one,two"})
+        result = denzel("watch", "an-id")
+    assert (result.exit_code, result.stdout) == (code, f'running\n"the"\n{status}\n{{"a": 1}}\n')
+    ((path, headers),) = api.requests
+    assert (path, headers["Authorization"]) == ("/status/an-id/events", "Bearer one")
+
+
+@pytest.mark.usefixtures("launched")
+def test_watch_of_an_unknown_task_is_an_error(project: Project) -> None:
+    with running(EventApi(404)) as api:
+        settings_file.change(project.env_file, {"API_PORT": str(api.server_port)})
+        assert failed("watch", "an-id") == [
+            "Error: the answer is 404",
+            "Hint: denzel tasks lists those that wait and run.",
+        ]
 
 
 # ------------------------------------------------------------------ listen

@@ -31,7 +31,7 @@ HEAVY = ("asyncio", "docker", "http.server", "jinja2", "psutil", "redis", "reque
 
 # Who may use what is not ours.
 OWNERS = {
-    "click": {"cli", "terminal.options", "terminal.console", "terminal.status_lines"},
+    "click": {"cli", "terminal.options", "terminal.console", "terminal.status_lines", "terminal.watching"},
     "subprocess": {"runner"},
     "jinja2": {"project.scaffold"},
     "docker": {"backends.docker.engine"},

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import NoReturn
 
 from denzel.backends.base import Backend
-from denzel.errors import ServiceFailed
+from denzel.errors import CommandFailed, ServiceFailed, ServiceNotRunning
 from denzel.services import DIED_LOADING, Service, State, Status
 
 #: Seconds that a service may be DOWN while all are being started.
@@ -18,6 +19,9 @@ _MAX_WITHOUT_CAUSE = 6
 
 #: Lines of a failing service's log to show.
 _LOG_TAIL = 20
+
+#: The serving code's exception for functions that cannot be called as they are.
+_CONTRACT = "ContractError"
 
 #: Returns the project's status; None when it is not launched, or no longer.
 StatusReader = Callable[[], Status | None]
@@ -40,6 +44,8 @@ def wait_until_ready(
             raise ServiceFailed("The services were removed while they started.", hint="denzel launch")
         on_status(status)
         if status.ready:
+            if fault := _fault_of_api(backend):
+                _raise_failed(backend, Service.API, f"The api refuses every request: {fault}.")
             return
         # A worker that dies is restarted again and again, and may be about to report the cause.
         without_cause += _lacks_cause(status)
@@ -68,7 +74,13 @@ def raise_failure(backend: Backend, status: Status, *, detail: str = "") -> None
         # With MODEL_SHARING=fork, the process that loads the model is the one that would report.
         cause = DIED_LOADING
     if cause:
-        _raise_failed(backend, Service.DENZEL, f"The model could not be loaded: {cause}.", hint=_hint(cause))
+        kind, _, violation = cause.partition(": ")
+        failed = (
+            f"pipeline.py cannot be used: {violation}"
+            if kind == _CONTRACT
+            else f"The model could not be loaded: {cause}"
+        )
+        _raise_failed(backend, Service.DENZEL, f"{failed}.", hint=status.worker.hint or _hint(cause))
     for service, report in status.services.items():
         if report.state is State.ERROR:
             _raise_failed(backend, service, f"The service {service.value} does not come up.", detail=detail)
@@ -83,7 +95,18 @@ def _raise_failed(backend: Backend, service: Service, message: str, *, hint: str
     )
 
 
+def _fault_of_api(backend: Backend) -> str:
+    """The reason why the api cannot use the pipeline, by its own report; empty when it can, or reports nothing."""
+    try:
+        answer = json.loads(backend.execute(Service.API, ["bash", "entrypoints/health.sh", "ready"]))
+        return str(answer.get("pipeline", ""))
+    except (CommandFailed, ServiceNotRunning, ValueError, AttributeError):
+        # A project of an earlier release does not know the question.
+        return ""
+
+
 def _hint(cause: str) -> str:
+    """The hint where the worker gave none: its process died, or the project is of an earlier release."""
     if "MODEL_SHARING=process" in cause:
         # The worker has refused a model that no forked process could use.
         return "Set MODEL_SHARING=process in .env, then: denzel restart"

@@ -77,12 +77,14 @@ def _worker(
     if state is None:
         failing = services[Service.DENZEL].state is State.ERROR
         return WorkerReport(name=name, state=State.ERROR if failing else State.LOADING)
-    # Projects of earlier releases report none.
+    # Projects of earlier releases report neither a hint nor warnings.
+    cause_line, _, hint = (cause or "").partition("\n")
     read: dict[str, Any] = json.loads(warnings) if warnings else {"shown": (), "more": 0}
     return WorkerReport(
         name=name,
         state=_WORKER_STATES[state],
-        cause=cause or "",
+        cause=cause_line,
+        hint=hint,
         warnings=tuple(read["shown"]),
         more_warnings=read["more"],
     )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import secrets
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from denzel.errors import PortTaken
 from denzel.webhooks.http1 import header, headers
 from denzel.webhooks.receiver import Receiver
 from denzel.webhooks.signature import find_fault
@@ -28,7 +25,7 @@ class Callback(NamedTuple):
 
 
 class CallbackReceiver(Receiver):
-    """Calls `on_callback` with each callback and its body; use it in an `async with`, which raises PortTaken.
+    """Calls `on_callback` with each callback and its body; use it in an `async with`, which raises what `open` does.
 
     With a `secret` signatures are checked. `delay` is that of the behaviour SLOW.
     """
@@ -56,19 +53,6 @@ class CallbackReceiver(Receiver):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    async def open(self) -> None:
-        """Listen; raises PortTaken for a port that is in use or reserved."""
-        try:
-            await super().open()
-        except OSError as error:
-            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise
-            # The error's own text repeats the address.
-            raise PortTaken(
-                f"The receiver cannot listen on port {self.port}: {os.strerror(error.errno)}.",
-                hint="Pass another one with --port.",
-            ) from None
 
     def address(self, host: str, number: int) -> str:
         """The callback URI of one request, for a sender that reaches this machine as `host`."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from denzel.errors import ServiceNotRunning
 from denzel.project.dotenv import Settings
-from denzel.services import Service, Status
+from denzel.services import Service, Status, reachable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +40,10 @@ def find_target(settings: Settings, status: Status | None) -> Target:
         raise ServiceNotRunning("The project is not ready: not every service is up.", hint="denzel status")
     local = settings.backend == "local"
     return Target(
-        api=(_reachable(settings.api_host), status.services[Service.API].port or settings.api_port),
-        monitor=(_reachable(settings.monitor_host), status.services[Service.MONITOR].port or settings.monitor_port),
+        api=(reachable(settings.api_host), status.services[Service.API].port or settings.api_port),
+        monitor=(reachable(settings.monitor_host), status.services[Service.MONITOR].port or settings.monitor_port),
         key=settings.texts["API_KEYS"].split(",")[0],
         # Containers connect over Docker's bridge, so loopback alone is not enough for them.
         listen="127.0.0.1" if local else "0.0.0.0",
         host="127.0.0.1" if local else "host.docker.internal",
     )
-
-
-def _reachable(host: str) -> str:
-    """The address at which this machine reaches a service that is published on `host`."""
-    return "127.0.0.1" if host == "0.0.0.0" else host

@@ -84,7 +84,7 @@ def shown_status_json(status: Status | None) -> None:
 def shown_live_status(statuses: Iterable[Status]) -> None:
     """Print each status that differs from the one before, on a terminal in its place; until Ctrl-C."""
     shown = ""
-    with _until_interrupted():
+    with until_interrupted():
         for status in statuses:
             text = "\n".join(status_lines(status))
             if text != shown:
@@ -152,7 +152,7 @@ def listening(settings: Settings, host: str, port: int) -> None:
 
 def received(callbacks: Iterable[ReceivedCallback]) -> None:
     """Print callbacks as they arrive, each with its body in the next line; until Ctrl-C."""
-    with _until_interrupted():
+    with until_interrupted():
         for callback in callbacks:
             when = datetime.fromtimestamp(callback.when)
             what = escape(f"{when:%H:%M:%S} {callback.path} {callback.webhook_id or 'no webhook-id'}")
@@ -175,7 +175,7 @@ def benched(report: metrics.BenchReport) -> None:
 
 def lines(text: Iterable[str]) -> None:
     """Print lines as they come, until they end or Ctrl-C."""
-    with _until_interrupted():
+    with until_interrupted():
         for line in text:
             click.echo(line)
 
@@ -266,7 +266,8 @@ def _reachable(host: str) -> str:
 
 
 @contextmanager
-def _until_interrupted() -> Iterator[None]:
+def until_interrupted() -> Iterator[None]:
+    """End the block at Ctrl-C, and go on behind it."""
     try:
         yield
     except KeyboardInterrupt:

@@ -42,13 +42,11 @@ def drill(report: results.DrillReport) -> list[str]:
 
 
 def bench(report: metrics.BenchReport) -> list[str]:
-    """The figures of a bench: throughput, latencies and their histogram, processor time, queue length."""
+    """The figures of a bench: throughput, latencies, processor time, queue length."""
     shown = [
         table(("REQUESTS", str(report.sent)), _bench_counts(report)),
         table(("LATENCY", "P50", "P90", "P99", "MAX"), _latencies(report)),
     ]
-    if report.histogram:
-        shown.append(_histogram(report))
     if report.processors is not None:
         shown.append(_processors(report.processors))
     if report.queue:
@@ -84,18 +82,6 @@ def _latencies(report: metrics.BenchReport) -> list[tuple[str, ...]]:
         (name, *((_short(seconds) for seconds in (times.p50, times.p90, times.p99, times.max)) if times else "----"))
         for name, times in rows
     ]
-
-
-def _histogram(report: metrics.BenchReport) -> list[str]:
-    largest = max(bucket.count for bucket in report.histogram)
-    heads = ("end to end" if report.accept else "answers").upper()
-    return table(
-        (heads, "REQUESTS", ""),
-        [
-            (f"up to {_short(bucket.up_to)}", bucket.count, bar(bucket.count, largest, width=_CHART))
-            for bucket in report.histogram
-        ],
-    )
 
 
 def _processors(busy: metrics.CpuUsage) -> list[str]:

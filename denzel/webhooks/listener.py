@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from denzel.errors import DenzelError, PortTaken, SettingInvalid
+from denzel.errors import DenzelError
 from denzel.project import dotenv
 from denzel.webhooks.http1 import headers
 from denzel.webhooks.receiver import BODY_LIMIT, Receiver
@@ -85,27 +84,10 @@ def listening(
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(_open(receiver), loop).result()
+        asyncio.run_coroutine_threadsafe(receiver.open(), loop).result()
         yield iter(callbacks.get, None)
     finally:
         asyncio.run_coroutine_threadsafe(receiver.close(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
-
-
-async def _open(receiver: Receiver) -> None:
-    host, port = receiver.host, receiver.port
-    try:
-        await receiver.open()
-    except (OSError, UnicodeError) as error:
-        # The error's own text repeats the address.
-        reason = (getattr(error, "strerror", None) or "it is not an address").partition(" (while")[0]
-        if getattr(error, "errno", None) == errno.EADDRINUSE:
-            raise PortTaken(
-                f"Port {port} is already taken ({host}: {reason}).", hint="Pass another one with --port."
-            ) from None
-        raise SettingInvalid(
-            f"Cannot listen at {host}, port {port}: {reason}.",
-            hint="Pass an address of this machine with --host, and a port above 1023 with --port.",
-        ) from None

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import errno
 import socket
 from collections.abc import Callable
 from http import HTTPStatus
 
+from denzel.errors import DenzelError, PortTaken, SettingInvalid
 from denzel.webhooks.http1 import MalformedMessage, MessageParser, header
 
 #: Limit of a callback's body in bytes.
@@ -56,10 +58,13 @@ class Receiver:
         self._sweeping: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
-        """Listen; raises OSError, or UnicodeError for what cannot be the name of a host."""
+        """Listen; raises PortTaken, and SettingInvalid for another port or host that it cannot have."""
         loop = asyncio.get_running_loop()
-        # asyncio's own errors have the reason in their text alone, or not at all.
-        listening = socket.create_server((self.host, self.port))
+        try:
+            # asyncio's own errors have the reason in their text alone, or not at all.
+            listening = socket.create_server((self.host, self.port))
+        except (OSError, UnicodeError) as error:
+            raise _cannot_listen(self.host, self.port, error) from None
         self.port = listening.getsockname()[1]
         # A short backlog would refuse connections when callbacks arrive in a burst.
         self._server = await loop.create_server(lambda: _Connection(self), sock=listening, backlog=256)
@@ -73,7 +78,7 @@ class Receiver:
         await self._shut(self.connections)
 
     async def set_behaviour(self, behaviour: Behaviour) -> None:
-        """Treat callbacks so from now on; raises OSError when another program has taken the port meanwhile.
+        """Treat callbacks so from now on; raises PortTaken when another program has the port by now.
 
         Those that were left without an answer before remain so.
         """
@@ -186,3 +191,16 @@ class _Connection(asyncio.Protocol):
         """Read no more. The sender closes the connection: if it still sends, a close would hide the answer from it."""
         self._is_finished = True
         self._transport.write_eof()
+
+
+def _cannot_listen(host: str, port: int, error: OSError | UnicodeError) -> DenzelError:
+    # The error's own text repeats the address.
+    reason = (getattr(error, "strerror", None) or "it is not an address").partition(" (while")[0]
+    number = getattr(error, "errno", None)
+    if number == errno.EADDRINUSE:
+        return PortTaken(f"Port {port} is already taken ({host}: {reason}).", hint="Pass another one with --port.")
+    above, address = "a port above 1023 with --port", "an address of this machine with --host"
+    return SettingInvalid(
+        f"Cannot listen at {host}, port {port}: {reason}.",
+        hint=f"Pass {above}." if number == errno.EACCES else f"Pass {address}, and {above}.",
+    )

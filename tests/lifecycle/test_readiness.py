@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from doubles.backend import FakeBackend
 from doubles.clock import Clock
 from support.command import status
 
-from denzel.errors import ServiceFailed
+from denzel.errors import CommandFailed, ServiceFailed, ServiceNotRunning
 from denzel.lifecycle.readiness import wait_until_ready
 from denzel.project import dotenv as settings_file
 from denzel.project.scaffold import start_project
@@ -63,6 +64,40 @@ def test_a_model_that_does_not_load_is_reported(launched: FakeBackend, cause: st
     assert hint in problem.hint
     assert problem.detail.splitlines()[-1] == "denzel-1  | line 99"
     assert len(problem.detail.splitlines()) == 20
+
+
+def test_a_hint_of_the_worker_is_shown_as_it_is(launched: FakeBackend) -> None:
+    failed = status(State.ERROR, cause="ModuleNotFoundError: No module named '_loss'", hint="Read it with 1.5.2.")
+    assert failure(launched, failed).hint == "Read it with 1.5.2."
+
+
+def test_functions_that_cannot_be_called_are_named(launched: FakeBackend) -> None:
+    cause = "ContractError: predict(model, data) is missing"
+    problem = failure(launched, status(State.ERROR, cause=cause, hint="Fix app/logic/pipeline.py."))
+    assert str(problem) == "pipeline.py cannot be used: predict(model, data) is missing."
+    assert problem.hint == "Fix app/logic/pipeline.py."
+
+
+READY = ("bash", "entrypoints/health.sh", "ready")
+
+
+def test_a_pipeline_that_the_api_alone_cannot_use_is_reported(launched: FakeBackend) -> None:
+    fault = "pipeline.py cannot be imported: KeyError: 'TOKEN'"
+    launched.answers[READY] = json.dumps({"ready": False, "broker": "UP", "pipeline": fault, "workers": []})
+    launched.machine.printed[Service.API] = ["Traceback"]
+    problem = failure(launched, status())
+    assert str(problem) == f"The api refuses every request: {fault}."
+    assert problem.detail == "api-1  | Traceback"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ['{"ready": true}', "", "[]", CommandFailed(READY, 64, "usage: health.sh"), ServiceNotRunning("api")],
+    ids=["ready", "empty", "list", "earlier", "down"],
+)
+def test_an_api_that_reports_no_fault_is_ready(launched: FakeBackend, answer: str | Exception) -> None:
+    launched.answers[READY] = answer
+    assert wait(launched, status()) == [status()]
 
 
 def test_a_service_that_fails_is_reported_with_its_log(launched: FakeBackend) -> None:

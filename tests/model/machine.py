@@ -4,7 +4,7 @@ most rules are a short story, with what varies drawn at random.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, seed, settings, target
@@ -201,16 +201,25 @@ class StoreMachine(RuleBasedStateMachine):
         if twice:
             self.steps.complete(ends)
 
-    @rule(data=st.data(), slot=slots, limit=limits)
-    def requeue(self, data: st.DataObject, slot: int, limit: int) -> None:
-        """As it stops, or as its time limit is over: some died."""
-        held = sorted(self.busy(slot, limit).held)
-        chosen = data.draw(st.lists(st.sampled_from(held), unique=True)) if held else []
-        self.steps.requeue(self.process(slot), {task_id: data.draw(st.booleans()) for task_id in chosen})
+    def some_of(self, data: st.DataObject, held: Collection[str]) -> list[str]:
+        return data.draw(st.lists(st.sampled_from(sorted(held)), unique=True)) if held else []
 
-    @rule(slot=slots, limit=limits)
-    def stop(self, slot: int, limit: int) -> None:
-        self.steps.requeue_all(self.busy(slot, limit))
+    @rule(data=st.data(), slot=slots, limit=limits, again=st.booleans())
+    def requeue(self, data: st.DataObject, slot: int, limit: int, again: bool) -> None:
+        """A batch is cut off. The process may have taken the same tasks anew when the worker does so again."""
+        process = self.busy(slot, limit)
+        cut_off = sorted(process.held) if again else self.some_of(data, process.held)
+        self.steps.requeue(process, cut_off)
+        if again:
+            process.claims.epoch += 1
+            self.steps.take(process, limit=limit)
+            self.steps.requeue(process, cut_off, epochs_ago=1)
+
+    @rule(data=st.data(), slot=slots, limit=limits)
+    def stop(self, data: st.DataObject, slot: int, limit: int) -> None:
+        """As it is to stop, or has died of some."""
+        process = self.busy(slot, limit)
+        self.steps.requeue_all(process, self.some_of(data, process.held))
 
     @precondition(lambda self: not self.foreign_is_left())
     @rule(slot=slots, others=st.booleans())
@@ -264,7 +273,7 @@ class StoreMachine(RuleBasedStateMachine):
         if then == "take":
             self.steps.take(process, limit=limit)
         elif then == "requeue":
-            self.steps.requeue(process, dict.fromkeys(sorted(process.held), True))
+            self.steps.requeue(process, sorted(process.held))
         elif process.held:
             self.steps.complete(self.steps.ends(process, process.held, FAILURE))
         self.steps.take(other, limit=limit)
@@ -304,6 +313,64 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(seconds=pauses)
     def wait(self, seconds: float) -> None:
         self.steps.wait(seconds)
+
+    # ------------------------------------------------------------------ reports, and their readers
+
+    @rule(
+        data=st.data(),
+        slot=slots,
+        followed=st.sampled_from(["not", "waiting", "running"]),
+        whose=st.sampled_from(["own", "own", "an earlier epoch's", "another's"]),
+        then=st.sampled_from(["end", "cancel", "requeue", "die", "nothing"]),
+        pause=st.sampled_from([0, 0, 700]),
+    )
+    def report(self, data: st.DataObject, slot: int, followed: str, whose: str, then: str, pause: float) -> None:
+        """A running task reports, some of it twice or with a gap; readers look before, meanwhile and behind its end."""
+        self.told.add(f"report, {then}")
+        task_id = self.waiting(followed == "waiting")
+        process = self.process(slot)
+        self.steps.take(process, limit=1)
+        if followed == "running":
+            self.steps.follow(task_id, 0, 0)
+        for _ in range(data.draw(st.integers(1, 3))):
+            self._report(data, process, task_id, whose)
+        if then in ("requeue", "die"):
+            self.steps.requeue(process, {task_id: then == "die"})
+            self._look(data, task_id)
+            self.steps.take(process, limit=1)
+            self._report(data, process, task_id, "own")
+        if then == "cancel":
+            self.steps.cancel(task_id)
+            self._report(data, process, task_id, "own")
+        if then == "end":
+            self.steps.take(process, limit=1)
+        self._look(data, task_id)
+        self.steps.wait(pause)
+        self._look(data, task_id)
+
+    def waiting(self, is_followed: bool) -> str:
+        """A task that is next, with a callback: its record outlives its output."""
+        self.ended(0, ENDPOINTS[0])
+        task_id = self.steps.accept(ENDPOINTS[0])
+        if is_followed:
+            self.steps.follow(task_id, 0, 0)
+        return task_id
+
+    def _report(self, data: st.DataObject, process: Process, task_id: str, whose: str) -> None:
+        task = self.steps.reference.tasks[task_id]
+        before = max(0, (task.outputs or 0) + data.draw(st.sampled_from([0, 0, 0, -1, 2])))
+        outputs = data.draw(st.lists(st.sampled_from(["1", "22", "x" * 7, "x" * 11]), max_size=3))
+        progress = data.draw(st.sampled_from(["", '{"fraction": 0.5}', "{}"]))
+        if whose == "another's":
+            process = self.process(self.steps.processes.index(process) - 1)
+        process.claims.epoch += whose == "an earlier epoch's"
+        self.steps.report(process, task_id, progress, before, outputs)
+        process.claims.epoch -= whose == "an earlier epoch's"
+
+    def _look(self, data: st.DataObject, task_id: str) -> None:
+        task = self.steps.reference.tasks.get(task_id)
+        restarts = task.restarts if task else 0
+        self.steps.follow(task_id, max(0, restarts - data.draw(st.integers(0, 1))), data.draw(st.integers(0, 9)))
 
     # ------------------------------------------------------------------ callbacks
 
@@ -428,6 +495,7 @@ class StoreMachine(RuleBasedStateMachine):
         for _ in range(3):
             process = self.process(0)
             self.steps.take(process, limit=1)
+            self.steps.report(process, task_id, "{}", 0, ["1"])
             self.steps.replace(process)
             self.steps.requeue_all(process, [task_id])
         return task_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from app.serving.store import keys
@@ -16,6 +16,9 @@ DELIVERIES = 3
 RESULT_TTL, CALLBACK_TTL = 600, 3600
 ENDPOINTS = ("one.example:80", "two.example:80")
 LETTER_TTL = 30 * 24 * 3600
+
+# Few, so that they are reached.
+MAX_OUTPUTS, MAX_OUTPUT_BYTES, MAX_OUTPUTS_READ, MAX_BYTES_READ = 4, 10, 2, 5
 
 
 class Message(NamedTuple):
@@ -63,6 +66,24 @@ class Task:
     idempotency: str | None = None
     callback: Sending | None = None
     expires: float | None = None
+    accepted: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    restarts: int = 0
+    followed: bool = False
+    progress: str | None = None
+    reports: int = 0
+    #: How many outputs there were, None before the first report with any; those that are kept, and until when.
+    outputs: int | None = None
+    outputs_from: int = 0
+    output_bytes: int = 0
+    kept: list[str] = field(default_factory=list)
+    kept_until: float | None = None
+
+    def void_reports(self) -> None:
+        self.restarts += 1
+        self.started, self.progress, self.reports, self.outputs, self.kept = None, None, 0, None, []
+        self.outputs_from = 0
 
 
 class Letter(NamedTuple):
@@ -76,8 +97,8 @@ class Letter(NamedTuple):
     replays: int
 
 
-def announcement(channel: str, ended: str | list[str]) -> str:
-    """The announcement of one end on a channel, as it is compared."""
+def announcement(channel: str, ended: str | list[str] = "") -> str:
+    """The announcement of one end, or of a change, on a channel, as it is compared."""
     return f"{channel} {json.dumps(ended)}"
 
 
@@ -98,6 +119,7 @@ class Reference:
         self.down: set[str] = set()
         self.wakeup = False
         self.announced: list[str] = []
+        self.runs, self.run_time = 0, 0.0
 
     # ------------------------------------------------------------------ time
 
@@ -109,6 +131,8 @@ class Reference:
                 del self.tasks[task_id]
                 if task.idempotency:
                     del self.bodies[task.idempotency]
+            elif task.kept_until is not None and task.kept_until <= self.now:
+                task.kept, task.kept_until = [], None
         for task_id, letter in list(self.letters.items()):
             if letter.since + LETTER_TTL <= self.now:
                 del self.letters[task_id]
@@ -127,7 +151,7 @@ class Reference:
         if len(self.queue) >= limit:
             return "FULL"
         self.accepted += 1
-        task = Task(since=self.now, place=self.accepted, endpoint=endpoint, channel=channel)
+        task = Task(since=self.now, accepted=self.now, place=self.accepted, endpoint=endpoint, channel=channel)
         self.tasks[task_id] = task
         if idempotency:
             task.idempotency = idempotency[0]
@@ -137,12 +161,17 @@ class Reference:
 
     def complete(self, completions: Iterable[Completion]) -> None:
         """The first end stands, and the message is done with, whoever has it."""
+        runs: dict[float, int] = {}
         for task_id, status, result in completions:
             self.claims.pop(task_id, None)
             task = self.tasks.setdefault(task_id, Task(status=None))
             if task.result is not None:
                 continue
-            task.status, task.result = status, result
+            task.status, task.result, task.ended = status, result, self.now
+            if task.kept:
+                task.kept_until = self.now + RESULT_TTL
+            if task.started is not None and status != REVOKED:
+                runs[task.started] = runs.get(task.started, 0) + 1
             if task.endpoint:
                 task.callback = Sending(due=self.now)
                 self.undelivered[task_id] = self.now
@@ -152,6 +181,15 @@ class Reference:
             self.announced.append(announcement(keys.COMPLETIONS, task_id))
             if task.channel:
                 self.announced.append(announcement(task.channel, [task_id, status, result]))
+            self._announce_change(task_id)
+        for started, number in runs.items():
+            self.runs += number
+            each = max(0.0, self.now - started) / number
+            self.run_time += (each - self.run_time) * min(1, number / min(self.runs, 100))
+
+    def _announce_change(self, task_id: str) -> None:
+        if self.tasks[task_id].followed:
+            self.announced.append(announcement(keys.changes(task_id)))
 
     def cancel(self, task_id: str) -> str | None:
         task = self.tasks.get(task_id)
@@ -182,7 +220,8 @@ class Reference:
             was_delivered = bool(task.deliveries)
             task.deliveries = (task.deliveries or 0) + 1
             taken.append((message.task_id, task.deliveries, task.since or self.now))
-            task.status, task.since = "STARTED", self.now
+            task.status, task.since, task.started = "STARTED", self.now, self.now
+            self._announce_change(message.task_id)
             self.claims[message.task_id] = Claim(message, owner, epoch)
             if was_delivered:
                 break
@@ -204,7 +243,9 @@ class Reference:
                 times = "once" if task.deliveries == 1 else f"{task.deliveries} times"
                 self.dead_letter(message, f"the worker died while running this task, {times}")
                 continue
+            task.void_reports()
             task.status, task.since = PENDING, self.now
+            self._announce_change(task_id)
             self.queue.insert(0, message)
         return lettered
 
@@ -252,6 +293,8 @@ class Reference:
         self.accepted += 1
         self.tasks[task_id] = Task(
             since=self.now,
+            accepted=self.now,
+            restarts=(before.restarts if before else 0) + 1,
             place=self.accepted,
             endpoint=letter.endpoint,
             replays=letter.replays + 1,
@@ -259,6 +302,43 @@ class Reference:
         )
         self.queue.append(letter.message)
         return True
+
+    # ------------------------------------------------------------------ reports
+
+    def report(self, owner: str, epoch: int, task_id: str, progress: str, before: int, outputs: list[str]) -> None:
+        """What the task's process reports, behind so many outputs; another's is void."""
+        task, claim = self.tasks.get(task_id), self.claims.get(task_id)
+        if task is None or claim is None or task.status != "STARTED" or (claim.owner, claim.epoch) != (owner, epoch):
+            return
+        if progress:
+            task.progress, task.reports = progress, task.reports + 1
+        if outputs:
+            total = task.outputs or 0
+            if before > total:
+                total, task.kept = before, []
+            new = outputs[total - before :]
+            task.outputs, task.kept = total + len(new), task.kept + new
+            while len(task.kept) > MAX_OUTPUTS or sum(map(len, task.kept)) > MAX_OUTPUT_BYTES:
+                del task.kept[0]
+            task.outputs_from, task.output_bytes = task.outputs - len(task.kept), sum(map(len, task.kept))
+        self._announce_change(task_id)
+
+    def follow(self, task_id: str, restarts: int, seen: int) -> tuple[int, list[str], bool] | None:
+        """The number of outputs before those in the answer, these, and whether the record is there too."""
+        task = self.tasks.get(task_id)
+        if task is None or task.status is None:
+            return None
+        has_ended = task.result is not None
+        task.followed = task.followed or not has_ended
+        total = task.outputs or 0
+        first = max(task.outputs_from, min(seen, total) if restarts == task.restarts else 0)
+        outputs = task.kept[first - task.outputs_from :][:MAX_OUTPUTS_READ]
+        if not outputs:
+            # They have expired, if there were any.
+            first = total
+        while len(outputs) > 1 and sum(map(len, outputs)) > MAX_BYTES_READ:
+            del outputs[-1]
+        return first, outputs, has_ended and first + len(outputs) == total
 
     # ------------------------------------------------------------------ outbox
 
@@ -368,4 +448,6 @@ class Reference:
             for key in (keys.task(task_id), task.idempotency):
                 if task.expires is not None and key:
                     times[key] = task.expires
+            if task.kept_until is not None:
+                times[keys.output(task_id)] = task.kept_until
         return times | {keys.dead_letter(task_id): one.since + LETTER_TTL for task_id, one in self.letters.items()}

@@ -15,25 +15,30 @@ from app.serving.store.tasks import PENDING, REVOKED, TERMINAL_STATES
 Snapshot = dict[str, Any]
 
 # The fields of a record that somebody reads; the others are compared by what they lead to.
-_NUMBERS = ("since", "deliveries", "replays", "callback_attempts", "callback_first")
-_TEXTS = ("status", "result", "callback", "callback_status", "callback_error")
+_NUMBERS = (
+    *("since", "deliveries", "replays", "accepted", "started", "ended", "restarts", "reports", "outputs"),
+    *("outputs_from", "output_bytes", "followed", "callback_attempts", "callback_first"),
+)
+_TEXTS = ("progress", "status", "result", "callback", "callback_status", "callback_error")
 
 
 # One answer is read in half the time of forty. KEYS are sorted sets; ARGV is the number of fields, the fields of a
 # record, then the ids of tasks.
 _READ = f"""
-local fields, sets, records = {{unpack(ARGV, 2, ARGV[1] + 1)}}, {{}}, {{}}
+local fields, sets, records, outputs = {{unpack(ARGV, 2, ARGV[1] + 1)}}, {{}}, {{}}, {{}}
 for i, key in ipairs(KEYS) do
     sets[i] = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
 end
 for i = #fields + 2, #ARGV do
     records[#records + 1] = redis.call('HMGET', '{keys.TASK}' .. ARGV[i], unpack(fields))
+    outputs[#outputs + 1] = redis.call('LRANGE', '{keys.OUTPUT}' .. ARGV[i], 0, -1)
 end
 local published = redis.call('LRANGE', '{PUBLISHED}', 0, -1)
 redis.call('DEL', '{PUBLISHED}')
 return {{sets, records, published, redis.call('KEYS', '*'), redis.call('LRANGE', '{keys.QUEUE}', 0, -1),
     redis.call('HGETALL', '{keys.UNACKED}'), redis.call('HGETALL', '{keys.OWNERS}'),
-    redis.call('SMEMBERS', '{keys.ENDPOINTS_DOWN}'), redis.call('LLEN', '{keys.WAKEUP}')}}
+    redis.call('SMEMBERS', '{keys.ENDPOINTS_DOWN}'), redis.call('LLEN', '{keys.WAKEUP}'), outputs,
+    redis.call('HMGET', '{keys.RUN_TIMES}', 'count', 'mean')}}
 """
 
 _SETS = (
@@ -52,7 +57,7 @@ class Reader:
         """The state of Redis, in the shape of `expected`; the list of what was published is emptied."""
         fields = [*_NUMBERS, *_TEXTS]
         answer = self._script(keys=_SETS, args=[len(fields), *fields, *reference.tasks])
-        sets, records, published, names, queue, unacked, owners, down, wakeup = answer
+        sets, records, published, names, queue, unacked, owners, down, wakeup, outputs, run_times = answer
         leases, sending, undelivered, next_due, letters, waiting, expiry, *lists = map(_scores, sets)
         return {
             "records": {task_id: _record(fields) for task_id, fields in zip(reference.tasks, records, strict=True)},
@@ -67,12 +72,14 @@ class Reader:
             "next_due": next_due,
             "down": set(down),
             "wakeup": wakeup,
+            "outputs": {task_id: kept for task_id, kept in zip(reference.tasks, outputs, strict=True) if kept},
+            "run_times": tuple(float(number or 0) for number in run_times),
             # One that has expired is listed until the next one comes.
             "letters": {task_id: since for task_id, since in letters.items() if since > reference.now - LETTER_TTL},
             "announced": sorted(
                 announcement(channel, ended)
                 for channel, message in zip(published[::2], published[1::2], strict=True)
-                for ended in json.loads(message)
+                for ended in (json.loads(message) if message else [""])
             ),
             "expiry": expiry,
             "keys": {name for name in names if name.startswith(_OF_TASKS)},
@@ -80,7 +87,7 @@ class Reader:
         }
 
 
-_OF_TASKS = (keys.TASK, keys.DEAD_LETTER, keys.idempotency(""))
+_OF_TASKS = (keys.TASK, keys.DEAD_LETTER, keys.OUTPUT, keys.idempotency(""))
 _KNOWN = {value for name, value in vars(keys).items() if name.isupper()} | {NOW, EXPIRY, PUBLISHED}
 
 
@@ -115,24 +122,32 @@ def expected(reference: Reference) -> Snapshot:
         "undelivered": reference.undelivered,
         "next_due": {endpoint: min(of_one.values()) for endpoint, of_one in lists.items() if of_one},
         "wakeup": int(reference.wakeup),
+        "outputs": {task_id: task.kept for task_id, task in tasks.items() if task.kept},
+        "run_times": (reference.runs, reference.run_time),
         "letters": {task_id: letter.since for task_id, letter in reference.letters.items()},
         "announced": sorted(reference.announced),
         "expiry": reference.expiry(),
         "keys": {
             *map(keys.task, tasks),
             *map(keys.dead_letter, reference.letters),
+            *(keys.output(task_id) for task_id, task in tasks.items() if task.kept),
             *(task.idempotency for task in tasks.values() if task.idempotency),
         },
     }
 
 
 def _expected_record(task: Task) -> tuple[float | str | None, ...]:
-    sending = task.callback
-    numbers = (task.since, task.deliveries, task.replays or None)
+    sending, has_output = task.callback, task.outputs is not None
+    numbers = (
+        *(task.since, task.deliveries, task.replays or None, task.accepted, task.started, task.ended),
+        *(task.restarts or None, task.reports or None, task.outputs),
+        *((task.outputs_from, task.output_bytes) if has_output else (None, None)),
+        1 if task.followed else None,
+    )
     if sending is None:
-        return (*numbers, None, None, task.status, task.result, None, None, None)
+        return (*numbers, None, None, task.progress, task.status, task.result, None, None, None)
     return (
-        *(*numbers, sending.attempts or None, sending.first, task.status, task.result),
+        *(*numbers, sending.attempts or None, sending.first, task.progress, task.status, task.result),
         *(sending.state, sending.status, sending.error),
     )
 

@@ -9,7 +9,18 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 from model import snapshot
-from model.reference import CALLBACK_TTL, DELIVERIES, ENDPOINTS, RESULT_TTL, Message, Reference
+from model.reference import (
+    CALLBACK_TTL,
+    DELIVERIES,
+    ENDPOINTS,
+    MAX_BYTES_READ,
+    MAX_OUTPUT_BYTES,
+    MAX_OUTPUTS,
+    MAX_OUTPUTS_READ,
+    RESULT_TTL,
+    Message,
+    Reference,
+)
 from model.virtual_time import START, set_clock
 from redis import Redis
 
@@ -20,6 +31,7 @@ from app.serving.store.dead_letters import DeadLetters
 from app.serving.store.messages import task_message
 from app.serving.store.outbox import AttemptResult, Callback, Outbox
 from app.serving.store.tasks import (
+    PENDING,
     SUCCESS,
     Completion,
     Idempotency,
@@ -80,6 +92,8 @@ class Steps:
         set_clock(redis, START)
         self.store = TaskStore(redis)
         self.accept_script = scripts.register(redis, "tasks/accept")
+        self.report_script = scripts.register(redis, "tasks/report")
+        self.follow_script = scripts.register(redis, "tasks/follow")
         self.box = Outbox(redis, result_ttl=RESULT_TTL, callback_ttl=CALLBACK_TTL)
         self.letters = DeadLetters(redis)
         self.hosts = {host: HostClaims(redis, LIMITS, host=host) for host in HOSTS}
@@ -208,14 +222,17 @@ class Steps:
         self.reference.complete(ends)
         self.check()
 
-    def requeue(self, process: Process, tasks: dict[str, bool]) -> None:
-        """Give these back, of what it thinks that it has: True where a process died of one."""
-        own = [task_id for task_id in self.reference.owned(process.owner) if task_id in tasks]
-        lettered = process.claims.requeue(tasks)
-        died = [task_id for task_id, is_dead in tasks.items() if is_dead]
-        assert sorted(one.task_id for one in lettered) == sorted(self.reference.requeue(own, died))
-        process.held -= tasks.keys()
-        process.leased -= tasks.keys()
+    def requeue(self, process: Process, task_ids: Collection[str], *, epochs_ago: int = 0) -> None:
+        """Give these back, of what it has claimed in this epoch or an earlier one."""
+        process.claims.epoch -= epochs_ago
+        claims = self.reference.claims
+        own = [one for one in task_ids if one in claims and claims[one][1:] == (process.owner, process.claims.epoch)]
+        lettered = process.claims.requeue(task_ids)
+        process.claims.epoch += epochs_ago
+        assert sorted(one.task_id for one in lettered) == sorted(self.reference.requeue(own, ()))
+        if not epochs_ago:
+            process.held.difference_update(task_ids)
+            process.leased.difference_update(task_ids)
         self.check()
 
     def requeue_all(self, process: Process, died: Collection[str] = ()) -> None:
@@ -241,6 +258,29 @@ class Steps:
         new = self.new_process(process.host)
         self.processes[self.processes.index(process)] = new
         return new
+
+    # ------------------------------------------------------------------ reports, and their readers
+
+    def report(self, process: Process, task_id: str, progress: str, before: int, outputs: list[str]) -> None:
+        """A process reports on a task, which may be another's by now."""
+        limits = (MAX_OUTPUTS, MAX_OUTPUT_BYTES)
+        self.report_script(args=[process.claims.holder, *limits, task_id, progress, before, len(outputs), *outputs])
+        self.reference.report(process.owner, process.claims.epoch, task_id, progress, before, outputs)
+        self.check()
+
+    def follow(self, task_id: str, restarts: int, seen: int) -> None:
+        """A reader looks at a task, and has so many outputs of the delivery after so many restarts."""
+        answer = self.follow_script(args=[task_id, restarts, seen, MAX_OUTPUTS_READ, MAX_BYTES_READ])
+        expected = self.reference.follow(task_id, restarts, seen)
+        if expected is None:
+            assert answer is None
+        else:
+            task, (first, outputs, is_last) = self.reference.tasks[task_id], expected
+            assert (answer[0], int(answer[1]), answer[3]) == (task.status, task.restarts, task.progress)
+            assert (answer[6], answer[8], answer[9]) == (task.outputs or 0, first, outputs)
+            assert (answer[7] is not None) == (task.status == PENDING), "the rank of a task that waits"
+            assert bool(answer[10]) == is_last, "the record comes with the last outputs"
+        self.check()
 
     # ------------------------------------------------------------------ workers
 

@@ -61,7 +61,9 @@ def project(tmp_path: Path) -> Path:
     logic = root / "app" / "logic"
     (logic / "heavy.py").write_text("")
     (logic / "verify.py").write_text("def verify_input(json_data): return json_data['x']\n")
-    (logic / "pipeline.py").write_text("import app.logic.heavy\nfrom app.logic.verify import verify_input\n")
+    imports = "import app.logic.heavy\nfrom app.logic.verify import verify_input\n"
+    functions = "def load_model(): ...\ndef process(model, json_data): ...\ndef predict(model, data): ...\n"
+    (logic / "pipeline.py").write_text(imports + functions)
     return root
 
 
@@ -83,3 +85,10 @@ def test_the_api_imports_a_pipeline_that_has_a_function_of_its_own(project: Path
         pipeline.write("def verify_input(json_data): return json_data\n")
     names = "app.logic.heavy app.logic.pipeline"
     assert imported_by_the_api(project, names) == ["app.logic.heavy", "app.logic.pipeline"]
+
+
+def test_a_function_of_another_module_is_checked_as_well(project: Path) -> None:
+    (project / "app/logic/verify.py").write_text("def verify_input(): ...\n")
+    code = "import sys, app.serving.api.asgi as api; print(api.fault, file=sys.__stdout__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    assert "verify_input takes ()" in done.stdout

@@ -32,7 +32,7 @@ def refused(kind: type[DenzelError], match: str) -> Iterator[None]:
     assert caught.value.hint
 
 
-def status(worker: State = State.UP, *, cause: str = "", **services: State) -> Status:
+def status(worker: State = State.UP, *, cause: str = "", hint: str = "", **services: State) -> Status:
     """A status with everything up, but for what is given."""
     ports = {Service.API: 8000, Service.MONITOR: 5555}
     return Status(
@@ -40,7 +40,7 @@ def status(worker: State = State.UP, *, cause: str = "", **services: State) -> S
             service: ServiceReport(state=services.get(service.value, State.UP), port=ports.get(service))
             for service in Service
         },
-        worker=WorkerReport(name=NAME, state=worker, cause=cause),
+        worker=WorkerReport(name=NAME, state=worker, cause=cause, hint=hint),
     )
 
 
@@ -53,7 +53,8 @@ def program(path: Path, text: str = "exit 0") -> Path:
 
 def tool(name: str) -> str:
     """The path of a program; without it the test is skipped, or fails if DENZEL_REQUIRE_TOOLS is set."""
-    found = shutil.which(name)
+    # Debian's servers are in /usr/sbin.
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin")
     if found is None and not os.environ.get("DENZEL_REQUIRE_TOOLS"):
         pytest.skip(f"there is no {name} here")
     assert found, f"there is no {name} here"

@@ -8,6 +8,8 @@ import signal
 import time
 from pathlib import Path
 
+from app.serving import progress
+
 ORDERS = Path("app/assets/orders.json")
 VERSION = 1
 
@@ -63,6 +65,8 @@ def predict(model, data):
         if Path(data["once"]).exists():
             return {"run": "again"}
         Path(data["once"]).touch()
+    if "yield" in data:
+        return numbers(data)
     if "until" in data:
         until_there(data["until"])
     time.sleep(data.get("sleep", 0))
@@ -81,6 +85,20 @@ def predict(model, data):
     if data.get("numpy"):
         return numpy_values()
     return {"version": VERSION, **model, "pid": os.getpid(), "echo": data.get("echo")}
+
+
+def numbers(data):
+    """Yields so many numbers, and in the middle does what the request says."""
+    for number in range(data["yield"]):
+        if number == data["yield"] // 2:
+            if "until" in data:
+                until_there(data["until"])
+            if data.get("die") and not Path(data["unless"]).exists():
+                Path(data["unless"]).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        yield number
+        progress((number + 1) / data["yield"], f"number {number + 1}")
+        time.sleep(data.get("pause", 0))
 
 
 def numpy_values():

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from app.serving.running_task import set_reporter
 from app.serving.settings import Settings
 from app.serving.store.claims import ClaimLimits, Claims
 from app.serving.store.connection import connect
+from app.serving.store.reports import ReportStore
 from app.serving.store.tasks import TaskStore
 from app.serving.worker.batching.events import TaskEvents
 from app.serving.worker.batching.place import Place
+from app.serving.worker.batching.report_writer import ReportWriter
 from app.serving.worker.batching.result_buffer import ResultBuffer
 from app.serving.worker.batching.runner import BatchRunner
 from app.serving.worker.batching.scoreboard import Slot
@@ -55,10 +58,13 @@ def make_loop(
     if quick:
         size.observe(1, 0.0001)
     results = ResultBuffer(TaskStore(connect(url)), ttl=60)
+    claims = Claims(connect(url), ClaimLimits(deliveries=deliveries, ttl=60), owner)
+    reports = ReportWriter(ReportStore(connect(url)), lambda: claims.holder)
+    set_reporter(reports)
     return TaskLoop(
-        Claims(connect(url), ClaimLimits(deliveries=deliveries, ttl=60), owner),
+        claims,
         results,
-        BatchRunner(model, results, slot),
+        BatchRunner(model, results, slot, flush_reports=reports.flush),
         size,
         TaskEvents(celery_app, "worker@iris"),
         slot=slot,

@@ -7,12 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-#: Bounds of a histogram in each power of ten.
-_BOUNDS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
-
-#: Share of the values that is one bucket at either end of a histogram, however far it reaches.
-_TAIL = 0.001
-
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
@@ -23,14 +17,6 @@ class Latency:
     p90: float
     p99: float
     max: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bucket:
-    """The number of durations up to this bound, and above that of the bucket before."""
-
-    up_to: float
-    count: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +82,6 @@ class BenchReport:
     completed_per_second: float
     accept: Latency | None
     end_to_end: Latency | None
-    histogram: Sequence[Bucket]
     errors: Sequence[ErrorCount]
     unfinished: int
     cancelled: int
@@ -131,35 +116,3 @@ def latency(values: Sequence[float]) -> Latency | None:
         p99=percentile(ordered, 99),
         max=ordered[-1],
     )
-
-
-def histogram(values: Sequence[float]) -> list[Bucket]:
-    """Buckets of about the same width on a logarithmic scale; none without values."""
-    if not values:
-        return []
-    ordered = sorted(values)
-    first = _bound_over(ordered[int(len(ordered) * _TAIL)])
-    last = _bound_over(ordered[-1 - int(len(ordered) * _TAIL)])
-    bounds = [first]
-    while bounds[-1] < last:
-        bounds.append(_next_bound(bounds[-1]))
-    if bounds[-1] < ordered[-1]:
-        bounds.append(ordered[-1])
-    counts = [0] * len(bounds)
-    bucket = 0
-    for value in ordered:
-        while value > bounds[bucket]:
-            bucket += 1
-        counts[bucket] += 1
-    return [Bucket(up_to=bound, count=count) for bound, count in zip(bounds, counts, strict=True)]
-
-
-def _bound_over(value: float) -> float:
-    """The smallest bound that is not below a value."""
-    power = math.floor(math.log10(max(value, 1e-6)))
-    candidates = [round(bound * 10.0**exponent, 9) for exponent in (power, power + 1) for bound in _BOUNDS]
-    return next(bound for bound in candidates if bound >= value)
-
-
-def _next_bound(bound: float) -> float:
-    return _bound_over(bound * 1.0001)

@@ -21,7 +21,7 @@ from denzel.loadtest import preflight
 from denzel.loadtest.api import Api, parse_json, task_id_of
 from denzel.loadtest.bench import bottleneck
 from denzel.loadtest.bench.drain import BenchTimings, Drain
-from denzel.loadtest.bench.metrics import BenchReport, ErrorCount, histogram, latency
+from denzel.loadtest.bench.metrics import BenchReport, ErrorCount, latency
 from denzel.loadtest.bench.sampler import Sampler
 from denzel.loadtest.client import HttpClient, HttpResponse, NoResponse
 from denzel.loadtest.load import LoadGenerator, LoadProfile
@@ -138,7 +138,6 @@ class BenchRun:
         seconds = max(self._ended - self._began, 1e-9)
         accepted = [(request.scheduled, request.accepted) for request in requests if request.accepted is not None]
         completed = [(request.scheduled, request.completed) for request in requests if request.completed is not None]
-        end_to_end = [when - scheduled for scheduled, when in completed]
         rate, sent = self.profile.rate, len(requests)
         unsent = max(0, self.profile.due_within(min(seconds, self.profile.seconds)) - sent)
         usage, queue = self._sampler.cpu_usage, self._sampler.queue
@@ -155,8 +154,7 @@ class BenchRun:
             accepted_per_second=sum(when <= self._ended for _, when in accepted) / seconds,
             completed_per_second=sum(when <= self._ended for _, when in completed) / seconds,
             accept=None if log.synchronous else latency([when - scheduled for scheduled, when in accepted]),
-            end_to_end=latency(end_to_end),
-            histogram=histogram(end_to_end),
+            end_to_end=latency([when - scheduled for scheduled, when in completed]),
             errors=[
                 ErrorCount(kind=kind, count=count, first=log.first_errors[kind])
                 for kind, count in log.errors.most_common()

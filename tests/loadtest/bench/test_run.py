@@ -92,7 +92,7 @@ def test_clients_send_a_request_when_the_one_before_was_called_back(tmp_path: Pa
     assert report.unfinished <= 2
     assert report.accept is not None
     assert report.end_to_end is not None
-    assert report.end_to_end.count == sum(bucket.count for bucket in report.histogram) == report.completed
+    assert report.end_to_end.count == report.completed
     # A callback can be there before the answer is.
     assert min(report.accept.p50, report.end_to_end.p50) > 0
     assert report.completed_per_second == pytest.approx(report.completed / 0.3, rel=0.5)
@@ -311,8 +311,6 @@ def test_the_command_prints_its_tables(here: SmallBackend) -> None:
         r"called back 20 \(\d+ per second\)",
         r"LATENCY P50 P90 P99 MAX",
         r"end to end( [\d.]+ m?s){4}",
-        r"END TO END REQUESTS",
-        r"up to [\d.]+ m?s \d+ █+.?",
         rf"CPU CORES OF {os.cpu_count()}",
         r"denzel bench \d\.\d\d.*",
         r"QUEUE ▁+ 0 tasks at most",

@@ -40,7 +40,14 @@ def serve(
 
 
 def pipeline_with(**functions: Any) -> ModuleType:
+    """A pipeline that keeps the contract, with these functions for its own."""
     module = ModuleType("app.logic.pipeline")
+    module.__dict__.update(
+        verify_input=lambda json_data: json_data,
+        load_model=lambda: None,
+        process=lambda model, json_data: json_data,
+        predict=lambda model, data: {},
+    )
     vars(module).update(functions)
     return module
 
@@ -66,11 +73,21 @@ def test_the_model_is_not_loaded_by_the_api(serve: Callable[..., Client]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("pipeline", "cause"),
-    [(None, "app.logic.pipeline"), (pipeline_with(load_model=lambda: None), "has no attribute 'verify_input'")],
+    ("pipeline", "reason"),
+    [
+        (None, "pipeline.py cannot be imported: ModuleNotFoundError: import of app.logic.pipeline halted"),
+        (
+            pipeline_with(predict=lambda data: {}, verify_input=None),
+            (
+                "pipeline.py cannot be used: verify_input is not a function but of type NoneType: it should be"
+                " verify_input(json_data); predict takes (data), and is called as predict(model, data)"
+            ),
+        ),
+    ],
+    ids=["import", "contract"],
 )
 def test_a_broken_pipeline_fails_predictions_alone(
-    serve: Callable[..., Client], redis: Redis, pipeline: ModuleType | None, cause: str
+    serve: Callable[..., Client], redis: Redis, pipeline: ModuleType | None, reason: str
 ) -> None:
     client = serve(pipeline)
     assert client.simulate_get("/info").status_code == 200
@@ -78,8 +95,9 @@ def test_a_broken_pipeline_fails_predictions_alone(
     answer = client.simulate_post("/predict", json={})
     assert answer.status_code == 500
     assert answer.json["title"] == "Pipeline error"
-    assert answer.json["description"].startswith("pipeline.py cannot be imported: ")
-    assert cause in answer.json["description"]
+    assert answer.json["description"].startswith(reason)
+    ready = client.simulate_get("/health/ready")
+    assert (ready.status_code, ready.json["pipeline"]) == (503, answer.json["description"])
     assert redis.keys() == []
 
 

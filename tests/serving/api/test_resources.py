@@ -29,6 +29,7 @@ from app.serving.queue.waiting import Preferences, seconds_to_wait
 from app.serving.settings import ResponseMode, Settings
 from app.serving.store import keys
 from app.serving.store.tasks import CallbackReport, Idempotency, KeyReused, QueueFull, TaskRecord, TaskStore
+from app.serving.store.times import Times
 from app.serving.store.workers import WorkerReport, WorkerState
 
 OpenQueue = Callable[..., TaskQueue]
@@ -53,12 +54,14 @@ class Queue:
         self.reports: list[WorkerReport] = []
         self.submitted: list[tuple[Any, str | None]] = []
         self.idempotencies: list[Idempotency | None] = []
+        self.traces: list[dict[str, str] | None] = []
         self.waits: list[float] = []
 
     async def submit(self, prepare: Callable[[], TaskRequest], prefer: Preferences, *, size: int) -> SubmitResult:
         request = prepare()
         self.submitted.append((request.verified, request.callback_uri))
         self.idempotencies.append(request.idempotency)
+        self.traces.append(request.trace)
         seconds = seconds_to_wait(prefer, self.response)
         if seconds is None:
             return SubmitResult(task_id=ID)
@@ -385,7 +388,7 @@ def test_values_of_verify_input_that_are_not_json_are_an_error_of_the_pipeline()
 
 def test_a_pipeline_that_cannot_be_imported_is_an_error_of_the_pipeline() -> None:
     def verify_input(json_data: Any) -> Any:
-        raise PipelineUnusable("ModuleNotFoundError: No module named 'sklearn'")
+        raise PipelineUnusable("pipeline.py cannot be imported: ModuleNotFoundError: No module named 'sklearn'")
 
     assert problem(serve(verify_input=verify_input).simulate_post("/predict", json={})) == (
         500,
@@ -782,6 +785,47 @@ def test_status_shows_the_position_of_a_task_that_waits() -> None:
     assert answer.json == {"status": "PENDING", "result": None, "position": 3}
 
 
+def test_status_shows_progress_times_and_an_estimate() -> None:
+    times = Times(accepted=1_700_000_000, started=1_700_000_001.5, now=1_700_000_004)
+    record = TaskRecord(status="STARTED", progress='{"fraction": 0.4, "message": "page 4 of 10"}', eta=2, times=times)
+    assert serve(Queue(record)).simulate_get(f"/status/{ID}").json == {
+        "status": "STARTED",
+        "result": None,
+        "eta_seconds": 2,
+        "progress": {"fraction": 0.4, "message": "page 4 of 10"},
+        "times": {"accepted": "2023-11-14T22:13:20.000Z", "started": "2023-11-14T22:13:21.500Z", "ended": None},
+        "seconds": {"waited": 1.5, "ran": 2.5},
+    }
+
+
+TRACEPARENT = f"00-{32 * 'a'}-{16 * 'b'}-01"
+
+
+@pytest.mark.parametrize(
+    ("headers", "kept"),
+    [
+        ({}, None),
+        ({"traceparent": TRACEPARENT}, {"traceparent": TRACEPARENT}),
+        ({"X-Request-ID": "order 4711"}, {}),
+        ({"x-request-id": "order-4711"}, {"x_request_id": "order-4711"}),
+        ({"traceparent": TRACEPARENT, "X-Request-ID": " 7 "}, {"traceparent": TRACEPARENT, "x_request_id": "7"}),
+        ({"traceparent": "00-1-2-01"}, {}),
+        ({"traceparent": TRACEPARENT.replace("00-", "ff-")}, {}),
+        ({"traceparent": f"00-{32 * '0'}-{16 * 'b'}-01"}, {}),
+        ({"traceparent": f"cc-{32 * 'a'}-{16 * 'b'}-01-later"}, {"traceparent": f"cc-{32 * 'a'}-{16 * 'b'}-01-later"}),
+        ({"x-request-id": 128 * "x"}, {"x_request_id": 128 * "x"}),
+        ({"x-request-id": 129 * "x"}, {}),
+        ({"x-request-id": ""}, {}),
+    ],
+)
+def test_trace_headers_follow_the_task_where_they_are_valid(
+    headers: dict[str, str], kept: dict[str, str] | None
+) -> None:
+    queue = Queue()
+    assert serve(queue).simulate_post("/predict", json={"x": 1}, headers=headers).status_code == 200
+    assert queue.traces == [kept]
+
+
 @pytest.mark.parametrize(
     "callback",
     [
@@ -1022,6 +1066,11 @@ def test_without_api_keys_none_is_needed() -> None:
 # Over the real queue
 
 
+def without_times(answer: Any) -> dict[str, Any]:
+    """An answer of /status without what differs from run to run."""
+    return {name: value for name, value in answer.items() if name not in ("times", "seconds")}
+
+
 def test_an_accepted_task_is_found_and_ends(open_queue: OpenQueue, broker: Redis, redis: Redis) -> None:
     client = serve(open_queue())
     answer = client.simulate_post("/predict", json={"callback_uri": "http://receiver.example", "data": {}})
@@ -1031,10 +1080,10 @@ def test_an_accepted_task_is_found_and_ends(open_queue: OpenQueue, broker: Redis
     assert redis.llen(keys.QUEUE) == 1
     callback = {"state": "PENDING", "attempts": 0, "last_error": None}
     waiting = {"status": "PENDING", "result": None, "position": 1, "callback": callback}
-    assert client.simulate_get(status).json == waiting
+    assert without_times(client.simulate_get(status).json) == waiting
     TaskStore(broker).complete(task_id, "SUCCESS", {"a123": "Iris-setosa"}, ttl=60)
     ended = {"status": "SUCCESS", "result": {"a123": "Iris-setosa"}, "callback": callback}
-    assert client.simulate_get(status).json == ended
+    assert without_times(client.simulate_get(status).json) == ended
     assert redis.zrange(keys.callbacks(endpoint_of("http://receiver.example")), 0, -1) == [task_id]
 
 

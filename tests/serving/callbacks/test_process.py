@@ -22,7 +22,7 @@ from support.redis_server import redis_server
 from support.waiting import until
 from support.whsec import SECRET
 
-from app.serving.callbacks.settings import check_settings
+from app.serving.callbacks.egress import check_settings
 from app.serving.settings import SettingError, Settings
 from app.serving.store.connection import connect
 from app.serving.store.tasks import CallbackReport, TaskStore

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,15 +23,23 @@ MAX_TASKS = 10
 
 
 class Loop:
-    """An event loop that runs callbacks at once."""
+    """An event loop that runs callbacks at once, or after a while."""
+
+    def __init__(self) -> None:
+        self.is_busy = False
+        self.waiting: list[Callable[[], None]] = []
 
     def add_callback(self, function: Callable[..., None], *arguments: Any) -> None:
-        function(*arguments)
+        if self.is_busy:
+            self.waiting.append(partial(function, *arguments))
+        else:
+            function(*arguments)
 
 
 class EventSource:
     def __init__(self) -> None:
-        self.events = LazyEvents(Celery(set_as_current=False), Loop(), max_tasks_in_memory=MAX_TASKS)
+        self.loop = Loop()
+        self.events = LazyEvents(Celery(set_as_current=False), self.loop, max_tasks_in_memory=MAX_TASKS)
         self._clock = 0
 
     def emit(self, kind: str, task_id: str = "", **fields: Any) -> None:
@@ -117,3 +126,16 @@ def test_only_the_latest_tasks_are_kept_but_all_are_counted(source: EventSource)
     assert set(state.tasks) == {f"task-{place}" for place in range(number - MAX_TASKS, number)}
     assert state.counter[WORKER]["task-succeeded"] == number
     assert (counted("task-succeeded"), timed()) == (before[0] + number, before[1] + number)
+
+
+def test_only_the_event_loop_takes_events_from_the_queue(source: EventSource) -> None:
+    """The thread that receives them would race with it."""
+    source.loop.is_busy = True
+    number = MAX_TASKS + 2 * MAX_COUNTED_AT_ONCE
+    for place in range(number):
+        source.emit("task-succeeded", f"task-{place}")
+    assert len(source.events._unread) == number
+    source.events.read()
+    for callback in source.loop.waiting:
+        callback()
+    assert source.events.state.counter[WORKER]["task-succeeded"] == number

@@ -577,3 +577,34 @@ def test_every_method_raises_when_redis_is_away(
     for attempt in attempts:
         with pytest.raises(RedisError):
             attempt()
+
+
+def test_the_end_of_a_task_that_waits_is_estimated(queue: TaskQueue, redis: Redis) -> None:
+    first, second = (accept(queue).task_id for _ in "12")
+    redis.hset(keys.RUN_TIMES, mapping={"count": 20, "mean": 10})
+    redis.sadd(keys.WORKERS, "worker@iris")
+    redis.hset(keys.worker("worker@iris"), mapping={"state": "UP", "process:host/1": "UP "})
+    records = [find(queue, task_id) for task_id in (first, second)]
+    assert [record.eta for record in records if record] == [10, 20]
+
+
+def test_nothing_is_estimated_without_enough_runs(queue: TaskQueue, redis: Redis) -> None:
+    record = find(queue, accept(queue).task_id)
+    assert record is not None
+    assert (record.position, record.eta) == (1, None)
+
+
+def test_the_speed_of_the_queue_is_measured_once_a_second_at_most(
+    queue: TaskQueue, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_id = accept(queue).task_id
+    with counted_commands(redis) as commands:
+        for _ in range(5):
+            find(queue, task_id)
+    assert commands.count("smembers") == 1
+    monkeypatch.setattr(queue_client, "SPEED_LIFETIME", 0.0)
+    queue._speed_until = 0.0
+    with counted_commands(redis) as commands:
+        for _ in range(5):
+            find(queue, task_id)
+    assert commands.count("smembers") == 5

@@ -105,7 +105,7 @@ def test_a_claimed_message_is_stored_as_kombu_stores_it(claims: Claims, accept: 
 def test_a_redelivered_task_is_claimed_alone(claims: Claims, accept: Accept) -> None:
     accept("again", "a", "b", "c")
     claims.take(limit=1)
-    claims.requeue({"again": True})
+    claims.requeue_all(["again"])
     taken = [claims.take(limit=2) for _ in range(3)]
     assert [ids(each) for each in taken] == [["again"], ["a", "b"], ["c"]]
     assert [claimed.deliveries for claimed in taken[0].claimed] == [2]
@@ -114,7 +114,7 @@ def test_a_redelivered_task_is_claimed_alone(claims: Claims, accept: Accept) -> 
 def test_a_batch_ends_before_a_redelivered_task(claims: Claims, accept: Accept) -> None:
     accept("a", "again", "b")
     claims.take(limit=2)
-    claims.requeue({"a": False, "again": True})
+    claims.requeue_all(["again"])
     assert ids(claims.take(limit=8)) == ["a"]
     assert ids(claims.take(limit=8)) == ["again"]
     assert ids(claims.take(limit=8)) == ["b"]
@@ -123,7 +123,7 @@ def test_a_batch_ends_before_a_redelivered_task(claims: Claims, accept: Accept) 
 def test_messages_requeued_together_keep_their_order(claims: Claims, accept: Accept) -> None:
     accept("a", "b", "c", "d")
     claims.take(limit=3)
-    claims.requeue({"a": False, "b": False, "c": False})
+    claims.requeue(["a", "b", "c"])
     assert ids(claims.take(limit=8)) == ["a", "b", "c", "d"]
 
 
@@ -169,7 +169,7 @@ def test_a_message_of_a_celery_client_is_claimed(claims: Claims, redis: Redis) -
     redis.lpush(keys.QUEUE, json.dumps(message))
     assert ids(claims.take(limit=1)) == ["theirs"]
     assert redis.hget(keys.OWNERS, "theirs") == holder(claims)
-    claims.requeue({"theirs": True})
+    claims.requeue(["theirs"])
     assert ids(claims.take(limit=1)) == ["theirs"]
 
 
@@ -376,10 +376,10 @@ def test_renewal_returns_the_tasks_that_became_dead_letters(
     accept("a", "b")
     for _ in range(LIMITS.deliveries - 1):
         claims.take(limit=2)
-        assert claims.requeue({"a": True, "b": False}) == []
+        assert claims.requeue_all(["a"]) == []
     claims.take(limit=2)
     reason = f"the worker died while running this task, {LIMITS.deliveries} times"
-    assert claims.requeue({"a": True, "b": False}) == [DeadLettered("a", reason)]
+    assert claims.requeue_all(["a"]) == [DeadLettered("a", reason)]
     given_up = []
     for _ in range(LIMITS.deliveries):
         Claims(broker, LIMITS, new_owner("here")).take(limit=1)
@@ -431,7 +431,7 @@ def test_completing_a_task_releases_its_claim(claims: Claims, accept: Accept, re
     claims.take(limit=1)
     records.complete("a", "SUCCESS", {}, ttl=60)
     assert nothing_is_claimed(redis)
-    claims.requeue({"a": True})
+    claims.requeue(["a"])
     assert (redis.llen(keys.QUEUE), status(records, "a")) == (0, "SUCCESS")
 
 
@@ -442,7 +442,7 @@ def test_a_claim_of_a_task_that_has_ended_is_dropped(
     accept("a")
     pass_on(claims, others, redis, elsewhere)
     records.complete("a", "SUCCESS", {"by": "the first"}, ttl=60)
-    claims.requeue({"a": True})
+    claims.requeue(["a"])
     elsewhere.renew({others.owner: 0}, ["a"])
     assert nothing_is_claimed(redis)
     assert redis.llen(keys.QUEUE) == 0
@@ -453,19 +453,34 @@ def test_a_claim_that_passed_to_another_worker_cannot_be_requeued(
 ) -> None:
     accept("a")
     pass_on(claims, others, redis, elsewhere)
-    claims.requeue({"a": True})
+    claims.requeue(["a"])
     claims.reject("a", "no reason")
     assert redis.hget(keys.OWNERS, "a") == holder(others)
     assert redis.llen(keys.QUEUE) == 0
     assert redis.hget(keys.task("a"), "deliveries") == "2"
 
 
+def test_what_was_taken_anew_in_a_later_epoch_is_not_requeued_by_an_earlier_one(
+    broker: Redis, claims: Claims, accept: Accept, redis: Redis
+) -> None:
+    """The process runs it by now."""
+    accept("a", "b")
+    claims.take(limit=2)
+    claims.requeue(["a"])
+    claims.epoch += 1
+    claims.take(limit=1)
+    Claims(broker, LIMITS, claims.owner, 0).requeue(["a", "b"])
+    assert redis.hkeys(keys.OWNERS) == ["a"]
+    Claims(broker, LIMITS, claims.owner, 1).requeue(["a"])
+    assert not redis.exists(keys.OWNERS)
+
+
 def test_a_death_that_is_reported_twice_counts_once(claims: Claims, accept: Accept, redis: Redis) -> None:
     """The connection broke between the step and its answer."""
     accept("a")
     claims.take(limit=1)
-    claims.requeue({"a": True})
-    claims.requeue({"a": True})
+    claims.requeue_all(["a"])
+    claims.requeue_all(["a"])
     assert redis.llen(keys.QUEUE) == 1
     claims.take(limit=1)
     assert redis.hget(keys.task("a"), "deliveries") == "2"
@@ -505,7 +520,7 @@ def test_a_rejected_message_becomes_a_dead_letter_with_the_reason(
 def die(claims: Claims, times: int, task_id: str = "a") -> None:
     for _ in range(times):
         assert claims.take(limit=1).claimed
-        claims.requeue({task_id: True})
+        claims.requeue_all([task_id])
 
 
 def test_a_task_that_kills_its_process_too_often_becomes_a_dead_letter(
@@ -619,9 +634,9 @@ def test_claims_work_at_the_memory_limit(
         assert ids(claims.take(limit=2, wait=10)) == ["a", "b"]
         here.renew({claims.owner: claims.epoch}, ["a", "b"])
         records.complete("a", "SUCCESS", {"large": "x" * 10_000}, ttl=60)
-        claims.requeue({"b": True})
+        claims.requeue_all(["b"])
         assert [ids(claims.take(limit=2)) for _ in range(2)] == [["b"], ["c"]]
-        claims.requeue_all()
+        claims.requeue(["b", "c"])
         with pytest.raises(RedisError):
             accept("d")
     finally:
@@ -633,7 +648,7 @@ def test_claims_work_at_the_memory_limit(
     "call",
     [
         lambda claims: claims.take(limit=1),
-        lambda claims: claims.requeue({"a": True}),
+        lambda claims: claims.requeue(["a"]),
         lambda claims: claims.requeue_all(),
         lambda claims: claims.reject("a", "no reason"),
     ],

@@ -15,7 +15,9 @@ from redis import Redis
 from app.serving.store import keys
 from app.serving.store.messages import (
     MAX_ARGS_REPR,
+    REQUEST_ID,
     TASK_NAME,
+    TRACEPARENT,
     ForeignMessage,
     QueuedTask,
     decode_input,
@@ -180,3 +182,12 @@ def test_a_body_in_another_form_is_foreign(make_celery: MakeCelery, redis: Redis
     message = {**json.loads(text), "body": base64.b64encode(body.encode()).decode()}
     with pytest.raises(ForeignMessage, match="Celery's message protocol"):
         parse(json.dumps(message), 0)
+
+
+def test_headers_of_the_request_come_with_the_message() -> None:
+    headers = {TRACEPARENT: f"00-{32 * 'a'}-{16 * 'b'}-01", REQUEST_ID: "7"}
+    task = parse(task_message("a", {"x": 1}, headers), 0, delivery=3)
+    assert (task.traceparent, task.request_id, task.delivery) == (headers[TRACEPARENT], "7", 3)
+    assert decode_input(task) == {"x": 1}
+    task = parse(task_message("a", {"x": 1}), 0)
+    assert (task.traceparent, task.request_id, task.delivery) == (None, None, 1)

@@ -21,7 +21,9 @@ from support.waiting import in_threads
 from app.serving.callback_uri import endpoint_of
 from app.serving.settings import ResponseMode
 from app.serving.store import keys, scripts
+from app.serving.store.claims import ClaimLimits, Claims
 from app.serving.store.connection import connect
+from app.serving.store.messages import task_message
 from app.serving.store.outbox import AttemptResult, Outbox
 from app.serving.store.tasks import (
     TERMINAL_STATES,
@@ -512,3 +514,52 @@ def test_a_server_beyond_its_memory_limit_that_lost_its_scripts_gets_them_again(
     with memory_full():
         records.complete(TASK, "SUCCESS", {"a": 1}, ttl=60)
     assert records.find(TASK) == TaskRecord(status="SUCCESS", result={"a": 1})
+
+
+def test_a_record_has_the_times_of_its_task(records: TaskStore, broker: Redis) -> None:
+    accept(records)
+    waiting = record_of(records, TASK).times
+    assert waiting.accepted is not None
+    assert (waiting.started, waiting.ended) == (None, None)
+    assert waiting.waited is not None
+    assert 0 <= waiting.waited < 10
+    broker.lset(keys.QUEUE, 0, task_message(TASK, None))
+    Claims(broker, ClaimLimits(deliveries=3, ttl=60), "host/1").take(limit=1)
+    started = record_of(records, TASK).times
+    assert started.started is not None
+    assert started.started >= waiting.accepted
+    records.complete(TASK, "SUCCESS", {}, ttl=60)
+    ended = record_of(records, TASK).times
+    assert ended.ended is not None
+    assert ended.ended >= started.started
+    assert ended.started == started.started
+
+
+def test_run_times_are_averaged_over_the_tasks_that_a_process_ran_together(records: TaskStore, redis: Redis) -> None:
+    """Two that took eight seconds together take four each."""
+    for task_id in ("a", "b", "c"):
+        accept(records, task_id)
+    now = float(redis.time()[0])  # type: ignore[index]
+    for task_id in ("a", "b"):
+        redis.hset(keys.task(task_id), mapping={"started": now - 8})
+    records.complete_many([Completion(task_id, "SUCCESS", "{}") for task_id in ("a", "b", "c")], ttl=60)
+    count, mean = redis.hmget(keys.RUN_TIMES, ["count", "mean"])
+    assert (count, round(float(mean or 0))) == ("2", 4)
+
+
+def test_a_cancelled_task_is_no_measure_of_run_times(records: TaskStore, redis: Redis) -> None:
+    accept(records)
+    redis.hset(keys.task(TASK), mapping={"started": 1})
+    records.cancel(TASK, ttl=60)
+    assert not redis.exists(keys.RUN_TIMES)
+
+
+def test_the_average_follows_the_latest_runs(records: TaskStore, redis: Redis) -> None:
+    """After a change of the model, the times before are soon forgotten, and no more than two numbers are kept."""
+    redis.hset(keys.RUN_TIMES, mapping={"count": 1_000_000, "mean": 10})
+    for number in range(500):
+        accept(records, str(number), limit=1000)
+        redis.hset(keys.task(str(number)), mapping={"started": float(redis.time()[0])})  # type: ignore[index]
+        records.complete(str(number), "SUCCESS", {}, ttl=60)
+    assert float(redis.hget(keys.RUN_TIMES, "mean") or 10) < 1.5
+    assert redis.hlen(keys.RUN_TIMES) == 2

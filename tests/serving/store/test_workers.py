@@ -46,6 +46,13 @@ def test_one_process_with_the_model_makes_the_worker_up(reports: WorkerRegistry)
     assert state(reports) == ("UP", "")
 
 
+def test_a_hint_is_stored_on_a_line_below_the_cause(reports: WorkerRegistry, broker: Redis) -> None:
+    reports.report_process(NAME, 1, WorkerState.ERROR, "ImportError: no", hint="Add it.")
+    reports.heartbeat(NAME, up=[], loading=[1])
+    assert broker.hget(keys.worker(NAME), "cause") == "ImportError: no\nAdd it."
+    assert [report.cause for report in reports.read()] == ["ImportError: no"]
+
+
 def test_a_failure_is_reported_with_its_cause(reports: WorkerRegistry) -> None:
     reports.heartbeat(NAME, up=[], loading=[11, 12])
     reports.report_process(NAME, 11, ERROR, "FileNotFoundError: [Errno 2] no such file: './model.pkl'")

@@ -168,3 +168,15 @@ def test_a_worker_that_is_shut_down_ends_its_tasks_and_is_started_again(shared: 
     assert shared.redis.hget(keys.task(running), "deliveries") == "1"
     until(lambda: shared.main_process() not in (0, before), what="the next worker")
     assert shared.ended(shared.enqueue()).status == "SUCCESS"
+
+
+def test_a_shutdown_waits_for_a_task_no_longer_than_stop_timeout(shared: Deployment, client: Celery) -> None:
+    shared.until_all_are_ready()
+    before = shared.main_process()
+    with shared.held() as order:
+        running = shared.enqueue(once="begun-before-the-deadline", **order)
+        until((shared.root / "begun-before-the-deadline").exists, what="the task to run")
+        client.control.shutdown(destination=[NAME])
+        until(lambda: shared.main_process() not in (0, before), within=30, what="the next worker")
+    assert shared.ended(running).status == "SUCCESS"
+    assert shared.redis.hget(keys.task(running), "deliveries") == "1"

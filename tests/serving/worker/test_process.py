@@ -24,7 +24,8 @@ from support.redis_server import counted_commands
 from support.waiting import until
 from support.worker import LIMITS, make_loop
 
-from app.serving.store import keys
+from app.serving import current_task, progress
+from app.serving.store import keys, scripts
 from app.serving.store.claims import Claims, HostClaims, new_owner
 from app.serving.store.dead_letters import DeadLetters
 from app.serving.store.messages import TASK_NAME, QueuedTask, parse, task_message
@@ -476,3 +477,100 @@ def test_a_process_exits_with_its_worker(act: str) -> None:
 def test_a_process_exits_when_its_worker_was_gone_before_it_watched() -> None:
     command = [sys.executable, "-c", PARENT.format(act="time.sleep(5)", lives=0, is_late=True)]
     assert b"outlived" not in subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, check=True).stdout
+
+
+def test_the_pipeline_sees_its_task_and_shows_its_progress(
+    loop: MakeLoop, accept: Accept, records: TaskStore, redis: Redis
+) -> None:
+    seen: list[Any] = []
+
+    def predict(model: str, one: int) -> dict[str, Any]:
+        seen.append(current_task())
+        progress(0.5, f"half of {one}")
+        if one == 1:
+            until(lambda: record_of(records, "a").progress, what="progress while the task runs")
+        progress(message=f"end of {one}")
+        return {}
+
+    accept(a=1, b=2)
+    loop(predict=predict, max_tasks=2).run()
+    assert [(task.id, task.delivery) for task in seen] == [("a", 1), ("b", 1)]
+    shown = [json.loads(record_of(records, task_id).progress or "") for task_id in "ab"]
+    assert shown == [{"fraction": None, "message": f"end of {one}"} for one in (1, 2)]
+    assert current_task() is None
+
+
+def test_a_second_delivery_is_seen_as_such(loop: MakeLoop, accept: Accept, broker: Redis) -> None:
+    accept(a=1)
+    lost = Claims(broker, LIMITS, new_owner())
+    lost.take(limit=1)
+    lost.requeue({"a": True})
+    seen: list[Any] = []
+    loop(predict=lambda model, one: seen.append(current_task()) or {}, max_tasks=1).run()
+    assert [(task.id, task.delivery) for task in seen] == [("a", 2)]
+
+
+def test_process_has_a_task_of_its_own_in_a_batch(loop: MakeLoop, accept: Accept, records: TaskStore) -> None:
+    seen: list[Any] = []
+
+    def process(model: str, one: int) -> int:
+        seen.append(current_task())
+        return one
+
+    def predict_batch(model: str, many: list[int]) -> list[dict[str, Any]]:
+        seen.append(current_task())
+        progress(0.5)
+        return [{} for _ in many]
+
+    accept(a=1, b=2)
+    loop(predict_batch=predict_batch, process=process, max_tasks=2).run()
+    assert [task and task.id for task in seen] == ["a", "b", None]
+    assert [record_of(records, task_id).progress is None for task_id in "ab"] == [False, False]
+
+
+def test_for_a_task_that_reports_nothing_nothing_is_sent(loop: MakeLoop, accept: Accept, redis: Redis) -> None:
+    redis.script_flush()
+    report = scripts.register(redis, "tasks/report").sha
+    accept(a=1)
+    loop(predict=lambda model, one: {}, max_tasks=1).run()
+    assert redis.script_exists(report) == [False]
+    accept(b=1)
+    loop(predict=lambda model, one: progress(0.5) or {}, max_tasks=2).run()
+    assert redis.script_exists(report) == [True]
+
+
+def test_all_output_is_stored_before_the_end(loop: MakeLoop, accept: Accept, redis: Redis, records: TaskStore) -> None:
+    """A reader that sees the end has seen all before it."""
+    left: list[int] = []
+    accept(a=300, b=2)
+
+    def predict(model: str, count: int) -> Iterator[int]:
+        left.append(redis.llen(keys.output("a")))  # type: ignore[arg-type]
+        yield from range(count)
+
+    loop(predict=predict, max_tasks=2).run()
+    assert redis.lrange(keys.output("a"), 0, -1) == [str(number) for number in range(300)]
+    assert record_of(records, "a").result == {"output": list(range(300))}
+    assert left == [0, 300], "the next task of the batch begins behind that"
+
+
+def test_a_generator_does_not_wait_for_redis(
+    loop: MakeLoop, accept: Accept, flaky: FlakyRedis, redis: Redis, records: TaskStore
+) -> None:
+    """It goes on, and all is there when Redis is back."""
+    accept(a=1)
+    took: list[float] = []
+
+    def predict(model: str, one: int) -> Iterator[int]:
+        yield 0
+        until(lambda: redis.llen(keys.output("a")) == 1, what="the first output")
+        flaky.go_away()
+        began = time.monotonic()
+        yield from range(1, 1000)
+        took.append(time.monotonic() - began)
+        threading.Timer(0.3, flaky.come_back).start()
+
+    loop(predict=predict, max_tasks=1, url=flaky.url).run()
+    assert took[0] < 1
+    assert redis.lrange(keys.output("a"), 0, -1) == [str(number) for number in range(1000)]
+    assert record_of(records, "a").status == SUCCESS

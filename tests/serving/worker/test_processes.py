@@ -76,7 +76,6 @@ def supervise(redis: Redis, redis_url: str) -> Iterator[Supervise]:
                 run,
                 worker="worker@iris",
                 claims=HostClaims(client, LIMITS),
-                claims_of=claims_of,
                 settlements=Settlements(claims_of, TaskStore(settling), ttl=60, time_limit=time_limit),
                 registry=WorkerRegistry(client),
                 heartbeat=Heartbeat(heartbeat),

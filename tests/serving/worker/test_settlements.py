@@ -68,8 +68,8 @@ def test_tasks_of_a_living_process_are_requeued_alone(
     settlements: Settlements, taken: Taken, claims: Claims, redis: Redis
 ) -> None:
     taken(a=1, b=2, c=3)
-    settlements.requeue(claims.owner, ["b", "c"])
-    settlements.requeue(claims.owner, [])
+    settlements.requeue(claims.owner, 0, ["b", "c"])
+    settlements.requeue(claims.owner, 0, [])
     settlements.flush()
     assert (redis.hkeys(keys.OWNERS), redis.llen(keys.QUEUE)) == (["a"], 2)
 
@@ -79,13 +79,26 @@ def test_a_late_requeue_does_not_take_from_a_living_process_what_it_has_taken_an
 ) -> None:
     taken(a=1)
     flaky.go_away()
-    settlements.requeue(claims.owner, ["a"])
+    settlements.requeue(claims.owner, 0, ["a"])
     assert settlements.flush() == []
     flaky.come_back()
     claims.requeue_all()
+    claims.epoch += 1
     claims.take(limit=1)
     settlements.flush()
     assert (redis.hkeys(keys.OWNERS), redis.llen(keys.QUEUE)) == (["a"], 0)
+
+
+def test_a_requeue_waits_for_redis(
+    settlements: Settlements, taken: Taken, claims: Claims, redis: Redis, flaky: FlakyRedis
+) -> None:
+    taken(a=1, b=2)
+    flaky.go_away()
+    settlements.requeue(claims.owner, 0, ["b"])
+    assert settlements.flush() == []
+    flaky.come_back()
+    settlements.flush()
+    assert (redis.hkeys(keys.OWNERS), redis.llen(keys.QUEUE)) == (["a"], 1)
 
 
 def test_no_death_is_forgotten_while_redis_is_away(

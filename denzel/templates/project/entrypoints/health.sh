@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Health check, exit code 0 while a service is healthy: health.sh api|denzel|monitor|redis. Only bash, as it runs often.
+# `ready` prints what GET /health/ready answers.
 set -euo pipefail
 
 answers() { # address path: succeeds if an HTTP server there answers 200
@@ -9,6 +10,13 @@ answers() { # address path: succeeds if an HTTP server there answers 200
     printf 'GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' "$2" >&3
     read -r _ status _ <&3
     [ "$status" = 200 ]
+}
+
+ready() { # prints the body of the api's answer, which has no newline
+    local line="" body=""
+    answers "${API_BIND:-:8000}" /health/ready || true
+    while IFS= read -r line <&3 || [ -n "$line" ]; do body=$line; done
+    printf '%s\n' "$body"
 }
 
 connect() { # opens a connection to Redis as file 3
@@ -44,6 +52,7 @@ monitor) answers "${MONITOR_BIND:-:5555}" /healthcheck ;;
 # The worker's report expires unless it is renewed.
 denzel) redis "EXISTS denzel:worker:worker@${PROJECT_NAME}" :1 ;;
 redis) redis PING +PONG ;;
+ready) ready ;;
 # Orders of the supervisor: the part of this host is renewed for another 20 s, or removed.
 touch) script touch 1 "denzel:worker:worker@${PROJECT_NAME}" 20 "$(uname -n)" ;;
 forget)

@@ -67,6 +67,8 @@ def test_what_is_cut_off_is_not_started(slot: Slot) -> None:
     assert slot.truncate() == []  # nothing runs yet
     slot.start(1)
     assert slot.truncate() == ["c", "d", "e"]
+    assert slot.view().batch == ["a", "b"]
+    assert slot.truncate() == []
     assert not slot.start(2)
     slot.begin(list("fgh"))
     assert [slot.start(index) for index in range(3)] == [True] * 3
@@ -92,6 +94,7 @@ def test_a_task_that_started_in_the_meantime_is_not_left_out(slot: Slot, monkeyp
     slot.start(0)
     with meanwhile(slot, "_read", lambda: slot.start(1), monkeypatch):
         assert slot.truncate() == ["c", "d"]
+    assert slot.view().suspects == ["b"]
     assert not slot.start(2)
 
 

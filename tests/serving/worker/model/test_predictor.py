@@ -7,7 +7,7 @@ import json
 import logging
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +17,8 @@ import pytest
 
 from app.serving.errors import describe
 from app.serving.json_values import NotJson
+from app.serving.logs.current import logged_as
+from app.serving.running_task import set_reporter
 from app.serving.worker.model.predictor import Predictor, WrongCount, WrongResult
 
 
@@ -99,7 +101,7 @@ def test_warnings_of_a_load_are_kept_once_and_in_few_words(monkeypatch: pytest.M
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         monkeypatch.setattr(warnings, "showwarning", lambda message, *_: shown.append(str(message)))
-        predictor.load(lambda cause: None, sleep=lambda seconds: None)
+        predictor.load(lambda cause, hint: None, sleep=lambda seconds: None)
         warnings.warn("after the load", UserWarning, stacklevel=1)
     kept = json.loads(predictor.warnings)
     assert kept["shown"][:2] == ["UserWarning: of the first attempt", f"FutureWarning: 0{'x' * 1000}"[:297] + "..."]
@@ -118,7 +120,7 @@ def test_load_model_is_tried_again_until_it_works() -> None:
     pauses: list[float] = []
     predictor = Predictor(lambda: pipeline(load_model=load_model))
     load_model = FailsAtFirst(*errors, then="the model")
-    predictor.load(failures.append, sleep=pauses.append)
+    predictor.load(lambda cause, hint: failures.append(cause), sleep=pauses.append)
     assert failures == ["FileNotFoundError: [Errno 2] No such file: './model.pkl'", "ValueError: truncated"]
     assert pauses == [5, 10]
     assert predictor.predict(1) == {"model": "the model", "data": 1}
@@ -127,14 +129,16 @@ def test_load_model_is_tried_again_until_it_works() -> None:
 def test_pauses_grow_to_a_minute_and_no_further() -> None:
     pauses: list[float] = []
     load_model = FailsAtFirst(*(OSError() for _ in range(7)), then=None)
-    Predictor(lambda: pipeline(load_model=load_model)).load(lambda cause: None, sleep=pauses.append)
+    Predictor(lambda: pipeline(load_model=load_model)).load(lambda cause, hint: None, sleep=pauses.append)
     assert pauses == [5, 10, 20, 40, 60, 60, 60]
 
 
 def test_a_failure_is_reported_before_the_pause() -> None:
     seen: list[str] = []
     load_model = FailsAtFirst(ValueError("no"), then=None)
-    Predictor(lambda: pipeline(load_model=load_model)).load(seen.append, sleep=lambda pause: seen.append("pause"))
+    Predictor(lambda: pipeline(load_model=load_model)).load(
+        lambda cause, hint: seen.append(cause), sleep=lambda pause: seen.append("pause")
+    )
     assert seen == ["ValueError: no", "pause"]
 
 
@@ -152,7 +156,7 @@ def test_a_failure_is_reported_before_the_pause() -> None:
 def test_a_pipeline_that_cannot_be_imported_is_reported_and_tried_again(error: Exception, cause: str) -> None:
     failures: list[str] = []
     predictor = Predictor(FailsAtFirst(error, then=pipeline()))
-    predictor.load(failures.append, sleep=lambda pause: None)
+    predictor.load(lambda cause, hint: failures.append(cause), sleep=lambda pause: None)
     assert failures == [cause]
     assert predictor.predict(1) == {"model": "the model", "data": 1}
 
@@ -162,7 +166,7 @@ def test_the_traceback_of_a_failure_is_in_the_log(caplog: pytest.LogCaptureFixtu
         return failing()
 
     failing = FailsAtFirst(ValueError("the reason"), then=None)
-    Predictor(lambda: pipeline(load_model=load_model)).load(lambda cause: None, sleep=lambda pause: None)
+    Predictor(lambda: pipeline(load_model=load_model)).load(lambda cause, hint: None, sleep=lambda pause: None)
     assert "load_model failed; next try in 5 s" in caplog.text
     assert "Traceback" in caplog.text
     assert "in load_model" in caplog.text
@@ -402,3 +406,110 @@ def test_whatever_goes_wrong_nobody_gets_the_result_of_another() -> None:
                 assert isinstance(result, WrongResult)
             else:
                 assert str(result).endswith(f" {one['id']}")
+
+
+# Generators
+
+
+class Reported:
+    """Keeps what was reported of the task `a`, as its process does."""
+
+    def __init__(self) -> None:
+        self.outputs: list[str] = []
+
+    def progress(self, task_ids: Sequence[str], fraction: float | None, message: str) -> None:
+        raise AssertionError("nobody reports progress")
+
+    def output(self, task_ids: Sequence[str], text: str) -> None:
+        self.outputs.append(text)
+
+
+@pytest.fixture
+def reported() -> Iterator[Reported]:
+    reporter = Reported()
+    set_reporter(reporter)
+    with logged_as("a"):
+        yield reporter
+    set_reporter(None)
+
+
+def words(model: Any, data: Any) -> Iterator[Any]:
+    yield from ("the", np.float32(0.5), {"é": (1, None)})
+
+
+def test_what_predict_yields_is_reported_as_it_comes_and_is_the_result(reported: Reported) -> None:
+    seen: list[int] = []
+
+    def predict(model: Any, data: Any) -> Iterator[Any]:
+        for value in words(model, data):
+            seen.append(len(reported.outputs))
+            yield value
+
+    assert loaded(predict=predict).predict({}) == {"output": ["the", 0.5, {"é": [1, None]}]}
+    assert reported.outputs == ['"the"', "0.5", '{"é":[1,null]}']
+    assert seen == [0, 1, 2]
+
+
+def test_what_a_generator_returns_is_the_result(reported: Reported) -> None:
+    def predict(model: Any, data: Any) -> Any:
+        yield 1
+        return {"n": np.int64(2)}
+
+    assert loaded(predict=predict).predict({}) == {"n": 2}
+    assert reported.outputs == ["1"]
+
+
+@pytest.mark.parametrize(
+    "iterator",
+    [lambda: (number for number in range(2)), lambda: iter([0, 1]), lambda: map(int, "01")],
+    ids=["expression", "iterator", "map"],
+)
+def test_any_iterator_is_taken_as_a_generator(iterator: Callable[[], Any], reported: Reported) -> None:
+    assert loaded(predict=lambda model, data: iterator()).predict({}) == {"output": [0, 1]}
+    assert reported.outputs == ["0", "1"]
+
+
+def test_a_generator_that_yields_nothing_has_no_output(reported: Reported) -> None:
+    assert loaded(predict=lambda model, data: iter(())).predict({}) == {"output": []}
+    assert reported.outputs == []
+
+
+def test_a_value_that_is_not_json_is_named_and_ends_the_generator(reported: Reported) -> None:
+    closed: list[bool] = []
+
+    def predict(model: Any, data: Any) -> Iterator[Any]:
+        try:
+            yield from ("good", {"bad": [object()]})
+        finally:
+            closed.append(True)
+
+    with pytest.raises(NotJson, match=r'^output\[1\]\["bad"\]\[0\] is '):
+        loaded(predict=predict).predict({})
+    assert (reported.outputs, closed) == (['"good"'], [True])
+
+
+def test_what_a_generator_raises_is_raised(reported: Reported) -> None:
+    def predict(model: Any, data: Any) -> Iterator[Any]:
+        yield 1
+        raise ValueError("in the middle")
+
+    with pytest.raises(ValueError, match="in the middle"):
+        loaded(predict=predict).predict({})
+
+
+def test_a_generator_must_return_a_dict(reported: Reported) -> None:
+    def predict(model: Any, data: Any) -> Any:
+        yield 1
+        return [1]
+
+    with pytest.raises(WrongResult, match="predict returned a list; it must return a dict"):
+        loaded(predict=predict).predict({})
+
+
+def test_a_batch_cannot_be_a_generator() -> None:
+    functions = {**vars(pipeline()), "predict_batch": lambda model, many: ({} for _ in many)}
+    predictor = Predictor(lambda: SimpleNamespace(**functions))
+    predictor.load(pytest.fail)
+    (error,) = predictor.predict_batch([1])
+    assert isinstance(error, WrongCount)
+    assert str(error) == "predict_batch is a generator; only predict can be one. Return a list of results"

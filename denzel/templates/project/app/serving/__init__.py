@@ -10,10 +10,15 @@ if TYPE_CHECKING:
     from typing import Any
 
     from app.serving.errors import BadInput
+    from app.serving.running_task import current_task, progress
 
-__all__ = ["BadInput"]
+__all__ = ["BadInput", "current_task", "progress"]
 
-_MODULES = {"BadInput": "app.serving.errors"}
+_MODULES = {
+    "BadInput": "app.serving.errors",
+    "current_task": "app.serving.running_task",
+    "progress": "app.serving.running_task",
+}
 
 
 def __getattr__(name: str) -> Any:

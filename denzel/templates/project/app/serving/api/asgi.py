@@ -9,6 +9,7 @@ from typing import Any
 
 from app.serving.api.app import create_app
 from app.serving.api.predict import PipelineUnusable, VerifyInput
+from app.serving.contract import ContractError
 from app.serving.errors import describe
 from app.serving.logs.current import logged_as
 from app.serving.logs.lines import TaskFormatter, log_output
@@ -20,20 +21,23 @@ from app.serving.store.connection import connect
 log = logging.getLogger("app")
 
 
-def import_verify_input() -> VerifyInput:
-    """The pipeline's verify_input; if it cannot be imported, one that rejects every request with the reason."""
+def import_verify_input() -> tuple[VerifyInput, str]:
+    """The pipeline's verify_input, and an empty text; if the pipeline cannot be used, one that rejects every request
+    with the reason, and that.
+    """
     try:
-        verify_input: VerifyInput = find_verify_input()
+        return with_own_lines(find_verify_input()), ""
+    except ContractError as error:
+        fault = f"pipeline.py cannot be used: {error}"
+        log.error(fault)
     except (Exception, SystemExit) as error:
         log.exception("%s cannot be imported", PIPELINE)
-        cause = describe(error)
-    else:
-        return with_own_lines(verify_input)
+        fault = f"pipeline.py cannot be imported: {describe(error)}"
 
     def reject(json_data: Any) -> Any:
-        raise PipelineUnusable(cause)
+        raise PipelineUnusable(fault)
 
-    return reject
+    return reject, fault
 
 
 def with_own_lines(verify_input: VerifyInput) -> VerifyInput:
@@ -51,9 +55,11 @@ for handler in logging.getLogger().handlers:
     handler.setFormatter(TaskFormatter("%(name)s"))
 log_output(tuple(logging.getLogger().handlers), of_all_threads=False)
 settings = Settings.from_environment(os.environ)
+verify_input, fault = import_verify_input()
 app = create_app(
     TaskQueue(connect(settings.redis_url), settings),
-    import_verify_input(),
+    verify_input,
     info=Path("app/assets/info.txt"),
     settings=settings,
+    fault=fault,
 )

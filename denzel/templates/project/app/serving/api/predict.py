@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import falcon
@@ -18,14 +18,17 @@ from app.serving.api import problems
 from app.serving.api.auth import Authorization
 from app.serving.api.body import Receive, parse_json, read_body
 from app.serving.api.content_type import CALLBACK_URI, Content, read_content
+from app.serving.api.events import ERROR, accepts_events, open_stream, send_events, too_many_streams
 from app.serving.api.idempotency import read_idempotency
 from app.serving.api.prefer import applied_wait, read_preferences
 from app.serving.api.resources import result_json
+from app.serving.api.trace import read_trace
 from app.serving.callback_uri import check_uri, remembered
 from app.serving.callbacks.egress import EgressPolicy
 from app.serving.errors import BAD_INPUT, explain, explanation
 from app.serving.json_values import NotJson, TooDeep, json_values
-from app.serving.queue.client import MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
+from app.serving.queue.client import BrokerAway, MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
+from app.serving.queue.streams import TaskStream
 from app.serving.queue.waiting import Preferences
 from app.serving.settings import Settings
 from app.serving.store.tasks import SUCCESS, Idempotency, KeyReused, QueueFull, TaskRecord
@@ -37,11 +40,11 @@ VerifyInput = Callable[[Any], Any]
 #: An answer: status, headers, body.
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 
-# The member of a request's scope with the error for Falcon.
-_ERROR = "denzel.error"
-
 # Headers that are no lists: the last one counts.
 _SINGLE = frozenset((b"authorization", b"content-length", b"content-type"))
+
+# The preferences of a request that gets its task's events.
+_FOLLOWS = Preferences(respond_async=True)
 
 _JSON = (b"content-type", b"application/json; charset=utf-8")
 
@@ -69,15 +72,23 @@ class Predict:
                 await app(scope, receive, send)
                 return
             named = _headers(scope["headers"])
+            follows = accepts_events(named.get(b"accept"))
             try:
-                status, headers, body = await self._answer(named, scope.get("query_string", b""), receive)
+                if follows and self._queue.streams.is_full:
+                    raise too_many_streams()
+                query = scope.get("query_string", b"")
+                status, headers, body = await self._answer(named, query, receive, follows=follows)
+                stream = await self._stream(headers) if follows else None
             except Exception as error:  # noqa: BLE001 (raised by `on_post`)
-                scope[_ERROR] = error
+                scope[ERROR] = error
                 # By the specification they may be read once.
                 scope["headers"] = [(name, value.encode("latin1")) for name, value in named.items()]
                 await app(scope, _receive_nothing, send)
                 # The frames of its traceback hold the scope, and the body: a circle, which would be kept for a while.
-                del scope[_ERROR]
+                del scope[ERROR]
+                return
+            if stream is not None:
+                await send_events(stream, scope, receive, send, headers)
                 return
             headers += (_JSON, (b"content-length", b"%d" % len(body)))
             await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -87,23 +98,40 @@ class Predict:
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Raise the request's error."""
-        raise req.scope[_ERROR]
+        raise req.scope[ERROR]
 
-    async def _answer(self, headers: dict[bytes, str], query: bytes, receive: Receive) -> Answer:
-        """Accept a task; answer with its id, or with its result where the request or the deployment waits for it."""
+    async def _stream(self, headers: Sequence[tuple[bytes, bytes]]) -> TaskStream | None:
+        """The events of the task that these headers of an answer name; None when Redis is away by now, as a client that
+        got that error would send its request again.
+        """
+        task_id = dict(headers)[b"location"].decode().rpartition("/")[2]
+        try:
+            return await open_stream(self._queue, task_id)
+        except (BrokerAway, falcon.HTTPError) as error:
+            log.warning("task %s is accepted, but cannot be followed: %s", task_id, error)
+            return None
+
+    async def _answer(
+        self, headers: dict[bytes, str], query: bytes, receive: Receive, *, follows: bool = False
+    ) -> Answer:
+        """Accept a task; answer with its id, or with its result where the request or the deployment waits for it.
+
+        One that `follows` its task does not wait.
+        """
         client = self._authorization.client(headers.get(b"authorization"))
         await self._reject_own_callback(headers.get(b"webhook-id"))
-        preferences = read_preferences(headers.get(b"prefer"))
+        preferences = _FOLLOWS if follows else read_preferences(headers.get(b"prefer"))
         content = read_content(headers, query)
         body = await read_body(_length(headers), receive, self._body_limit)
         key = headers.get(b"idempotency-key")
+        trace = read_trace(headers)
         # A body that is compressed, or a form, may take long however short it is.
         size = len(body) if content is None else max(len(body), self._body_limit)
-        accepted = await self._accept(lambda: self._prepare(body, content, key, client), preferences, size)
+        accepted = await self._accept(lambda: self._prepare(body, content, key, client, trace), preferences, size)
         answer: list[tuple[bytes, bytes]] = []
         if preferences.wait is not None:
             answer.append((b"preference-applied", applied_wait(preferences.wait).encode()))
-        elif preferences.respond_async:
+        elif preferences.respond_async and not follows:
             answer.append((b"preference-applied", b"respond-async"))
         record = accepted.record
         if record is None or not record.is_finished:
@@ -122,13 +150,15 @@ class Predict:
                 title="Own callback", description="This is a callback of this project; it makes no task here."
             )
 
-    def _prepare(self, body: bytes, content: Content | None, key: str | None, client: str) -> TaskRequest:
+    def _prepare(
+        self, body: bytes, content: Content | None, key: str | None, client: str, trace: dict[str, str] | None
+    ) -> TaskRequest:
         """Parse and verify a request; `content` is None for plain JSON."""
         json_data = parse_json(body) if content is None else content.values(body, self._body_limit)
         # verify_input may change the body.
         callback_uri = self._callback_uri(json_data)
         idempotency = _idempotency(key, client, json_data)
-        return TaskRequest(verified=self._verify(json_data), callback_uri=callback_uri, idempotency=idempotency)
+        return TaskRequest(self._verify(json_data), callback_uri, idempotency, trace)
 
     def _callback_uri(self, json_data: Any) -> str | None:
         uri = json_data.get(CALLBACK_URI) if isinstance(json_data, dict) else None
@@ -174,10 +204,10 @@ class Predict:
 
 
 class PipelineUnusable(falcon.HTTPInternalServerError):
-    """The user's pipeline.py could not be imported by the api."""
+    """The user's pipeline.py cannot be used by the api, for the reason given."""
 
-    def __init__(self, cause: str) -> None:
-        super().__init__(title="Pipeline error", description=f"pipeline.py cannot be imported: {cause}")
+    def __init__(self, fault: str) -> None:
+        super().__init__(title="Pipeline error", description=fault)
 
 
 def _headers(raw: list[tuple[bytes, bytes]]) -> dict[bytes, str]:

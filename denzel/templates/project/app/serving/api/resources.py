@@ -16,6 +16,7 @@ from app.serving.api.prefer import applied_wait, read_preferences
 from app.serving.errors import failure_members
 from app.serving.queue.client import BrokerAway, TaskQueue
 from app.serving.store.tasks import FAILURE, REVOKED, TaskRecord
+from app.serving.store.times import iso
 from app.serving.store.workers import WorkerState
 
 log = logging.getLogger(__name__)
@@ -56,8 +57,8 @@ class Status:
             resp.set_header("Preference-Applied", applied_wait(wait))
             record = await self._queue.wait(task_id, wait)
         if record is None:
-            raise _unknown_task(task_id)
-        _answer(resp, _status_json(record))
+            raise unknown_task(task_id)
+        _answer(resp, status_json(record))
 
     on_head = on_get
 
@@ -67,7 +68,7 @@ class Status:
             await problems.unknown_path(req, resp)
         status = await self._queue.cancel(task_id)
         if status is None:
-            raise _unknown_task(task_id)
+            raise unknown_task(task_id)
         if status != REVOKED:
             raise falcon.HTTPConflict(
                 title="Task has ended", description=f"The task {task_id} cannot be cancelled: it has ended as {status}."
@@ -84,11 +85,15 @@ class Live:
 
 
 class Ready:
-    def __init__(self, queue: TaskQueue) -> None:
+    def __init__(self, queue: TaskQueue, fault: str) -> None:
         self._queue = queue
+        self._fault = fault
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """Answer 200 when Redis answers and a worker has loaded its model, else 503; the body shows what is missing."""
+        """Answer 200 when Redis answers, a worker has loaded its model and the pipeline can be used here, else 503.
+
+        The body shows what is missing.
+        """
         try:
             workers = await self._queue.workers()
             broker = "UP"
@@ -96,12 +101,13 @@ class Ready:
             log.warning("the broker cannot be reached: %s", error)
             workers = []
             broker = "DOWN"
-        ready = any(worker.state is WorkerState.UP for worker in workers)
+        ready = not self._fault and any(worker.state is WorkerState.UP for worker in workers)
         _answer_json(
             resp,
             {
                 "ready": ready,
                 "broker": broker,
+                **({"pipeline": self._fault} if self._fault else {}),
                 "workers": [
                     {"name": worker.name, "state": worker.state.value, "cause": worker.cause} for worker in workers
                 ],
@@ -114,13 +120,14 @@ class Ready:
     on_head = on_get
 
 
-def _unknown_task(task_id: str) -> falcon.HTTPNotFound:
+def unknown_task(task_id: str) -> falcon.HTTPNotFound:
+    """The answer for an id that was never accepted, or has expired."""
     return falcon.HTTPNotFound(
         title="Unknown task", description=f"No task has the id {task_id}, or its result has expired."
     )
 
 
-def _status_json(record: TaskRecord) -> str:
+def status_json(record: TaskRecord) -> str:
     """The body of GET /status. It holds the result as it is stored, not parsed."""
     result = result_json(record)
     members = [
@@ -129,9 +136,23 @@ def _status_json(record: TaskRecord) -> str:
     ]
     if record.position is not None:
         members.append(f'"position": {record.position}')
+    if record.eta is not None:
+        members.append(f'"eta_seconds": {_rounded(record.eta)}')
+    if record.progress is not None:
+        members.append(f'"progress": {record.progress}')
+    times = record.times
+    if times.accepted is not None:
+        shown = {"accepted": iso(times.accepted), "started": iso(times.started), "ended": iso(times.ended)}
+        members.append(f'"times": {json.dumps(shown)}')
+        spent = {"waited": _rounded(times.waited), "ran": _rounded(times.ran)}
+        members.append(f'"seconds": {json.dumps(spent)}')
     if record.callback is not None:
         members.append(f'"callback": {json.dumps(asdict(record.callback))}')
     return f"{{{', '.join(members)}}}"
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 def result_json(record: TaskRecord) -> str:

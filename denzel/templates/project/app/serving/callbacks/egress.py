@@ -26,6 +26,7 @@ from app.serving.callbacks.addresses import (
     look_up,
     parse_literal,
 )
+from app.serving.callbacks.signature import read_secret
 from app.serving.settings import SettingError, Settings
 
 #: The name of the machine's gateways, as in systemd's resolver: no host can have it.
@@ -214,6 +215,12 @@ class EgressPolicy:
             reason = blocked_reason(form)
             if reason and not (reason == "a loopback address" and self._loopback):
                 raise EgressDenied(f"{named}{reason} (CALLBACK_ALLOW opens it)")
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise SettingError where the sender could not start: better no worker than one whose callbacks cannot be sent."""
+    EgressPolicy.of(settings)
+    read_secret(settings.callback_secret)
 
 
 def _partition(word: str) -> tuple[str, str]:

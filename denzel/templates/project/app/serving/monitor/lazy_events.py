@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 from flower.events import Events, EventsState
@@ -19,12 +18,12 @@ FINAL = frozenset({"task-succeeded", "task-failed"})
 #: The event of which Flower's page counts a worker's processed tasks; a final one stands for it, too.
 RECEIVED = "task-received"
 
-#: Events counted together when the queue is too long.
+#: Events after which those that are too many are counted, together.
 MAX_COUNTED_AT_ONCE = 1000
 
 
 class LazyEvents(Events):  # type: ignore[misc]
-    """Flower's events, received in a thread of their own, and processed in Flower's event loop."""
+    """Flower's events: a thread of their own adds them to a queue, and Flower's event loop takes them from it."""
 
     def __init__(self, *arguments: Any, max_tasks_in_memory: int, **options: Any) -> None:
         self._state: Any = None
@@ -56,10 +55,12 @@ class LazyEvents(Events):  # type: ignore[misc]
             self.io_loop.add_callback(self._state.event, event)
             return
         self._unread.append(event)
-        if len(self._unread) >= self._max_tasks + MAX_COUNTED_AT_ONCE:
-            # Flower keeps only so many tasks: these would be dropped unseen.
-            oldest = [self._unread.popleft() for _ in range(MAX_COUNTED_AT_ONCE)]
-            self.io_loop.add_callback(partial(self._count, oldest))
+        if len(self._unread) > self._max_tasks and len(self._unread) % MAX_COUNTED_AT_ONCE == 0:
+            self.io_loop.add_callback(self._count_oldest)
+
+    def _count_oldest(self) -> None:
+        """Count the events that Flower would drop unseen, as it keeps only so many tasks."""
+        self._count([self._unread.popleft() for _ in range(len(self._unread) - self._max_tasks)])
 
     def _count(self, events: Iterable[dict[str, Any]]) -> None:
         """Add events of tasks that are not shown any more to the metrics."""

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from redis import Redis, RedisError
@@ -15,6 +16,7 @@ from redis.exceptions import OutOfMemoryError
 from app.serving.queue.completions import CompletionWatcher, wake
 from app.serving.queue.executor import BatchingExecutor
 from app.serving.queue.inline import InlineExecutor
+from app.serving.queue.streams import TaskStreams
 from app.serving.queue.waiting import NONE, Preferences, seconds_to_wait
 from app.serving.settings import Settings
 from app.serving.store.loop.connection import LoopConnection, resolve
@@ -28,6 +30,7 @@ from app.serving.store.tasks import (
     accept_arguments,
     read_accepted,
 )
+from app.serving.store.times import QueueSpeed
 from app.serving.store.workers import WorkerReport
 
 log = logging.getLogger(__name__)
@@ -48,6 +51,9 @@ MAX_SUBMISSIONS = 2000
 #: Requests of one process that may wait for Redis to look a task up, to cancel it, or for the workers' reports.
 MAX_LOOKUPS = 2000
 
+#: Seconds for which the measured speed of the queue is remembered.
+SPEED_LIFETIME = 1.0
+
 Answer = TypeVar("Answer")
 
 
@@ -56,11 +62,14 @@ class Overloaded(Exception):
 
 
 class TaskRequest(NamedTuple):
-    """A task to submit: what verify_input returned (JSON values), where its callback goes, its idempotency key."""
+    """A task to submit: what verify_input returned (JSON values), where its callback goes, its idempotency key, and the
+    headers that follow it.
+    """
 
     verified: Any
     callback_uri: str | None = None
     idempotency: Idempotency | None = None
+    trace: dict[str, str] | None = None
 
 
 class SubmitResult(NamedTuple):
@@ -99,9 +108,13 @@ class TaskQueue:
         # Apart from that connection, which a long result would hold up.
         self._lookups = LoopConnection(redis)
         self._store = LoopTaskStore(self._lookups)
+        #: The streams of tasks' events, over a connection of their own.
+        self.streams = TaskStreams(redis, self.speed)
         self._checks = InlineExecutor(BatchingExecutor(settings.api_threads, "intake"))
         self._waits = 0
         self._queries = 0
+        self._speed: QueueSpeed | None = None
+        self._speed_until = 0.0
 
     async def submit(
         self, prepare: Callable[[], TaskRequest], prefer: Preferences = NONE, *, size: int = 0
@@ -178,7 +191,18 @@ class TaskQueue:
 
     async def find(self, task_id: str) -> TaskRecord | None:
         """The task's record; None when the id was never accepted or has expired."""
-        return await self._query(lambda: self._store.find(task_id))
+        record = await self._query(lambda: self._store.find(task_id))
+        if record is None or record.position is None:
+            return record
+        speed = await self.speed()
+        return record if speed is None else replace(record, eta=speed.eta(record.position))
+
+    async def speed(self) -> QueueSpeed | None:
+        """The speed at which tasks are run, as of a second ago at most; None while too little is known."""
+        if time.monotonic() >= self._speed_until:
+            self._speed_until = time.monotonic() + SPEED_LIFETIME
+            self._speed = await self._query(self._store.speed)
+        return self._speed
 
     async def wait(self, task_id: str, timeout: float) -> TaskRecord | None:
         """The task's record as soon as it has ended, or as it is after `timeout` seconds.
@@ -193,6 +217,7 @@ class TaskQueue:
 
     def close(self) -> None:
         """End the connections."""
+        self.streams.close()
         self._connection.close()
         self._lookups.close()
 
@@ -243,7 +268,7 @@ def _new_id() -> str:
 def _new_task(task_id: str, request: TaskRequest, prefer: Preferences) -> NewTask:
     return NewTask(
         task_id=task_id,
-        message=task_message(task_id, request.verified),
+        message=task_message(task_id, request.verified, request.trace),
         callback_uri=request.callback_uri,
         idempotency=request.idempotency,
         prefer="wait" if prefer.wait is not None else "respond-async" if prefer.respond_async else "",

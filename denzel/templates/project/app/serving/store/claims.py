@@ -84,16 +84,21 @@ class Claims:
     redis.RedisError when Redis is away.
     """
 
-    def __init__(self, redis: Redis, limits: ClaimLimits, owner: str) -> None:
+    def __init__(self, redis: Redis, limits: ClaimLimits, owner: str, epoch: int = 0) -> None:
         self.owner = owner
-        #: Counted up with each answer to `take` that was lost.
-        self.epoch = 0
+        #: Counted up with each answer to `take` that was lost, and after each batch that was cut off.
+        self.epoch = epoch
         self._limits = [limits.deliveries, limits.ttl]
         self._ttl = limits.ttl
         self._connection = DirectConnection(redis)
         self._take, self._requeue, self._requeue_all, self._reject = (
             scripts.register(redis, f"claims/{name}") for name in ("take", "requeue", "requeue_all", "reject")
         )
+
+    @property
+    def holder(self) -> str:
+        """The owner in its epoch, with which its claims are marked."""
+        return f"{self.owner}.{self.epoch}"
 
     def take(self, *, limit: int, sharers: int = 0, wait: float = 0, completions: Sequence[Completion] = ()) -> Taken:
         """Store how tasks ended, as TaskStore.complete_many does, and claim the next: up to `limit`, or a single one
@@ -103,7 +108,7 @@ class Claims:
         a new epoch before the next call: what was claimed would stay so.
         """
         arguments: list[str | int] = [
-            f"{self.owner}.{self.epoch}",
+            self.holder,
             limit,
             sharers,
             self._ttl,
@@ -129,16 +134,16 @@ class Claims:
         """Close the connection of `take`."""
         self._connection.close()
 
-    def requeue(self, tasks: Mapping[str, bool]) -> list[DeadLettered]:
-        """Put tasks back at the head of the queue, by their ids, in their order; True where a process died of one.
-
-        At its last delivery, that ends the task. Returns those that were ended.
+    def requeue(self, task_ids: Collection[str]) -> list[DeadLettered]:
+        """Put tasks that were claimed in this epoch back at the head of the queue, in their order. No delivery is
+        counted; returns those that were ended, as fewer are allowed by now.
         """
-        flat = [text for task_id, died in tasks.items() for text in (task_id, "died" if died else "")]
-        return _dead_lettered(self._requeue(args=[self.owner, *self._limits, *flat]))
+        return _dead_lettered(self._requeue(args=[self.holder, *self._limits, *task_ids]))
 
     def requeue_all(self, died: Collection[str] = ()) -> list[DeadLettered]:
-        """The same for all that this owner has; its process may have `died` of the tasks with these ids."""
+        """The same for all that this owner has, of any epoch. Its process may have `died` of the tasks with these ids:
+        a last delivery ends a task.
+        """
         return _dead_lettered(self._requeue_all(args=[self.owner, *self._limits, *died]))
 
     def reject(self, task_id: str, reason: str) -> None:

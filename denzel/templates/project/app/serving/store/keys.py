@@ -36,6 +36,9 @@ WAKEUP = "denzel:callbacks:bell"
 #: The channel of ended tasks: a JSON list of their ids. See also `completions(process)`.
 COMPLETIONS = "denzel:ended"
 
+#: A hash with `count` and `mean`: how many tasks have run, and a moving average of the seconds that one takes.
+RUN_TIMES = "denzel:run_times"
+
 #: A hash with `mode` and `timeout`, when `denzel response` has changed the response mode.
 RESPONSE = "denzel:response"
 
@@ -46,13 +49,25 @@ WORKERS = "denzel:workers"
 TASK = "denzel:task:"
 CALLBACKS = "denzel:callbacks:to:"
 DEAD_LETTER = "denzel:quarantine:task:"
+OUTPUT = "denzel:output:"
+CHANGES = "denzel:changed:"
 
 
 def task(task_id: str) -> str:
     """The record of one task: `status`, `callback_uri`, in the end `result`; and `awaited`, the channel of its
-    end, if a request waits for that.
+    end, if a request waits for that, and `followed`, if its changes are to be announced.
     """
     return TASK + task_id
+
+
+def output(task_id: str) -> str:
+    """The list of what the current delivery of a task has yielded so far, as JSON; of much, the latest."""
+    return OUTPUT + task_id
+
+
+def changes(task_id: str) -> str:
+    """The channel on which changes of one followed task are announced, with no text."""
+    return CHANGES + task_id
 
 
 def callbacks(endpoint: str) -> str:

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import socket
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -24,6 +25,9 @@ TASK_NAME = "app.tasks.invoke_predict"
 #: Characters of a task's id at most: our own are UUIDs. Scripts read an id without decoding JSON.
 MAX_ID = 255
 _PLAIN_ID = re.compile(r"[ !#-\[\]-~]+")
+
+#: Members of a message's headers with the request's headers of these names, where it had them.
+TRACEPARENT, REQUEST_ID = "traceparent", "x_request_id"
 
 #: Characters of the arguments that the dashboard shows at most.
 MAX_ARGS_REPR = 1024
@@ -75,31 +79,38 @@ _AFTER_ARGUMENTS = {"callbacks": None, "errbacks": None, "chain": None, "chord":
 
 class QueuedTask(NamedTuple):
     """A task from its message: its id, the body as it is encoded, its arguments as the dashboard shows them, and since
-    when it waited until it was claimed, in seconds since 1970.
+    when it waited until it was claimed, in seconds since 1970; the number of this delivery, and headers of its request.
     """
 
     task_id: str
     body: str
     args_repr: str
     since: float
+    delivery: int = 1
+    traceparent: str | None = None
+    request_id: str | None = None
 
 
 class ForeignMessage(ValueError):
     """A message of another Celery client that is no task that could run here; the message says why."""
 
 
-def task_message(task_id: str, verified: Any) -> str:
-    """The text to push onto the queue, for the task `task_id` over what verify_input returned (JSON values)."""
+def task_message(task_id: str, verified: Any, headers: Mapping[str, str] | None = None) -> str:
+    """The text to push onto the queue, for the task `task_id` over what verify_input returned (JSON values); with these
+    of the request's headers, by the names TRACEPARENT and REQUEST_ID.
+    """
     arguments = [verified]
     body = base64.b64encode(dump([arguments, {}, _AFTER_ARGUMENTS])).decode()
     # `repr` has escapes for what orjson cannot write.
     args_repr = orjson.dumps(_args_repr(arguments)).decode()
-    return f"{_HEAD.replace('TASK ID', task_id)}{args_repr}{_middle()}{body}{_END}"
+    middle = f", {dump(headers).decode()[1:-1]}{_middle()}" if headers else _middle()
+    return f"{_HEAD.replace('TASK ID', task_id)}{args_repr}{middle}{body}{_END}"
 
 
-def parse(message: str, since: float, *, task_id: str = "") -> QueuedTask:
-    """The task of a message that waited since then, and was claimed under this id, if it is known. Raises
-    ForeignMessage for what only another worker could run.
+def parse(message: str, since: float, *, task_id: str = "", delivery: int = 1) -> QueuedTask:
+    """The task of a message that waited since then, and was claimed under this id, if it is known, for so many times.
+
+    Raises ForeignMessage for what only another worker could run.
     """
     try:
         stored = orjson.loads(message)
@@ -109,7 +120,8 @@ def parse(message: str, since: float, *, task_id: str = "") -> QueuedTask:
         is_ours = headers["id"] == properties["delivery_tag"] and headers["task"] == TASK_NAME
         if not is_ours or headers["eta"] or headers["expires"] or len(headers["id"]) > MAX_ID:
             _check_foreign(stored, headers, properties)
-        return QueuedTask(headers["id"], stored["body"], headers["argsrepr"], since)
+        trace = (headers.get(TRACEPARENT), headers.get(REQUEST_ID))
+        return QueuedTask(headers["id"], stored["body"], headers["argsrepr"], since, delivery, *trace)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, ForeignMessage):
             raise

@@ -12,6 +12,7 @@ from redis import Redis
 from app.serving.callback_uri import endpoint_of
 from app.serving.settings import ResponseMode
 from app.serving.store import keys, scripts
+from app.serving.store.times import Times, read_clock, read_times
 
 PENDING = "PENDING"
 SUCCESS = "SUCCESS"
@@ -41,13 +42,17 @@ class CallbackReport:
 class TaskRecord:
     """One task: a Celery state, its result once it has ended (JSON values), where its callback goes, if anywhere.
 
-    `text` is the result as it is stored, in JSON. `position` is its place in the queue while it waits: 1 for the next.
+    `text` is the result as it is stored, in JSON. `position` is its place in the queue while it waits: 1 for the next;
+    `eta` the seconds until it will probably have ended. `progress` is what it has reported, in JSON.
     """
 
     status: str
     result: Any = None
     text: str | None = field(default=None, compare=False, repr=False)
     position: int | None = None
+    eta: float | None = None
+    progress: str | None = None
+    times: Times = field(default=Times(), compare=False)
     callback_uri: str | None = None
     callback: CallbackReport | None = None
 
@@ -159,8 +164,9 @@ class TaskStore:
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(keys.task(task_id))
             pipe.zrank(keys.WAITING, task_id)
-            fields, rank = pipe.execute()
-        return read_record(fields, rank)
+            pipe.time()
+            fields, rank, clock = pipe.execute()
+        return read_record(fields, rank, read_clock(clock))
 
     def unfinished(self, *, offset: int = 0, limit: int) -> UnfinishedPage:
         """A page of the tasks that have not ended, `limit` at most: those claimed by workers, by their ids, then those
@@ -223,7 +229,9 @@ def cancel_arguments(task_id: str, ttl: int) -> list[str | int]:
     return [task_id, json.dumps({"args": ["cancelled"]}), ttl]
 
 
-def read_record(fields: dict[str, str], rank: int | None, *, parse: bool = True) -> TaskRecord | None:
+def read_record(
+    fields: dict[str, str], rank: int | None, now: float | None = None, *, parse: bool = True
+) -> TaskRecord | None:
     """The record with these fields in Redis, of a task at this rank among those that wait; None when there is none.
 
     Without `parse`, the result is there as `text` alone.
@@ -235,6 +243,8 @@ def read_record(fields: dict[str, str], rank: int | None, *, parse: bool = True)
         result=json.loads(fields["result"]) if parse and "result" in fields else None,
         text=fields.get("result"),
         position=rank + 1 if rank is not None and fields["status"] == PENDING else None,
+        progress=fields.get("progress"),
+        times=read_times(fields, now),
         callback_uri=fields.get("callback_uri"),
         callback=_callback(fields),
     )

@@ -70,12 +70,15 @@ class WorkerRegistry:
             self._renew(pipe, name, (), {pid}, {})
             pipe.execute()
 
-    def report_process(self, name: str, pid: int, state: WorkerState, cause: str = "", *, warnings: str = "") -> None:
-        """Report at once that a process of the worker `name` is UP, or could not load the model and why.
+    def report_process(
+        self, name: str, pid: int, state: WorkerState, cause: str = "", *, hint: str = "", warnings: str = ""
+    ) -> None:
+        """Report at once that a process of the worker `name` is UP, or could not load the model, why, and what to do.
 
+        In the report, the hint is a second line of the cause.
         `warnings`, those of its load_model as JSON, take the place of what another process has reported.
         """
-        self._report(self._redis, name, pid, state, cause, warnings)
+        self._report(self._redis, name, pid, state, f"{cause}\n{hint}" if hint else cause, warnings)
 
     def remove_process(self, name: str, pid: int) -> None:
         """Remove the report of a process of the worker `name`: it will not predict."""
@@ -119,7 +122,7 @@ class WorkerRegistry:
 def read_reports(names: list[str], answers: list[Any]) -> list[WorkerReport]:
     """The reports of these workers, from the `state` and `cause` of each."""
     return [
-        WorkerReport(name=name, state=WorkerState(state), cause=cause)
+        WorkerReport(name=name, state=WorkerState(state), cause=cause.partition("\n")[0])
         for name, (state, cause) in zip(names, answers, strict=True)
         if state
     ]

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 
-from app.serving.callbacks.settings import check_settings
+from app.serving.callbacks.egress import check_settings
 from app.serving.cores import available_cores, limit_threads
 from app.serving.heartbeat import SUPERVISOR_PID, Heartbeat
 from app.serving.worker.celery_app import celery_app

@@ -47,7 +47,7 @@ celery_app.steps["worker"].add(Report)
 def invoke_predict(json_data: Any) -> Any:
     """Run the pipeline over what verify_input returned, in this process: the worker's run it without Celery."""
     predictor = Predictor()
-    predictor.load(lambda cause: None)
+    predictor.load(lambda cause, hint: None)
     return predictor.predict(json_data)
 
 

@@ -74,7 +74,6 @@ class ProcessPool(BasePool):  # type: ignore[misc]
             partial(run_process, app, self._worker, self._predictor, processes=limit, parent=os.getpid()),
             worker=self._worker,
             claims=HostClaims(redis, limits),
-            claims_of=claims_of,
             settlements=Settlements(
                 claims_of, TaskStore(redis), ttl=settings.result_lifetime, time_limit=settings.task_time_limit
             ),
@@ -91,14 +90,14 @@ class ProcessPool(BasePool):  # type: ignore[misc]
             self._deregister()
         else:
             preload_model(self._predictor, self._registry, self._worker, self.heartbeat)
-        self._stop_in_time(signal.getsignal(signal.SIGTERM))
+        self._stop_on_sigterm(signal.getsignal(signal.SIGTERM))
         # On which Celery would execute its program anew, without a part in the supervisor's pipe.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self.processes.start()
 
     def on_stop(self) -> None:
         """Wait until running tasks have ended, or were requeued as STOP_TIMEOUT is nearly over."""
-        self.processes.stop()
+        self._begin_stop()
         self.processes.join()
         self._deregister()
 
@@ -115,14 +114,19 @@ class ProcessPool(BasePool):  # type: ignore[misc]
     def _get_info(self) -> dict[str, Any]:
         return {**super()._get_info(), "processes": self.processes.pids}
 
-    def _stop_in_time(self, stop_celery: Any) -> None:
+    def _stop_on_sigterm(self, stop_celery: Any) -> None:
+        """Begin to stop at once: Celery may be busy reconnecting."""
+
         def stop(signum: int, frame: FrameType | None) -> None:
-            self.processes.stop()
-            threading.Thread(target=self._requeue_on_deadline, daemon=True).start()
+            self._begin_stop()
             stop_celery(signum, frame)
 
         if callable(stop_celery):
             signal.signal(signal.SIGTERM, stop)
+
+    def _begin_stop(self) -> None:
+        self.processes.stop()
+        threading.Thread(target=self._requeue_on_deadline, daemon=True).start()
 
     def _requeue_on_deadline(self) -> None:
         time.sleep(self._settings.stop_timeout - REQUEUE_MARGIN)

@@ -45,8 +45,8 @@ def preload_model(
         except RedisError as error:
             log.warning("the worker could not be registered: %s", error)
 
-    def report(cause: str) -> None:
-        register(lambda: registry.report_process(worker, os.getpid(), WorkerState.ERROR, cause))
+    def report(cause: str, hint: str = _USE_PROCESSES) -> None:
+        register(lambda: registry.report_process(worker, os.getpid(), WorkerState.ERROR, cause, hint=hint))
 
     heartbeat.loading()
     ended = environ.get(LOAD_ENDED)

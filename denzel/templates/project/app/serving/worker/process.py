@@ -17,14 +17,17 @@ from celery import Celery
 from redis import RedisError
 
 from app.serving.backoff import pauses
+from app.serving.running_task import set_reporter
 from app.serving.settings import Settings
 from app.serving.store.claims import Claimed, ClaimLimits, Claims
 from app.serving.store.connection import connect
 from app.serving.store.messages import MAX_ID, ForeignMessage, QueuedTask, parse
+from app.serving.store.reports import ReportStore
 from app.serving.store.tasks import Completion, TaskStore
 from app.serving.store.workers import WorkerRegistry, WorkerState
 from app.serving.worker.batching.events import TaskEvents
 from app.serving.worker.batching.place import Place
+from app.serving.worker.batching.report_writer import ReportWriter
 from app.serving.worker.batching.result_buffer import FIRST_PAUSE, LONGEST_PAUSE, ResultBuffer
 from app.serving.worker.batching.runner import BatchRunner
 from app.serving.worker.batching.scoreboard import Slot
@@ -165,7 +168,7 @@ class TaskLoop:
         tasks = []
         for one in claimed:
             try:
-                tasks.append(parse(one.message, one.since, task_id=one.task_id))
+                tasks.append(parse(one.message, one.since, task_id=one.task_id, delivery=one.deliveries))
             except ForeignMessage as reason:
                 self._claims.reject(one.task_id, str(reason))
         if 0 < len(tasks) < len(claimed):
@@ -233,10 +236,12 @@ def run_process(
         owner,
     )
     results = ResultBuffer(TaskStore(connect(settings.redis_url)), ttl=settings.result_lifetime)
+    reports = ReportWriter(ReportStore(connect(settings.redis_url)), lambda: claims.holder)
+    set_reporter(reports)
     loop = TaskLoop(
         claims,
         results,
-        BatchRunner(predictor, results, slot),
+        BatchRunner(predictor, results, slot, flush_reports=reports.flush),
         AdaptiveBatchSize(
             batch_size=settings.batch_size,
             deliveries=settings.task_max_deliveries,
@@ -260,14 +265,14 @@ def run_process(
 def load_model(predictor: Predictor, registry: WorkerRegistry, worker: str) -> None:
     """Load the model, unless it came with the fork; register the state of this process."""
 
-    def register(state: WorkerState, cause: str = "") -> None:
+    def register(state: WorkerState, cause: str = "", hint: str = "") -> None:
         try:
-            registry.report_process(worker, os.getpid(), state, cause, warnings=predictor.warnings)
+            registry.report_process(worker, os.getpid(), state, cause, hint=hint, warnings=predictor.warnings)
         except RedisError as error:
             log.warning("%s could not be registered: %s", state.value, error)
 
     if not predictor.loaded:
-        predictor.load(lambda cause: register(WorkerState.ERROR, cause))
+        predictor.load(lambda cause, hint: register(WorkerState.ERROR, cause, hint))
     register(WorkerState.UP)
 
 

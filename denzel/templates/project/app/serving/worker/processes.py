@@ -7,13 +7,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from queue import SimpleQueue
 
 from redis import RedisError
 
 from app.serving.heartbeat import BEAT_INTERVAL, Heartbeat
-from app.serving.store.claims import CLAIM_RENEW_INTERVAL, Claims, DeadLettered, HostClaims
+from app.serving.store.claims import CLAIM_RENEW_INTERVAL, DeadLettered, HostClaims
 from app.serving.store.workers import HEARTBEAT_INTERVAL, WorkerRegistry
 from app.serving.worker.batching.place import make_places
 from app.serving.worker.batching.scoreboard import ALL, NOT_STARTED, Activity, Clock, make_slots
@@ -43,8 +42,8 @@ MAX_SILENT_ROUNDS = 30
 #: Seconds that a task may hold up those behind it in its batch, until they are requeued.
 HEAD_OF_LINE_LIMIT = 1.0
 
-#: Seconds that killed processes may take to end, before what they had is requeued all the same.
-KILL_TIMEOUT = 1.0
+#: Seconds that killed processes may take to end, and what they had to be requeued. Later, the next start does that.
+KILL_TIMEOUT = 3.0
 
 #: Seconds until another process loads the model, after one has died of that; and between two starts in any case.
 PAUSE_AFTER_DEATH = 5.0
@@ -63,7 +62,6 @@ class Processes:
         *,
         worker: str,
         claims: HostClaims,
-        claims_of: Callable[[str], Claims],
         settlements: Settlements,
         registry: WorkerRegistry,
         heartbeat: Heartbeat,
@@ -71,14 +69,12 @@ class Processes:
         time_limit: float | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        """A process calls `run(owner=, slot=, place=)`, with batches of `max_tasks` tasks at most.
-
-        `claims_of` makes the claims of an owner. A task that runs for more than `time_limit` seconds is ended.
+        """A process calls `run(owner=, slot=, place=)`, with batches of `max_tasks` tasks at most. A task that runs for
+        more than `time_limit` seconds is ended.
         """
         self._run = run
         self._worker = worker
         self._claims = claims
-        self._claims_of = claims_of
         self._settlements = settlements
         self._registry = registry
         self._heartbeat = heartbeat
@@ -122,16 +118,12 @@ class Processes:
         return self._over.wait(timeout)
 
     def kill(self) -> None:
-        """Kill all, and requeue what they had. Where Redis is away, the worker does so after its restart."""
+        """Kill all, and requeue what they had, if Redis is there."""
         self._is_killed = True
         self._is_stopping.set()
         for member in self._members:
             member.kill()
-        # Only what is dead claims nothing more.
-        if not self.join(KILL_TIMEOUT):
-            for member in self._members:
-                with suppress(RedisError):
-                    self._claims_of(member.owner).requeue_all()
+        self.join(KILL_TIMEOUT)
 
     @property
     def pids(self) -> list[int]:
@@ -247,7 +239,13 @@ class Processes:
             member.overdue = view.suspects
             member.kill()
         elif view.seconds > HEAD_OF_LINE_LIMIT:
-            self._settlements.requeue(member.owner, member.slot.truncate())
+            self._cut_off(member)
+
+    def _cut_off(self, member: Member) -> None:
+        """Requeue what waits behind the task that a process runs."""
+        # First: in a later epoch, the process may have taken the same tasks again.
+        epoch = member.slot.epoch
+        self._settlements.requeue(member.owner, epoch, member.slot.truncate())
 
     def _renew(self) -> None:
         living = {member.owner: member.slot.epoch for member in self._members}
@@ -276,7 +274,7 @@ class Processes:
                 member.kill()
             elif view.position < view.batch.index(task_id):
                 self.events.put(Cancelled(task_id, terminated=False))
-                self._settlements.requeue(member.owner, member.slot.truncate())
+                self._cut_off(member)
 
     def _settle(self) -> None:
         for task in self._settlements.flush():

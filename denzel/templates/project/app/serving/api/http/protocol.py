@@ -12,6 +12,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.serving.api.events import ABORT, ON_SHUTDOWN
 from app.serving.api.http.transport import CoalescingTransport, LingeringClose
 from app.serving.api.problems import problem
 
@@ -165,7 +166,15 @@ class Protocol(HttpToolsProtocol):
             super().on_headers_complete()
         self._in_head = False
 
+    def shutdown(self) -> None:
+        """Close the connection as soon as it has no request, and end a response that would go on for long."""
+        super().shutdown()
+        scope: Any = {} if self.cycle is None else self.cycle.scope
+        if end := scope.get(ON_SHUTDOWN):
+            end()
+
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        cycle.scope[ABORT] = self._connection.abort
         # With `Expect: 100-continue`, errors that do not depend on the body, such as its length, are answered first.
         super()._start_asgi_task(cycle, answer_before_body(app) if cycle.waiting_for_100_continue else app)
 

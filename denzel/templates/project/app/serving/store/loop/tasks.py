@@ -12,6 +12,7 @@ from app.serving.store import keys, scripts
 from app.serving.store.loop.connection import Handler, LoopConnection, resolve
 from app.serving.store.loop.resp import Word
 from app.serving.store.tasks import TaskRecord, cancel_arguments, read_record
+from app.serving.store.times import QueueSpeed, read_clock, read_speed
 from app.serving.store.workers import WorkerReport, read_reports
 
 
@@ -44,8 +45,10 @@ class LoopTaskStore:
 
     async def find(self, task_id: str) -> TaskRecord | None:
         """The record of a task, its result as `text`; None when the id was never accepted or its result has expired."""
-        fields, rank = await self._calls(("HGETALL", keys.task(task_id)), ("ZRANK", keys.WAITING, task_id))
-        return read_record(fields, rank, parse=False)
+        fields, rank, clock = await self._calls(
+            ("HGETALL", keys.task(task_id)), ("ZRANK", keys.WAITING, task_id), ("TIME",)
+        )
+        return read_record(fields, rank, read_clock(clock), parse=False)
 
     async def cancel(self, task_id: str, *, ttl: int) -> str | None:
         """End the task as REVOKED, unless it has ended. Returns its status then; None when there is no such task."""
@@ -59,6 +62,14 @@ class LoopTaskStore:
         names = sorted(await self._connection.call("SMEMBERS", keys.WORKERS))
         answers = await self._calls(*(("HMGET", keys.worker(name), "state", "cause") for name in names))
         return read_reports(names, answers)
+
+    async def speed(self) -> QueueSpeed | None:
+        """The speed at which tasks that wait are run; None while too little is known."""
+        names, known, claimed = await self._calls(
+            ("SMEMBERS", keys.WORKERS), ("HMGET", keys.RUN_TIMES, "count", "mean"), ("HLEN", keys.OWNERS)
+        )
+        reports = await self._calls(*(("HGETALL", keys.worker(name)) for name in names))
+        return read_speed(known, claimed, reports)
 
     async def _calls(self, *commands: tuple[Word, ...]) -> list[Any]:
         return await asyncio.gather(*(self._connection.call(*command) for command in commands))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from app.serving.errors import BadInput, failure, message
 from app.serving.json_values import json_text
 from app.serving.logs.current import logged_as
+from app.serving.running_task import set_delivered
 from app.serving.store.messages import TASK_NAME, QueuedTask, decode_input
 from app.serving.store.tasks import FAILURE, SUCCESS, Completion
 from app.serving.worker.batching.result_buffer import ResultBuffer
@@ -31,13 +32,23 @@ class TaskResult(NamedTuple):
 class BatchRunner:
     """Runs batches in one process, and publishes on its slot which task runs."""
 
-    def __init__(self, predictor: Predictor, results: ResultBuffer, slot: Slot) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        results: ResultBuffer,
+        slot: Slot,
+        *,
+        flush_reports: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`flush_reports` is called between a task and its end: what it has reported is stored first."""
         self._predictor = predictor
         self._results = results
         self._slot = slot
+        self._flush_reports = flush_reports
 
     def run(self, tasks: list[QueuedTask]) -> list[TaskResult]:
         """Run the tasks, and buffer their results. Those that the worker cuts off are missing."""
+        set_delivered({task.task_id: task for task in tasks})
         together = self._predictor.predicts_batches
         ended: list[TaskResult] = []
         for result in self._together(tasks) if together else self._in_turn(tasks):
@@ -55,6 +66,7 @@ class BatchRunner:
                 value = self._predict(task)
                 runtime = time.perf_counter() - began
                 self._slot.pause()
+                self._flush_reports()
                 result = _result(task, value, time_start, runtime)
             yield result
         self._slot.start(len(tasks))
@@ -68,6 +80,7 @@ class BatchRunner:
         values = iter(self._predictor.predict_batch(readable, ids) if readable else ())
         runtime = time.perf_counter() - began
         self._slot.start(len(tasks))
+        self._flush_reports()
         for task, one in zip(tasks, inputs, strict=True):
             value = one.error if isinstance(one, _Unreadable) else next(values)
             with logged_as(task.task_id):

@@ -41,7 +41,7 @@ _MAX_READS = 1000
 
 class View(NamedTuple):
     """A process at one moment: its activity, and while it runs the seconds since its current task began, 0 for one that
-    has been run, the ids of its batch, and the position there of the task that runs.
+    has been run, the ids of its batch without those that were cut off, and the position there of the task that runs.
     """
 
     activity: Activity
@@ -163,7 +163,11 @@ class Slot:
             batch = self._batch() if activity is Activity.RUNNING and not version % 2 else []
             # In this order: a time that is not its own would make a task that has just started look old.
             position, since = self._cells[_INDEX], self._cells[_SINCE]
+            cut, end = divmod(self._cells[_END], _MAX_TASKS)
             if not version % 2 and version == self._cells[_VERSION]:
+                if cut == version:
+                    # One that was started in the moment of the cut is still the process'.
+                    batch = batch[: max(end, position + 1)]
                 return version, View(activity, (self._now() - since) / 1e9 if since else 0.0, batch, position)
         return 0, View(Activity.WAITING, 0.0, [], NOT_STARTED)
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.serving.backoff import pauses
+from app.serving.contract import check_model
 from app.serving.errors import describe
 from app.serving.json_values import json_values
 from app.serving.logs.current import logged_as
 from app.serving.pipeline import import_pipeline
+from app.serving.running_task import report_output
+from app.serving.store.messages import dump
+from app.serving.worker.model.hints.failure_hint import failure_hint
 from app.serving.worker.model.import_cost import import_measured
 from app.serving.worker.model.load_warnings import LoadWarnings, collected_in
 
@@ -42,11 +46,11 @@ class Predictor:
         #: What load_model warned of, as in LoadWarnings.
         self.warnings = ""
 
-    def load(self, report_failure: Callable[[str], None], *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def load(self, report_failure: Callable[[str, str], None], *, sleep: Callable[[float], None] = time.sleep) -> None:
         """Import the pipeline and load its model, however long that takes.
 
-        A failure is reported with its cause and tried again, after 5 s at first and 60 s in the end: a missing file may
-        still come. Tasks wait in the queue meanwhile.
+        A failure is reported with its cause and a hint, and tried again, after 5 s at first and 60 s in the end: a
+        missing file may still come. Tasks wait in the queue meanwhile.
         """
         warned = LoadWarnings()
         for pause in pauses(5, 60):
@@ -54,10 +58,10 @@ class Predictor:
             try:
                 with collected_in(warned), logged_as():
                     self._pipeline = import_measured(self._import_pipeline, warned)
-                    self._model = self._pipeline.load_model()
+                    self._model = check_model(self._pipeline.load_model())
             except (Exception, SystemExit) as error:
                 log.exception("load_model failed; next try in %d s", pause)
-                report_failure(describe(error))
+                report_failure(describe(error), failure_hint(error))
                 sleep(pause)
             else:
                 log.info("model loaded in %.1f s", time.monotonic() - started)
@@ -73,7 +77,8 @@ class Predictor:
     def predict(self, json_data: Any) -> JsonResult:
         """Run process and predict over what verify_input returned; returns predict's result as JSON values.
 
-        Raises what the pipeline raises, WrongResult, and json_values.NotJson.
+        What predict yields, if it is a generator, is reported as it comes. Raises what the pipeline raises,
+        WrongResult, and json_values.NotJson.
         """
         if self.predicts_batches:
             (result,) = self.predict_batch([json_data])
@@ -81,7 +86,10 @@ class Predictor:
                 raise result
             return result
         data = self._pipeline.process(self._model, json_data)
-        return _checked(self._pipeline.predict(self._model, data), "predict")
+        result = self._pipeline.predict(self._model, data)
+        if isinstance(result, Iterator):
+            result = _exhausted(result)
+        return _checked(result, "predict")
 
     def predict_batch(self, inputs: list[Any], ids: Sequence[str] = ()) -> list[JsonResult | BaseException]:
         """Run process over each input and predict_batch over all; returns each result as JSON values, or the exception.
@@ -110,6 +118,8 @@ class Predictor:
 
     def _counted(self, batch: list[Any]) -> list[Any]:
         results = self._pipeline.predict_batch(self._model, list(batch))
+        if isinstance(results, Generator):
+            raise WrongCount("predict_batch is a generator; only predict can be one. Return a list of results")
         if not isinstance(results, list | tuple):
             raise WrongCount(f"predict_batch returned a {type(results).__name__}; it must return a list of results")
         if len(results) != len(batch):
@@ -142,6 +152,21 @@ def _attempt_as(names: Sequence[str], function: Callable[..., Any], *arguments: 
 
 def _unwrapped(value: Any) -> Any:
     return value.error if isinstance(value, _Raised) else value
+
+
+def _exhausted(values: Iterator[Any]) -> Any:
+    """The return value of a generator, or `{"output": [all that it yields]}`; each is reported when it is yielded."""
+    output: list[Any] = []
+    try:
+        while True:
+            value = json_values(next(values), f"output[{len(output)}]")
+            report_output(dump(value).decode())
+            output.append(value)
+    except StopIteration as end:
+        return {"output": output} if end.value is None else end.value
+    finally:
+        if isinstance(values, Generator):
+            values.close()
 
 
 def _checked(result: Any, function: str) -> JsonResult:

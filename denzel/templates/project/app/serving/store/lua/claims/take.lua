@@ -27,8 +27,9 @@ local function add_pair(list, first, second)
     list[#list + 1], list[#list + 2] = first, second
 end
 
-local function take(task_id, message, deliveries, since)
-    redis.call('HSET', TASK .. task_id, 'status', 'STARTED', 'since', time, 'deliveries', deliveries)
+local function take(task_id, message, deliveries, since, followed)
+    redis.call('HSET', TASK .. task_id, 'status', 'STARTED', 'since', time, 'started', time, 'deliveries', deliveries)
+    announce_change(task_id, followed)
     taken[#taken + 1] = {task_id, message, deliveries, since or tostring(time)}
     ids[#ids + 1], bytes = task_id, bytes + #message
     add_pair(messages, task_id, claim_text(message))
@@ -42,7 +43,7 @@ while limit > 0 and bytes < MAX_BYTES do
         break
     end
     local task_id, tag = task_of(message)
-    local record = task_id and redis.call('HMGET', TASK .. task_id, 'status', 'deliveries', 'since') or {}
+    local record = task_id and redis.call('HMGET', TASK .. task_id, 'status', 'deliveries', 'since', 'followed') or {}
     local status, delivered = record[1], tonumber(record[2] or 0)
     if not (task_id and tag) then
         -- Not a Celery message; nothing is thrown away.
@@ -53,7 +54,7 @@ while limit > 0 and bytes < MAX_BYTES do
             break
         end
         limit = delivered > 0 and 0 or limit - 1
-        take(task_id, message, delivered + 1, record[3])
+        take(task_id, message, delivered + 1, record[3], record[4])
     elseif status == 'REVOKED' then
         cancelled[#cancelled + 1], bytes = {message, record[3] or tostring(time)}, bytes + #message
     end

@@ -15,11 +15,13 @@ if not fields[1] or redis.call('HGET', letter, 'deliveries') == '0' then
     return false
 end
 drop_callback(task_id, redis.call('HGET', task, 'receiver'))
-local idempotency = redis.call('HGET', task, 'idempotency')
-redis.call('DEL', task, letter)
+local before = redis.call('HMGET', task, 'idempotency', 'restarts')
+local idempotency = before[1]
+redis.call('DEL', task, letter, OUTPUT .. task_id)
 redis.call('ZREM', DEAD_LETTERS, task_id)
-local place = redis.call('INCR', ACCEPTED)
-redis.call('HSET', task, 'status', 'PENDING', 'place', place, 'since', now(), 'replays', (fields[4] or 0) + 1)
+local place, time = redis.call('INCR', ACCEPTED), now()
+redis.call('HSET', task, 'status', 'PENDING', 'place', place, 'since', time, 'accepted', time)
+redis.call('HSET', task, 'replays', (fields[4] or 0) + 1, 'restarts', (before[2] or 0) + 1)
 if fields[2] then
     redis.call('HSET', task, 'callback_uri', fields[2], 'receiver', fields[3])
 end

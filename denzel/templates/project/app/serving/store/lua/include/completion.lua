@@ -3,6 +3,8 @@
 -- of one script at once; and those for which requests wait on the channel of their process of the api, with results.
 -- @include common
 -- @include schedule
+-- @include reports
+-- @include run_times
 
 local MAX_ANNOUNCED = 64 * 1024
 local completions, awaited = {}, {}
@@ -23,16 +25,17 @@ end
 
 local function complete_task(task_id, status, result, time, ttl, endpoints)
     local task = TASK .. task_id
-    local before = redis.call('HMGET', task, 'result', 'callback_uri', 'receiver', 'idempotency', 'awaited')
+    local before = redis.call('HMGET', task, 'result', 'callback_uri', 'receiver', 'idempotency', 'awaited', 'followed',
+        'outputs', 'started')
     if before[1] then
         return
     end
     if before[2] then
-        redis.call('HSET', task, 'status', status, 'result', result, 'callback', 'PENDING')
+        redis.call('HSET', task, 'status', status, 'result', result, 'ended', time, 'callback', 'PENDING')
         enqueue_callback(task_id, before[3], time)
         endpoints[before[3]] = true
     else
-        redis.call('HSET', task, 'status', status, 'result', result)
+        redis.call('HSET', task, 'status', status, 'result', result, 'ended', time)
         expire(task, before[4], ttl)
     end
     completions[#completions + 1] = task_id
@@ -41,6 +44,13 @@ local function complete_task(task_id, status, result, time, ttl, endpoints)
         local ends = awaited[channel] or {}
         ends[#ends + 1] = #result <= MAX_ANNOUNCED and {task_id, status, result} or {task_id}
         awaited[channel] = ends
+    end
+    announce_change(task_id, before[6])
+    if before[7] then
+        redis.call('EXPIRE', OUTPUT .. task_id, ttl)
+    end
+    if before[8] and status ~= 'REVOKED' then
+        count_run(before[8])
     end
 end
 
@@ -51,6 +61,7 @@ local function complete_tasks(flat, first, ttl)
         ids[#ids + 1] = flat[i]
         complete_task(flat[i], flat[i + 1], flat[i + 2], time, ttl, endpoints)
     end
+    store_run_times(time)
     release_claims(ids)
     in_bulk('ZREM', WAITING, ids)
     for endpoint in pairs(endpoints) do

@@ -30,7 +30,9 @@ local function requeue(task_id, died, max_deliveries, ttl)
         dead_lettered[#dead_lettered + 1], dead_lettered[#dead_lettered + 2] = task_id, reason
         return
     end
+    void_reports(task_id)
     redis.call('HSET', task, 'status', 'PENDING', 'since', now())
+    announce_change(task_id, redis.call('HGET', task, 'followed'))
     redis.call('ZADD', WAITING, redis.call('HGET', task, 'place') or 0, task_id)
     redis.call('RPUSH', QUEUE, message)
 end
