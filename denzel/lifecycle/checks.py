@@ -6,12 +6,15 @@ import ipaddress
 import socket
 
 from denzel.errors import PortTaken, SettingInvalid
+from denzel.project import pipeline_env
 from denzel.project.dotenv import Settings
+from denzel.project.folder import Project
 from denzel.services import Service
 
 
-def check_settings(settings: Settings) -> None:
-    """Refuse settings with which no service could start, before anything that runs is stopped."""
+def check_settings(project: Project, settings: Settings) -> None:
+    """Refuse settings and variables with which no service could start, before anything that runs is stopped."""
+    pipeline_env.read(project.pipeline_env)
     if not ipaddress.ip_address(settings.monitor_host).is_loopback and not settings.monitor_password:
         raise SettingInvalid(
             f"MONITOR_HOST is {settings.monitor_host}: the dashboard would be open to others without a password.",

@@ -67,7 +67,7 @@ def launch(
         backend.check_name_is_free()
         _check_not_launched(backend, previous)
         project.check_complete()
-        check_settings(settings)
+        check_settings(project, settings)
         check_ports_are_free(settings)
         uid, gid = project.service_user
         dotenv.change(project.env_file, {**options, "PROJECT_UID": str(uid), "PROJECT_GID": str(gid)})
@@ -88,7 +88,7 @@ def start(
     with lock.exclusive(project.lock_file) as set_state:
         check_launched(backend)
         project.check_complete()
-        check_settings(settings)
+        check_settings(project, settings)
         with _whole(project, "start", progress):
             _up(backend, settings, set_state, read_status, progress)
         _wait(backend, read_status, progress)
@@ -110,7 +110,7 @@ def restart(
     with lock.exclusive(project.lock_file) as set_state:
         check_launched(backend)
         project.check_complete()
-        check_settings(settings)
+        check_settings(project, settings)
         with _whole(project, "restart", progress):
             progress.doing("Stopping the services")
             backend.stop()
@@ -143,7 +143,7 @@ def update_requirements(
     stamps = dict.fromkeys(kinds, stamp)
     with lock.exclusive(project.lock_file) as set_state:
         check_launched(backend)
-        check_settings(settings)
+        check_settings(project, settings)
         _build(backend, set_state, progress, stamps=stamps)
         dotenv.change(project.env_file, stamps)
         with _whole(project, "start", progress):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from denzel.errors import NotPermitted, SettingInvalid
+from denzel.project.library_variables import is_of_a_library
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _number(kind: Callable[[str], float], minimum: float, maximum: float) -> Cal
 
 
 def _optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    return lambda text: parse(text) if text else ""
+    return lambda text: text and parse(text)
 
 
 def _address(text: str) -> str:
@@ -194,9 +195,8 @@ def check(texts: Mapping[str, str]) -> dict[str, Any]:
         try:
             values[name] = key.parse(text)
         except ValueError:
-            raise SettingInvalid(
-                f"{name} is {text!r}; allowed is {key.allowed}.", hint=f"Set {name} in .env, or in your environment."
-            ) from None
+            hint = f"Set {name} in .env, or in your environment."
+            raise SettingInvalid(f"{name} is {text!r}; allowed is {key.allowed}.", hint=hint) from None
     return values
 
 
@@ -293,7 +293,8 @@ def _unquote(value: str) -> str | None:
 
 
 def _similar(name: str) -> str:
-    near = difflib.get_close_matches(name, KEYS, n=1)
-    if near:
+    if is_of_a_library(name):
+        return f"Put it into pipeline.env, which is for variables of your own code: {name}=..."
+    if near := difflib.get_close_matches(name, KEYS, n=1):
         return f"Did you mean {near[0]}?"
-    return "docs/settings.md lists the keys. What your own code reads belongs under environment: in docker-compose.yml."
+    return "docs/settings.md lists the keys. What your own code reads belongs into pipeline.env."

@@ -38,6 +38,11 @@ class Project:
         return self.root / ".env"
 
     @property
+    def pipeline_env(self) -> Path:
+        """Variables of the user's own code."""
+        return self.root / "pipeline.env"
+
+    @property
     def compose_file(self) -> Path:
         return self.root / "docker-compose.yml"
 

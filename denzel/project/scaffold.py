@@ -92,4 +92,5 @@ def _render(target: Path, values: dict[str, object]) -> None:
                 shutil.copyfile(path, destination)
             # Not every installer keeps modes, and the user's umask may forbid what the services must read.
             destination.chmod(0o755 if path.is_dir() or path.suffix == ".sh" else 0o644)
-    (target / ".env").chmod(0o600)
+    for secret in (".env", "pipeline.env"):
+        (target / secret).chmod(0o600)

@@ -76,7 +76,7 @@ def test_nothing_of_the_template_is_left_in_a_project(project: Project) -> None:
 
 def test_folders_can_be_entered_and_scripts_run(project: Project) -> None:
     for path in (project.root, *project.root.rglob("*")):
-        if path.name == ".env":
+        if path.name in (".env", "pipeline.env"):
             assert mode(path) == 0o600
         elif path.is_dir() or path.suffix == ".sh":
             assert mode(path) == 0o755, path

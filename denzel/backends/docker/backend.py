@@ -17,10 +17,14 @@ from denzel.backends.docker.engine import Engine, unreachable
 from denzel.errors import AlreadyLaunched, BackendUnavailable, CommandFailed
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
+from denzel.project.requirements import explained
 from denzel.services import Service, ServiceReport, State
 
 #: The first release of Docker Engine with `start_interval` of health checks.
 MIN_ENGINE = 25
+
+#: The first release of Compose with optional `env_file`s.
+MIN_COMPOSE = (2, 24)
 
 #: Exit codes of a shell for a program that is missing, or cannot be executed.
 _NOT_EXECUTABLE = (126, 127)
@@ -50,13 +54,19 @@ class DockerBackend(Backend):
                 f"Docker Engine {version} is too old.", hint=f"Install release {MIN_ENGINE} or newer."
             )
         try:
-            runner.run(["docker", "compose", "version"])
+            compose_version = runner.run(["docker", "compose", "version"])
         except CommandFailed:
             old = " The older docker-compose (v1) is not enough." if shutil.which("docker-compose") else ""
             raise BackendUnavailable(
                 f"Docker has no Compose plugin (v2).{old}",
                 hint="Install it: https://docs.docker.com/compose/install/linux/",
             ) from None
+        found = re.search(r"v?(\d+)\.(\d+)", compose_version)
+        if found and (int(found[1]), int(found[2])) < MIN_COMPOSE:
+            raise BackendUnavailable(
+                f"Docker Compose {found[1]}.{found[2]} is too old.",
+                hint=f"Install release {MIN_COMPOSE[0]}.{MIN_COMPOSE[1]} or newer.",
+            )
 
     def is_launched(self) -> bool:
         return bool(self._engine.containers())
@@ -79,7 +89,7 @@ class DockerBackend(Backend):
                 for step in reader.feed(line):
                     on_step(step)
         except CommandFailed:
-            raise build_failure(self._image, output) from None
+            raise explained(build_failure(self._image, output), self._project.root, "\n".join(output)) from None
 
     def up(self) -> None:
         try:

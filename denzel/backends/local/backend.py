@@ -22,7 +22,7 @@ from denzel.backends.local.processes import MARK, end_project, kill_project, kil
 from denzel.backends.local.supervisor import Program, Supervisor
 from denzel.backends.local.venv import PythonEnvironment, bundled_server, find_uv
 from denzel.errors import BackendUnavailable, CommandFailed, DenzelError, ServiceNotRunning, ToolMissing
-from denzel.project import log_file
+from denzel.project import log_file, pipeline_env
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
 from denzel.services import Service, ServiceReport, State
@@ -207,7 +207,12 @@ class LocalBackend(Backend):
         if record is None:
             raise not_running(service)
         # Without the mark: the user's programs are not to be ended with the services.
-        return {**record.environment(self._supervisor.temp_folder), MARK: "", **record.variables(service)}
+        return {
+            **record.environment(self._supervisor.temp_folder),
+            MARK: "",
+            **record.users_variables(service),
+            **record.variables(service),
+        }
 
     def _state(self, service: Service, programs: Mapping[str, Mapping[str, Any]]) -> State:
         program = programs.get(service.value)
@@ -244,6 +249,7 @@ class LocalBackend(Backend):
             if before is not None and running
             else _free_port(but=(self._settings.api_port, self._settings.monitor_port)),
             settings={key: texts[key] for key in FIXED_SETTINGS if key in texts},
+            pipeline=pipeline_env.read(self._project.pipeline_env),
         )
 
     def _programs(self, record: LaunchRecord) -> list[Program]:
@@ -251,7 +257,7 @@ class LocalBackend(Backend):
             Program(
                 name=service.value,
                 priority=_PRIORITIES[service],
-                command=f"bash entrypoints/{service.value}.sh",
+                command=record.command(service),
                 environment=record.variables(service),
                 log=str(self._log(service).relative_to(self._project.root)),
                 stop_seconds=int(self._settings.texts["STOP_TIMEOUT"]),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from denzel.backends.local.processes import MARK
@@ -24,14 +25,22 @@ FIXED_SETTINGS = (
     *(key for service in Service for key in _passed(service)),
 )
 
-#: Folder of Redis's data, relative to the project.
+#: Shell script that sets the variables of pipeline.env, relative to the project: any value passes through it whole.
+USERS_VARIABLES = ".denzel/pipeline.sh"
+
+#: Folders of Redis's data, and of what is downloaded, relative to the project.
 DATA = ".denzel/redis"
+CACHE = ".denzel/cache"
+
+#: Variables by which libraries find the models that they have downloaded, and their folders in the cache; as in the
+#: Dockerfile. A user may have set them to a cache of their own.
+CACHES = {"XDG_CACHE_HOME": "", "HF_HOME": "huggingface", "TORCH_HOME": "torch", "KERAS_HOME": "keras"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchRecord:
     """One launch: the project's folder, its Python environment, the Redis server's program and port, and the settings
-    that the services were started with.
+    that the services were started with; and the variables of the user's own code, which two of them get.
     """
 
     folder: str
@@ -39,6 +48,16 @@ class LaunchRecord:
     server: str
     redis_port: int
     settings: Mapping[str, str]
+    pipeline: Mapping[str, str] = field(default_factory=dict)
+
+    def users_variables(self, service: Service) -> Mapping[str, str]:
+        """The variables of pipeline.env in a service, which those of denzel's own override."""
+        return self.pipeline if service in (Service.API, Service.DENZEL) else {}
+
+    def command(self, service: Service) -> str:
+        """The command of a service, with the user's variables: none of them is one of denzel's own."""
+        start = f"bash entrypoints/{service.value}.sh"
+        return f"bash -c '. {USERS_VARIABLES}; exec {start}'" if self.users_variables(service) else start
 
     def variables(self, service: Service) -> dict[str, str]:
         """The environment variables of a service, as in docker-compose.yml, with the addresses of this machine."""
@@ -63,7 +82,10 @@ class LaunchRecord:
     def environment(self, temp_folder: Path) -> dict[str, str]:
         """The variables that every process of the project inherits; `temp_folder` is for their temporary files."""
         venv = Path(self.venv)
+        cache = Path(self.folder) / CACHE
+        caches = {name: os.environ.get(name) or str(cache / folder) for name, folder in CACHES.items()}
         return {
+            **caches,
             MARK: self.folder,
             "VIRTUAL_ENV": str(venv),
             "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -91,10 +113,17 @@ class LaunchRecordFile:
         return record if record.folder == os.path.realpath(self._root) else None
 
     def write(self, record: LaunchRecord) -> None:
+        """Write the record, and the user's variables for the services to read."""
+        write_secret(self._root / USERS_VARIABLES, shell_script(record.pipeline))
         write_secret(self._path, json.dumps(asdict(record)))
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)
+
+
+def shell_script(variables: Mapping[str, str]) -> str:
+    """A script for a shell to read that sets and exports these variables."""
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
 
 
 def write_secret(path: Path, text: str) -> None:

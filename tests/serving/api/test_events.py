@@ -138,8 +138,10 @@ def api(serve: Callable[..., Api]) -> Api:
 
 
 @pytest.fixture
-def claims(broker: Redis) -> Claims:
-    return Claims(broker, ClaimLimits(deliveries=3, ttl=60), "host/1")
+def claims(broker: Redis) -> Iterator[Claims]:
+    claims = Claims(broker, ClaimLimits(deliveries=3, ttl=60), "host/1")
+    yield claims
+    claims.close()
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from app.serving.settings import ResponseMode, Settings
 from app.serving.store import keys
 from app.serving.store.tasks import CallbackReport, Idempotency, KeyReused, QueueFull, TaskRecord, TaskStore
 from app.serving.store.times import Times
-from app.serving.store.workers import WorkerReport, WorkerState
+from app.serving.store.workers import WorkerRegistry, WorkerReport, WorkerState
 
 OpenQueue = Callable[..., TaskQueue]
 
@@ -1159,3 +1159,37 @@ def test_a_redis_that_takes_no_writes_is_503_and_can_be_read(open_queue: OpenQue
         assert problem(answer)[:2] == (503, "Service unavailable")
         assert int(answer.headers["retry-after"]) > 0
     assert client.simulate_get(f"/status/{ID}").status_code == 404
+
+
+def report_failure(redis: Redis) -> None:
+    """Report a worker that could not load its model."""
+    registry = WorkerRegistry(redis)
+    registry.report_process("worker@iris", 1, WorkerState.ERROR, "ValueError: no model", hint="Mend it.")
+    registry.heartbeat("worker@iris", up=[], loading=[1])
+
+
+def test_a_request_that_waits_is_told_that_no_worker_can_run_it(open_queue: OpenQueue, redis: Redis) -> None:
+    report_failure(redis)
+    client = serve(open_queue())
+    answer = client.simulate_post("/predict", json={}, headers={"Prefer": "wait=30"})
+    description = "No worker can run tasks: ValueError: no model. This request was not accepted."
+    assert problem(answer) == (503, "Service unavailable", description)
+    assert int(answer.headers["retry-after"]) > 0
+    assert redis.llen(keys.QUEUE) == 0
+    assert redis.keys("denzel:task:*") == []
+
+
+@pytest.mark.parametrize("headers", [{}, {"Prefer": "respond-async"}, {"Prefer": "wait=0"}], ids=repr)
+def test_a_request_that_does_not_wait_is_accepted_without_a_worker(
+    open_queue: OpenQueue, redis: Redis, headers: dict[str, str]
+) -> None:
+    report_failure(redis)
+    answer = serve(open_queue()).simulate_post("/predict", json={}, headers=headers)
+    assert answer.status_code in (200, 202)
+    assert redis.llen(keys.QUEUE) == 1
+
+
+def test_a_bad_request_is_refused_before_workers_are_asked_for(open_queue: OpenQueue, redis: Redis) -> None:
+    report_failure(redis)
+    answer = serve(open_queue()).simulate_post("/predict", body="{", headers={"Prefer": "wait=30"})
+    assert answer.status_code == 400

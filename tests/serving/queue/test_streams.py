@@ -41,8 +41,10 @@ def queue(open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch) -> TaskQueue:
 
 
 @pytest.fixture
-def claims(broker: Redis) -> Claims:
-    return Claims(broker, LIMITS, "host/1")
+def claims(broker: Redis) -> Iterator[Claims]:
+    claims = Claims(broker, LIMITS, "host/1")
+    yield claims
+    claims.close()
 
 
 @pytest.fixture
@@ -118,7 +120,7 @@ def test_a_restart_is_seen_and_the_new_output_follows(
     claims.take(limit=1)
     reports.write(claims.holder, [Report(task_id, "", 0, ["1", "2"])])
     reader.until("output", 2)
-    claims.requeue({task_id: True})
+    claims.requeue([task_id])
     reader.until("waiting", 2)
     claims.take(limit=1)
     reports.write(claims.holder, [Report(task_id, "", 0, ["11"])])

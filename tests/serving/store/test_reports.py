@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
@@ -22,12 +22,13 @@ LIMITS = ClaimLimits(deliveries=2, ttl=60)
 
 
 @pytest.fixture
-def claims(broker: Redis, records: TaskStore) -> Claims:
+def claims(broker: Redis, records: TaskStore) -> Iterator[Claims]:
     """A process that has claimed the task `a`."""
     records.enqueue("a", task_message("a", None), callback_uri=None, queue_limit=10)
     claims = Claims(broker, LIMITS, "host/1")
     claims.take(limit=1)
-    return claims
+    yield claims
+    claims.close()
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_a_requeue_voids_what_was_reported(
     died: bool, claims: Claims, store: ReportStore, records: TaskStore, redis: Redis
 ) -> None:
     store.write(claims.holder, [Report("a", "{}", 0, ["1"])])
-    claims.requeue({"a": died})
+    claims.requeue_all(["a"] if died else [])
     record = record_of(records, "a")
     assert (record.progress, record.times.started, outputs(redis)) == (None, None, [])
     claims.take(limit=1)
@@ -143,10 +144,10 @@ def test_a_requeue_voids_what_was_reported(
 def test_a_replayed_dead_letter_begins_without_output(
     claims: Claims, store: ReportStore, broker: Redis, records: TaskStore, redis: Redis
 ) -> None:
-    claims.requeue({"a": True})
+    claims.requeue_all(["a"])
     claims.take(limit=1)
     store.write(claims.holder, [Report("a", "", 0, ["1"])])
-    claims.requeue({"a": True})
+    claims.requeue_all(["a"])
     assert record_of(records, "a").status == "FAILURE"
     assert DeadLetters(broker).replay("a")
     assert outputs(redis) == []
@@ -169,7 +170,7 @@ def test_changes_are_announced_for_a_followed_task_alone(
         store.write(claims.holder, [Report("a", "{}", 0, [])])
         redis.hset(keys.task("a"), "followed", 1)
         store.write(claims.holder, [Report("a", "{}", 0, [])])
-        claims.requeue({"a": False})
+        claims.requeue(["a"])
         claims.take(limit=1)
         records.complete("a", "SUCCESS", {}, ttl=60)
         redis.publish(keys.changes("a"), "that is all")

@@ -524,7 +524,9 @@ def test_a_record_has_the_times_of_its_task(records: TaskStore, broker: Redis) -
     assert waiting.waited is not None
     assert 0 <= waiting.waited < 10
     broker.lset(keys.QUEUE, 0, task_message(TASK, None))
-    Claims(broker, ClaimLimits(deliveries=3, ttl=60), "host/1").take(limit=1)
+    claims = Claims(broker, ClaimLimits(deliveries=3, ttl=60), "host/1")
+    claims.take(limit=1)
+    claims.close()
     started = record_of(records, TASK).times
     assert started.started is not None
     assert started.started >= waiting.accepted

@@ -504,7 +504,7 @@ def test_a_second_delivery_is_seen_as_such(loop: MakeLoop, accept: Accept, broke
     accept(a=1)
     lost = Claims(broker, LIMITS, new_owner())
     lost.take(limit=1)
-    lost.requeue({"a": True})
+    lost.requeue_all(["a"])
     seen: list[Any] = []
     loop(predict=lambda model, one: seen.append(current_task()) or {}, max_tasks=1).run()
     assert [(task.id, task.delivery) for task in seen] == [("a", 2)]

@@ -166,7 +166,7 @@ def test_lone_surrogates_are_replaced(writer: ReportWriter, records: TaskStore) 
 def test_reports_of_a_task_that_went_elsewhere_are_void(
     writer: ReportWriter, claims: Claims, records: TaskStore, store: Writes, redis: Redis
 ) -> None:
-    claims.requeue({"a": False})
+    claims.requeue(["a"])
     writer.output(["a"], "1")
     writer.progress(["a"], 0.5, "")
     writer.flush()

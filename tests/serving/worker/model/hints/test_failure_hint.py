@@ -284,7 +284,7 @@ def test_a_program_that_is_not_installed_is_one_of_the_operating_system(hint: Hi
     ("line", "package"),
     [
         ("import cv2", "opencv-python-headless"),
-        ("from PIL import Image", "Pillow"),
+        ("import bs4", "beautifulsoup4"),
         ("import skimage.io", "scikit-image"),
         ("import lightgbmm", "lightgbmm"),
         ("from google.cloud import storage", "google"),

@@ -27,7 +27,7 @@ from app.serving.callback_uri import check_uri, remembered
 from app.serving.callbacks.egress import EgressPolicy
 from app.serving.errors import BAD_INPUT, explain, explanation
 from app.serving.json_values import NotJson, TooDeep, json_values
-from app.serving.queue.client import BrokerAway, MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
+from app.serving.queue.client import BrokerAway, MemoryFull, NoWorker, Overloaded, SubmitResult, TaskQueue, TaskRequest
 from app.serving.queue.streams import TaskStream
 from app.serving.queue.waiting import Preferences
 from app.serving.settings import Settings
@@ -192,6 +192,8 @@ class Predict:
             return await self._queue.submit(prepare, preferences, size=size)
         except Overloaded:
             raise problems.unavailable("Too many requests wait; nothing was accepted. Try again later.") from None
+        except NoWorker as error:
+            raise problems.unavailable(f"No worker can run tasks: {error}. This request was not accepted.") from None
         except QueueFull:
             raise problems.unavailable("The queue is full; nothing was accepted. Try again later.") from None
         except MemoryFull:

@@ -18,6 +18,7 @@ from app.serving.queue.executor import BatchingExecutor
 from app.serving.queue.inline import InlineExecutor
 from app.serving.queue.streams import TaskStreams
 from app.serving.queue.waiting import NONE, Preferences, seconds_to_wait
+from app.serving.queue.worker_watch import WorkerWatch
 from app.serving.settings import Settings
 from app.serving.store.loop.connection import LoopConnection, resolve
 from app.serving.store.loop.tasks import LoopScript, LoopTaskStore
@@ -59,6 +60,10 @@ Answer = TypeVar("Answer")
 
 class Overloaded(Exception):
     """Too many tasks wait to be verified and stored; this one was rejected."""
+
+
+class NoWorker(Exception):
+    """No worker can run tasks, for the cause in the message, and the request would wait for one; it was rejected."""
 
 
 class TaskRequest(NamedTuple):
@@ -111,6 +116,8 @@ class TaskQueue:
         #: The streams of tasks' events, over a connection of their own.
         self.streams = TaskStreams(redis, self.speed)
         self._checks = InlineExecutor(BatchingExecutor(settings.api_threads, "intake"))
+        self._workers = WorkerWatch(self._store.workers)
+        self._response = settings.response
         self._waits = 0
         self._queries = 0
         self._speed: QueueSpeed | None = None
@@ -123,12 +130,14 @@ class TaskQueue:
         end, where the request prefers that or the deployment does.
 
         With a key and body that were accepted before, it is that earlier task. Raises what `prepare` raises,
-        Overloaded, QueueFull, MemoryFull and KeyReused.
+        Overloaded, NoWorker, QueueFull, MemoryFull and KeyReused.
         """
         if self._checks.backlog + self._connection.backlog >= MAX_SUBMISSIONS:
             raise Overloaded
         task_id = _new_id()
         task: NewTask = await self._checks.run(lambda: _new_task(task_id, prepare(), prefer), size)
+        if seconds_to_wait(prefer, self._response) and (cause := await self._workers.failure()):
+            raise NoWorker(cause)
         submission = _Submission(task_id, prefer, asyncio.get_running_loop().create_future())
         try:
             self._enqueue(task, submission)
@@ -161,7 +170,8 @@ class TaskQueue:
         if isinstance(enqueued, Exception):
             resolve(outcome, enqueued)
             return
-        seconds = seconds_to_wait(prefer, enqueued.response or self._settings.response)
+        self._response = enqueued.response or self._settings.response
+        seconds = seconds_to_wait(prefer, self._response)
         if seconds is None:
             resolve(outcome, enqueued)
             return
@@ -217,6 +227,7 @@ class TaskQueue:
 
     def close(self) -> None:
         """End the connections."""
+        self._workers.close()
         self.streams.close()
         self._connection.close()
         self._lookups.close()

@@ -20,7 +20,7 @@ end
 if sharers > 0 then
     limit = math.max(1, math.min(limit, math.ceil(redis.call('LLEN', QUEUE) / sharers)))
 end
-local time, taken, cancelled, bytes = now(), {}, {}, 0
+local time, taken, cancelled, bytes = stamp(now()), {}, {}, 0
 local ids, messages, holders = {}, {}, {}
 
 local function add_pair(list, first, second)
@@ -30,7 +30,7 @@ end
 local function take(task_id, message, deliveries, since, followed)
     redis.call('HSET', TASK .. task_id, 'status', 'STARTED', 'since', time, 'started', time, 'deliveries', deliveries)
     announce_change(task_id, followed)
-    taken[#taken + 1] = {task_id, message, deliveries, since or tostring(time)}
+    taken[#taken + 1] = {task_id, message, deliveries, since or time}
     ids[#ids + 1], bytes = task_id, bytes + #message
     add_pair(messages, task_id, claim_text(message))
     add_pair(holders, task_id, holder)
@@ -56,7 +56,7 @@ while limit > 0 and bytes < MAX_BYTES do
         limit = delivered > 0 and 0 or limit - 1
         take(task_id, message, delivered + 1, record[3], record[4])
     elseif status == 'REVOKED' then
-        cancelled[#cancelled + 1], bytes = {message, record[3] or tostring(time)}, bytes + #message
+        cancelled[#cancelled + 1], bytes = {message, record[3] or time}, bytes + #message
     end
 end
 if #ids > 0 then

@@ -6,6 +6,11 @@ local function now()
     return time[1] + time[2] / 1000000
 end
 
+-- A time as it is stored. Lua would write seventeen digits of it, once for each field that has it.
+local function stamp(time)
+    return string.format('%.6f', time)
+end
+
 -- One command for many keys or members costs little more than for one; but Lua passes on some thousands at most.
 local function in_bulk(command, key, list)
     for first = 1, #list, 1000 do

@@ -23,7 +23,7 @@ local function release_claims(ids)
     in_bulk('HDEL', OWNERS, ids)
 end
 
-local function complete_task(task_id, status, result, time, ttl, endpoints)
+local function complete_task(task_id, status, result, time, ended, ttl, endpoints)
     local task = TASK .. task_id
     local before = redis.call('HMGET', task, 'result', 'callback_uri', 'receiver', 'idempotency', 'awaited', 'followed',
         'outputs', 'started')
@@ -31,11 +31,11 @@ local function complete_task(task_id, status, result, time, ttl, endpoints)
         return
     end
     if before[2] then
-        redis.call('HSET', task, 'status', status, 'result', result, 'ended', time, 'callback', 'PENDING')
+        redis.call('HSET', task, 'status', status, 'result', result, 'ended', ended, 'callback', 'PENDING')
         enqueue_callback(task_id, before[3], time)
         endpoints[before[3]] = true
     else
-        redis.call('HSET', task, 'status', status, 'result', result, 'ended', time)
+        redis.call('HSET', task, 'status', status, 'result', result, 'ended', ended)
         expire(task, before[4], ttl)
     end
     completions[#completions + 1] = task_id
@@ -57,9 +57,10 @@ end
 -- `flat` holds, from index `first` on, the id, status and result of each task, one after the other.
 local function complete_tasks(flat, first, ttl)
     local time, ids, endpoints = now(), {}, {}
+    local ended = stamp(time)
     for i = first, #flat, 3 do
         ids[#ids + 1] = flat[i]
-        complete_task(flat[i], flat[i + 1], flat[i + 2], time, ttl, endpoints)
+        complete_task(flat[i], flat[i + 1], flat[i + 2], time, ended, ttl, endpoints)
     end
     store_run_times(time)
     release_claims(ids)

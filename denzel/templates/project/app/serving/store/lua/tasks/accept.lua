@@ -23,7 +23,7 @@ if redis.call('EXISTS', task) == 0 then
         return {'FULL'}
     end
     local place = redis.call('INCR', ACCEPTED)
-    local time = now()
+    local time = stamp(now())
     local fields = {'status', 'PENDING', 'place', place, 'since', time, 'accepted', time}
     local function add(name, value)
         fields[#fields + 1], fields[#fields + 2] = name, value
