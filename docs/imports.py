@@ -91,8 +91,8 @@ SERVING = Half(
         ("worker.batching",),
         ("worker.model", "callbacks"),
         ("store", "pipeline", "running_task"),
-        ("callback_uri", "errors", "contract"),
+        ("verify_origin", "callback_uri", "errors", "contract"),
         ("json_values",),
-        ("settings", "logs", "heartbeat", "cores", "backoff", "json_forms"),
+        ("settings", "logs", "heartbeat", "cores", "backoff", "memory", "json_forms"),
     ),
 )

@@ -58,6 +58,8 @@ SERVING_WORDS = {
     "logs": "lines of tasks",
     "heartbeat": "bytes in a pipe",
     "cores": "cores, threads",
+    "memory": "memory held",
+    "verify_origin": "of verify_input",
     "backoff": "pauses of tries",
 }
 

@@ -32,6 +32,9 @@ class Backend(ABC):
     #: True when requirements.sh would change the user's own machine, and so needs their consent.
     changes_the_machine: ClassVar[bool] = False
 
+    #: True when WORKER_MEMORY_MB holds here.
+    bounds_memory: ClassVar[bool] = True
+
     @abstractmethod
     def check(self) -> None:
         """Raise BackendUnavailable, or ToolMissing, unless this backend can run services here."""

@@ -247,6 +247,11 @@ def _up(
 ) -> None:
     """Start the services; what `read_status` shows is the cause when one does not start."""
     progress.doing("Starting the services")
+    if int(settings.texts["WORKER_MEMORY_MB"] or 0) and not backend.bounds_memory:
+        progress.note(
+            f"WORKER_MEMORY_MB does not hold on the backend {backend.name}: only a container's memory is bounded. "
+            f"WORKER_MAX_MB replaces a process that holds too much, between two tasks."
+        )
     # Until the first container exists, only this state distinguishes a launch from no launch for `status`.
     set_state(State.STARTING)
     try:

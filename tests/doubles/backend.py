@@ -61,6 +61,7 @@ class FakeBackend(Backend):
         self.answers: dict[tuple[str, ...], str | Exception] = {}
         self.executed: list[tuple[Service, tuple[str, ...]]] = []
         self.changes_the_machine = False
+        self.bounds_memory = True
         self.processor_times: dict[Service, float] = {}
 
     def check(self) -> None:

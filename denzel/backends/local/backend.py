@@ -54,6 +54,7 @@ class LocalBackend(Backend):
 
     name = "local"
     changes_the_machine = True
+    bounds_memory = False
 
     def __init__(self, project: Project, settings: Settings) -> None:
         self._project = project

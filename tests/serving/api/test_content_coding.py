@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import falcon
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.serving.api.content_coding import decode, read_codings
@@ -69,6 +69,7 @@ def test_a_body_is_decompressed(codings: tuple[str, ...], body: bytes) -> None:
     assert decode(body, codings, LIMIT) == TEXT
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40_000), min_size=1, max_size=4))
 def test_members_of_any_length_are_joined(members: list[bytes]) -> None:
     assert decode(b"".join(map(gzip.compress, members)), ("gzip",), LIMIT) == b"".join(members)
@@ -97,6 +98,7 @@ def test_a_damaged_body_is_refused_with_what_is_wrong(coding: str, body: bytes, 
     assert refused.value.description == f"The body cannot be decompressed: {reason}."
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.sampled_from(["gzip", "deflate"]))
 def test_any_bytes_are_decompressed_or_refused(body: bytes, coding: str) -> None:
     for damaged in (body, gzip.compress(TEXT)[:50] + body, zlib.compress(TEXT)[:30] + body):

@@ -9,7 +9,7 @@ from typing import Any
 import falcon
 import pytest
 import requests
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.serving.api.body import parse_json
@@ -167,6 +167,7 @@ texts = st.text(st.characters(codec="utf-8"))
 names = st.text(st.characters(codec="utf-8", exclude_characters="\\"), min_size=1)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(names, st.binary(max_size=200) | texts, min_size=1, max_size=5))
 def test_what_requests_sends_arrives(fields: dict[str, bytes | str]) -> None:
     parts = {name: ("a.bin" if isinstance(value, bytes) else None, value) for name, value in fields.items()}
@@ -183,6 +184,7 @@ pieces = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(pieces | st.binary(max_size=9), max_size=30))
 def test_any_bytes_are_json_values_or_refused(parts: list[bytes]) -> None:
     try:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from app.serving.memory import memory_mb
 from app.serving.worker import memory
-from app.serving.worker.memory import memory_check, memory_mb
+from app.serving.worker.memory import memory_check
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is the peak")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from app.serving.contract import ContractError, check_functions
+from app.serving.verify_origin import import_from_origin
 
 PIPELINE = "app.logic.pipeline"
 
@@ -29,6 +30,15 @@ def import_pipeline() -> Any:
         raise
     _lend_globals(pipeline, main)
     return pipeline
+
+
+def find_verify_input() -> Any:
+    """The user's verify_input, from the module that pipeline.py has it from, if any; raises as `import_pipeline`."""
+    verify_input = import_from_origin(PIPELINE)
+    if verify_input is None:
+        return import_pipeline().verify_input
+    check_functions(SimpleNamespace(verify_input=verify_input), ("verify_input",))
+    return verify_input
 
 
 def _name_of_main(name: str) -> Any:

@@ -13,7 +13,7 @@ from app.serving.contract import ContractError
 from app.serving.errors import describe
 from app.serving.logs.current import logged_as
 from app.serving.logs.lines import TaskFormatter, log_output
-from app.serving.pipeline import PIPELINE, import_pipeline
+from app.serving.pipeline import PIPELINE, find_verify_input
 from app.serving.queue.client import TaskQueue
 from app.serving.settings import Settings
 from app.serving.store.connection import connect
@@ -26,7 +26,7 @@ def import_verify_input() -> tuple[VerifyInput, str]:
     with the reason, and that.
     """
     try:
-        return with_own_lines(import_pipeline().verify_input), ""
+        return with_own_lines(find_verify_input()), ""
     except ContractError as error:
         fault = f"pipeline.py cannot be used: {error}"
         log.error(fault)

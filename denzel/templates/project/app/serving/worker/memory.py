@@ -1,14 +1,12 @@
-"""Memory that a predicting process holds, and its limit, WORKER_MAX_MB."""
+"""Limit of the memory that a predicting process holds, WORKER_MAX_MB."""
 
 from __future__ import annotations
 
 import logging
-import resource
-import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
+
+from app.serving.memory import memory_mb
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +29,3 @@ def memory_check(max_mb: float | None) -> Callable[[], bool]:
         return is_within
 
     return check
-
-
-def memory_mb(statm: Path = Path("/proc/self/statm")) -> float:
-    """The memory that this process holds, in MB; its peak where there is no /proc."""
-    with suppress(OSError):
-        return int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20
-    # In kilobytes on Linux, in bytes on macOS.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

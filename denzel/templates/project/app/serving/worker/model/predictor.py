@@ -18,6 +18,7 @@ from app.serving.pipeline import import_pipeline
 from app.serving.running_task import report_output
 from app.serving.store.messages import dump
 from app.serving.worker.model.hints.failure_hint import failure_hint
+from app.serving.worker.model.import_cost import import_measured
 from app.serving.worker.model.load_warnings import LoadWarnings, collected_in
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Predictor:
     def _load_once(self, warned: LoadWarnings) -> None:
         try:
             with collected_in(warned), logged_as():
-                self._pipeline = self._import_pipeline()
+                self._pipeline = import_measured(self._import_pipeline, warned)
                 self._model = check_model(self._pipeline.load_model())
         finally:
             enable_own_log()
