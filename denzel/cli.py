@@ -292,9 +292,9 @@ def listen(port: int, host: str | None) -> None:
 @main.command()
 @click.argument("task_id", metavar="ID")
 def watch(task_id: str) -> None:
-    """Follow a task until it has ended: its place in the queue, its progress and output, its result.
+    """Follow a task in the terminal until it has ended.
 
-    The exit code is 0 for SUCCESS, 1 for any other end.
+    Its place in the queue, its progress, the output of a generator, and its result are shown. The exit code is 0 for SUCCESS, 1 for any other end.
     """
     # Imported here: no other command needs an HTTP client of its own.
     from denzel import watch as stream

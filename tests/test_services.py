@@ -20,7 +20,7 @@ from app.serving.store import keys
 from app.serving.store.workers import DIED, WorkerState
 from denzel import services
 from denzel.backends.local import backend as local
-from denzel.backends.local.launch_record import LaunchRecord, LaunchRecordFile
+from denzel.backends.local.launch_record import CACHES, LaunchRecord, LaunchRecordFile
 from denzel.backends.local.supervisor import Supervisor
 from denzel.project import dotenv
 from denzel.project.dotenv import KEYS
@@ -145,6 +145,15 @@ def test_both_backends_give_a_service_the_same_settings(containers: Containers, 
     for service in Service:
         assert set(containers[service.value]["environment"]) == SHARED[service] | set(SETTINGS[service])
         assert set(environment(programs[service.value])) == everywhere | here_alone | set(SETTINGS[service])
+
+
+def test_both_backends_have_a_cache_folder_for_the_same_libraries(project: Project, containers: Containers) -> None:
+    folder = "/home/denzel/.cache"
+    dockerfile = (project.root / "Dockerfile").read_text()
+    expected = {name: f"{folder}/{below}".rstrip("/") for name, below in CACHES.items()}
+    assert dict(re.findall(rf"(\w+)=({folder}\S*)", dockerfile)) == expected
+    mounted = [name for name, service in containers.items() if f"cache:{folder}" in service.get("volumes", [])]
+    assert mounted == ["api", "denzel"]
 
 
 def test_both_backends_pass_a_setting_under_its_own_name(

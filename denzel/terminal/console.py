@@ -72,13 +72,10 @@ def shown_status_json(status: Status | None) -> None:
         service.value: {"state": report.state.value} | ({"port": report.port} if report.port else {})
         for service, report in status.services.items()
     }
-    worker = {
-        "name": status.worker.name,
-        "state": status.worker.state.value,
-        "cause": status.worker.cause,
-        "warnings": list(status.worker.warnings),
-    }
-    click.echo(json.dumps({"launched": True, "ready": status.ready, "services": services, "workers": [worker]}))
+    worker = {"name": status.worker.name, "state": status.worker.state.value, "cause": status.worker.cause}
+    warnings = {"warnings": list(status.worker.warnings)} if status.worker.warnings else {}
+    workers = [worker | warnings]
+    click.echo(json.dumps({"launched": True, "ready": status.ready, "services": services, "workers": workers}))
 
 
 def shown_live_status(statuses: Iterable[Status]) -> None:

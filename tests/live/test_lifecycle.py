@@ -11,6 +11,7 @@ import subprocess
 import time
 
 import pytest
+from doubles.package_index import PASSWORD, package_index
 from support.driving import BACKENDS, DENZEL, Driven, Render, denzel, docker
 from support.lab import ALL_DOWN, ALL_UP
 from support.ports import find_free_port
@@ -127,6 +128,32 @@ def test_a_model_that_does_not_load_is_reported_and_fixed_by_a_restart(lab: Driv
     lab.order()
     lab.denzel("restart")
     assert lab.ended(task)["result"]["echo"] == "waited"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_packages_of_a_private_index_behind_a_proxy_and_a_cache_that_stays(backend: str, render: Render) -> None:
+    project = render(backend)
+    keep, read = 'mkdir -p "$XDG_CACHE_HOME"; echo kept >"$XDG_CACHE_HOME/model"\n', 'cat "$XDG_CACHE_HOME/model"\n'
+    with package_index("0.0.0.0") as index:
+        index.add("of_our_own", "1.0")
+        index.add("of_our_own_too", "2.0")
+        machine = "127.0.0.1"
+        if backend == "docker":
+            machine = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
+        (project.root / "requirements.txt").write_text("of-our-own\n")
+        denzel("launch", "--backend", backend, cwd=project.root, variables=index.variables(machine))
+        project.denzel("shell", "--service", "denzel", stdin=keep)
+        (project.root / "requirements.txt").write_text("of-our-own\nof-our-own-too\n")
+        denzel("updatepipreqs", cwd=project.root, variables=index.variables(machine))
+    modules = "import of_our_own, of_our_own_too; print(of_our_own_too.__version__)"
+    assert project.denzel("shell", stdin=f"python -c '{modules}'\n") == "2.0\n"
+    assert project.denzel("shell", "--service", "api", stdin=read) == "kept\n"
+    if backend == "docker":
+        image = f"denzel/{project.name}"
+        facts = docker("history", "--no-trunc", image) + docker("inspect", image)
+        assert PASSWORD not in facts
+        assert str(index.port) not in facts
 
 
 @pytest.mark.slow

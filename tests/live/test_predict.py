@@ -75,6 +75,16 @@ def test_a_failed_task_reports_its_cause_and_only_the_log_has_its_traceback(lab:
     assert failed[1]
 
 
+def test_all_lines_of_a_task_are_found_by_the_beginning_of_its_id(lab: Driven) -> None:
+    task_id = lab.post({"raise": "no such plant"}, prefer="wait=20").json()["task_id"]
+    printed, failed, *traceback = lab.denzel("logs", "--task", task_id[:13]).splitlines()
+    assert f"{task_id}] processing {{'raise': 'no such plant'}}" in printed
+    assert f" {task_id}] task " in failed
+    assert traceback[0] == "Traceback (most recent call last):"
+    assert "RuntimeError: no such plant" in traceback
+    assert "No line of a task never-accepted" in lab.denzel("logs", "--task", "never-accepted", code=1)
+
+
 def test_verify_input_refuses_with_the_message_of_its_exception(lab: Driven) -> None:
     answer = lab.post({"refuse": "too many petals"})
     assert answer.status_code == 400

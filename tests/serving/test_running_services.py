@@ -39,6 +39,15 @@ def test_a_print_of_the_pipeline_is_one_line_of_the_log_file_with_the_id_of_its_
     assert "model loaded in " in log.read_text()
 
 
+def test_a_print_of_verify_input_is_one_line_of_the_apis_log(shared: Deployment) -> None:
+    shared.post({"print": "\udc80 ☃"})
+    line = until(
+        lambda: next((one for one in shared.output("api").splitlines() if "verify_input prints" in one), ""),
+        what="the line in the api's log",
+    )
+    assert re.fullmatch(r"\[.*: INFO/print\] verify_input prints \\udc80 ☃", line)
+
+
 # HTTP that never reaches the application, and spellings that a proxy would not let through
 
 

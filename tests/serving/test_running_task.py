@@ -15,7 +15,7 @@ import pytest
 from app.serving import current_task, progress
 from app.serving import running_task as module
 from app.serving.logs.current import logged_as
-from app.serving.running_task import MAX_MESSAGE, report_output, set_delivered, set_reporter
+from app.serving.running_task import MAX_MESSAGE, report_bar, report_output, set_delivered, set_reporter
 from app.serving.store.messages import QueuedTask
 
 TASKS = {
@@ -132,3 +132,20 @@ def test_a_process_that_the_pipeline_forks_reports_nothing(reported: Reported) -
     if child == 0:
         os._exit(0 if module._reporter is None else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_bar_is_progress_unless_the_pipeline_reports_its_own(reported: Reported) -> None:
+    with logged_as("with a bar"):
+        report_bar("pages:  40%|####      | 4/10 [00:01<00:02]")
+        report_bar("of unknown length: 7it [00:01]")
+    with logged_as("with both"):
+        progress(0.5, "its own")
+        report_bar("pages:  90%|####      | 9/10 [00:01<00:02]")
+    with logged_as("with a bar", "and another"):
+        report_bar("pages:  50%|####      | 5/10 [00:01<00:02]")
+    report_bar("loading:  50%|####      | 5/10 [00:01<00:02]")
+    assert reported.all == [
+        ("with a bar", 0.4, "pages 4/10"),
+        ("with both", 0.5, "its own"),
+        ("with a bar", "and another", 0.5, "pages 5/10"),
+    ]

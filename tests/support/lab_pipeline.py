@@ -28,6 +28,8 @@ def until_there(path):
 
 def verify_input(json_data):
     time.sleep(json_data.get("verify for", 0))
+    if json_data.get("print"):
+        print("verify_input", "prints", json_data["print"], end="")
     if json_data.get("refuse"):
         raise ValueError(json_data["refuse"])
     return json_data

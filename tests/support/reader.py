@@ -74,7 +74,7 @@ class Reader:
         assert code == expected, f"$ {command}\n{shown}\nexited with {code}"
 
     def run(self, command: str) -> tuple[str, str]:
-        """What a command shows in the first terminal, and its exit code."""
+        """Run a command in the first terminal; returns what it shows, and its exit code."""
         end = secrets.token_hex(8)
         done = subprocess.run(
             ["bash", "-c", f'{command}\nprintf "\\n{end} %s %s" "$?" "$PWD"'],

@@ -67,7 +67,7 @@ def test_status_as_json_has_what_the_text_has(capsys: pytest.CaptureFixture[str]
             "api": {"state": "UP", "port": 8000},
             "redis": {"state": "STARTING..."},
         },
-        "workers": [{"name": NAME, "state": "ERROR", "cause": "ValueError: no", "warnings": []}],
+        "workers": [{"name": NAME, "state": "ERROR", "cause": "ValueError: no"}],
     }
 
 

@@ -28,8 +28,13 @@ FIXED_SETTINGS = (
 #: Shell script that sets the variables of pipeline.env, relative to the project: any value passes through it whole.
 USERS_VARIABLES = ".denzel/pipeline.sh"
 
-#: Folder of Redis's data, relative to the project.
+#: Folders of Redis's data, and of what is downloaded, relative to the project.
 DATA = ".denzel/redis"
+CACHE = ".denzel/cache"
+
+#: Variables by which libraries find the models that they have downloaded, and their folders in the cache; as in the
+#: Dockerfile. A user may have set them to a cache of their own.
+CACHES = {"XDG_CACHE_HOME": "", "HF_HOME": "huggingface", "TORCH_HOME": "torch", "KERAS_HOME": "keras"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +82,10 @@ class LaunchRecord:
     def environment(self, temp_folder: Path) -> dict[str, str]:
         """The variables that every process of the project inherits; `temp_folder` is for their temporary files."""
         venv = Path(self.venv)
+        cache = Path(self.folder) / CACHE
+        caches = {name: os.environ.get(name) or str(cache / folder) for name, folder in CACHES.items()}
         return {
+            **caches,
             MARK: self.folder,
             "VIRTUAL_ENV": str(venv),
             "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",

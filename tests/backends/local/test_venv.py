@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from doubles.package_index import package_index
 from support.command import program
 
 from denzel.backends.base import BuildStep
@@ -148,6 +149,54 @@ def test_a_build_that_was_interrupted_is_done_again(project: Project) -> None:
     (project.root / ".denzel" / "venv" / "complete").unlink()
     assert build(project) != []
     assert (project.root / ".denzel" / "venv" / "complete").exists()
+
+
+@local
+@pytest.mark.usefixtures("package_cache")
+def test_the_newest_version_of_all_indexes_is_installed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index like PyTorch's has builds of its own, and old versions of what others pin."""
+    with package_index() as index:
+        index.add("packaging", "20.9")
+        index.add("six", "1.16.0+cpu")
+        index.add("of_our_own", "1.0")
+        for name, value in index.variables().items():
+            monkeypatch.setenv(name, value)
+        (project.root / "requirements.txt").write_text("six==1.16.0\nof-our-own\n")
+        build(project)
+    installed = {
+        path.name for path in (project.root / ".denzel" / "venv").glob("lib/python*/site-packages/*.dist-info")
+    }
+    assert {"six-1.16.0+cpu.dist-info", "of_our_own-1.0.dist-info"} <= installed
+    assert "packaging-20.9.dist-info" not in installed
+
+
+@pytest.mark.parametrize(
+    ("terminal", "passed"),
+    [
+        ({"PIP_INDEX_URL": "https://a/"}, {"UV_DEFAULT_INDEX": "https://a/"}),
+        ({"PIP_EXTRA_INDEX_URL": "https://a/ https://b/"}, {"UV_INDEX": "https://a/ https://b/"}),
+        ({"PIP_TRUSTED_HOST": "a"}, {"UV_INSECURE_HOST": "a"}),
+        ({"PIP_INDEX_URL": "https://a/", "UV_DEFAULT_INDEX": "https://b/"}, {"UV_DEFAULT_INDEX": "https://b/"}),
+        ({"PIP_INDEX_URL": "https://a/", "UV_INDEX_URL": "https://b/"}, {"UV_INDEX_URL": "https://b/"}),
+        ({"UV_INDEX_STRATEGY": "first-index"}, {"UV_INDEX_STRATEGY": "first-index"}),
+        ({}, {"UV_INDEX_STRATEGY": "unsafe-best-match"}),
+    ],
+)
+def test_uv_reads_the_variables_of_pip_unless_its_own_are_set(
+    project: Project, programs: Path, monkeypatch: pytest.MonkeyPatch, terminal: dict[str, str], passed: dict[str, str]
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("UV_", "PIP_"))]:
+        monkeypatch.delenv(name)
+    for name, value in terminal.items():
+        monkeypatch.setenv(name, value)
+    (programs / "env").symlink_to("/usr/bin/env")
+    program(programs / "uv", "env | while read -r line; do case $line in UV_*) echo $line; esac; done; exit 1")
+    with pytest.raises(BuildFailed) as failure:
+        build(project)
+    given = dict(line.split("=", 1) for line in failure.value.detail.splitlines())
+    names = {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_INSECURE_HOST"} | passed.keys()
+    assert {name: given[name] for name in names if name in given} == passed
+    assert given["UV_CACHE_DIR"] == str(project.root / ".denzel" / "cache" / "uv")
 
 
 UNREACHABLE = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 
@@ -13,7 +15,7 @@ import pytest
 
 from app.serving.logs import current
 from app.serving.logs.current import current_ids, logged_as
-from app.serving.logs.lines import TaskFormatter, log_output
+from app.serving.logs.lines import MAX_RECORD, OWN_LOGGER, TaskFormatter, log_output, own_log
 
 Printing = Callable[[], AbstractContextManager[None]]
 
@@ -51,6 +53,7 @@ def printing(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Abstra
     @contextmanager
     def print_to_kept() -> Iterator[None]:
         monkeypatch.setattr(current, "_at_end", [])
+        monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
         with redirect_stdout(sys.stdout), redirect_stderr(sys.stderr):
             log_output((kept,))
             yield
@@ -124,10 +127,41 @@ def test_a_traceback_follows_its_line(kept: Kept, printing: Printing, log: loggi
     assert len([line for line in kept.lines if line.startswith("Traceback")]) == 1
 
 
+def test_a_huge_record_is_cut_off(kept: Kept, log: logging.Logger) -> None:
+    log.info("x" * 3_000_000)
+    assert len(kept.lines[0]) < MAX_RECORD + 100
+    assert re.search(r"xxx \.\.\. \(30000\d\d characters\)$", kept.lines[0])
+
+
+def test_lines_that_the_pipelines_own_stream_holds_back_are_of_their_task(kept: Kept, printing: Printing) -> None:
+    with printing(), logged_as("a1"):
+        # As many do, for consoles that are not UTF-8.
+        sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8")
+        print("held back ☃")
+    assert kept.lines == ["[INFO/MainProcess a1] held back ☃"]
+
+
+def test_a_warning_is_one_line(kept: Kept, printing: Printing) -> None:
+    with printing(), logged_as("a1"), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        print(warnings.formatwarning("careful", UserWarning, "model.py", 7, "the code()"), end="")
+    assert kept.lines == ["[INFO/MainProcess a1] model.py:7: UserWarning: careful"]
+
+
 def test_an_exception_ends_the_task_of_the_lines() -> None:
     with pytest.raises(KeyError), logged_as("a1"):
         raise KeyError
     assert current_ids() == ()
+
+
+def test_denzels_own_log_does_not_depend_on_the_root_logger(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger(OWN_LOGGER)
+    for name in ("handlers", "propagate", "level"):
+        monkeypatch.setattr(logger, name, getattr(logger, name))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    own_log((kept,))
+    logging.getLogger(f"{OWN_LOGGER}.worker.member").info("a process begins")
+    assert kept.lines == ["[INFO/MainProcess] a process begins"]
 
 
 def test_whatever_the_pipeline_makes_of_logging_printed_lines_are_kept(kept: Kept, printing: Printing) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 
 import pytest
 from doubles.clock import Clock
+from tqdm import tqdm
 
 from app.serving.logs.screen import LEFT_FOR, MAX_ROW, MAX_ROWS, SHOW_INTERVAL, Screen
 
@@ -115,14 +115,13 @@ def test_the_top_row_is_passed_on_when_it_changes(clock: Clock) -> None:
     assert drawn == [" 10%|# | 1/10", " 20%|##| 2/10"]
 
 
-def nested(tqdm: Callable[..., object], file: io.StringIO) -> None:
+def nested(file: io.StringIO) -> None:
     for _ in tqdm(range(20), desc="outer", file=file, mininterval=0):
         for _ in tqdm(range(20), desc="inner", file=file, mininterval=0, leave=False):
             pass
 
 
 def test_tqdm_for_real_is_a_line_for_each_bar_that_is_left(screen: Screen, shown: list[str]) -> None:
-    tqdm = pytest.importorskip("tqdm").tqdm
     written: list[str] = []
 
     class File(io.StringIO):
@@ -131,7 +130,7 @@ def test_tqdm_for_real_is_a_line_for_each_bar_that_is_left(screen: Screen, shown
             screen.draw(text)
             return len(text)
 
-    nested(tqdm, File())
+    nested(File())
     screen.end()
     assert len(written) > 400
     assert [line.split("|")[0] for line in shown] == ["outer: 100%"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import logging.config
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -108,6 +109,27 @@ def test_warnings_of_a_load_are_kept_once_and_in_few_words(monkeypatch: pytest.M
     assert (len(kept["shown"]), kept["more"]) == (5, 4)
     assert shown[-2:] == ["for developers", "after the load"]
     assert len(shown) == 11
+
+
+def test_a_pipeline_that_configures_logging_does_not_silence_denzel(caplog: pytest.LogCaptureFixture) -> None:
+    ours, theirs = logging.getLogger("app.serving.worker"), logging.getLogger("a.library")
+    attempts = []
+
+    def load_model() -> None:
+        attempts.append(1)
+        logging.config.dictConfig({"version": 1})
+        if len(attempts) == 1:
+            raise ValueError("weights are missing")
+
+    try:
+        Predictor(lambda: pipeline(load_model=load_model)).load(lambda *_: None, sleep=lambda seconds: None)
+        assert not ours.disabled
+        assert theirs.disabled
+        assert "load_model failed" in caplog.text
+    finally:
+        for logger in logging.Logger.manager.loggerDict.values():
+            if isinstance(logger, logging.Logger):
+                logger.disabled = False
 
 
 def test_a_load_without_warnings_has_none() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from app.serving.logs.bars import read_bar
 from app.serving.logs.current import current_ids
 
 TYPE_CHECKING = False
@@ -38,6 +39,7 @@ MAX_MESSAGE = 500
 
 _tasks: Mapping[str, Delivered] = {}
 _reporter: Reporter | None = None
+_told_by_pipeline: tuple[str, ...] = ()
 
 
 class CurrentTask:
@@ -75,9 +77,20 @@ def progress(fraction: float | None = None, message: str = "") -> None:
     Call it as often as you like: it returns at once, about ten reports a second are written, and so is the last one.
     In predict_batch it is for all tasks of the batch. Without a current task it does nothing.
     """
-    ids = current_ids()
+    global _told_by_pipeline
+    ids = _told_by_pipeline = current_ids()
     if _reporter is not None and ids:
         _reporter.progress(ids, _as_fraction(fraction), _as_line(message))
+
+
+def report_bar(text: str) -> None:
+    """Show a progress bar, as it is drawn, in the same way; not where the pipeline calls `progress` for the task."""
+    ids = current_ids()
+    if _reporter is None or not ids or ids == _told_by_pipeline:
+        return
+    bar = read_bar(text)
+    if bar is not None:
+        _reporter.progress(ids, _as_fraction(bar[0]), _as_line(bar[1]))
 
 
 def report_output(text: str) -> None:

@@ -27,6 +27,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 class LineStream(io.TextIOBase):
     """Passes each line to `log`, without its end; empty ones are left out. It is never closed."""
 
+    mode = "w"
     encoding = "utf-8"
     errors = "backslashreplace"
 
@@ -39,12 +40,15 @@ class LineStream(io.TextIOBase):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`descriptor` is for programs that are to write to the same place, `on_draw` as in Screen."""
+        self.name = f"<{'stdout' if descriptor == 1 else 'stderr'}>"
         self._descriptor = descriptor
         self._log = log
         self._screen = Screen(self._log_line, on_draw=on_draw, clock=clock)
         self._partial: dict[int, _Partial] = {}
         self._lock = threading.RLock()
         self.buffer = _Bytes(self)
+        #: True when there may be something for `end_line` to do.
+        self.has_begun = False
         # A thread of the parent may have been writing.
         os.register_at_fork(after_in_child=self._forget)
 
@@ -53,17 +57,17 @@ class LineStream(io.TextIOBase):
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         with self._lock:
+            self.has_begun = True
             self._write(text)
         return len(text)
 
     def end_line(self, *, of_all_threads: bool = False) -> None:
         """Log what this thread, or any, has written without a newline, and the last state of what was drawn."""
-        if not self._partial and not self._screen.is_used:
-            return
         with self._lock:
             for thread in list(self._partial) if of_all_threads else [threading.get_ident()]:
                 self._log_line(self._take(thread))
             self._screen.end()
+            self.has_begun = bool(self._partial)
 
     def writable(self) -> bool:
         """True, as for any output."""

@@ -15,6 +15,7 @@ from app.serving.callbacks.egress import check_settings
 from app.serving.cores import available_cores, limit_threads
 from app.serving.heartbeat import SUPERVISOR_PID, Heartbeat
 from app.serving.worker.celery_app import celery_app
+from app.serving.worker.native_output import keep_own_output
 from app.serving.worker.node import ProcessPool
 from app.serving.worker.process import exit_with_parent
 
@@ -25,8 +26,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--hostname", required=True, help="the name of this worker for Celery")
     parser.add_argument("--concurrency", type=int, help="processes that predict; one for each core by default")
     options = parser.parse_args(arguments)
-    # Native code that crashes leaves a traceback in the service's output, in forked processes too.
-    faulthandler.enable(all_threads=False)
+    keep_own_output()
+    # Native code that crashes leaves a traceback in the service's output, and in forked processes in the worker's log.
+    faulthandler.enable(file=2, all_threads=False)
     # Better no worker than one whose callbacks cannot be sent.
     check_settings(celery_app.conf.denzel_settings)
     processes = options.concurrency or available_cores()

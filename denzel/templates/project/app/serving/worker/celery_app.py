@@ -10,7 +10,8 @@ from typing import Any
 from celery import Celery, signals
 from celery.utils.log import get_multiprocessing_logger
 
-from app.serving.logs.lines import TaskFormatter, log_output
+from app.serving.logs.lines import TaskFormatter, log_output, own_log
+from app.serving.running_task import report_bar
 from app.serving.settings import Settings
 from app.serving.store import keys
 from app.serving.store.messages import TASK_NAME
@@ -67,4 +68,5 @@ def write_log_file(logger: logging.Logger, **_: Any) -> None:
         for handler in each.handlers:
             handler.setFormatter(TaskFormatter())
         log_file.add_handler(each, path, TaskFormatter())
-    log_output(tuple(logger.handlers))
+    own_log(logger.handlers)
+    log_output(tuple(logger.handlers), on_draw=report_bar)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from app.serving.store.claims import new_owner
 from app.serving.worker.batching.place import Place
 from app.serving.worker.batching.scoreboard import NOT_STARTED, Activity, Slot
+from app.serving.worker.native_output import NativeOutput
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +66,12 @@ class Member:
         self.owner = new_owner()
         self.cancelled, self.overdue, self.silent_rounds = "", [], 0
         arguments = {"run": run, "owner": self.owner, "slot": self.slot, "place": self.place}
+        output = NativeOutput(self.name, self.slot.running)
         context = multiprocessing.get_context("fork")
         # A daemon: Python would wait for others at the end of the worker, for ever.
-        process = context.Process(target=_run_and_exit, name=self.name, kwargs=arguments, daemon=True)
+        process = context.Process(target=_run_and_exit, args=(output,), name=self.name, kwargs=arguments, daemon=True)
         process.start()
+        output.read()
         self.process = process
 
     def bury(self) -> int | None:
@@ -109,9 +112,10 @@ class Member:
         return [Running(task_id, self.pid, view.seconds) for task_id in view.suspects]
 
 
-def _run_and_exit(run: Callable[..., None], **arguments: object) -> None:
+def _run_and_exit(output: NativeOutput, run: Callable[..., None], **arguments: object) -> None:
     code = 1
     try:
+        output.write()
         run(**arguments)
         code = 0
     except BaseException:

@@ -211,7 +211,9 @@ class Processes:
             # It has run WORKER_MAX_TASKS, or holds WORKER_MAX_MB.
             member.next_start = 0.0
         if (code or suspects) and not self._is_stopping.is_set():
-            log.error("process %d ended with %s", pid, f"signal {-code}" if code < 0 else f"exit code {code}")
+            while_it_ran = f" while it ran {', '.join(suspects)}" if suspects else ""
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            log.error("process %d ended with %s%s", pid, how, while_it_ran)
         overdue = suspects.pop() if member.overdue and len(suspects) == 1 else ""
         if overdue:
             log.error("task %s took longer than TASK_TIME_LIMIT", overdue)

@@ -138,6 +138,11 @@ class Slot:
         """The process at this moment."""
         return self._read()[1]
 
+    def running(self) -> list[str]:
+        """The tasks that the process runs at this moment, or ran when it died."""
+        view = self.view()
+        return view.suspects if view.activity is Activity.RUNNING and view.position != NOT_STARTED else []
+
     def truncate(self) -> list[str]:
         """Let a process that runs tasks in turn stop after the current one. Returns the ids that are left out.
 

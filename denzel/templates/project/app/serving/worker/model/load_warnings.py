@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from app.serving.logs.lines import OWN_LOGGER
+
 #: Warnings that are kept, and characters of each.
 MAX_WARNINGS = 5
 MAX_WARNING = 300
@@ -18,7 +20,6 @@ _FOR_DEVELOPERS = (DeprecationWarning, PendingDeprecationWarning)
 
 # Python's own warnings come here too, where Celery lets `logging` have them.
 _PYTHONS = "py.warnings"
-_OURS = "app.serving."
 
 
 class LoadWarnings:
@@ -69,7 +70,7 @@ class _Keep(logging.Handler):
         self._kept = kept
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name == _PYTHONS or f"{record.name}.".startswith(_OURS):
+        if record.name == _PYTHONS or f"{record.name}.".startswith(f"{OWN_LOGGER}."):
             return
         try:
             self._kept.add(f"{record.name}: {record.getMessage()}")

@@ -13,6 +13,7 @@ from app.serving.contract import check_model
 from app.serving.errors import describe
 from app.serving.json_values import json_values
 from app.serving.logs.current import logged_as
+from app.serving.logs.lines import enable_own_log
 from app.serving.pipeline import import_pipeline
 from app.serving.running_task import report_output
 from app.serving.store.messages import dump
@@ -55,9 +56,7 @@ class Predictor:
         for pause in pauses(5, 60):
             started = time.monotonic()
             try:
-                with collected_in(warned), logged_as():
-                    self._pipeline = self._import_pipeline()
-                    self._model = check_model(self._pipeline.load_model())
+                self._load_once(warned)
             except (Exception, SystemExit) as error:
                 log.exception("load_model failed; next try in %d s", pause)
                 report_failure(describe(error), failure_hint(error))
@@ -67,6 +66,14 @@ class Predictor:
                 self.warnings = warned.as_json()
                 self.loaded = True
                 return
+
+    def _load_once(self, warned: LoadWarnings) -> None:
+        try:
+            with collected_in(warned), logged_as():
+                self._pipeline = self._import_pipeline()
+                self._model = check_model(self._pipeline.load_model())
+        finally:
+            enable_own_log()
 
     @property
     def predicts_batches(self) -> bool:
