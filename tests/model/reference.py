@@ -257,11 +257,11 @@ class Reference:
         """The ids of the tasks that an owner has."""
         return [task_id for task_id, claim in self.claims.items() if claim.owner == owner]
 
-    def dead_letter(self, message: Message, reason: str) -> None:
+    def dead_letter(self, message: Message, reason: str, kind: str = "WorkerDied") -> None:
         task = self.tasks[message.task_id]
         letter = Letter(message, task.deliveries or 0, reason, self.now, task.endpoint, task.replays)
         self.letters[message.task_id] = letter
-        error = {"type": "WorkerDied", "message": reason}
+        error = {"type": kind, "message": reason}
         result = json.dumps({"args": [reason], "error": error}, separators=(",", ":"))
         self.complete([Completion(message.task_id, FAILURE, result)])
 

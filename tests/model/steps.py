@@ -248,7 +248,7 @@ class Steps:
         process.claims.reject(task_id, "no task of ours")
         claim = self.reference.claims.get(task_id)
         if claim and claim.owner == process.owner:
-            self.reference.dead_letter(claim.message, "no task of ours")
+            self.reference.dead_letter(claim.message, "no task of ours", "ForeignMessage")
         process.held.discard(task_id)
         process.leased.discard(task_id)
         self.check()
