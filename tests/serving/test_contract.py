@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,7 +100,7 @@ def test_what_can_be_called_with_model_and_data_is_accepted(predict: Function) -
     ("predict", "takes"),
     [
         (lambda data: {}, "(data)"),
-        (dict, "()"),
+        (object, "()"),
         (three, "(model: 'Any', data: 'Any', threshold: 'float')"),
         (lambda model, data, *, threshold: {}, "(model, data, *, threshold)"),
         (lambda *, model, data: {}, "(*, model, data)"),
@@ -192,4 +192,18 @@ def test_predict_batch_takes_the_place_of_predict() -> None:
     check_functions(pipeline(predict=None, predict_batch=lambda model, list_of_data: []))
     assert violations(predict_batch=lambda list_of_data: []) == (
         "predict_batch takes (list_of_data), and is called as predict_batch(model, list_of_data)"
+    )
+
+
+def test_only_process_and_predict_may_be_generators() -> None:
+    def pieces(model: Any, data: Any) -> Iterator[Any]:
+        yield data
+
+    def verify_input(json_data: Any) -> Iterator[Any]:
+        yield json_data
+
+    check_functions(pipeline(process=pieces, predict=pieces))
+    assert violations(verify_input=verify_input, predict_batch=pieces) == (
+        "verify_input is a generator (it has a yield): it should return its value; "
+        "predict_batch is a generator (it has a yield): it should return its value"
     )

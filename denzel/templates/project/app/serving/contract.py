@@ -21,6 +21,9 @@ FUNCTIONS = {
 BATCH = "predict_batch"
 BATCH_PARAMETERS = ("model", "list_of_data")
 
+# What these return is used as it is: a generator would fail every request.
+_NO_GENERATORS = ("verify_input", BATCH)
+
 #: A name in a decorator's code with which it may await what it decorates: `asyncio.run`, `run_until_complete`,
 #: `async_to_sync`, `future.result`.
 _AWAITS = re.compile("run|sync|loop|wait|result|portal|block|future|thread|send")
@@ -65,6 +68,8 @@ def _violations(pipeline: Any, names: Collection[str]) -> Iterator[str]:
             yield f"{name} takes {signature}, and is called as {_call(name, parameters)}"
         if _is_asynchronous(function):
             yield _asynchronous(name, parameters)
+        if name in _NO_GENERATORS and inspect.isgeneratorfunction(function):
+            yield f"{name} is a generator (it has a yield): it should return its value"
 
 
 def _call(name: str, parameters: tuple[str, ...]) -> str:
