@@ -67,6 +67,9 @@ class Queue:
             return SubmitResult(task_id=ID)
         return SubmitResult(task_id=ID, waited=True, record=await self.wait(ID, seconds))
 
+    def stop_waiting(self) -> None:
+        pass
+
     async def find(self, task_id: str) -> TaskRecord | None:
         return self.record if task_id == ID else None
 

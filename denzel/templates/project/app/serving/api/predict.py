@@ -18,10 +18,11 @@ from app.serving.api import problems
 from app.serving.api.auth import Authorization
 from app.serving.api.body import Receive, parse_json, read_body
 from app.serving.api.content_type import CALLBACK_URI, Content, read_content
-from app.serving.api.events import ERROR, accepts_events, open_stream, send_events, too_many_streams
+from app.serving.api.events import accepts_events, open_stream, send_events, too_many_streams
 from app.serving.api.idempotency import read_idempotency
 from app.serving.api.prefer import applied_wait, read_preferences
 from app.serving.api.resources import result_json
+from app.serving.api.scope import ERROR, ON_SHUTDOWN
 from app.serving.api.trace import read_trace
 from app.serving.callback_uri import check_uri, remembered
 from app.serving.callbacks.egress import EgressPolicy
@@ -73,6 +74,7 @@ class Predict:
                 return
             named = _headers(scope["headers"])
             follows = accepts_events(named.get(b"accept"))
+            scope[ON_SHUTDOWN] = self._queue.stop_waiting
             try:
                 if follows and self._queue.streams.is_full:
                     raise too_many_streams()

@@ -24,6 +24,7 @@ from app.serving.store.loop.connection import LoopConnection, resolve
 from app.serving.store.loop.tasks import LoopScript, LoopTaskStore
 from app.serving.store.messages import task_message
 from app.serving.store.tasks import (
+    PENDING,
     Enqueued,
     Idempotency,
     NewTask,
@@ -45,6 +46,9 @@ MemoryFull = OutOfMemoryError
 #: Seconds for which a request may wait, whatever it asks for; and requests of one process that may wait at once.
 MAX_WAIT = 300
 MAX_WAITS = 1000
+
+#: Seconds for which a request goes on waiting for a task that runs when the server stops, which has 20 (api.sh).
+STOP_WAIT = 15.0
 
 #: Tasks of one process that may wait to be verified and stored: Redis may hang, and verify_input be slow.
 MAX_SUBMISSIONS = 2000
@@ -122,6 +126,8 @@ class TaskQueue:
         self._queries = 0
         self._speed: QueueSpeed | None = None
         self._speed_until = 0.0
+        # Until when the requests wait whose tasks run, once the server stops.
+        self._stops_at: float | None = None
 
     async def submit(
         self, prepare: Callable[[], TaskRequest], prefer: Preferences = NONE, *, size: int = 0
@@ -180,7 +186,7 @@ class TaskQueue:
         # What was announced before a repeated command is missed.
         is_announced = enqueued.task_id == submission.task_id and not is_repeated
         submission.task_id = enqueued.task_id
-        if not is_announced or self._waits >= MAX_WAITS:
+        if not is_announced or self._waits >= MAX_WAITS or self._stops_at is not None:
             wake(outcome, None)
             return
         self._waits += 1
@@ -225,6 +231,12 @@ class TaskQueue:
         """The reports of the workers, by name."""
         return await self._query(self._store.workers)
 
+    def stop_waiting(self) -> None:
+        """Let no request wait for long, as the server stops: one whose task waits itself is answered at once."""
+        if self._stops_at is None:
+            self._stops_at = time.monotonic() + STOP_WAIT
+        self._completions.wake_all()
+
     def close(self) -> None:
         """End the connections."""
         self._workers.close()
@@ -255,19 +267,25 @@ class TaskQueue:
             return record
         self._waits += 1
         try:
-            while record is not None and not record.is_finished and time.monotonic() < deadline:
+            while record is not None and not record.is_finished and time.monotonic() < self._end_of(deadline, record):
                 waiter = await self._completions.watch(task_id)
                 try:
                     # It may have ended before that.
                     record = await self.find(task_id)
                     if record is not None and not record.is_finished:
-                        await self._completions.wait(waiter, deadline)
+                        await self._completions.wait(waiter, self._end_of(deadline, record))
                         record = await self.find(task_id)
                 finally:
                     self._completions.unwatch(task_id, waiter)
             return record
         finally:
             self._waits -= 1
+
+    def _end_of(self, deadline: float, record: TaskRecord) -> float:
+        """The deadline of a wait, or an earlier one when the server stops."""
+        if self._stops_at is None:
+            return deadline
+        return 0.0 if record.status == PENDING else min(deadline, self._stops_at)
 
 
 def _new_id() -> str:

@@ -13,9 +13,9 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.serving.api.events import ABORT, ON_SHUTDOWN
 from app.serving.api.http.transport import CoalescingTransport, LingeringClose
 from app.serving.api.problems import problem
+from app.serving.api.scope import ABORT, ON_SHUTDOWN
 
 #: Seconds without input in the middle of a request after which it is given up.
 READ_TIMEOUT = 20
