@@ -94,6 +94,6 @@ SERVING = Half(
         ("logs",),
         ("verify_origin", "callback_uri", "errors", "contract"),
         ("json_values",),
-        ("settings", "heartbeat", "cores", "backoff", "memory", "json_forms"),
+        ("settings", "heartbeat", "cores", "backoff", "memory", "json_forms", "text"),
     ),
 )

@@ -62,6 +62,7 @@ SERVING_WORDS = {
     "memory": "memory held",
     "verify_origin": "the api's import",
     "backoff": "pauses of tries",
+    "text": "bounded text",
 }
 
 #: Letters that fit into a line of a box, and into a column of the foot, in the widest of the fonts.
