@@ -87,12 +87,13 @@ SERVING = Half(
     (
         ("api.http", "worker", "supervisor"),
         ("api",),
-        ("queue", "monitor", "admin"),
-        ("worker.batching",),
+        ("queue", "admin"),
+        ("worker.batching", "monitor"),
         ("worker.model", "callbacks"),
         ("store", "pipeline", "running_task"),
+        ("logs",),
         ("verify_origin", "callback_uri", "errors", "contract"),
         ("json_values",),
-        ("settings", "logs", "heartbeat", "cores", "backoff", "memory", "json_forms"),
+        ("settings", "heartbeat", "cores", "backoff", "memory", "json_forms", "text"),
     ),
 )

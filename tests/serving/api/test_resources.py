@@ -411,7 +411,7 @@ def test_a_pipeline_that_cannot_be_imported_is_an_error_of_the_pipeline() -> Non
             "Infinity is not JSON at an unknown place, as the rest is malformed too; send null for a missing number",
         ),
         ('{"größe": NaN}'.encode(), 'NaN is not JSON at ["größe"]; send null for a missing number'),
-        (b'{"%s": NaN}' % (b"x" * 300), f'NaN is not JSON at ["{"x" * 198}...; send null for a missing number'),
+        (b'{"%s": NaN}' % (b"x" * 300), f'NaN is not JSON at ["{"x" * 195}...; send null for a missing number'),
     ],
 )
 def test_a_number_that_json_has_not_is_named_with_its_place(content: bytes, reason: str) -> None:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from app.serving.json_values import NotJson, json_text, json_values
+from app.serving.text import bounded
 
 #: Characters of an exception's type, of its message, and of its arguments in JSON, that are kept.
 LIMIT = 1000
@@ -134,5 +135,4 @@ def _text(value: object) -> str:
 
 def _bounded(text: str) -> str:
     """The beginning of a long text; what UTF-8 cannot encode is written as escapes."""
-    cut = text if len(text) <= LIMIT else f"{text[: LIMIT - 3]}..."
-    return cut.encode("utf-8", "backslashreplace").decode()
+    return bounded(text, LIMIT).encode("utf-8", "backslashreplace").decode()

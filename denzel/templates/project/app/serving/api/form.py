@@ -13,7 +13,7 @@ from falcon.media.multipart import BodyPart, MultipartParseError, MultipartParse
 from falcon.util import BufferedReader
 
 from app.serving.api.body import parse_json, shortened
-from app.serving.api.text import decode_text, to_utf8
+from app.serving.api.charset import decode_text, to_utf8
 
 #: Parts of one form, and bytes of a part's headers: Falcon parses a header in quadratic time.
 MAX_PARTS = 500
