@@ -89,7 +89,7 @@ SERVING = Half(
         ("api",),
         ("queue", "admin"),
         ("worker.batching", "monitor"),
-        ("worker.model", "callbacks"),
+        ("api.bodies", "worker.model", "callbacks"),
         ("store", "pipeline", "running_task"),
         ("logs",),
         ("verify_origin", "callback_uri", "errors", "contract"),

@@ -16,7 +16,7 @@ import falcon.asgi
 
 from app.serving.api import problems
 from app.serving.api.auth import Authorization
-from app.serving.api.body import Receive
+from app.serving.api.bodies.body import Receive
 from app.serving.api.resources import status_json, unknown_task
 from app.serving.api.scope import ABORT, ERROR, ON_SHUTDOWN
 from app.serving.queue.client import TaskQueue

@@ -16,8 +16,8 @@ import falcon.asgi
 
 from app.serving.api import problems
 from app.serving.api.auth import Authorization
-from app.serving.api.body import Receive, parse_json, read_body
-from app.serving.api.content_type import CALLBACK_URI, Content, read_content
+from app.serving.api.bodies.body import Receive, parse_json, read_body
+from app.serving.api.bodies.content_type import CALLBACK_URI, Content, read_content
 from app.serving.api.events import accepts_events, open_stream, send_events, too_many_streams
 from app.serving.api.idempotency import read_idempotency
 from app.serving.api.prefer import applied_wait, read_preferences
@@ -28,9 +28,10 @@ from app.serving.callback_uri import check_uri, remembered
 from app.serving.callbacks.egress import EgressPolicy
 from app.serving.errors import BAD_INPUT, explain, explanation
 from app.serving.json_values import NotJson, TooDeep, json_values
-from app.serving.queue.client import BrokerAway, MemoryFull, NoWorker, Overloaded, SubmitResult, TaskQueue, TaskRequest
+from app.serving.queue.client import BrokerAway, MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
 from app.serving.queue.streams import TaskStream
 from app.serving.queue.waiting import Preferences
+from app.serving.queue.worker_watch import NoWorker
 from app.serving.settings import Settings
 from app.serving.store.tasks import SUCCESS, Idempotency, KeyReused, QueueFull, TaskRecord
 

@@ -18,7 +18,7 @@ from app.serving.queue.executor import BatchingExecutor
 from app.serving.queue.inline import InlineExecutor
 from app.serving.queue.streams import TaskStreams
 from app.serving.queue.waiting import NONE, Preferences, seconds_to_wait
-from app.serving.queue.worker_watch import WorkerWatch
+from app.serving.queue.worker_watch import NoWorker, WorkerWatch
 from app.serving.settings import Settings
 from app.serving.store.loop.connection import LoopConnection, resolve
 from app.serving.store.loop.tasks import LoopScript, LoopTaskStore
@@ -64,10 +64,6 @@ Answer = TypeVar("Answer")
 
 class Overloaded(Exception):
     """Too many tasks wait to be verified and stored; this one was rejected."""
-
-
-class NoWorker(Exception):
-    """No worker can run tasks, for the cause in the message, and the request would wait for one; it was rejected."""
 
 
 class TaskRequest(NamedTuple):
