@@ -60,8 +60,7 @@ def test_a_cancelled_task_is_stopped_its_process_replaced_and_no_other_disturbed
         waiting = lab.submit({"echo": "waited"})
         until(lambda: [lab.task(task)["status"] for task in (other, cancelled)] == ["STARTED"] * 2, what="both to run")
         # It may have left the queue with the others, and come back.
-        back = {"status": "PENDING", "result": None, "position": 1}
-        until(lambda: lab.task(waiting) == back, within=10, what="the third to wait in the queue")
+        until(lambda: lab.task(waiting).get("position") == 1, within=10, what="the third to wait in the queue")
         answer = lab.cancel(cancelled)
         assert (answer.status_code, answer.json()) == (200, {"status": "REVOKED"})
         assert lab.ended(waiting)["result"]["echo"] == "waited"

@@ -8,8 +8,6 @@ import signal
 import time
 from pathlib import Path
 
-from app.serving import progress
-
 ORDERS = Path("app/assets/orders.json")
 VERSION = 1
 
@@ -91,6 +89,9 @@ def predict(model, data):
 
 def numbers(data):
     """Yields so many numbers, and in the middle does what the request says."""
+    # Here: an earlier release has no such package.
+    from app.serving import progress
+
     for number in range(data["yield"]):
         if number == data["yield"] // 2:
             if "until" in data:
