@@ -40,7 +40,7 @@ class Half:
         return max(fitting, key=len, default=None)
 
     def arrows(self) -> dict[tuple[str, str], list[str]]:
-        """Which package imports which, and the modules that do it."""
+        """The imports between packages, each with the modules that have it."""
         found: dict[tuple[str, str], list[str]] = {}
         modules = self.modules()
         for module, path in modules.items():

@@ -111,7 +111,7 @@ def test_the_halves_do_not_import_each_other(half: Half) -> None:
 
 
 def test_the_app_holds_nothing_of_denzels_but_the_door() -> None:
-    """What a user sees there is theirs, apart from one folder and Celery's door to it."""
+    """All that a user sees there is theirs, apart from one folder and Celery's door to it."""
     tracked = subprocess.run(["git", "ls-files"], cwd=PROJECT / "app", capture_output=True, text=True, check=True)
     names = {path.partition("/")[0] for path in tracked.stdout.splitlines()}
     assert names == {"__init__.py", "assets", "logic", "serving", "tasks.py"}

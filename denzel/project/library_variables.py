@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-#: Names of variables that libraries and a user's own code read, and never settings of denzel's.
 _OF_LIBRARIES = re.compile(
     "(OMP|MKL|OPENBLAS|BLIS|GOTO|NUMEXPR|VECLIB|KMP|LOKY|JOBLIB|RAYON|POLARS|NUMBA|TBB|HF|HUGGING|TRANSFORMERS|TORCH"
     "|PYTORCH|CUDA|NVIDIA|NCCL|TF|TENSORFLOW|KERAS|XLA|JAX|TOKENIZERS|SENTENCE|AWS|AZURE|GOOGLE|GCP|GCS|S3|MINIO"

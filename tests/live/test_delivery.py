@@ -71,7 +71,7 @@ def test_a_cancelled_task_is_stopped_its_process_replaced_and_no_other_disturbed
 
 
 def loads(lab: Driven) -> int:
-    """How many times the worker has loaded its model."""
+    """The times that the worker has loaded its model."""
     return lab.log.count("model loaded")
 
 
@@ -96,7 +96,7 @@ def test_callbacks_come_within_a_minute_when_the_process_that_sends_them_hangs(l
 
 
 def processes(lab: Driven) -> list[psutil.Process]:
-    """What runs in the service `denzel`."""
+    """The processes of the service `denzel`."""
     return psutil.Process(lab.pid("denzel")).children(recursive=True)
 
 

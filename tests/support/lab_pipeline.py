@@ -80,10 +80,6 @@ def predict(model, data):
         raise SystemExit(data["exit"])
     if "raise" in data:
         raise RuntimeError(data["raise"])
-    if data.get("figure"):
-        return {"a123": [1, 2, object()]}
-    if data.get("numpy"):
-        return numpy_values()
     return {"version": VERSION, **model, "pid": os.getpid(), "echo": data.get("echo")}
 
 
@@ -102,14 +98,3 @@ def numbers(data):
         yield number
         progress((number + 1) / data["yield"], f"number {number + 1}")
         time.sleep(data.get("pause", 0))
-
-
-def numpy_values():
-    import numpy as np
-
-    return {
-        "label": np.str_("setosa"),
-        "count": np.int64(3),
-        "row": np.array([[1.5, np.nan]]),
-        "yes": np.bool_(True),
-    }

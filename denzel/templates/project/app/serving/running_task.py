@@ -9,7 +9,7 @@ import os
 
 from app.serving.logs.bars import read_bar
 from app.serving.logs.current import current_ids
-from app.serving.text import bounded
+from app.serving.text import bounded, text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,8 +127,5 @@ def _as_fraction(fraction: object) -> float | None:
 
 def _as_line(message: object) -> str:
     """One line of MAX_MESSAGE characters at most."""
-    try:
-        text = str("" if message is None else message)
-    except Exception:  # noqa: BLE001  an object of the user's
-        return ""
+    text = "" if message is None else text_of(message)
     return bounded(" ".join(text[: 2 * MAX_MESSAGE].split()), MAX_MESSAGE)
