@@ -34,8 +34,8 @@ RETRY = 1000
 MEDIA_TYPE = "text/event-stream"
 
 #: Members of a request's scope: where the server has a function that breaks the connection, and where it finds one
-#: that ends the response when the server stops.
-ABORT, ON_SHUTDOWN = "denzel.abort", "denzel.on_shutdown"
+#: that ends the response when the server stops, or the client has closed its side.
+ABORT, END = "denzel.abort", "denzel.end"
 
 #: The member of a request's scope with the error for Falcon.
 ERROR = "denzel.error"
@@ -128,7 +128,7 @@ async def send_events(
         await send({"type": "http.response.start", "status": 204, "headers": [*headers]})
         await send({"type": "http.response.body", "body": b""})
         return
-    scope[ON_SHUTDOWN] = stream.close
+    scope[END] = stream.close
     gone = asyncio.get_running_loop().create_task(_close_when_gone(stream, receive))
     try:
         await send({"type": "http.response.start", "status": 200, "headers": [*headers, *_HEADERS]})
@@ -144,7 +144,7 @@ async def send_events(
     finally:
         stream.close()
         gone.cancel()
-        del scope[ON_SHUTDOWN]
+        del scope[END]
 
 
 async def _send(send: Any, body: bytes, *, more: bool = True) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.serving.api.events import ABORT, ON_SHUTDOWN
+from app.serving.api.events import ABORT, END
 from app.serving.api.http.transport import CoalescingTransport, LingeringClose
 from app.serving.api.problems import problem
 
@@ -121,6 +121,8 @@ class Protocol(HttpToolsProtocol):
             self.send_400_response("The request ended early.")
         elif self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
+            # Whoever follows a task and closes is gone: only the second write from here on would show that.
+            self._end_stream()
             return True
         else:
             # A response may be written, and not sent yet.
@@ -173,8 +175,11 @@ class Protocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Close the connection as soon as it has no request, and end a response that would go on for long."""
         super().shutdown()
+        self._end_stream()
+
+    def _end_stream(self) -> None:
         scope: Any = {} if self.cycle is None else self.cycle.scope
-        if end := scope.get(ON_SHUTDOWN):
+        if end := scope.get(END):
             end()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
