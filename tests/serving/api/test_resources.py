@@ -1202,6 +1202,24 @@ def test_a_request_that_waits_is_told_that_no_worker_can_run_it(open_queue: Open
     assert redis.keys("denzel:task:*") == []
 
 
+def test_a_request_that_is_sent_again_gets_its_result_without_a_worker(
+    open_queue: OpenQueue, redis: Redis, records: TaskStore
+) -> None:
+    client = serve(open_queue())
+    again = {"Idempotency-Key": "again"}
+    task_id = client.simulate_post("/predict", json={}, headers=again).json["data"]["task_id"]
+    report_failure(redis)
+    answer = client.simulate_post("/predict", json={}, headers={**again, "Prefer": "wait=0.1"})
+    assert (answer.status_code, answer.json["data"]["task_id"]) == (202, task_id), "it has not ended"
+    records.complete(task_id, "SUCCESS", {"a": 1}, ttl=60)
+    answer = client.simulate_post("/predict", json={}, headers={**again, "Prefer": "wait=30"})
+    assert (answer.status_code, answer.json) == (200, {"a": 1})
+    new = {"Idempotency-Key": "new", "Prefer": "wait=30"}
+    assert client.simulate_post("/predict", json={}, headers=new).status_code == 503
+    assert client.simulate_post("/predict", json={"x": 1}, headers={**again, "Prefer": "wait=30"}).status_code == 422
+    assert redis.llen(keys.QUEUE) == 1
+
+
 @pytest.mark.parametrize("headers", [{}, {"Prefer": "respond-async"}, {"Prefer": "wait=0"}], ids=repr)
 def test_a_request_that_does_not_wait_is_accepted_without_a_worker(
     open_queue: OpenQueue, redis: Redis, headers: dict[str, str]

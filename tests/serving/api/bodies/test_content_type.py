@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings
 import gzip
 import json
 from typing import Any
@@ -69,6 +70,13 @@ def test_json_in_no_charset_is_malformed(charset: str) -> None:
     with pytest.raises(falcon.HTTPBadRequest) as refused:
         read(b'{"x": "\xff"}', f"application/json; charset={charset}")
     assert refused.value.title == "Malformed JSON"
+
+
+def test_unknown_charsets_are_not_remembered() -> None:
+    before = len(encodings._cache)  # type: ignore[attr-defined]
+    for number in range(10):
+        assert read(b"{}", f"application/json; charset=unknown-{number}") == {}
+    assert len(encodings._cache) == before, "which has no bound"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from app.serving.api import problems
 from app.serving.api.auth import Authorization
 from app.serving.api.bodies.body import Receive
 from app.serving.api.resources import status_json, unknown_task
-from app.serving.api.scope import ABORT, ERROR, ON_SHUTDOWN
+from app.serving.api.scope import ABORT, END, ERROR
 from app.serving.queue.client import TaskQueue
 from app.serving.queue.streams import TaskStream, TooManyStreams
 from app.serving.queue.task_events import Event, read_cursor
@@ -122,7 +122,7 @@ async def send_events(
         await send({"type": "http.response.start", "status": 204, "headers": [*headers]})
         await send({"type": "http.response.body", "body": b""})
         return
-    scope[ON_SHUTDOWN] = stream.close
+    scope[END] = stream.close
     gone = asyncio.get_running_loop().create_task(_close_when_gone(stream, receive))
     try:
         await send({"type": "http.response.start", "status": 200, "headers": [*headers, *_HEADERS]})
@@ -138,7 +138,7 @@ async def send_events(
     finally:
         stream.close()
         gone.cancel()
-        del scope[ON_SHUTDOWN]
+        del scope[END]
 
 
 async def _send(send: Any, body: bytes, *, more: bool = True) -> None:

@@ -28,6 +28,7 @@ from app.serving.store.tasks import (
     Enqueued,
     Idempotency,
     NewTask,
+    QueueFull,
     TaskRecord,
     accept_arguments,
     read_accepted,
@@ -138,12 +139,18 @@ class TaskQueue:
             raise Overloaded
         task_id = _new_id()
         task: NewTask = await self._checks.run(lambda: _new_task(task_id, prepare(), prefer), size)
-        if seconds_to_wait(prefer, self._response) and (cause := await self._workers.failure()):
+        cause = await self._workers.failure() if seconds_to_wait(prefer, self._response) else ""
+        if cause and task.idempotency is None:
             raise NoWorker(cause)
         submission = _Submission(task_id, prefer, asyncio.get_running_loop().create_future())
         try:
-            self._enqueue(task, submission)
+            # A task of before, of the same key, may have ended; no other one is accepted.
+            self._enqueue(task, submission, queue_limit=0 if cause else self._settings.queue_limit)
             outcome = await submission.outcome
+        except QueueFull:
+            if cause:
+                raise NoWorker(cause) from None
+            raise
         finally:
             self._end(submission)
         if type(outcome) is Enqueued:
@@ -154,10 +161,10 @@ class TaskQueue:
             record = TaskRecord(status=outcome.status, text=outcome.result)
         return SubmitResult(task_id=submission.task_id, waited=True, record=record)
 
-    def _enqueue(self, task: NewTask, submission: _Submission) -> None:
+    def _enqueue(self, task: NewTask, submission: _Submission, *, queue_limit: int) -> None:
         arguments = accept_arguments(
             task,
-            queue_limit=self._settings.queue_limit,
+            queue_limit=queue_limit,
             synchronous=self._settings.response.synchronous,
             channel=self._completions.channel,
         )
