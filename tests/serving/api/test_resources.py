@@ -24,7 +24,8 @@ from app.serving.api.app import create_app
 from app.serving.api.predict import PipelineUnusable
 from app.serving.callback_uri import endpoint_of
 from app.serving.errors import BadInput, failure
-from app.serving.queue.client import MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
+from app.serving.queue.client import MemoryFull, Overloaded, TaskQueue
+from app.serving.queue.submission import SubmitResult, TaskRequest
 from app.serving.queue.waiting import Preferences, seconds_to_wait
 from app.serving.settings import ResponseMode, Settings
 from app.serving.store import keys

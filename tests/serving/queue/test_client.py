@@ -22,7 +22,8 @@ from support.redis_server import counted_commands
 from support.waiting import until
 
 from app.serving.queue import client as queue_client
-from app.serving.queue.client import MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
+from app.serving.queue.client import MemoryFull, Overloaded, TaskQueue
+from app.serving.queue.submission import SubmitResult, TaskRequest
 from app.serving.queue.waiting import NONE, Preferences
 from app.serving.settings import Settings
 from app.serving.store import connection, keys

@@ -28,8 +28,9 @@ from app.serving.callback_uri import check_uri, remembered
 from app.serving.callbacks.egress import EgressPolicy
 from app.serving.errors import BAD_INPUT, explain, explanation
 from app.serving.json_values import NotJson, TooDeep, json_values
-from app.serving.queue.client import BrokerAway, MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
+from app.serving.queue.client import BrokerAway, MemoryFull, Overloaded, TaskQueue
 from app.serving.queue.streams import TaskStream
+from app.serving.queue.submission import SubmitResult, TaskRequest
 from app.serving.queue.waiting import Preferences
 from app.serving.queue.worker_watch import NoWorker
 from app.serving.settings import Settings
