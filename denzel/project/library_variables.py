@@ -1,4 +1,4 @@
-"""Names of environment variables that libraries and a user's own code read, to tell them from misspelt settings."""
+"""Names of environment variables that libraries and a user's own code read, apart from misspelt settings."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ CALLBACK_URI = "callback_uri"
 #: Characters of the header at most: Falcon parses it in quadratic time.
 MAX_HEADER = 2048
 
-# What clients send beside JSON unless they are told otherwise, curl, urllib and PowerShell the first, browsers'
+# The types that clients send with JSON by default, curl, urllib and PowerShell the first, browsers'
 # `fetch` the second.
 _JSON_BY_HABIT = frozenset(("application/x-www-form-urlencoded", "text/plain", "text/json"))
 
