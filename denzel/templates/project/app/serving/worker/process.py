@@ -32,7 +32,7 @@ from app.serving.worker.batching.result_buffer import FIRST_PAUSE, MAX_PAUSE, Re
 from app.serving.worker.batching.runner import BatchRunner
 from app.serving.worker.batching.scoreboard import Slot
 from app.serving.worker.batching.sizing import AdaptiveBatchSize
-from app.serving.worker.memory import memory_check
+from app.serving.worker.memory_limit import memory_check
 from app.serving.worker.model.predictor import Predictor
 
 log = logging.getLogger(__name__)
