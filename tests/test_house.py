@@ -42,6 +42,7 @@ OWNERS = {
 
 # What is private in a library, or not documented, and the one module of the serving code that uses it.
 PRIVATE = {
+    "api.form": {"_headers"},
     "api.http.protocol": {"_start_asgi_task", "_unset_keepalive_if_required"},
     "queue.inline": {"_set_running_loop"},
     "worker.node": {"_get_info", "celery.worker.state"},
