@@ -312,7 +312,7 @@ class Reference:
             return
         if progress:
             task.progress, task.reports = progress, task.reports + 1
-        if outputs:
+        if outputs or before > (task.outputs or 0):
             total = task.outputs or 0
             if before > total:
                 total, task.kept = before, []

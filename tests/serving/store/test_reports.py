@@ -101,6 +101,15 @@ def test_an_output_beyond_the_limit_leaves_none(
     assert numbers(redis) == [2, 2, 0]
 
 
+def test_outputs_that_are_too_long_to_be_passed_on_count(claims: Claims, store: ReportStore, redis: Redis) -> None:
+    store.write(claims.holder, [Report("a", "", 0, ["1"])])
+    store.write(claims.holder, [Report("a", "", 3, [])])
+    assert outputs(redis) == []
+    assert numbers(redis) == [3, 3, 0]
+    store.write(claims.holder, [Report("a", "{}", 3, [])])
+    assert numbers(redis) == [3, 3, 0]
+
+
 def test_another_owners_report_is_void(claims: Claims, store: ReportStore, records: TaskStore, redis: Redis) -> None:
     earlier = claims.holder
     claims.epoch += 1

@@ -74,7 +74,7 @@ class Predict:
             if scope["type"] != "http" or scope["path"] != "/predict" or scope["method"] != "POST":
                 await app(scope, receive, send)
                 return
-            named = _named(scope["headers"])
+            named = _by_name(scope["headers"])
             follows = accepts_events(named.get(b"accept"))
             scope[ON_SHUTDOWN] = self._queue.stop_waiting
             try:
@@ -216,7 +216,7 @@ class PipelineUnusable(falcon.HTTPInternalServerError):
         super().__init__(title="Pipeline error", description=fault)
 
 
-def _named(raw: list[tuple[bytes, bytes]]) -> dict[bytes, str]:
+def _by_name(raw: list[tuple[bytes, bytes]]) -> dict[bytes, str]:
     """Headers by their name; the values of one that came twice are a list (RFC 9110, section 5.3), as in Falcon."""
     headers: dict[bytes, str] = {}
     for name, value in raw:

@@ -48,11 +48,11 @@ class TaskFormatter(logging.Formatter):
         ids: tuple[str, ...] = getattr(record, "denzel_ids", None) or current_ids()
         record.denzel_task = f" {ids[0]}{f'+{len(ids) - 1}' if len(ids) > 1 else ''}" if ids else ""
         line = super().format(record).rstrip("\n")
+        if len(line) > MAX_RECORD:
+            line = f"{line[:MAX_RECORD]} ... ({len(line)} characters)"
         if not line.isprintable():
             # What a client has sent may be in it.
             line = _HEAD.sub("\n    ", printable(line))
-        if len(line) > MAX_RECORD:
-            line = f"{line[:MAX_RECORD]} ... ({len(line)} characters)"
         if len(ids) < 2 or ids in self._listed:
             return line
         self._listed.append(ids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import falcon
@@ -116,21 +116,32 @@ def _place_of_constant(body: bytes) -> str:
         value = json.loads(body, parse_constant=lambda name: found)
     except (ValueError, RecursionError):
         return "an unknown place, as the rest is malformed too"
-    steps: list[tuple[Any, str]] = [(value, "")]
-    while steps:
-        value, place = steps.pop()
-        if value is found:
-            return bounded(place, _MAX_PLACE) or "the top"
-        steps.extend(reversed([(item, place + step) for step, item in _items(value)]))
-    return "the top"
+    place = "".join(f"[{json.dumps(step, ensure_ascii=False)}]" for step in _path_to(found, value))
+    return bounded(place, _MAX_PLACE) or "the top"
 
 
-def _items(value: Any) -> list[tuple[str, Any]]:
+def _path_to(found: _Constant, value: Any) -> list[str | int]:
+    """The keys and indices that lead to it. A body may have millions of items: only those on the way are kept."""
+    path: list[str | int] = []
+    levels = [_items(value)]
+    while levels:
+        for step, item in levels[-1]:
+            if item is found:
+                return [*path, step]
+            if isinstance(item, dict | list):
+                path.append(step)
+                levels.append(_items(item))
+                break
+        else:
+            levels.pop()
+            del path[-1:]
+    return path
+
+
+def _items(value: Any) -> Iterator[tuple[str | int, Any]]:
     if isinstance(value, dict):
-        return [(f"[{json.dumps(key, ensure_ascii=False)}]", item) for key, item in value.items()]
-    if isinstance(value, list):
-        return [(f"[{index}]", item) for index, item in enumerate(value)]
-    return []
+        return iter(value.items())
+    return iter(enumerate(value if isinstance(value, list) else ()))
 
 
 def _finite(text: str) -> float:

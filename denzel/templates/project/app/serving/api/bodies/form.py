@@ -98,7 +98,7 @@ def _value(part: BodyPart) -> Any:
 
 def _filename(part: BodyPart) -> str | None:
     """The name of a file; raises 400 for a charset that is not known, before Falcon lets Python look that up."""
-    # BodyPart has no public way to its headers (Falcon 4).
+    # BodyPart has no public way to its headers; read at Falcon 4.4.0.
     _, parameters = falcon.parse_header(part._headers.get(b"content-disposition", b"").decode())
     encoded = _ENCODED.match(parameters.get("filename*", ""))
     if encoded is not None and not is_known(encoded[1]):
