@@ -260,5 +260,5 @@ def _similar(name: str) -> str:
     if is_of_a_library(name):
         return f"Put it into pipeline.env, which is for variables of your own code: {name}=..."
     if near := difflib.get_close_matches(name, KEYS, n=1):
-        return f"Did you mean {near[0]}?"
+        return f"Did you mean {near[0]}? What your own code reads belongs into pipeline.env."
     return "docs/settings.md lists the keys. What your own code reads belongs into pipeline.env."

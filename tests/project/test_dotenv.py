@@ -190,7 +190,7 @@ def test_a_bad_value_in_the_environment_is_refused(env_file: Path) -> None:
 def test_an_unknown_key_is_refused_with_the_one_that_was_meant(env_file: Path) -> None:
     refused = problem(write(env_file, "API_PROT=8001"))
     assert str(refused) == f"Line 5 of {env_file} sets API_PROT, which is unknown."
-    assert refused.hint == "Did you mean API_PORT?"
+    assert refused.hint == "Did you mean API_PORT? What your own code reads belongs into pipeline.env."
 
 
 def test_an_unknown_key_like_no_other_is_refused_with_where_to_look(env_file: Path) -> None:

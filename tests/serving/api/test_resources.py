@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import gzip
 import json
@@ -359,6 +360,10 @@ class OfTheUser(Exception):
     [
         (ValueError("no data to predict for!"), "no data to predict for!"),
         (ValueError(), "ValueError"),
+        (ValueError(" \n"), "ValueError"),
+        (asyncio.CancelledError(), "CancelledError"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (BaseExceptionGroup("several", [GeneratorExit()]), "several (1 sub-exception)"),
         (KeyError("data"), "KeyError: 'data'"),
         (BadInput("not an image"), "not an image"),
         (OfTheUser("naïve ☃"), "naïve ☃"),
@@ -370,7 +375,7 @@ class OfTheUser(Exception):
         (falcon.HTTPNotFound(), "HTTPNotFound"),
     ],
 )
-def test_what_verify_input_raises_is_bad_input(error: Exception, description: str) -> None:
+def test_what_verify_input_raises_is_bad_input(error: BaseException, description: str) -> None:
     queue = Queue()
 
     def verify_input(json_data: Any) -> Any:

@@ -97,7 +97,7 @@ def message(error: BaseException) -> str:
 
 
 def _explained(kind: str, text: str) -> str:
-    if not text:
+    if not text.strip():
         return kind
     # All that a KeyError has is a key, and SystemExit a code; others are raised with a mere value, too.
     says_nothing = kind in _MERE_VALUES or text.isdecimal() or (text[0] in "'\"" and text[-1] == text[0])

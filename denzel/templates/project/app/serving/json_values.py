@@ -137,7 +137,9 @@ def _key(key: Any, path: _Path) -> str:
         return str(key)
     try:
         value = _convert(key, ("the key",))
-    except NotJson:
+    except NotJson as error:
+        if isinstance(key, int):
+            raise NotJson(f"{_formatted(path)}: {error}") from None
         value = key
     if isinstance(value, str):
         return value

@@ -181,7 +181,7 @@ class Predict:
             verified = self._verify_input(json_data)
         except PipelineUnusable:
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise _bad_input(explain(error)) from error
         try:
             return json_values(verified, "verify_input(...)")

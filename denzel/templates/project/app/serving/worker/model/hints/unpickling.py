@@ -70,6 +70,8 @@ def unpickling_hint(error: BaseException) -> str:
 def _lacking(module: str, name: str, files: list[Path]) -> str:
     # As the worker's own was started from a package, it shows that name.
     if module in ("__main__", "__mp_main__") or f"<module '{module}'" in repr(sys.modules["__main__"]):
+        # A class within a class, Outer.Inner, comes with the outer one.
+        name = name.partition(".")[0]
         return (
             f"Your training script defined {name}. Define it in app/logic/pipeline.py too, or import it there: from"
             f" app.logic.my_module import {name}. Then: denzel restart"
