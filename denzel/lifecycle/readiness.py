@@ -101,7 +101,7 @@ def _fault_of_api(backend: Backend) -> str:
         answer = json.loads(backend.execute(Service.API, ["bash", "entrypoints/health.sh", "ready"]))
         return str(answer.get("pipeline", ""))
     except (CommandFailed, ServiceNotRunning, ValueError, AttributeError):
-        # A project of an earlier release does not know the question.
+        # A project of an earlier release has no such report.
         return ""
 
 

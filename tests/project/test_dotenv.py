@@ -14,6 +14,7 @@ from support.whsec import whsec
 from denzel.errors import SettingInvalid
 from denzel.project import dotenv
 from denzel.project.dotenv import KEYS
+from denzel.project.env_file import replace_text
 
 NEEDED = {"COMPOSE_PROJECT_NAME": "iris", "REDIS_PASSWORD": "eight-or-more"}
 
@@ -376,6 +377,6 @@ def test_change_refuses_a_broken_file_and_leaves_it(env_file: Path) -> None:
 def test_a_write_that_fails_half_way_leaves_the_file(env_file: Path) -> None:
     before = env_file.read_text()
     with pytest.raises(UnicodeEncodeError):
-        dotenv.replace(env_file, "x" * 100_000 + "\udcff")
+        replace_text(env_file, "x" * 100_000 + "\udcff")
     assert env_file.read_text() == before
     assert files_of(env_file) == [env_file]

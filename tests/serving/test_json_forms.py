@@ -247,7 +247,7 @@ def test_an_image_is_a_png_in_a_data_url(mode: str) -> None:
 
 
 class Tensor:
-    """What PyTorch and JAX offer of a tensor."""
+    """A tensor as PyTorch and JAX offer it."""
 
     __module__ = "torch"
     dtype, columns = "float32", None
@@ -263,7 +263,7 @@ class Tensor:
 
 
 class EagerTensor:
-    """What TensorFlow offers of a tensor."""
+    """A tensor as TensorFlow offers it."""
 
     def __init__(self, values: Any) -> None:
         self.values = values

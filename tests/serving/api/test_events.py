@@ -255,7 +255,7 @@ def test_a_client_that_goes_frees_its_stream(api: Api) -> None:
     for response in responses:
         assert next(response.events()).name == "waiting"
         response.close()
-    until(lambda: api.queue.streams._streams == {}, what="no stream")
+    until(lambda: api.queue.streams._streams == {}, within=5, what="no stream")
 
 
 def test_silence_is_filled_with_comments(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

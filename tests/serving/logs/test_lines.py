@@ -178,3 +178,15 @@ def test_whatever_the_pipeline_makes_of_logging_printed_lines_are_kept(kept: Kep
             root.removeHandler(handler)
             logging.getLogger("print").disabled = False
     assert kept.lines == ["[INFO/MainProcess] printed", "[INFO/MainProcess] logged"]
+
+
+def test_a_record_cannot_pass_for_others_or_steer_a_terminal(kept: Kept, log: logging.Logger) -> None:
+    sent = "x\x1b[2J\x07\r\n[2026-12-01 03:00:00,000: INFO/Process-1] ended: b SUCCESS in 0.001 s\n\tend"
+    with logged_as("a"):
+        log.info("bad input: %s", sent)
+        log.error("failed", exc_info=ValueError(sent))
+    head, forged, end, *traceback = kept.lines
+    assert head == "[INFO/MainProcess a] bad input: x\\x07\\r"
+    assert forged == "    [2026-12-01 03:00:00,000: INFO/Process-1] ended: b SUCCESS in 0.001 s"
+    assert end == "\tend"
+    assert traceback == ["[ERROR/MainProcess a] failed", "ValueError: x\\x07", forged, end]

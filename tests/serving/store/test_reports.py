@@ -41,7 +41,7 @@ def outputs(redis: Redis) -> list[str]:
 
 
 def numbers(redis: Redis) -> list[int]:
-    """How many outputs there were, how many of these are not kept, and the bytes of those that are."""
+    """The number of outputs, of those that are not kept, and of the bytes of those that are."""
     return [int(one or 0) for one in redis.hmget(keys.task("a"), ["outputs", "outputs_from", "output_bytes"])]
 
 
@@ -99,6 +99,15 @@ def test_an_output_beyond_the_limit_leaves_none(
     store.write(claims.holder, [Report("a", "", 0, ["1", '"long output"'])])
     assert outputs(redis) == []
     assert numbers(redis) == [2, 2, 0]
+
+
+def test_outputs_that_are_too_long_to_be_passed_on_count(claims: Claims, store: ReportStore, redis: Redis) -> None:
+    store.write(claims.holder, [Report("a", "", 0, ["1"])])
+    store.write(claims.holder, [Report("a", "", 3, [])])
+    assert outputs(redis) == []
+    assert numbers(redis) == [3, 3, 0]
+    store.write(claims.holder, [Report("a", "{}", 3, [])])
+    assert numbers(redis) == [3, 3, 0]
 
 
 def test_another_owners_report_is_void(claims: Claims, store: ReportStore, records: TaskStore, redis: Redis) -> None:

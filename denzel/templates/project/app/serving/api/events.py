@@ -16,8 +16,9 @@ import falcon.asgi
 
 from app.serving.api import problems
 from app.serving.api.auth import Authorization
-from app.serving.api.body import Receive
+from app.serving.api.bodies.body import Receive
 from app.serving.api.resources import status_json, unknown_task
+from app.serving.api.scope import ABORT, END, ERROR
 from app.serving.queue.client import TaskQueue
 from app.serving.queue.streams import TaskStream, TooManyStreams
 from app.serving.queue.task_events import Event, read_cursor
@@ -32,13 +33,6 @@ SEND_TIMEOUT = 60.0
 RETRY = 1000
 
 MEDIA_TYPE = "text/event-stream"
-
-#: Members of a request's scope: where the server has a function that breaks the connection, and where it finds one
-#: that ends the response when the server stops.
-ABORT, ON_SHUTDOWN = "denzel.abort", "denzel.on_shutdown"
-
-#: The member of a request's scope with the error for Falcon.
-ERROR = "denzel.error"
 
 _PATH = re.compile(r"/status/([^/]+)/events")
 
@@ -128,7 +122,7 @@ async def send_events(
         await send({"type": "http.response.start", "status": 204, "headers": [*headers]})
         await send({"type": "http.response.body", "body": b""})
         return
-    scope[ON_SHUTDOWN] = stream.close
+    scope[END] = stream.close
     gone = asyncio.get_running_loop().create_task(_close_when_gone(stream, receive))
     try:
         await send({"type": "http.response.start", "status": 200, "headers": [*headers, *_HEADERS]})
@@ -144,7 +138,7 @@ async def send_events(
     finally:
         stream.close()
         gone.cancel()
-        del scope[ON_SHUTDOWN]
+        del scope[END]
 
 
 async def _send(send: Any, body: bytes, *, more: bool = True) -> None:

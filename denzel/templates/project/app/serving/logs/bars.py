@@ -6,7 +6,8 @@ import re
 
 # `description:  36%|###6      | 72/200 [00:01<00:03, 38.39it/s]`, as tqdm draws a bar by default.
 _TQDM = re.compile(r"(?P<about>.*?):?\s*(?P<percent>\d{1,3})%\|[^|]*\|\s*(?P<count>[^\[]*)")
-_COUNT = re.compile(r"(\d+)/(\d+)")
+# Numbers that a float can hold.
+_COUNT = re.compile(r"(\d{1,15})/(\d{1,15})")
 _PERCENT = re.compile(r"(?<![\d.])(\d{1,3}(?:\.\d+)?)\s?%")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 import warnings
 from collections import deque
@@ -12,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from app.serving.logs.current import at_end, current_ids
-from app.serving.logs.stream import LineStream
+from app.serving.logs.stream import LineStream, printable
 from app.serving.logs.tracebacks import traceback_text
 
 #: The logger above those of all modules of the serving code.
@@ -20,6 +21,9 @@ OWN_LOGGER = "app.serving"
 
 #: Characters of a record that are logged, with its traceback.
 MAX_RECORD = 100_000
+
+# A line that looks like the head of another record.
+_HEAD = re.compile(r"\n(?=\[\d{4}-\d\d-\d\d )")
 
 #: Batches that a formatter remembers: the worker logs for several processes, each with a batch of its own.
 MAX_BATCHES = 64
@@ -40,12 +44,15 @@ class TaskFormatter(logging.Formatter):
         return traceback_text(ei[1]) if ei[1] is not None else super().formatException(ei)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record; its traceback follows in lines of its own."""
+        """The line of a record; its traceback follows in lines of its own, none of which looks like another record."""
         ids: tuple[str, ...] = getattr(record, "denzel_ids", None) or current_ids()
         record.denzel_task = f" {ids[0]}{f'+{len(ids) - 1}' if len(ids) > 1 else ''}" if ids else ""
         line = super().format(record).rstrip("\n")
         if len(line) > MAX_RECORD:
             line = f"{line[:MAX_RECORD]} ... ({len(line)} characters)"
+        if not line.isprintable():
+            # What a client has sent may be in it.
+            line = _HEAD.sub("\n    ", printable(line))
         if len(ids) < 2 or ids in self._listed:
             return line
         self._listed.append(ids)
@@ -63,7 +70,7 @@ def own_log(handlers: Sequence[logging.Handler]) -> None:
 
 
 def enable_own_log() -> None:
-    """Enable denzel's loggers again: `logging.config` disables by default all that it is not told of."""
+    """Enable denzel's loggers again: `logging.config` disables by default all that it does not name."""
     for name, logger in logging.Logger.manager.loggerDict.items():
         if isinstance(logger, logging.Logger) and f"{name}.".startswith(f"{OWN_LOGGER}."):
             logger.disabled = False

@@ -24,6 +24,11 @@ _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
+def printable(text: str) -> str:
+    """The text without colours, and with escapes for control characters but newline and tab."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], _SEQUENCE.sub("", text))
+
+
 class LineStream(io.TextIOBase):
     """Passes each line to `log`, without its end; empty ones are left out. It is never closed."""
 
@@ -108,7 +113,7 @@ class LineStream(io.TextIOBase):
         return partial.text()
 
     def _log_line(self, line: str) -> None:
-        text = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], _SEQUENCE.sub("", line)).rstrip()
+        text = printable(line).rstrip()
         if text:
             self._log(text)
 

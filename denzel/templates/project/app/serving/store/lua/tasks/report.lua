@@ -13,7 +13,7 @@ local function store_outputs(task_id, record, before, first, count)
     local list = OUTPUT .. task_id
     local total, from, bytes = tonumber(record[3] or 0), tonumber(record[4] or 0), tonumber(record[5] or 0)
     if before > total then
-        -- Those in between were refused.
+        -- Those in between were refused, or were too long to be kept.
         redis.call('DEL', list)
         total, from, bytes = before, before, 0
     end
@@ -37,7 +37,7 @@ local function store_report(task_id, progress, before, first, count)
         redis.call('HSET', task, 'progress', progress)
         redis.call('HINCRBY', task, 'reports', 1)
     end
-    if count > 0 then
+    if count > 0 or before > tonumber(record[3] or 0) then
         store_outputs(task_id, record, before, first, count)
     end
     announce_change(task_id, record[2])

@@ -82,7 +82,7 @@ def _lacking(module: str, name: str, files: list[Path]) -> str:
 
 
 def _not_importable(module: str, files: list[Path]) -> str:
-    """A hint on a module that the file asks for. What that is, an index of packages does not tell: nothing is added."""
+    """A hint on a module that the file asks for. No package is named for it: an index may have anything of its name."""
     if module.partition(".")[0] == "numpy" and packages.installed_version("numpy"):
         wrote = "2" if module.startswith("numpy._core") else "another version"
         return (

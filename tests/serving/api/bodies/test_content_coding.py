@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.serving.api.content_coding import decode, read_codings
+from app.serving.api.bodies.content_coding import MAX_MEMBERS, decode, read_codings
 
 LIMIT = 1_000_000
 TEXT = b'{"x": [1, 2, 3]}' * 1000
@@ -127,4 +127,11 @@ def test_a_bomb_takes_no_more_memory_than_the_limit(codings: tuple[str, ...]) ->
 
 
 def test_very_many_members_take_time_in_proportion() -> None:
-    assert decode(gzip.compress(b"") * 50_000, ("gzip",), LIMIT) == b""
+    assert decode(gzip.compress(b"") * MAX_MEMBERS, ("gzip",), LIMIT) == b""
+
+
+def test_a_body_of_very_many_empty_members_is_refused() -> None:
+    members = gzip.compress(b"") * (MAX_MEMBERS + 1)
+    with pytest.raises(falcon.HTTPBadRequest) as refused:
+        decode(gzip.compress(members), ("gzip", "gzip"), LIMIT)
+    assert "more than 10000 members" in str(refused.value.description)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import encodings
 import json
 from typing import Any
 
@@ -12,8 +13,8 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.serving.api.body import parse_json
-from app.serving.api.form import MAX_PARTS, file_value, read_form
+from app.serving.api.bodies.body import parse_json
+from app.serving.api.bodies.form import MAX_PARTS, file_value, read_form
 
 BOUNDARY = "multipart/form-data; boundary=b"
 
@@ -160,6 +161,27 @@ def test_malformed_json_in_a_form_is_refused_with_its_field() -> None:
 )
 def test_a_body_that_is_a_file_has_the_name_in_its_header(disposition: str, expected: str | None) -> None:
     assert file_value(b"1", "image/png", disposition) == file(expected, "image/png", b"1")
+
+
+def test_a_file_name_is_no_url() -> None:
+    sent = form(part('name=a; filename="data:image/gif,a.png"'), part('name=b; filename="//[x"'))
+    assert read_form(sent, BOUNDARY) == {
+        "a": file("data:image/gif,a.png", "image/png", b"x"),
+        "b": file("//[x", "text/plain", b"x"),
+    }
+
+
+def test_unknown_charsets_of_file_names_are_not_remembered() -> None:
+    before = len(encodings._cache)  # type: ignore[attr-defined]
+    for number in range(10):
+        with pytest.raises(falcon.HTTPBadRequest):
+            read_form(form(part(f"name=f; filename*=nonsense-{number}''f.png")), BOUNDARY)
+    assert len(encodings._cache) == before  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["utf-8''%C3%BC", "ISO-8859-1'de'%FC", "windows-1252''%FC"])
+def test_a_file_name_may_be_encoded(name: str) -> None:
+    assert read_form(form(part(f"name=f; filename*={name}")), BOUNDARY)["f"]["filename"] == "ü"
 
 
 texts = st.text(st.characters(codec="utf-8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import mimetypes
+import re
 from io import BytesIO
 from typing import Any
 
@@ -12,12 +13,15 @@ from falcon.media import MultipartFormHandler
 from falcon.media.multipart import BodyPart, MultipartParseError, MultipartParseOptions
 from falcon.util import BufferedReader
 
-from app.serving.api.body import parse_json, shortened
-from app.serving.api.text import decode_text, to_utf8
+from app.serving.api.bodies.body import parse_json, shortened
+from app.serving.api.bodies.charset import decode_text, is_known, to_utf8
 
 #: Parts of one form, and bytes of a part's headers: Falcon parses a header in quadratic time.
 MAX_PARTS = 500
 MAX_PART_HEADERS = 2048
+
+# The charset of a name that is encoded (RFC 8187), as Falcon reads it.
+_ENCODED = re.compile(r"([\w-]+)'\w*'.")
 
 _options = MultipartParseOptions()
 _options.max_body_part_count = MAX_PARTS
@@ -77,17 +81,29 @@ def _value(part: BodyPart) -> Any:
         content_type = part.content_type
     except UnicodeDecodeError as error:
         raise _malformed(f"the Content-Type of {_shown(part)} is not ASCII") from error
+    filename = _filename(part)
     data = part.stream.read()
     media_type, parameters = falcon.parse_header(content_type)
     media_type = media_type.lower()
     if is_json(media_type):
         return _json(part, data, parameters.get("charset"))
-    if part.filename is None and media_type.startswith("text/"):
+    if filename is None and media_type.startswith("text/"):
         return _text(part, data, parameters.get("charset"))
     if media_type == "text/plain":
         # The default (RFC 7578, section 4.4), also of clients that send any file without a type.
-        content_type = mimetypes.guess_type(part.filename or "")[0] or content_type
-    return _file(data, content_type, part.filename)
+        # The dot lets no name be a URL, which Python 3.13 parses and may refuse.
+        content_type = mimetypes.guess_type(f"./{filename or ''}")[0] or content_type
+    return _file(data, content_type, filename)
+
+
+def _filename(part: BodyPart) -> str | None:
+    """The name of a file; raises 400 for a charset that is not known, before Falcon lets Python look that up."""
+    # BodyPart has no public way to its headers; read at Falcon 4.4.0.
+    _, parameters = falcon.parse_header(part._headers.get(b"content-disposition", b"").decode())
+    encoded = _ENCODED.match(parameters.get("filename*", ""))
+    if encoded is not None and not is_known(encoded[1]):
+        raise _malformed(f"invalid text or charset: {shortened(encoded[1])}")
+    return part.filename
 
 
 def _file(data: bytes, content_type: str, filename: str | None) -> dict[str, Any]:
@@ -116,7 +132,7 @@ def _header_filename(disposition: str) -> str | None:
         raw.decode()
     except UnicodeDecodeError:
         raw = disposition.encode()
-    return BodyPart(BufferedReader(BytesIO().read, 0), {b"content-disposition": raw}, _options).filename
+    return _filename(BodyPart(BufferedReader(BytesIO().read, 0), {b"content-disposition": raw}, _options))
 
 
 def _shown(part: BodyPart) -> str:

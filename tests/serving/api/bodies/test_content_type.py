@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import encodings
 import gzip
 import json
+import tracemalloc
 from typing import Any
 
 import falcon
 import pytest
 
-from app.serving.api.body import parse_json
-from app.serving.api.content_type import read_content
+from app.serving.api.bodies.body import parse_json
+from app.serving.api.bodies.content_type import read_content
 
 LIMIT = 1_000_000
 
@@ -69,6 +71,25 @@ def test_json_in_no_charset_is_malformed(charset: str) -> None:
     with pytest.raises(falcon.HTTPBadRequest) as refused:
         read(b'{"x": "\xff"}', f"application/json; charset={charset}")
     assert refused.value.title == "Malformed JSON"
+
+
+def test_the_place_of_a_number_is_found_in_little_memory() -> None:
+    body = b'{"%s": [%sNaN]}' % (b"k" * 10_000, b"1," * 20_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(falcon.HTTPBadRequest) as refused:
+            read(body)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    assert 'NaN is not JSON at ["kkk' in str(refused.value.description)
+
+
+def test_unknown_charsets_are_not_remembered() -> None:
+    before = len(encodings._cache)  # type: ignore[attr-defined]
+    for number in range(10):
+        assert read(b"{}", f"application/json; charset=unknown-{number}") == {}
+    assert len(encodings._cache) == before, "which has no bound"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

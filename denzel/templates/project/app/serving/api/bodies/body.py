@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import falcon
 import orjson
+
+from app.serving.text import bounded
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -20,12 +22,13 @@ _LONG_INTEGER = re.compile(rb"[\[:, \t\r\n-]\d{19}")
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 _LONG = b"0" * 19
 
-# Characters of a place that are shown.
+# Characters of a place, and of a value that a client sent, that are shown.
 _MAX_PLACE = 200
+_MAX_VALUE = 40
 
 
 class _NotFinite(ValueError):
-    """A number that JSON has not; the message says which."""
+    """A number that JSON has not, which the message names."""
 
 
 class _Constant:
@@ -107,27 +110,38 @@ def _refuse_constant(name: str) -> None:
 
 
 def _place_of_constant(body: bytes) -> str:
-    """The place of the first of these numbers: `the key "rows", item 0, the key "x"`."""
+    """The place of the first of these numbers, such as `["rows"][0]["x"]`."""
     found = _Constant()
     try:
         value = json.loads(body, parse_constant=lambda name: found)
     except (ValueError, RecursionError):
         return "an unknown place, as the rest is malformed too"
-    steps: list[tuple[Any, str]] = [(value, "")]
-    while steps:
-        value, place = steps.pop()
-        if value is found:
-            return (place or "the top") if len(place) <= _MAX_PLACE else f"{place[:_MAX_PLACE]}..."
-        steps.extend(reversed([(item, place + step) for step, item in _items(value)]))
-    return "the top"
+    place = "".join(f"[{json.dumps(step, ensure_ascii=False)}]" for step in _path_to(found, value))
+    return bounded(place, _MAX_PLACE) or "the top"
 
 
-def _items(value: Any) -> list[tuple[str, Any]]:
+def _path_to(found: _Constant, value: Any) -> list[str | int]:
+    """The keys and indices that lead to it. A body may have millions of items: only those on the way are kept."""
+    path: list[str | int] = []
+    levels = [_items(value)]
+    while levels:
+        for step, item in levels[-1]:
+            if item is found:
+                return [*path, step]
+            if isinstance(item, dict | list):
+                path.append(step)
+                levels.append(_items(item))
+                break
+        else:
+            levels.pop()
+            del path[-1:]
+    return path
+
+
+def _items(value: Any) -> Iterator[tuple[str | int, Any]]:
     if isinstance(value, dict):
-        return [(f"[{json.dumps(key, ensure_ascii=False)}]", item) for key, item in value.items()]
-    if isinstance(value, list):
-        return [(f"[{index}]", item) for index, item in enumerate(value)]
-    return []
+        return iter(value.items())
+    return iter(enumerate(value if isinstance(value, list) else ()))
 
 
 def _finite(text: str) -> float:
@@ -140,4 +154,4 @@ def _finite(text: str) -> float:
 
 def shortened(text: str) -> str:
     """A value that a client sent, for an error."""
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return bounded(text, _MAX_VALUE)

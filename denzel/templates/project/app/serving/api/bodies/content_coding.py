@@ -7,10 +7,13 @@ import zlib
 
 import falcon
 
-from app.serving.api.body import shortened, too_large
+from app.serving.api.bodies.body import shortened, too_large
 
 #: Codings that one body may have, one over the other.
 MAX_CODINGS = 3
+
+#: Members of one gzip body, each of which takes time however short it is.
+MAX_MEMBERS = 10_000
 
 #: Bodies of one process that are decompressed at once: each may take many times its limit, however short it came.
 MAX_AT_ONCE = 4
@@ -55,7 +58,7 @@ def _decompress(body: bytes, coding: str, limit: int) -> bytes:
     wbits = _WBITS_GZIP if coding == _GZIP else _WBITS_ZLIB if _has_zlib_header(body) else _WBITS_RAW
     decoder = zlib.decompressobj(wbits)
     parts: list[bytes] = []
-    size = 0
+    size, members = 0, 1
     for start in range(0, len(body), _SLICE):
         data = body[start : start + _SLICE]
         while data:
@@ -63,6 +66,9 @@ def _decompress(body: bytes, coding: str, limit: int) -> bytes:
                 data = _next_member(data, coding)
                 if not data:
                     break
+                members += 1
+                if members > MAX_MEMBERS:
+                    raise _damaged(f"its {coding} data have more than {MAX_MEMBERS} members")
                 decoder = zlib.decompressobj(wbits)
             try:
                 part = decoder.decompress(data, limit - size + 1)
