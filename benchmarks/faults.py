@@ -97,7 +97,7 @@ class Project:
 
     @property
     def runs(self) -> int:
-        """How often a task was run."""
+        """The times that a task was run."""
         with suppress(FileNotFoundError):
             return (self.root / "logs" / "runs").stat().st_size
         return 0

@@ -1,6 +1,6 @@
 """Time and bytes of results: conversion to JSON values, and to text.
 
-python benchmarks/json_results.py
+Usage: python benchmarks/json_results.py
 """
 
 from __future__ import annotations

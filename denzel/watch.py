@@ -78,7 +78,7 @@ def watch(
 
 
 def _connected(address: tuple[str, int], task_id: str, key: str, last_id: str) -> Iterator[TaskEvent]:
-    """The events of one connection; the first has no name, and says that there is one."""
+    """The events of one connection; the first has no name, and shows that it is there."""
     connection = http.client.HTTPConnection(*address, timeout=SILENCE)
     try:
         headers = {"Accept": "text/event-stream"}

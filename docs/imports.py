@@ -40,7 +40,7 @@ class Half:
         return max(fitting, key=len, default=None)
 
     def arrows(self) -> dict[tuple[str, str], list[str]]:
-        """Which package imports which, and the modules that do it."""
+        """The imports between packages, each with the modules that have it."""
         found: dict[tuple[str, str], list[str]] = {}
         modules = self.modules()
         for module, path in modules.items():
@@ -87,12 +87,13 @@ SERVING = Half(
     (
         ("api.http", "worker", "supervisor"),
         ("api",),
-        ("queue", "monitor", "admin"),
-        ("worker.batching",),
-        ("worker.model", "callbacks"),
+        ("queue", "admin"),
+        ("worker.batching", "monitor"),
+        ("api.bodies", "worker.model", "callbacks"),
         ("store", "pipeline", "running_task"),
+        ("logs",),
         ("verify_origin", "callback_uri", "errors", "contract"),
         ("json_values",),
-        ("settings", "logs", "heartbeat", "cores", "backoff", "memory", "json_forms"),
+        ("settings", "heartbeat", "cores", "backoff", "memory", "json_forms", "text"),
     ),
 )

@@ -5,6 +5,7 @@ The floors of `imports.py` are the rows. A package without words in here, and wo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -41,7 +42,8 @@ SERVING_WORDS = {
     "supervisor": "replaces, stops its|two children",
     "monitor": "the dashboard:|Flower",
     "admin": "lists and orders|for operators",
-    "api": "routes, bodies,|headers, errors",
+    "api": "routes, events,|headers, errors",
+    "api.bodies": "JSON, forms, files,|compression",
     "queue": "submit, wait,|look up, cancel",
     "worker.batching": "place, runner,|scoreboard",
     "worker.model": "your model in a|process",
@@ -49,18 +51,19 @@ SERVING_WORDS = {
     "store": "all that is in Redis|and its Lua scripts",
     "pipeline": "imports your|logic/pipeline.py",
     "running_task": "progress, for your|pipeline",
-    "contract": "checks the|four functions",
+    "contract": "four functions",
     "callback_uri": "syntax of a URI",
     "errors": "failures as JSON",
     "json_values": "results as JSON",
-    "json_forms": "of libraries",
+    "json_forms": "types of results",
     "settings": "the environment",
-    "logs": "lines of tasks",
+    "logs": "lines of the log,|with ids of tasks",
     "heartbeat": "bytes in a pipe",
     "cores": "cores, threads",
     "memory": "memory held",
-    "verify_origin": "of verify_input",
+    "verify_origin": "the api's import",
     "backoff": "pauses of tries",
+    "text": "bounded text",
 }
 
 #: Letters that fit into a line of a box, and into a column of the foot, in the widest of the fonts.
@@ -70,10 +73,10 @@ WIDTH, MARGIN, GUTTER, PADDING = 1160, 20, 28, 12
 HALF = (WIDTH - 2 * MARGIN - GUTTER) // 2
 INNER = HALF - 2 * PADDING
 TOP, BOX_WIDTH, BOX_HEIGHT, ROW_GAP = 88, 148, 66, 46
-FOOT_HEIGHT, CAPTION_HEIGHT = 140, 70
+CAPTION_HEIGHT = 70
 
-#: Modules in one row of the foot.
-PER_ROW = 4
+#: The foot: its modules in one row, the height of a row, and what is above and below the rows.
+PER_ROW, FOOT_ROW, FOOT_HEAD = 4, 48, 44
 
 #: So many arrows to a package give it and them a colour of their own.
 MANY = 4
@@ -126,7 +129,8 @@ def picture() -> str:
     """The text of docs/architecture.svg."""
     drawn = [_Half(COMMAND, COMMAND_WORDS), _Half(SERVING, SERVING_WORDS)]
     inner = max(half.least_height for half in drawn)
-    bottom = TOP + inner + ROW_GAP + FOOT_HEIGHT + PADDING
+    foot = max(half.foot_height for half in drawn)
+    bottom = TOP + inner + ROW_GAP + foot + PADDING
     size = f'width="{WIDTH}" height="{bottom + CAPTION_HEIGHT}"'
     title = "The packages of denzel, and which imports which"
     parts = [
@@ -142,7 +146,7 @@ def picture() -> str:
             _rectangle("half", -PADDING + 0.5, MARGIN + 0.5, HALF, bottom - MARGIN),
             _text(heading, 4, MARGIN + 28, "title"),
             _text(about, 4, MARGIN + 50),
-            *half.draw(inner),
+            *half.draw(inner, foot),
             "</g>",
         ]
     parts += [_text(line, MARGIN, bottom + 28 + 22 * number) for number, line in enumerate(CAPTION.splitlines())]
@@ -157,11 +161,12 @@ class _Half:
             raise ValueError(f"every package of {half.prefix} needs words, and no other has any")
         self._words = words
         floors = [*half.floors]
-        self._foot = floors.pop()
+        self._foot: tuple[str, ...] = ()
         while all((half.root / f"{package}.py").exists() for package in floors[-1]):
             self._foot = floors.pop() + self._foot
         for name, text in words.items():
-            if max(map(len, text.split("|"))) > (MAX_IN_FOOT if name in self._foot else MAX_LETTERS):
+            lines = [text] if name in self._foot else text.split("|")
+            if max(map(len, lines)) > (MAX_IN_FOOT if name in self._foot else MAX_LETTERS):
                 raise ValueError(f"the words of {name} are too long: {text}")
         arrows = reduce(arrow for arrow in half.arrows() if not {*arrow} & {*self._foot})
         self._many = [name for name in half.packages if sum(end == name for _, end in arrows) >= MANY]
@@ -171,8 +176,12 @@ class _Half:
     def least_height(self) -> int:
         return len(self._layout.rows) * (BOX_HEIGHT + ROW_GAP) - ROW_GAP
 
-    def draw(self, inner: int) -> Iterator[str]:
-        """The half's elements, with its rows spread over a height of `inner`."""
+    @property
+    def foot_height(self) -> int:
+        return FOOT_HEAD + FOOT_ROW * math.ceil(len(self._foot) / PER_ROW)
+
+    def draw(self, inner: int, foot: int) -> Iterator[str]:
+        """The half's elements, with its rows spread over a height of `inner`, and a foot of the height `foot`."""
         rows = self._layout.rows
         tops = [TOP + (inner - BOX_HEIGHT) / (len(rows) - 1) * number for number in range(len(rows))]
         boxes = [place for row in rows for place in row if not place.passes]
@@ -183,7 +192,7 @@ class _Half:
             yield from self._lines_to(box, tops)
             yield from self._box(box.name, self._layout.x[box], tops[box.row])
             yield "</g>"
-        yield from self._draw_foot(TOP + inner + ROW_GAP)
+        yield from self._draw_foot(TOP + inner + ROW_GAP, foot)
 
     def _lines_to(self, box: Place, tops: Sequence[float]) -> Iterator[str]:
         x, path = self._layout.x, ""
@@ -207,12 +216,12 @@ class _Half:
         for number, line in enumerate(self._words[name].split("|")):
             yield _text(line, x, top + 41 + 16 * number, "middle")
 
-    def _draw_foot(self, top: float) -> Iterator[str]:
-        yield _rectangle("foot", 0, top, INNER, FOOT_HEIGHT)
-        yield _text("the foot: what is below the packages", 12, top + 22)
+    def _draw_foot(self, top: float, height: int) -> Iterator[str]:
+        yield _rectangle("foot", 0, top, INNER, height)
+        yield _text("the foot: single modules below the packages", 12, top + 22)
         for number, name in enumerate(self._foot):
             row, column = divmod(number, PER_ROW)
-            x, y = 12 + column * INNER / PER_ROW, top + 52 + 48 * row
+            x, y = 12 + column * INNER / PER_ROW, top + 52 + FOOT_ROW * row
             yield _text(name, x, y, "name")
             yield _text(self._words[name], x, y + 18)
 

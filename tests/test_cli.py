@@ -299,7 +299,7 @@ def test_broken_settings_are_an_error_of_every_command(project: Project, command
     project.env_file.write_text(project.env_file.read_text() + "API_PROT=1\n")
     lines = failed(*command)
     assert "API_PROT" in lines[0]
-    assert lines[1] == "Hint: Did you mean API_PORT?"
+    assert lines[1] == "Hint: Did you mean API_PORT? What your own code reads belongs into pipeline.env."
 
 
 @pytest.mark.parametrize(

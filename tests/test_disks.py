@@ -55,10 +55,13 @@ def test_a_full_disk_is_named_and_nothing_is_changed(small_disk: Path, monkeypat
     assert "cannot be used: No space left on device.\nHint: Make room there (df -h " in result.stderr
     assert sorted(path.name for path in small_disk.iterdir()) == ["filling", "iris"]
     monkeypatch.chdir(small_disk / "iris")
-    for command in (["launch", "--backend", "local"], ["response", "--sync"], ["shutdown"]):
+    # Whether an engine of Docker runs here or not.
+    monkeypatch.setenv("BACKEND", "local")
+    for command in (["launch"], ["response", "--sync"]):
         result = denzel(*command)
-        if result.exit_code:
-            assert "cannot be used: No space left on device." in result.stderr
+        assert result.exit_code == 1
+        assert "cannot be used: No space left on device." in result.stderr
+    assert denzel("shutdown").exit_code == 0, "what runs can be removed all the same"
     assert (small_disk / "iris" / ".env").read_text() == settings
 
 

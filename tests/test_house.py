@@ -42,7 +42,7 @@ OWNERS = {
 
 # What is private in a library, or not documented, and the one module of the serving code that uses it.
 PRIVATE = {
-    "api.form": {"_headers"},
+    "api.bodies.form": {"_headers"},
     "api.http.protocol": {"_start_asgi_task", "_unset_keepalive_if_required"},
     "queue.inline": {"_set_running_loop"},
     "worker.node": {"_get_info", "celery.worker.state"},
@@ -112,7 +112,7 @@ def test_the_halves_do_not_import_each_other(half: Half) -> None:
 
 
 def test_the_app_holds_nothing_of_denzels_but_the_door() -> None:
-    """What a user sees there is theirs, apart from one folder and Celery's door to it."""
+    """All that a user sees there is theirs, apart from one folder and Celery's door to it."""
     tracked = subprocess.run(["git", "ls-files"], cwd=PROJECT / "app", capture_output=True, text=True, check=True)
     names = {path.partition("/")[0] for path in tracked.stdout.splitlines()}
     assert names == {"__init__.py", "assets", "logic", "serving", "tasks.py"}

@@ -266,7 +266,8 @@ class Noted(Mapping[str, str]):
 def read_by_the_serving_code() -> set[str]:
     environ = Noted()
     ServingSettings.from_environment(environ)
-    return environ.read
+    # Kubernetes sets it in each container.
+    return environ.read - {"KUBERNETES_SERVICE_HOST"}
 
 
 def read_by_entrypoints(entrypoints: str) -> set[str]:

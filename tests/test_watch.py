@@ -1,4 +1,4 @@
-"""watch.py: the client of a task's events, with an api that answers what a test wants."""
+"""watch.py: the client of a task's events, with an api that answers as a test asks."""
 
 from __future__ import annotations
 

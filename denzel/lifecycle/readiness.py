@@ -80,7 +80,7 @@ def raise_failure(backend: Backend, status: Status, *, detail: str = "") -> None
             if kind == _CONTRACT
             else f"The model could not be loaded: {cause}"
         )
-        _raise_failed(backend, Service.DENZEL, f"{failed}.", hint=status.worker.hint or _hint(cause))
+        _raise_failed(backend, Service.DENZEL, f"{failed.removesuffix('.')}.", hint=status.worker.hint or _hint(cause))
     for service, report in status.services.items():
         if report.state is State.ERROR:
             _raise_failed(backend, service, f"The service {service.value} does not come up.", detail=detail)
@@ -101,7 +101,7 @@ def _fault_of_api(backend: Backend) -> str:
         answer = json.loads(backend.execute(Service.API, ["bash", "entrypoints/health.sh", "ready"]))
         return str(answer.get("pipeline", ""))
     except (CommandFailed, ServiceNotRunning, ValueError, AttributeError):
-        # A project of an earlier release does not know the question.
+        # A project of an earlier release has no such report.
         return ""
 
 

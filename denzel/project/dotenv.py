@@ -5,15 +5,14 @@ from __future__ import annotations
 import base64
 import difflib
 import ipaddress
-import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from denzel.errors import NotPermitted, SettingInvalid
+from denzel.errors import SettingInvalid
+from denzel.project.env_file import read_text, replace_text
 from denzel.project.library_variables import is_of_a_library
 
 
@@ -204,17 +203,8 @@ def read(env_file: Path) -> dict[str, str]:
     """The keys of the file with their texts; raises SettingInvalid for an unknown key, and for any line but KEY=value,
     an empty one or a comment.
     """
-    try:
-        lines = _lines(env_file)
-    except UnicodeDecodeError as error:
-        raise SettingInvalid(f"{env_file} cannot be read: {error}.", hint="Save it as UTF-8.") from None
-    except OSError as error:
-        raise SettingInvalid(
-            f"{env_file} cannot be read: {error.strerror}.",
-            hint="Copy it from where the project ran before, or from a new project: denzel startproject NAME",
-        ) from None
     values: dict[str, str] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_lines(env_file), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())
@@ -249,38 +239,12 @@ def change(env_file: Path, changes: Mapping[str, str]) -> None:
             lines[index] = f"{match[1]}={changes[match[1]]}"
             missing.pop(match[1], None)
     lines.extend(f"{name}={value}" for name, value in missing.items())
-    replace(env_file, "\n".join(lines) + "\n")
-
-
-def replace(env_file: Path, text: str) -> None:
-    """Replace the file's text atomically, readable by its owner alone; raises NotPermitted."""
-    # In a folder on the same disk, which neither the image nor version control includes.
-    folder = env_file.parent / ".denzel"
-    try:
-        folder.mkdir(exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder)
-    except PermissionError:
-        raise NotPermitted(
-            f"{env_file} cannot be changed: the project belongs to another user.",
-            hint=f"Run denzel as that user, or make the project yours: sudo chown -R $USER {env_file.parent}",
-        ) from None
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        if env_file.exists():
-            status = env_file.stat()
-            if status.st_uid != os.geteuid():
-                os.chown(temporary, status.st_uid, status.st_gid)
-        temporary.replace(env_file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_text(env_file, "\n".join(lines) + "\n")
 
 
 def _lines(env_file: Path) -> list[str]:
-    """The lines of the file. As in Compose, only a line feed ends one."""
-    return env_file.read_bytes().decode("utf-8-sig").removesuffix("\n").split("\n")
+    remedy = "Copy it from where the project ran before, or from a new project: denzel startproject NAME"
+    return read_text(env_file, remedy=remedy).removesuffix("\n").split("\n")
 
 
 def _unquote(value: str) -> str | None:
@@ -296,5 +260,5 @@ def _similar(name: str) -> str:
     if is_of_a_library(name):
         return f"Put it into pipeline.env, which is for variables of your own code: {name}=..."
     if near := difflib.get_close_matches(name, KEYS, n=1):
-        return f"Did you mean {near[0]}?"
+        return f"Did you mean {near[0]}? What your own code reads belongs into pipeline.env."
     return "docs/settings.md lists the keys. What your own code reads belongs into pipeline.env."

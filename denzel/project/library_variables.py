@@ -1,10 +1,9 @@
-"""Names of environment variables that libraries and a user's own code read, to tell them from misspelt settings."""
+"""Names of environment variables that libraries and a user's own code read, apart from misspelt settings."""
 
 from __future__ import annotations
 
 import re
 
-#: Names of variables that libraries and a user's own code read, and never settings of denzel's.
 _OF_LIBRARIES = re.compile(
     "(OMP|MKL|OPENBLAS|BLIS|GOTO|NUMEXPR|VECLIB|KMP|LOKY|JOBLIB|RAYON|POLARS|NUMBA|TBB|HF|HUGGING|TRANSFORMERS|TORCH"
     "|PYTORCH|CUDA|NVIDIA|NCCL|TF|TENSORFLOW|KERAS|XLA|JAX|TOKENIZERS|SENTENCE|AWS|AZURE|GOOGLE|GCP|GCS|S3|MINIO"

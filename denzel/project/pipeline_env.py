@@ -11,6 +11,7 @@ from pathlib import Path
 
 from denzel.errors import SettingInvalid
 from denzel.project.dotenv import FORMER_KEYS, KEYS
+from denzel.project.env_file import read_text
 
 #: What denzel itself gives the services, beside the keys of .env; and what would keep them from starting.
 _OWN = frozenset(
@@ -35,14 +36,9 @@ class _Malformed(Exception):
 
 def read(path: Path) -> dict[str, str]:
     """The variables in the file, none where it is missing; raises SettingInvalid, which names the line."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except UnicodeDecodeError as error:
-        raise SettingInvalid(f"{path} cannot be read: {error}.", hint="Save it as UTF-8.") from None
-    except OSError as error:
-        raise SettingInvalid(f"{path} cannot be read: {error.strerror}.", hint="Make the file yours.") from None
+    text = read_text(path, remedy="Make the file yours.")
     variables: dict[str, str] = {}
     position = 0
     while position < len(text):

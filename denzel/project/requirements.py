@@ -22,8 +22,9 @@ _CAUSES = {
         "The package index has a certificate that is not trusted here, as behind a company's proxy: set SSL_CERT_FILE"
     ),
     r"401 Unauthorized|403 Forbidden|HTTP error 40[13]": "The package index asks for credentials, or refuses yours",
+    # pip tries again until `total` is 0.
     r"error sending request|dns error|Failed to fetch|network was disabled|Retry\(total=0,|operation timed out"
-    r"|Read timed out|connection reset|tcp connect error|status server error|IncompleteRead": ("Check your network"),
+    r"|Read timed out|connection reset|tcp connect error|status server error|IncompleteRead": "Check your network",
 }
 
 

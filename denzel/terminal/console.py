@@ -19,7 +19,7 @@ from denzel.loadtest.bench import metrics
 from denzel.loadtest.drill.results import DrillReport
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
-from denzel.services import Service, State, Status
+from denzel.services import Service, State, Status, reachable
 from denzel.terminal import figures, tables
 from denzel.terminal.status_lines import service_line, status_lines, warning_lines, worker_line
 from denzel.terminal.tables import escape
@@ -45,8 +45,8 @@ def scaffolded(project: Project) -> None:
 
 
 def launched(settings: Settings) -> None:
-    click.echo(f"API:       http://{_reachable(settings.api_host)}:{settings.api_port}/info")
-    click.echo(f"Dashboard: http://{_reachable(settings.monitor_host)}:{settings.monitor_port}")
+    click.echo(f"API:       http://{_host_to_type(settings.api_host)}:{settings.api_port}/info")
+    click.echo(f"Dashboard: http://{_host_to_type(settings.monitor_host)}:{settings.monitor_port}")
 
 
 def error(problem: DenzelError) -> None:
@@ -258,8 +258,8 @@ def _body(body: bytes) -> str:
         return f"(not JSON) {shown}" + (f"... ({len(body)} bytes)" if len(body) > _MAX_RAW_BODY else "")
 
 
-def _reachable(host: str) -> str:
-    return "localhost" if host in ("0.0.0.0", "127.0.0.1") else host
+def _host_to_type(host: str) -> str:
+    return "localhost" if reachable(host) == "127.0.0.1" else host
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class _Lines:
             click.echo(text)
 
     def clear(self) -> None:
-        """Remove what is not to stay."""
+        """Remove what was for the moment."""
 
 
 class _Bar(_Lines):

@@ -121,7 +121,7 @@ class DockerRig(RealRig):
         self._docker("rm", "--force", *(self._container(service) for service in services))
 
     def life(self, service: Service) -> str:
-        """How many times Docker has started the container again; a start by a command begins with 0."""
+        """The times that Docker has started the container again; a start by a command begins with 0."""
         return self._docker("inspect", "--format", "{{.RestartCount}}", self._container(service))
 
     def runs_the_newest_build(self) -> bool:

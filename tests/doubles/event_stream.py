@@ -1,4 +1,4 @@
-"""An api that streams a task's events, as far as a test wants."""
+"""An api that streams a task's events, as far as a test asks for it."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-#: The host, which only the proxy knows, and what it wants.
+#: The host, which only the proxy resolves, and its credentials.
 HOST = "packages.invalid"
 USER, PASSWORD = "ann", "s3cret-of-the-index"
 _AUTHORIZATION = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()

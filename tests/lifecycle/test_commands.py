@@ -337,28 +337,28 @@ def test_launch_needs_no_other_backend(terminal: Terminal, error: DenzelError) -
     assert terminal.backend.is_launched()
 
 
-@pytest.mark.parametrize(("bounds", "limit", "told"), [(False, "400", 2), (True, "400", 0), (False, "0", 0)])
+@pytest.mark.parametrize(("bounds", "limit", "noted"), [(False, "400", 2), (True, "400", 0), (False, "0", 0)])
 def test_a_memory_limit_that_does_not_hold_is_noted_at_each_start(
-    terminal: Terminal, bounds: bool, limit: str, told: int
+    terminal: Terminal, bounds: bool, limit: str, noted: int
 ) -> None:
     terminal.backend.bounds_memory = bounds
     settings_file.change(terminal.project.env_file, {"WORKER_MEMORY_MB": limit})
     terminal.launch()
     terminal.restart()
-    assert len(terminal.notes) == told
+    assert len(terminal.notes) == noted
     assert all("WORKER_MEMORY_MB does not hold on the backend" in note for note in terminal.notes)
 
 
 @pytest.mark.parametrize(
-    ("changes", "script", "told"), [(True, OS_SCRIPT, 1), (True, NO_OS_SCRIPT, 0), (False, OS_SCRIPT, 0)]
+    ("changes", "script", "noted"), [(True, OS_SCRIPT, 1), (True, NO_OS_SCRIPT, 0), (False, OS_SCRIPT, 0)]
 )
 def test_launch_notes_that_it_leaves_the_machine_unchanged(
-    terminal: Terminal, changes: bool, script: str, told: int
+    terminal: Terminal, changes: bool, script: str, noted: int
 ) -> None:
     terminal.backend.changes_the_machine = changes
     (terminal.project.root / "requirements.sh").write_text(script)
     terminal.launch()
-    assert len(terminal.notes) == told
+    assert len(terminal.notes) == noted
     assert all("requirements.sh is not run" in note and "denzel updateosreqs" in note for note in terminal.notes)
 
 

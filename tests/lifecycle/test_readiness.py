@@ -54,13 +54,14 @@ def test_the_wait_ends_when_the_model_is_loaded(launched: FakeBackend) -> None:
         ("SyntaxError: invalid syntax (pipeline.py, line 3)", "app/logic/pipeline.py"),
         ("a process died while loading the model", "WORKER_CONCURRENCY"),
         ("load_model ended its process with signal 9 (SIGKILL), as when memory runs out", "WORKER_CONCURRENCY"),
+        ("UnpicklingError: invalid load key, 'v'.", "app/logic/pipeline.py"),
         ("ValueError: no such thing as a process died", "app/logic/pipeline.py"),
     ],
 )
 def test_a_model_that_does_not_load_is_reported(launched: FakeBackend, cause: str, hint: str) -> None:
     launched.machine.printed[Service.DENZEL] = [f"line {number}" for number in range(100)]
     problem = failure(launched, status(State.ERROR, cause=cause, denzel=State.STARTING))
-    assert str(problem) == f"The model could not be loaded: {cause}."
+    assert str(problem) == f"The model could not be loaded: {cause.removesuffix('.')}."
     assert hint in problem.hint
     assert problem.detail.splitlines()[-1] == "denzel-1  | line 99"
     assert len(problem.detail.splitlines()) == 20

@@ -54,7 +54,7 @@ def test_the_demo_works_from_a_fresh_clone_for_an_unprivileged_user(own_folder: 
 
 
 def copy_repository(clone: Path) -> None:
-    """What git tracks, as it is in the working tree."""
+    """Copy the files that git tracks, as they are in the working tree."""
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout

@@ -1,4 +1,4 @@
-"""Files from clients on real services: the pipelines of docs/pipeline.md, and the commands beside them."""
+"""Files from clients on real services: the pipelines of docs/files.md, and the commands beside them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import requests
 from support.driving import Driven, Render
 from support.paths import REPOSITORY
 
-PAGE = (REPOSITORY / "docs" / "pipeline.md").read_text()
+PAGE = (REPOSITORY / "docs" / "files.md").read_text()
 EXAMPLE = re.compile(r"<!-- pipeline: (\w+) -->\n```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
 EXAMPLES = {name: (code, session) for name, code, session in EXAMPLE.findall(PAGE)}
 

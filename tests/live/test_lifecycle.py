@@ -119,7 +119,7 @@ def test_a_model_that_does_not_load_is_reported_and_fixed_by_a_restart(lab: Driv
     lab.order(fail_with="weights are missing")
     said = lab.denzel("restart", code=1)
     assert "Error: The model could not be loaded: RuntimeError: weights are missing." in said
-    assert "Hint: Fix app/logic/pipeline.py, then: denzel restart" in said
+    assert "denzel logworker. When fixed: denzel restart" in said
     assert "in load_model" in said
     worker = lab.status()["workers"][0]
     assert worker == {"name": f"worker@{lab.name}", "state": "ERROR", "cause": "RuntimeError: weights are missing"}

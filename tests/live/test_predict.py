@@ -23,7 +23,9 @@ def test_a_task_is_accepted_run_stored_and_called_back(lab: Driven, receiver: Re
     assert headers["Content-Type"] == "application/json"
     until(lambda: lab.task(task_id)["callback"]["state"] == "DELIVERED", what="the record of that")
     callback = {"state": "DELIVERED", "attempts": 1, "last_error": None}
-    assert lab.task(task_id) == {"status": "SUCCESS", "result": body, "callback": callback}
+    record = lab.task(task_id)
+    assert (record["status"], record["result"], record["callback"]) == ("SUCCESS", body, callback)
+    assert record["times"]["accepted"] <= record["times"]["started"] <= record["times"]["ended"]
     assert receiver.ids == [task_id]
 
 
@@ -44,19 +46,6 @@ def test_as_many_tasks_run_at_once_as_there_are_processes(lab: Driven) -> None:
     assert {lab.ended(task)["status"] for task in tasks} == {"SUCCESS"}
 
 
-def test_numpy_results_are_answered_as_json(lab: Driven) -> None:
-    answer = lab.post({"numpy": True}, prefer="wait=20")
-    assert answer.json() == {"label": "setosa", "count": 3, "row": [[1.5, None]], "yes": True}
-    assert (answer.status_code, answer.headers["Preference-Applied"]) == (200, "wait=20")
-
-
-def test_a_result_that_is_not_json_fails_with_its_path(lab: Driven) -> None:
-    record = lab.ended(lab.submit({"figure": True}))
-    assert record["status"] == "FAILURE"
-    assert record["error"]["type"] == "NotJson"
-    assert record["error"]["message"].startswith('result["a123"][2] is a object: not JSON serialisable')
-
-
 def test_a_failed_task_reports_its_cause_and_only_the_log_has_its_traceback(lab: Driven, receiver: Receiver) -> None:
     answer = lab.post({"raise": "no such plant", "callback_uri": receiver.uri(lab.backend)}, prefer="wait=20")
     problem = answer.json()
@@ -67,7 +56,7 @@ def test_a_failed_task_reports_its_cause_and_only_the_log_has_its_traceback(lab:
     failure = {"status": "FAILURE", "result": {"args": ["no such plant"]}, "error": error}
     assert problem["error"] == error
     record = lab.task(task_id)
-    assert record == {**failure, "callback": record["callback"]}
+    assert record.items() >= failure.items()
     until(lambda: receiver.received, what="the callback")
     assert receiver.bodies == [{**failure, "task_id": task_id}]
     failed = lab.denzel("logworker").partition(task_id)[2].partition("RuntimeError: no such plant")

@@ -170,7 +170,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(slot=slots, limit=limits, reached=st.sampled_from(["late", "in time", "not"]))
     def answer_of_take_is_lost(self, slot: int, limit: int, reached: str) -> None:
-        """What was claimed is unknown to the process; Redis may read it after all that the process did then."""
+        """Claim without an answer to the process; Redis may read that after all that the process did then."""
         self.told.add("lost answer")
         process = self.busy(slot, limit, ENDPOINTS[0])
         self.steps.accept()
@@ -436,7 +436,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(which=senders, count=st.sampled_from([3, 5]), pause=st.sampled_from([0, 5, 600]))
     def endpoint_comes_back(self, which: int, count: int, pause: float) -> None:
-        """What waits because of it is due at once; until then, few try."""
+        """Callbacks that wait because of it are due at once; until then, few try."""
         self.told.add("endpoint back")
         sender = self.steps.senders[which]
         attempts = self.sending(sender, count, ENDPOINTS[0])

@@ -306,7 +306,7 @@ class Reference:
     # ------------------------------------------------------------------ reports
 
     def report(self, owner: str, epoch: int, task_id: str, progress: str, before: int, outputs: list[str]) -> None:
-        """What the task's process reports, behind so many outputs; another's is void."""
+        """Take a report of the task's process, behind so many outputs; another's is void."""
         task, claim = self.tasks.get(task_id), self.claims.get(task_id)
         if task is None or claim is None or task.status != "STARTED" or (claim.owner, claim.epoch) != (owner, epoch):
             return

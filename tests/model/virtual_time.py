@@ -1,4 +1,4 @@
-"""The Lua scripts with a clock of the test's own, and with one line changed if a test wants that."""
+"""The Lua scripts with a clock of the test's own, and with one line changed where a test asks for it."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from support.whsec import whsec
 from denzel.errors import SettingInvalid
 from denzel.project import dotenv
 from denzel.project.dotenv import KEYS
+from denzel.project.env_file import replace_text
 
 NEEDED = {"COMPOSE_PROJECT_NAME": "iris", "REDIS_PASSWORD": "eight-or-more"}
 
@@ -189,7 +190,7 @@ def test_a_bad_value_in_the_environment_is_refused(env_file: Path) -> None:
 def test_an_unknown_key_is_refused_with_the_one_that_was_meant(env_file: Path) -> None:
     refused = problem(write(env_file, "API_PROT=8001"))
     assert str(refused) == f"Line 5 of {env_file} sets API_PROT, which is unknown."
-    assert refused.hint == "Did you mean API_PORT?"
+    assert refused.hint == "Did you mean API_PORT? What your own code reads belongs into pipeline.env."
 
 
 def test_an_unknown_key_like_no_other_is_refused_with_where_to_look(env_file: Path) -> None:
@@ -376,6 +377,6 @@ def test_change_refuses_a_broken_file_and_leaves_it(env_file: Path) -> None:
 def test_a_write_that_fails_half_way_leaves_the_file(env_file: Path) -> None:
     before = env_file.read_text()
     with pytest.raises(UnicodeEncodeError):
-        dotenv.replace(env_file, "x" * 100_000 + "\udcff")
+        replace_text(env_file, "x" * 100_000 + "\udcff")
     assert env_file.read_text() == before
     assert files_of(env_file) == [env_file]

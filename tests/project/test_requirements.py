@@ -72,6 +72,7 @@ def test_lines_of_the_user_alone_are_named_without_denzels(root: Path) -> None:
             " that your requirements are unsatisfiable."
         ),
         "error: Failed to build `numpy==1.0`",
+        "WARNING: Retrying (Retry(total=4, connect=None)) after connection broken by 'NewConnectionError(...)'",
     ],
 )
 def test_any_other_failure_is_left_as_it_is(root: Path, output: str) -> None:

@@ -114,6 +114,7 @@ SCALARS: list[tuple[Any, Any]] = [
     (pd.NaT, None),
     (np.datetime64("NaT"), None),
     (np.timedelta64("NaT", "s"), None),
+    (np.timedelta64("NaT"), None),
     (Decimal("NaN"), None),
     (Decimal("Infinity"), None),
     (float("nan"), None),
@@ -154,6 +155,8 @@ def test_scalars_have_one_form_as_value_and_as_key(value: Any, expected: Any) ->
             {"age": 3, "seen": "2025-01-02T03:04:05.000600", "scores": [0.5], "older": 4},
         ),
         (Labels(["a"]), ["a"]),
+        (pydantic.HttpUrl("http://a.example/b"), "http://a.example/b"),
+        (pydantic.SecretStr("hidden"), "**********"),
         (Pair(1, Pair(2, 3)), [1, [2, 3]]),
         (np.array(["2025-01-01", "NaT"], "M8[ns]"), ["2025-01-01T00:00:00", None]),
         (np.array([["2025-01", "2025-02"]], "M8[M]"), [["2025-01", "2025-02"]]),
@@ -244,7 +247,7 @@ def test_an_image_is_a_png_in_a_data_url(mode: str) -> None:
 
 
 class Tensor:
-    """What PyTorch and JAX offer of a tensor."""
+    """A tensor as PyTorch and JAX offer it."""
 
     __module__ = "torch"
     dtype, columns = "float32", None
@@ -260,7 +263,7 @@ class Tensor:
 
 
 class EagerTensor:
-    """What TensorFlow offers of a tensor."""
+    """A tensor as TensorFlow offers it."""
 
     def __init__(self, values: Any) -> None:
         self.values = values

@@ -9,6 +9,7 @@ import math
 import random
 from collections import OrderedDict, namedtuple
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,23 @@ class Colour(enum.IntEnum):
 
 class Figure:
     """A class such as a plotting library has."""
+
+
+class Awaitable:
+    """An object such as an asynchronous client returns."""
+
+    def __await__(self) -> Any:
+        raise NotImplementedError
+
+
+class Lazy:
+    """An array as xarray has."""
+
+    def compute(self) -> Lazy:
+        return self
+
+    def to_dict(self) -> dict[str, int]:
+        return {"x": 1}
 
 
 Point = namedtuple("Point", "x y")
@@ -128,6 +146,10 @@ def test_keys_that_json_writes_alike_are_refused(keys: tuple[Any, Any]) -> None:
         ((number for number in [1]), "generator", "list()"),
         (map(str, [1]), "map", "list()"),
         (io.BytesIO(), "BytesIO", "the base64 text of .getvalue()"),
+        (io.StringIO(), "StringIO", ".getvalue()"),
+        (Awaitable(), "Awaitable", "asyncio.run()"),
+        (Fraction(1, 3), "Fraction", "float(), or str()"),
+        (Lazy(), "Lazy", ".to_dict()"),
         (Decimal("1e400000"), "Decimal", "str()"),
         (np.timedelta64(5), "timedelta64", "int()"),
     ],
@@ -197,6 +219,8 @@ def test_moderate_nesting_is_kept() -> None:
 def test_a_number_with_too_many_digits_is_refused() -> None:
     with pytest.raises(NotJson, match=r'^result\["n"\]'):
         json.dumps(json_values({"n": 10**5000}))
+    with pytest.raises(NotJson, match=r'^result\["n"\]: the key is an int that is too long'):
+        json_values({"n": {10**5000: 1}})
 
 
 def test_the_argument_is_copied_not_changed() -> None:

@@ -64,7 +64,7 @@ def run(project: Path, *command: str) -> str:
 
 
 def shown(project: Path, pipeline: str, expression: str) -> str:
-    """What an expression over the `pipeline` and its `model` prints, in a program of its own."""
+    """The output of an expression over the `pipeline` and its `model`, in a program of its own."""
     (project / "app" / "logic" / "pipeline.py").write_text(pipeline)
     # A program that is run as the worker is, so that `__main__` is another module.
     (project / "program.py").write_text(

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -231,7 +232,10 @@ def test_native_code_that_crashes_leaves_its_traceback_in_what_the_worker_prints
 def test_a_pipeline_that_exits_fails_its_task_and_nothing_else(shared: Deployment) -> None:
     shared.until_all_are_ready()
     before = shared.loads()
-    assert shared.ended(shared.enqueue(exit=1)).result == failed("SystemExit", "SystemExit: 1")
+    assert shared.ended(shared.enqueue(exit=1)).result == {
+        "args": ["SystemExit: 1"],
+        "error": {"type": "SystemExit", "message": "1"},
+    }
     assert shared.loads() == before
 
 
@@ -387,19 +391,22 @@ def test_a_task_that_outlasts_the_stop_is_requeued_and_run_by_the_next_worker(si
     assert single.ended(behind).status == "SUCCESS"
 
 
-def test_a_request_in_flight_is_answered_when_the_api_is_terminated(single: Deployment) -> None:
+def test_requests_that_wait_are_answered_at_once_when_the_api_is_terminated(single: Deployment) -> None:
     single.launch("api")
-    answers: list[requests.Response] = []
-
-    def ask() -> None:
-        answers.append(single.post({}, prefer="wait=3"))
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    until(lambda: single.redis.llen(keys.QUEUE), what="the task on the queue")
-    single.running["api"].terminate()
-    asking.join(30)
-    assert [answer.status_code for answer in answers] == [202]
+    task = single.submit({})
+    waiting = [
+        lambda: single.post({}, prefer="wait=200"),
+        lambda: requests.get(f"{single.api}/status/{task}", headers={"Prefer": "wait=200"}, timeout=60),
+    ]
+    with ThreadPoolExecutor() as pool:
+        answers = [pool.submit(ask) for ask in waiting]
+        until(lambda: single.redis.llen(keys.QUEUE) == 2, what="the second task on the queue")
+        # Both wait: each listens for ended tasks.
+        until(lambda: single.redis.pubsub_numsub(keys.COMPLETIONS)[0][1], what="the wait for the first one")
+        single.running["api"].terminate()
+        posted, status = (answer.result(timeout=10) for answer in answers)
+    assert (posted.status_code, posted.headers["Location"]) == (202, f"/status/{posted.json()['data']['task_id']}")
+    assert (status.status_code, status.json()["status"], status.json()["position"]) == (200, "PENDING", 1)
     assert single.exit_code("api", within=15) == 0
 
 

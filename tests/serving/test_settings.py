@@ -33,6 +33,7 @@ def test_without_variables_the_defaults_of_the_contract_apply() -> None:
         callback_deny=(),
         callback_loopback=False,
         own_services=(),
+        kubernetes_service_host="",
         stop_timeout=30.0,
         worker_log="logs/worker.log",
     )
@@ -63,6 +64,7 @@ def test_every_variable_is_read() -> None:
         "CALLBACK_DENY": "127.0.0.1",
         "CALLBACK_LOOPBACK": "open",
         "OWN_SERVICES": "redis,localhost:8000",
+        "KUBERNETES_SERVICE_HOST": "10.96.0.1",
         "STOP_TIMEOUT": "20",
         "WORKER_LOG": "elsewhere/worker.log",
     }
@@ -89,6 +91,7 @@ def test_every_variable_is_read() -> None:
         callback_deny=("127.0.0.1",),
         callback_loopback=True,
         own_services=("redis", "localhost:8000"),
+        kubernetes_service_host="10.96.0.1",
         stop_timeout=20.0,
         worker_log="elsewhere/worker.log",
     )

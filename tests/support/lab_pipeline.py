@@ -8,8 +8,6 @@ import signal
 import time
 from pathlib import Path
 
-from app.serving import progress
-
 ORDERS = Path("app/assets/orders.json")
 VERSION = 1
 
@@ -82,15 +80,14 @@ def predict(model, data):
         raise SystemExit(data["exit"])
     if "raise" in data:
         raise RuntimeError(data["raise"])
-    if data.get("figure"):
-        return {"a123": [1, 2, object()]}
-    if data.get("numpy"):
-        return numpy_values()
     return {"version": VERSION, **model, "pid": os.getpid(), "echo": data.get("echo")}
 
 
 def numbers(data):
     """Yields so many numbers, and in the middle does what the request says."""
+    # Here: an earlier release has no such package.
+    from app.serving import progress
+
     for number in range(data["yield"]):
         if number == data["yield"] // 2:
             if "until" in data:
@@ -101,14 +98,3 @@ def numbers(data):
         yield number
         progress((number + 1) / data["yield"], f"number {number + 1}")
         time.sleep(data.get("pause", 0))
-
-
-def numpy_values():
-    import numpy as np
-
-    return {
-        "label": np.str_("setosa"),
-        "count": np.int64(3),
-        "row": np.array([[1.5, np.nan]]),
-        "yes": np.bool_(True),
-    }

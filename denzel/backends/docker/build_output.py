@@ -62,9 +62,6 @@ def build_failure(image: str, output: list[str]) -> BuildFailed:
     remedy = "Fix the cause"
     if script:
         reason, remedy = f"requirements.sh ended with exit code {script[1]}", "Fix requirements.sh"
-    elif any("Retry(total=0," in line for line in printed):
-        # The last time that pip tried to reach its index.
-        remedy = "Check your network"
     elif pip and "requirements.txt" in failed:
         remedy = "Fix requirements.txt"
     return BuildFailed(

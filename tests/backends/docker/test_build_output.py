@@ -173,15 +173,6 @@ def test_build_failure_of_the_runtime_blames_no_requirement_of_the_user() -> Non
     assert failure.hint.startswith("Fix the cause")
 
 
-@pytest.mark.parametrize("command", [RUNTIME, PIP], ids=["runtime.txt", "requirements.txt"])
-def test_build_failure_without_a_network_sends_nobody_to_the_requirements(command: str) -> None:
-    broken = "after connection broken by 'NewConnectionError(...)': /simple/celery/"
-    retries = [f"WARNING: Retrying (Retry(total={left}, connect=None)) {broken}" for left in (4, 3, 2, 1, 0)]
-    last = "ERROR: No matching distribution found for celery==5.7.0"
-    assert build_failure("denzel/iris", failed(command, *retries, last)).hint.startswith("Check your net")
-    assert "network" not in build_failure("denzel/iris", failed(command, retries[0], last)).hint
-
-
 def test_build_failure_of_the_os_requirements_has_their_output() -> None:
     said = ("hello", "requirements.sh: line 5: no-such-command: command not found")
     failure = build_failure("denzel/iris", failed(OS, *said, code=127))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import gzip
 import json
@@ -24,7 +25,8 @@ from app.serving.api.app import create_app
 from app.serving.api.predict import PipelineUnusable
 from app.serving.callback_uri import endpoint_of
 from app.serving.errors import BadInput, failure
-from app.serving.queue.client import MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
+from app.serving.queue.client import MemoryFull, Overloaded, TaskQueue
+from app.serving.queue.submission import SubmitResult, TaskRequest
 from app.serving.queue.waiting import Preferences, seconds_to_wait
 from app.serving.settings import ResponseMode, Settings
 from app.serving.store import keys
@@ -66,6 +68,9 @@ class Queue:
         if seconds is None:
             return SubmitResult(task_id=ID)
         return SubmitResult(task_id=ID, waited=True, record=await self.wait(ID, seconds))
+
+    def stop_waiting(self) -> None:
+        pass
 
     async def find(self, task_id: str) -> TaskRecord | None:
         return self.record if task_id == ID else None
@@ -355,6 +360,10 @@ class OfTheUser(Exception):
     [
         (ValueError("no data to predict for!"), "no data to predict for!"),
         (ValueError(), "ValueError"),
+        (ValueError(" \n"), "ValueError"),
+        (asyncio.CancelledError(), "CancelledError"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (BaseExceptionGroup("several", [GeneratorExit()]), "several (1 sub-exception)"),
         (KeyError("data"), "KeyError: 'data'"),
         (BadInput("not an image"), "not an image"),
         (OfTheUser("naïve ☃"), "naïve ☃"),
@@ -366,7 +375,7 @@ class OfTheUser(Exception):
         (falcon.HTTPNotFound(), "HTTPNotFound"),
     ],
 )
-def test_what_verify_input_raises_is_bad_input(error: Exception, description: str) -> None:
+def test_what_verify_input_raises_is_bad_input(error: BaseException, description: str) -> None:
     queue = Queue()
 
     def verify_input(json_data: Any) -> Any:
@@ -408,7 +417,7 @@ def test_a_pipeline_that_cannot_be_imported_is_an_error_of_the_pipeline() -> Non
             "Infinity is not JSON at an unknown place, as the rest is malformed too; send null for a missing number",
         ),
         ('{"größe": NaN}'.encode(), 'NaN is not JSON at ["größe"]; send null for a missing number'),
-        (b'{"%s": NaN}' % (b"x" * 300), f'NaN is not JSON at ["{"x" * 198}...; send null for a missing number'),
+        (b'{"%s": NaN}' % (b"x" * 300), f'NaN is not JSON at ["{"x" * 195}...; send null for a missing number'),
     ],
 )
 def test_a_number_that_json_has_not_is_named_with_its_place(content: bytes, reason: str) -> None:

@@ -41,6 +41,17 @@ BLOCKED = {
     "64:ff9b::7f00:1": "a loopback address",
     "64:ff9b::a9fe:a9fe": "a link-local address",
     "64:ff9b:1::7f00:1": "a loopback address",
+    # Metadata of AWS (instances, containers), Google, Oracle, Alibaba, Azure, Scaleway, Akamai.
+    "fd00:ec2::254": "an address of a cloud's metadata",
+    "fd00:ec2::23": "an address of a cloud's metadata",
+    "fd20:ce::254": "an address of a cloud's metadata",
+    "fd00:c1::a9fe:a9fe": "an address of a cloud's metadata",
+    "192.0.0.192": "an address of a cloud's metadata",
+    "100.100.100.200": "an address of a cloud's metadata",
+    "168.63.129.16": "an address of a cloud's metadata",
+    "64:ff9b::a83f:8110": "an address of a cloud's metadata",
+    "fd00:42::42": "an address of a cloud's metadata",
+    "fd00:a9fe:a9fe::1": "an address of a cloud's metadata",
 }
 PERMITTED = [
     PUBLIC,
@@ -149,6 +160,33 @@ def test_the_check_of_a_request_resolves_no_name(uri: str) -> None:
 def test_no_notation_of_a_blocked_address_is_permitted(host: str) -> None:
     with pytest.raises(EgressDenied):
         EgressPolicy(resolve=no_look_up).addresses(host, 80)
+
+
+@pytest.mark.parametrize(
+    "host", ["kubernetes", "kubernetes.default", "KUBERNETES.default.svc.", "kubernetes.default.svc.cluster.local"]
+)
+def test_the_api_of_a_cluster_is_denied_by_its_names_unless_allowed(host: str) -> None:
+    with pytest.raises(EgressDenied, match=r"^callback_uri must not lead to \S+, the API of a cluster"):
+        EgressPolicy(resolve=no_look_up).check_literal(f"https://{host}/")
+    with pytest.raises(EgressDenied):
+        EgressPolicy(resolve=Names()).addresses(host, 443)
+    EgressPolicy(resolve=no_look_up, allow=[host]).check_literal(f"https://{host}/")
+
+
+@pytest.mark.parametrize("host", ["kubernetes.io", "my-kubernetes.default", "kubernetes.default.example"])
+def test_other_names_are_not_those_of_a_cluster(host: str) -> None:
+    EgressPolicy(resolve=no_look_up).check_literal(f"https://{host}/")
+
+
+@pytest.mark.parametrize("service_host", ["10.96.0.1", "fd00:10:96::1"])
+def test_the_api_of_this_cluster_is_denied_by_its_address(
+    service_host: str, read_settings: Callable[..., Settings]
+) -> None:
+    policy = EgressPolicy.of(read_settings(KUBERNETES_SERVICE_HOST=service_host))
+    with pytest.raises(EgressDenied, match=r", the API of this cluster \(CALLBACK_ALLOW opens it\)$"):
+        policy.addresses(service_host, 443)
+    allowing = EgressPolicy.of(read_settings(KUBERNETES_SERVICE_HOST=service_host, CALLBACK_ALLOW=service_host))
+    assert allowing.addresses(service_host, 443) == [service_host]
 
 
 def test_loopback_is_permitted_by_a_setting() -> None:

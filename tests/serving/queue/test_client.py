@@ -22,7 +22,8 @@ from support.redis_server import counted_commands
 from support.waiting import until
 
 from app.serving.queue import client as queue_client
-from app.serving.queue.client import MemoryFull, Overloaded, SubmitResult, TaskQueue, TaskRequest
+from app.serving.queue.client import MemoryFull, Overloaded, TaskQueue
+from app.serving.queue.submission import SubmitResult, TaskRequest
 from app.serving.queue.waiting import NONE, Preferences
 from app.serving.settings import Settings
 from app.serving.store import connection, keys
@@ -413,6 +414,51 @@ def test_a_wait_that_runs_out_returns_the_task_as_it_is(queue: TaskQueue, redis:
     started = time.monotonic()
     assert wait(queue, task_id, 0.3) == TaskRecord(status="STARTED")
     assert 0.3 <= time.monotonic() - started < 5
+
+
+def stop(queue: TaskQueue) -> None:
+    async def stop_waiting() -> None:
+        queue.stop_waiting()
+
+    LOOP.run(stop_waiting())
+
+
+def test_a_wait_for_a_task_that_waits_itself_ends_when_the_server_stops(
+    queue: TaskQueue, broker: Redis, waits: Waits
+) -> None:
+    waits.start(submit(queue))
+    until(lambda: listeners(broker), what="the listener")
+    stop(queue)
+    assert waits.join() == [TaskRecord(status="PENDING", position=1)]
+    later = accept(queue, {"x": 1}, Preferences(wait=30))
+    assert (later.waited, later.record) == (True, TaskRecord(status="PENDING", position=2))
+
+
+def test_a_wait_for_a_task_that_runs_goes_on_for_a_while_when_the_server_stops(
+    queue: TaskQueue, records: TaskStore, redis: Redis, broker: Redis, waits: Waits
+) -> None:
+    task_id = submit(queue)
+    redis.hset(keys.task(task_id), "status", "STARTED")
+    waits.start(task_id)
+    until(lambda: listeners(broker), what="the listener")
+    stop(queue)
+    # Behind the wait's own look at the record.
+    find(queue, task_id)
+    assert waits.answers == []
+    records.complete(task_id, "SUCCESS", {"a": 1}, ttl=60)
+    assert waits.join() == [TaskRecord(status="SUCCESS", result={"a": 1})]
+
+
+def test_a_wait_for_a_task_that_outlasts_the_server_ends_before_that(
+    queue: TaskQueue, redis: Redis, broker: Redis, waits: Waits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_client, "STOP_WAIT", 0.1)
+    task_id = submit(queue)
+    redis.hset(keys.task(task_id), "status", "STARTED")
+    waits.start(task_id)
+    until(lambda: listeners(broker), what="the listener")
+    stop(queue)
+    assert waits.join() == [TaskRecord(status="STARTED")]
 
 
 def test_a_wait_of_zero_seconds_reads_the_record_once(queue: TaskQueue) -> None:

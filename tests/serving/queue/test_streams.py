@@ -17,8 +17,9 @@ from support.redis_server import counted_commands
 from support.waiting import until
 
 from app.serving.queue import streams as module
-from app.serving.queue.client import TaskQueue, TaskRequest
+from app.serving.queue.client import TaskQueue
 from app.serving.queue.streams import TaskStream, TooManyStreams
+from app.serving.queue.submission import TaskRequest
 from app.serving.queue.task_events import Cursor, Event
 from app.serving.queue.waiting import Preferences
 from app.serving.settings import Settings

@@ -72,7 +72,7 @@ def test_the_delivery_tag_of_a_message_is_the_id_of_its_task() -> None:
 
 
 def test_the_tag_and_the_id_stand_before_the_body() -> None:
-    """What looks for them in the text finds them first, whatever the body holds."""
+    """A search for them in the text finds them first, whatever the body holds."""
     text = task_message("an-id", {"id": "another", "delivery_tag": "another"})
     assert text.index('"delivery_tag": "an-id"') < text.index('"id": "an-id"') < text.index('"body": ')
     assert text.count('"id": "') == 1

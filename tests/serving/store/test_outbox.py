@@ -150,7 +150,7 @@ def test_callbacks_whose_record_expired_are_pruned(box: Outbox, records: TaskSto
 
 
 def test_a_list_of_what_was_not_delivered_changes_nothing(box: Outbox, records: TaskStore, redis: Redis) -> None:
-    """What has no record at one moment may have one at the next, as one that is replayed."""
+    """A task without a record at one moment may have one at the next, as one that is replayed."""
     for task_id in "ab":
         end(records, task_id)
     record = redis.dump(keys.task("a"))
@@ -413,7 +413,7 @@ def test_releasing_a_settled_callback_changes_nothing(box: Outbox, records: Task
 
 
 def make_anew(redis: Redis) -> None:
-    """What a replay makes of a record."""
+    """Make of a record what a replay does."""
     callback = redis.hmget(keys.task("the-id"), ["callback_uri", "receiver"])
     redis.delete(keys.task("the-id"))
     fields = dict(zip(("callback_uri", "receiver"), callback, strict=True))

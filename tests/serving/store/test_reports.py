@@ -41,7 +41,7 @@ def outputs(redis: Redis) -> list[str]:
 
 
 def numbers(redis: Redis) -> list[int]:
-    """How many outputs there were, how many of these are not kept, and the bytes of those that are."""
+    """The number of outputs, of those that are not kept, and of the bytes of those that are."""
     return [int(one or 0) for one in redis.hmget(keys.task("a"), ["outputs", "outputs_from", "output_bytes"])]
 
 

@@ -62,7 +62,7 @@ def accept(
 
 
 def response(records: TaskStore, task_id: str) -> ResponseMode | None:
-    """How the deployment answers, told on accepting a task."""
+    """The deployment's kind of answer, as accepting a task returns it."""
     return records.enqueue(task_id, "message", callback_uri=None, queue_limit=10)[1]
 
 

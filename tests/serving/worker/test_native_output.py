@@ -110,7 +110,7 @@ def test_at_the_end_of_a_task_all_that_it_has_written_is_read(run: Run, running:
             with logged_as(task):
                 running.write_text(task)
                 os.write(1, f"of {task}\n".encode())
-        # The pipeline may do what it wants to.
+        # As the pipeline may do.
         os.closerange(3, 100)
         with logged_as("e"):
             os.write(1, b"and after that\n")

@@ -99,7 +99,7 @@ def test_a_task_that_started_in_the_meantime_is_not_left_out(slot: Slot, monkeyp
 
 
 def test_a_batch_that_began_in_the_meantime_is_not_cut_off(slot: Slot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left out of it would be claimed for ever, and never run."""
+    """A task that is left out of it would be claimed for ever, and never run."""
     slot.begin(list("abcd"))
     slot.start(0)
     with meanwhile(slot, "_read", lambda: slot.begin(list("efgh")), monkeypatch):

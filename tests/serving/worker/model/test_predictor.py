@@ -468,7 +468,7 @@ def test_what_predict_yields_is_reported_as_it_comes_and_is_the_result(reported:
             yield value
 
     assert loaded(predict=predict).predict({}) == {"output": ["the", 0.5, {"é": [1, None]}]}
-    assert reported.outputs == ['"the"', "0.5", '{"é":[1,null]}']
+    assert reported.outputs == ['"the"', "0.5", '{"é": [1, null]}']
     assert seen == [0, 1, 2]
 
 

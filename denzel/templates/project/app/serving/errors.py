@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from app.serving.json_values import NotJson, json_text, json_values
+from app.serving.text import bounded, text_of
 
 #: Characters of an exception's type, of its message, and of its arguments in JSON, that are kept.
 LIMIT = 1000
@@ -92,11 +93,11 @@ def type_name(error: BaseException) -> str:
 
 def message(error: BaseException) -> str:
     """The text of an exception; empty when its own `__str__` raises."""
-    return _bounded(_text(error))
+    return _bounded(text_of(error))
 
 
 def _explained(kind: str, text: str) -> str:
-    if not text:
+    if not text.strip():
         return kind
     # All that a KeyError has is a key, and SystemExit a code; others are raised with a mere value, too.
     says_nothing = kind in _MERE_VALUES or text.isdecimal() or (text[0] in "'\"" and text[-1] == text[0])
@@ -122,17 +123,9 @@ def _argument(argument: Any) -> Any:
     try:
         return json_values(argument)
     except NotJson:
-        return _bounded(_text(argument)) or type(argument).__name__
-
-
-def _text(value: object) -> str:
-    try:
-        return str(value)
-    except (Exception, SystemExit, KeyboardInterrupt):  # noqa: BLE001  the user's own code
-        return ""
+        return _bounded(text_of(argument)) or type(argument).__name__
 
 
 def _bounded(text: str) -> str:
     """The beginning of a long text; what UTF-8 cannot encode is written as escapes."""
-    cut = text if len(text) <= LIMIT else f"{text[: LIMIT - 3]}..."
-    return cut.encode("utf-8", "backslashreplace").decode()
+    return bounded(text, LIMIT).encode("utf-8", "backslashreplace").decode()

@@ -28,13 +28,17 @@ _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _HINTS = (
     ("toarray", ".toarray()"),
     ("collect", ".collect()"),
+    ("to_dict", ".to_dict()"),
     ("compute", ".compute()"),
     ("savefig", "the base64 text of the PNG that savefig writes"),
     ("getbuffer", "the base64 text of .getvalue()"),
+    ("getvalue", ".getvalue()"),
     ("read", "the base64 text of .read()"),
     ("__next__", "list()"),
+    ("__await__", "asyncio.run()"),
     ("tolist", ".tolist()"),
     ("to_numpy", ".to_numpy()"),
+    ("numerator", "float(), or str()"),
     ("conjugate", "str(), or .real and .imag"),
 )
 
@@ -86,9 +90,12 @@ def _of_a_library(value: Any, kind: type[Any]) -> Any:
     module = kind.__module__.partition(".")[0]
     if hasattr(kind, "model_dump"):
         return value.model_dump()
-    if module == "pydantic" or (hasattr(kind, "__fields__") and hasattr(kind, "parse_obj")):
+    if hasattr(kind, "__fields__") and hasattr(kind, "parse_obj"):
         # Of pydantic 1.
         return {name: getattr(value, name) for name in value.__fields__}
+    if hasattr(kind, "unicode_string") or hasattr(kind, "get_secret_value"):
+        # An address of pydantic; a secret, whose text is asterisks, as in pydantic's own JSON.
+        return str(value)
     if hasattr(kind, "to_dict") and hasattr(kind, "iloc"):
         return _table(value) if hasattr(kind, "columns") else _labelled(value)
     for method in ("to_dicts", "to_pylist", "to_list"):
@@ -151,8 +158,14 @@ def _numpy_duration(value: Any) -> Any:
     if unit in ("Y", "M"):
         return _nested(value.astype("i8").tolist(), lambda count: None if count == -(2**63) else f"P{count}{unit}")
     if not unit:
-        raise NoForm("int()")
+        return _nested(value.astype("i8").tolist(), _without_unit)
     return _nested(value.astype("m8[ns]").astype("i8").tolist(), _nanoseconds)
+
+
+def _without_unit(count: int) -> None:
+    """NaT is null without a unit too; any other count says nothing."""
+    if count != -(2**63):
+        raise NoForm("int()")
 
 
 def _nested(value: Any, convert: Any) -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from app.serving.json_forms import NoForm, Plain, simpler
+from app.serving.text import text_of
 
 # The types of values that stay as they are, and of the keys of most dicts.
 _UNCHANGED = frozenset((str, bool, type(None)))
@@ -137,7 +137,9 @@ def _key(key: Any, path: _Path) -> str:
         return str(key)
     try:
         value = _convert(key, ("the key",))
-    except NotJson:
+    except NotJson as error:
+        if isinstance(key, int):
+            raise NotJson(f"{_formatted(path)}: {error}") from None
         value = key
     if isinstance(value, str):
         return value
@@ -156,18 +158,11 @@ def _named(value: Any, path: _Path) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return _shortened(f"{type(error).__name__}: {_text(str, error)}")
+    return _shortened(f"{type(error).__name__}: {text_of(error)}")
 
 
 def _repr(key: Any) -> str:
-    return _shortened(_text(repr, key)) or "without a text"
-
-
-def _text(function: Callable[[Any], str], value: Any) -> str:
-    try:
-        return function(value)
-    except Exception:  # noqa: BLE001  the user's own code
-        return ""
+    return _shortened(text_of(key, repr)) or "without a text"
 
 
 def _formatted(path: _Path) -> str:

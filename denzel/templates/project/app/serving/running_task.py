@@ -9,6 +9,7 @@ import os
 
 from app.serving.logs.bars import read_bar
 from app.serving.logs.current import current_ids
+from app.serving.text import bounded, text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ MAX_MESSAGE = 500
 
 _tasks: Mapping[str, Delivered] = {}
 _reporter: Reporter | None = None
-_told_by_pipeline: tuple[str, ...] = ()
+_reported_by_pipeline: tuple[str, ...] = ()
 
 
 class CurrentTask:
@@ -77,8 +78,8 @@ def progress(fraction: float | None = None, message: str = "") -> None:
     Call it as often as you like: it returns at once, about ten reports a second are written, and so is the last one.
     In predict_batch it is for all tasks of the batch. Without a current task it does nothing.
     """
-    global _told_by_pipeline
-    ids = _told_by_pipeline = current_ids()
+    global _reported_by_pipeline
+    ids = _reported_by_pipeline = current_ids()
     if _reporter is not None and ids:
         _reporter.progress(ids, _as_fraction(fraction), _as_line(message))
 
@@ -86,7 +87,7 @@ def progress(fraction: float | None = None, message: str = "") -> None:
 def report_bar(text: str) -> None:
     """Show a progress bar, as it is drawn, in the same way; not where the pipeline calls `progress` for the task."""
     ids = current_ids()
-    if _reporter is None or not ids or ids == _told_by_pipeline:
+    if _reporter is None or not ids or ids == _reported_by_pipeline:
         return
     bar = read_bar(text)
     if bar is not None:
@@ -126,9 +127,5 @@ def _as_fraction(fraction: object) -> float | None:
 
 def _as_line(message: object) -> str:
     """One line of MAX_MESSAGE characters at most."""
-    try:
-        text = str("" if message is None else message)
-    except Exception:  # noqa: BLE001  an object of the user's
-        return ""
-    line = " ".join(text[: 2 * MAX_MESSAGE].split())
-    return line if len(line) <= MAX_MESSAGE else f"{line[: MAX_MESSAGE - 3]}..."
+    text = "" if message is None else text_of(message)
+    return bounded(" ".join(text[: 2 * MAX_MESSAGE].split()), MAX_MESSAGE)

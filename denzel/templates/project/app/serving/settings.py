@@ -49,6 +49,7 @@ class Settings:
     callback_deny: tuple[str, ...]
     callback_loopback: bool
     own_services: tuple[str, ...]
+    kubernetes_service_host: str
     stop_timeout: float
     worker_log: str
 
@@ -82,6 +83,8 @@ class Settings:
             callback_deny=read.words("CALLBACK_DENY"),
             callback_loopback=read.choice("CALLBACK_LOOPBACK", {"closed": False, "open": True}, "closed"),
             own_services=read.words("OWN_SERVICES"),
+            # Kubernetes sets it in each container.
+            kubernetes_service_host=read.text("KUBERNETES_SERVICE_HOST", ""),
             stop_timeout=read.number("STOP_TIMEOUT", float, "30", minimum=10),
             worker_log=read.text("WORKER_LOG", "logs/worker.log"),
         )

@@ -106,6 +106,16 @@ def test_a_class_of_the_training_script_is_to_be_defined_in_the_pipeline(
 
 
 @READ
+def test_a_class_within_a_class_is_imported_with_the_outer_one(
+    reader: str, hint: Hint, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.write_bytes(b"\x80\x04\x8c\x08__main__\x8c\x0bOuter.Inner\x93.")
+    text = hint(reader)
+    assert text.startswith("Your training script defined Outer. ")
+    assert "import Outer. Then" in text
+
+
+@READ
 @pytest.mark.parametrize("module", ["train", "unknown.part", "features.extra"])
 def test_a_module_that_the_file_asks_for_is_not_to_be_added(
     reader: str, module: str, hint: Hint, model: Path, monkeypatch: pytest.MonkeyPatch

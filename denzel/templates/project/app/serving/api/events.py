@@ -16,8 +16,9 @@ import falcon.asgi
 
 from app.serving.api import problems
 from app.serving.api.auth import Authorization
-from app.serving.api.body import Receive
+from app.serving.api.bodies.body import Receive
 from app.serving.api.resources import status_json, unknown_task
+from app.serving.api.scope import ABORT, END, ERROR
 from app.serving.queue.client import TaskQueue
 from app.serving.queue.streams import TaskStream, TooManyStreams
 from app.serving.queue.task_events import Event, read_cursor
@@ -32,13 +33,6 @@ SEND_TIMEOUT = 60.0
 RETRY = 1000
 
 MEDIA_TYPE = "text/event-stream"
-
-#: Members of a request's scope: where the server has a function that breaks the connection, and where it finds one
-#: that ends the response when the server stops, or the client has closed its side.
-ABORT, END = "denzel.abort", "denzel.end"
-
-#: The member of a request's scope with the error for Falcon.
-ERROR = "denzel.error"
 
 _PATH = re.compile(r"/status/([^/]+)/events")
 

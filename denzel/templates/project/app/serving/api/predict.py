@@ -16,20 +16,23 @@ import falcon.asgi
 
 from app.serving.api import problems
 from app.serving.api.auth import Authorization
-from app.serving.api.body import Receive, parse_json, read_body
-from app.serving.api.content_type import CALLBACK_URI, Content, read_content
-from app.serving.api.events import ERROR, accepts_events, open_stream, send_events, too_many_streams
+from app.serving.api.bodies.body import Receive, parse_json, read_body
+from app.serving.api.bodies.content_type import CALLBACK_URI, Content, read_content
+from app.serving.api.events import accepts_events, open_stream, send_events, too_many_streams
 from app.serving.api.idempotency import read_idempotency
 from app.serving.api.prefer import applied_wait, read_preferences
 from app.serving.api.resources import result_json
+from app.serving.api.scope import ERROR, ON_SHUTDOWN
 from app.serving.api.trace import read_trace
 from app.serving.callback_uri import check_uri, remembered
 from app.serving.callbacks.egress import EgressPolicy
 from app.serving.errors import BAD_INPUT, explain, explanation
 from app.serving.json_values import NotJson, TooDeep, json_values
-from app.serving.queue.client import BrokerAway, MemoryFull, NoWorker, Overloaded, SubmitResult, TaskQueue, TaskRequest
+from app.serving.queue.client import BrokerAway, MemoryFull, Overloaded, TaskQueue
 from app.serving.queue.streams import TaskStream
+from app.serving.queue.submission import SubmitResult, TaskRequest
 from app.serving.queue.waiting import Preferences
+from app.serving.queue.worker_watch import NoWorker
 from app.serving.settings import Settings
 from app.serving.store.tasks import SUCCESS, Idempotency, KeyReused, QueueFull, TaskRecord
 
@@ -73,6 +76,7 @@ class Predict:
                 return
             named = _by_name(scope["headers"])
             follows = accepts_events(named.get(b"accept"))
+            scope[ON_SHUTDOWN] = self._queue.stop_waiting
             try:
                 if follows and self._queue.streams.is_full:
                     raise too_many_streams()
@@ -177,7 +181,7 @@ class Predict:
             verified = self._verify_input(json_data)
         except PipelineUnusable:
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise _bad_input(explain(error)) from error
         try:
             return json_values(verified, "verify_input(...)")

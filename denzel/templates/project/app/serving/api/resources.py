@@ -13,6 +13,7 @@ import falcon.asgi
 
 from app.serving.api import problems
 from app.serving.api.prefer import applied_wait, read_preferences
+from app.serving.api.scope import ON_SHUTDOWN
 from app.serving.errors import failure_members
 from app.serving.json_values import json_text
 from app.serving.queue.client import BrokerAway, TaskQueue
@@ -56,6 +57,7 @@ class Status:
         else:
             # RFC 7240
             resp.set_header("Preference-Applied", applied_wait(wait))
+            req.scope[ON_SHUTDOWN] = self._queue.stop_waiting
             record = await self._queue.wait(task_id, wait)
         if record is None:
             raise unknown_task(task_id)

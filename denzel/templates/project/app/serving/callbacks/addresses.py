@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -21,6 +22,28 @@ LOCALHOST = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 #: Networks of IPv6 addresses with an IPv4 one in the last 32 bits: NAT64 (RFC 6052), local NAT64 (RFC 8215), and the
 #: deprecated IPv4-compatible addresses (RFC 4291).
 _EMBEDDING = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Network("::/96"))
+
+
+#: Addresses outside link-local at which clouds serve credentials, or data of an instance, each as its cloud documents
+#: it; of AWS and Oracle the networks, as there are several.
+_METADATA = tuple(
+    map(
+        ip_network,
+        (
+            "fd00:ec2::/32",  # AWS: instances fd00:ec2::254, containers fd00:ec2::23
+            "fd20:ce::254",  # Google
+            "fd00:c1::/32",  # Oracle: fd00:c1::a9fe:a9fe
+            "192.0.0.192",  # Oracle Cloud Classic
+            "100.100.100.200",  # Alibaba
+            "168.63.129.16",  # Azure
+            "fd00:42::42",  # Scaleway
+            "fd00:a9fe:a9fe::1",  # Akamai (Linode)
+        ),
+    )
+)
+
+#: The names of the API of a Kubernetes cluster, inside it; also with the cluster's domain behind them.
+_CLUSTER_API = re.compile(r"kubernetes(\.default(\.svc(\..+)?)?)?")
 
 
 class EgressDenied(ValueError):
@@ -81,7 +104,14 @@ def blocked_reason(address: Address) -> str:
         return "an unspecified address"
     if address.version == 4 and address.is_reserved:
         return "a reserved address"
+    if any(address in network for network in _METADATA):
+        return "an address of a cloud's metadata"
     return ""
+
+
+def is_cluster_api(host: str) -> bool:
+    """True for a name of the API of a Kubernetes cluster."""
+    return _CLUSTER_API.fullmatch(host) is not None
 
 
 def is_of_this_machine(address: Address) -> bool:

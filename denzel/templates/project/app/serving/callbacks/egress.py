@@ -22,6 +22,7 @@ from app.serving.callbacks.addresses import (
     embedded_addresses,
     gateways,
     host_name,
+    is_cluster_api,
     is_of_this_machine,
     look_up,
     parse_literal,
@@ -130,8 +131,8 @@ class OwnServices:
 
 class EgressPolicy:
     """The rules for the hosts of callbacks. The first that applies: own services are blocked; CALLBACK_DENY blocks;
-    CALLBACK_ALLOW permits; loopback, link-local and the like are blocked; all others are permitted, private networks
-    too.
+    CALLBACK_ALLOW permits; loopback, link-local, clouds' metadata, a cluster's API and the like are blocked; all others
+    are permitted, private networks too.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class EgressPolicy:
         deny: Iterable[str] = (),
         own_services: Iterable[str] = (),
         loopback: bool = False,
+        cluster_api: str = "",
         resolve: Resolve = look_up,
         routes: Path = ROUTES,
     ) -> None:
@@ -148,6 +150,7 @@ class EgressPolicy:
         self._deny = HostList.read("CALLBACK_DENY", deny)
         self._own = OwnServices(own_services, resolve, routes)
         self._loopback = loopback
+        self._cluster_api = parse_literal(host_name(cluster_api))
         self._resolve = resolve
 
     @classmethod
@@ -158,6 +161,7 @@ class EgressPolicy:
             deny=settings.callback_deny,
             own_services=settings.own_services,
             loopback=settings.callback_loopback,
+            cluster_api=settings.kubernetes_service_host,
         )
 
     def check_literal(self, uri: str) -> None:
@@ -202,6 +206,8 @@ class EgressPolicy:
             raise EgressDenied(f"{host}:{port}, a service of this project")
         if self._deny.has_name(host):
             raise EgressDenied(f"{host}, which CALLBACK_DENY names")
+        if is_cluster_api(host) and not self._allow.has_name(host):
+            raise EgressDenied(f"{host}, the API of a cluster (CALLBACK_ALLOW opens it)")
 
     def _check_address(self, host: str, port: int, address: Address, *, resolve: bool) -> None:
         named = f"{host}, which is {address}, " if host != str(address) else f"{host}, "
@@ -212,7 +218,7 @@ class EgressPolicy:
                 raise EgressDenied(f"{named}which CALLBACK_DENY names")
             if self._allow.has_name(host) or self._allow.has_address(form):
                 continue
-            reason = blocked_reason(form)
+            reason = "the API of this cluster" if form in self._cluster_api else blocked_reason(form)
             if reason and not (reason == "a loopback address" and self._loopback):
                 raise EgressDenied(f"{named}{reason} (CALLBACK_ALLOW opens it)")
 

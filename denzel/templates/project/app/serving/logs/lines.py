@@ -70,7 +70,7 @@ def own_log(handlers: Sequence[logging.Handler]) -> None:
 
 
 def enable_own_log() -> None:
-    """Enable denzel's loggers again: `logging.config` disables by default all that it is not told of."""
+    """Enable denzel's loggers again: `logging.config` disables by default all that it does not name."""
     for name, logger in logging.Logger.manager.loggerDict.items():
         if isinstance(logger, logging.Logger) and f"{name}.".startswith(f"{OWN_LOGGER}."):
             logger.disabled = False

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from redis import Redis, RedisError
 from redis.exceptions import OutOfMemoryError
@@ -17,15 +16,15 @@ from app.serving.queue.completions import CompletionWatcher, wake
 from app.serving.queue.executor import BatchingExecutor
 from app.serving.queue.inline import InlineExecutor
 from app.serving.queue.streams import TaskStreams
+from app.serving.queue.submission import Submission, SubmitResult, TaskRequest, new_id, new_task
 from app.serving.queue.waiting import NONE, Preferences, seconds_to_wait
-from app.serving.queue.worker_watch import WorkerWatch
+from app.serving.queue.worker_watch import NoWorker, WorkerWatch
 from app.serving.settings import Settings
 from app.serving.store.loop.connection import LoopConnection, resolve
 from app.serving.store.loop.tasks import LoopScript, LoopTaskStore
-from app.serving.store.messages import task_message
 from app.serving.store.tasks import (
+    PENDING,
     Enqueued,
-    Idempotency,
     NewTask,
     QueueFull,
     TaskRecord,
@@ -47,6 +46,9 @@ MemoryFull = OutOfMemoryError
 MAX_WAIT = 300
 MAX_WAITS = 1000
 
+#: Seconds for which a request goes on waiting for a task that runs when the server stops, which has 20 (api.sh).
+STOP_WAIT = 15.0
+
 #: Tasks of one process that may wait to be verified and stored: Redis may hang, and verify_input be slow.
 MAX_SUBMISSIONS = 2000
 
@@ -61,46 +63,6 @@ Answer = TypeVar("Answer")
 
 class Overloaded(Exception):
     """Too many tasks wait to be verified and stored; this one was rejected."""
-
-
-class NoWorker(Exception):
-    """No worker can run tasks, for the cause in the message, and the request would wait for one; it was rejected."""
-
-
-class TaskRequest(NamedTuple):
-    """A task to submit: what verify_input returned (JSON values), where its callback goes, its idempotency key, and the
-    headers that follow it.
-    """
-
-    verified: Any
-    callback_uri: str | None = None
-    idempotency: Idempotency | None = None
-    trace: dict[str, str] | None = None
-
-
-class SubmitResult(NamedTuple):
-    """A task on the queue. `waited` is True when the request waited for its end; `record` is then the task as it was
-    after that, or None when it could not be read.
-    """
-
-    task_id: str
-    waited: bool = False
-    record: TaskRecord | None = None
-
-
-class _Submission:
-    """A request between the acceptance of its task and the outcome.
-
-    That is an Enqueued, when it does not wait; the notice of the end; or None, when the task is to be looked up.
-    """
-
-    __slots__ = ("deadline", "is_waiting", "outcome", "prefer", "task_id", "timer")
-
-    def __init__(self, task_id: str, prefer: Preferences, outcome: asyncio.Future[Any]) -> None:
-        self.task_id, self.prefer, self.outcome = task_id, prefer, outcome
-        self.deadline = 0.0
-        self.is_waiting = False
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class TaskQueue:
@@ -123,6 +85,8 @@ class TaskQueue:
         self._queries = 0
         self._speed: QueueSpeed | None = None
         self._speed_until = 0.0
+        # Until when the requests wait whose tasks run, once the server stops.
+        self._stops_at: float | None = None
 
     async def submit(
         self, prepare: Callable[[], TaskRequest], prefer: Preferences = NONE, *, size: int = 0
@@ -135,12 +99,12 @@ class TaskQueue:
         """
         if self._checks.backlog + self._connection.backlog >= MAX_SUBMISSIONS:
             raise Overloaded
-        task_id = _new_id()
-        task: NewTask = await self._checks.run(lambda: _new_task(task_id, prepare(), prefer), size)
+        task_id = new_id()
+        task: NewTask = await self._checks.run(lambda: new_task(task_id, prepare(), prefer), size)
         cause = await self._workers.failure() if seconds_to_wait(prefer, self._response) else ""
         if cause and task.idempotency is None:
             raise NoWorker(cause)
-        submission = _Submission(task_id, prefer, asyncio.get_running_loop().create_future())
+        submission = Submission(task_id, prefer, asyncio.get_running_loop().create_future())
         try:
             # A task of before, of the same key, may have ended; no other one is accepted.
             self._enqueue(task, submission, queue_limit=0 if cause else self._settings.queue_limit)
@@ -159,7 +123,7 @@ class TaskQueue:
             record = TaskRecord(status=outcome.status, text=outcome.result)
         return SubmitResult(task_id=submission.task_id, waited=True, record=record)
 
-    def _enqueue(self, task: NewTask, submission: _Submission, *, queue_limit: int) -> None:
+    def _enqueue(self, task: NewTask, submission: Submission, *, queue_limit: int) -> None:
         arguments = accept_arguments(
             task,
             queue_limit=queue_limit,
@@ -168,7 +132,7 @@ class TaskQueue:
         )
         self._accept.send(arguments, lambda reply, is_repeated: self._on_reply(submission, reply, is_repeated))
 
-    def _on_reply(self, submission: _Submission, reply: Any, is_repeated: bool) -> None:
+    def _on_reply(self, submission: Submission, reply: Any, is_repeated: bool) -> None:
         """Resolve the outcome, or let the end of the task and the deadline do so."""
         outcome, prefer = submission.outcome, submission.prefer
         if outcome.done():  # the request was cancelled
@@ -187,7 +151,7 @@ class TaskQueue:
         # What was announced before a repeated command is missed.
         is_announced = enqueued.task_id == submission.task_id and not is_repeated
         submission.task_id = enqueued.task_id
-        if not is_announced or self._waits >= MAX_WAITS:
+        if not is_announced or self._waits >= MAX_WAITS or self._stops_at is not None:
             wake(outcome, None)
             return
         self._waits += 1
@@ -195,7 +159,7 @@ class TaskQueue:
         self._completions.expect(submission.task_id, outcome)
         submission.timer = asyncio.get_running_loop().call_later(seconds, wake, outcome, None)
 
-    def _end(self, submission: _Submission) -> None:
+    def _end(self, submission: Submission) -> None:
         if submission.is_waiting:
             self._waits -= 1
             self._completions.drop(submission.task_id)
@@ -232,6 +196,12 @@ class TaskQueue:
         """The reports of the workers, by name."""
         return await self._query(self._store.workers)
 
+    def stop_waiting(self) -> None:
+        """Let no request wait for long, as the server stops: one whose task waits itself is answered at once."""
+        if self._stops_at is None:
+            self._stops_at = time.monotonic() + STOP_WAIT
+        self._completions.wake_all()
+
     def close(self) -> None:
         """End the connections."""
         self._workers.close()
@@ -248,7 +218,7 @@ class TaskQueue:
         finally:
             self._queries -= 1
 
-    async def _try_to_wait(self, submission: _Submission) -> TaskRecord | None:
+    async def _try_to_wait(self, submission: Submission) -> TaskRecord | None:
         """Wait for an accepted task; None when Redis is away, as a client that got that error would send it again."""
         try:
             return await self._wait(submission.task_id, submission.deadline)
@@ -262,13 +232,13 @@ class TaskQueue:
             return record
         self._waits += 1
         try:
-            while record is not None and not record.is_finished and time.monotonic() < deadline:
+            while record is not None and not record.is_finished and time.monotonic() < self._end_of(deadline, record):
                 waiter = await self._completions.watch(task_id)
                 try:
                     # It may have ended before that.
                     record = await self.find(task_id)
                     if record is not None and not record.is_finished:
-                        await self._completions.wait(waiter, deadline)
+                        await self._completions.wait(waiter, self._end_of(deadline, record))
                         record = await self.find(task_id)
                 finally:
                     self._completions.unwatch(task_id, waiter)
@@ -276,18 +246,8 @@ class TaskQueue:
         finally:
             self._waits -= 1
 
-
-def _new_id() -> str:
-    """A random UUID, version 4 (RFC 9562), in a third of the time of `uuid.uuid4`."""
-    text = os.urandom(16).hex()
-    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[int(text[16], 16) & 3]}{text[17:20]}-{text[20:]}"
-
-
-def _new_task(task_id: str, request: TaskRequest, prefer: Preferences) -> NewTask:
-    return NewTask(
-        task_id=task_id,
-        message=task_message(task_id, request.verified, request.trace),
-        callback_uri=request.callback_uri,
-        idempotency=request.idempotency,
-        prefer="wait" if prefer.wait is not None else "respond-async" if prefer.respond_async else "",
-    )
+    def _end_of(self, deadline: float, record: TaskRecord) -> float:
+        """The deadline of a wait, or an earlier one when the server stops."""
+        if self._stops_at is None:
+            return deadline
+        return 0.0 if record.status == PENDING else min(deadline, self._stops_at)

@@ -47,7 +47,7 @@ class CompletionWatcher:
             redis,
             channels=[self.channel],
             on_message=self._handle,
-            on_connect=self._wake_all,
+            on_connect=self.wake_all,
             must_listen=lambda: bool(self._expected or self._watched),
         )
 
@@ -111,8 +111,8 @@ class CompletionWatcher:
         if not self._watched:
             self.connection.unsubscribe(keys.COMPLETIONS)
 
-    def _wake_all(self) -> None:
-        """Let all look their tasks up: what was announced before this subscription was missed."""
+    def wake_all(self) -> None:
+        """Let all look their tasks up: what was announced before a new subscription was missed."""
         for waiter in (*self._expected.values(), *(each for waiters in self._watched.values() for each in waiters)):
             wake(waiter, None)
         self._expected.clear()

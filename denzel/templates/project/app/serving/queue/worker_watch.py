@@ -15,6 +15,10 @@ INTERVAL = 1.0
 KEEP = 10.0
 
 
+class NoWorker(Exception):
+    """No worker can run tasks, for the cause in the message, and the request would wait for one; it was rejected."""
+
+
 class WorkerWatch:
     """The latest reports of the workers, for one event loop."""
 

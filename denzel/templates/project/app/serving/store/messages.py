@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from app.serving.store import keys
+from app.serving.text import bounded
 
 TASK_NAME = "app.tasks.invoke_predict"
 
@@ -102,7 +103,7 @@ def task_message(task_id: str, verified: Any, headers: Mapping[str, str] | None 
     arguments = [verified]
     body = base64.b64encode(dump([arguments, {}, _AFTER_ARGUMENTS])).decode()
     # `repr` has escapes for what orjson cannot write.
-    args_repr = orjson.dumps(_args_repr(arguments)).decode()
+    args_repr = orjson.dumps(bounded(repr(arguments), MAX_ARGS_REPR)).decode()
     middle = f", {dump(headers).decode()[1:-1]}{_middle()}" if headers else _middle()
     return f"{_HEAD.replace('TASK ID', task_id)}{args_repr}{middle}{body}{_END}"
 
@@ -171,8 +172,3 @@ def dump(value: Any) -> bytes:
 @cache
 def _middle() -> str:
     return _MIDDLE.replace("ORIGIN", f"gen{os.getpid()}@{socket.gethostname()}")
-
-
-def _args_repr(arguments: list[Any]) -> str:
-    text = repr(arguments)
-    return text if len(text) <= MAX_ARGS_REPR else text[: MAX_ARGS_REPR - 3] + "..."

@@ -69,7 +69,7 @@ class NativeOutput:
         os.close(self._output)
 
     def _wait_until_read(self) -> None:
-        # The pipeline may close what it wants to.
+        # The pipeline may have closed it.
         with suppress(OSError):
             for _ in range(int(MAX_WAIT / CHECK_INTERVAL)):
                 fcntl.ioctl(self._input, termios.FIONREAD, self._unread)

@@ -28,11 +28,11 @@ from app.serving.store.workers import WorkerRegistry, WorkerState
 from app.serving.worker.batching.events import TaskEvents
 from app.serving.worker.batching.place import Place
 from app.serving.worker.batching.report_writer import ReportWriter
-from app.serving.worker.batching.result_buffer import FIRST_PAUSE, LONGEST_PAUSE, ResultBuffer
+from app.serving.worker.batching.result_buffer import FIRST_PAUSE, MAX_PAUSE, ResultBuffer
 from app.serving.worker.batching.runner import BatchRunner
 from app.serving.worker.batching.scoreboard import Slot
 from app.serving.worker.batching.sizing import AdaptiveBatchSize
-from app.serving.worker.memory import memory_check
+from app.serving.worker.memory_limit import memory_check
 from app.serving.worker.model.predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ class TaskLoop:
         self._place.release()
         self._waiting = 0
         self._begin_epoch()
-        for pause in pauses(FIRST_PAUSE, LONGEST_PAUSE):
+        for pause in pauses(FIRST_PAUSE, MAX_PAUSE):
             self._slot.wait()
             with self._interruptible():
                 try:

@@ -13,9 +13,9 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.serving.api.events import ABORT, END
 from app.serving.api.http.transport import CoalescingTransport, LingeringClose
 from app.serving.api.problems import problem
+from app.serving.api.scope import ABORT, END, ON_SHUTDOWN
 
 #: Seconds without input in the middle of a request after which it is given up.
 READ_TIMEOUT = 20
@@ -123,7 +123,7 @@ class Protocol(HttpToolsProtocol):
         elif self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
             # Whoever follows a task and closes is gone: only the second write from here on would show that.
-            self._end_stream()
+            self._call(END)
             return True
         else:
             # A response may be written, and not sent yet.
@@ -174,13 +174,15 @@ class Protocol(HttpToolsProtocol):
         self._in_head = False
 
     def shutdown(self) -> None:
-        """Close the connection as soon as it has no request, and end a response that would go on for long."""
+        """Close the connection as soon as it has no request, and end what would go on for long."""
         super().shutdown()
-        self._end_stream()
+        self._call(END)
+        self._call(ON_SHUTDOWN)
 
-    def _end_stream(self) -> None:
-        if end := self._answered.get(END):
-            end()
+    def _call(self, member: str) -> None:
+        """Call the function in this member of the request's scope, if there is one."""
+        if function := self._answered.get(member):
+            function()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         cycle.scope[ABORT] = self._abort

@@ -12,7 +12,7 @@ from redis import OutOfMemoryError, RedisError
 
 from app.serving.backoff import pauses
 from app.serving.store.reports import MAX_OUTPUT_BYTES, MAX_OUTPUTS, Report, ReportStore
-from app.serving.worker.batching.result_buffer import FIRST_PAUSE, LONGEST_PAUSE
+from app.serving.worker.batching.result_buffer import FIRST_PAUSE, MAX_PAUSE
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class ReportWriter:
         """Write all that was reported, however long Redis is away, and forget the tasks: they have ended."""
         if not self._has_reports:
             return
-        for pause in pauses(FIRST_PAUSE, LONGEST_PAUSE):
+        for pause in pauses(FIRST_PAUSE, MAX_PAUSE):
             if self._write():
                 break
             self._sleep(pause)
@@ -120,12 +120,12 @@ class ReportWriter:
             self._thread.start()
 
     def _write_for_ever(self) -> None:
-        failures = pauses(FIRST_PAUSE, LONGEST_PAUSE)
+        failures = pauses(FIRST_PAUSE, MAX_PAUSE)
         while self._is_due.wait():
             self._is_due.clear()
             self._output_is_due.clear()
             if self._write():
-                failures = pauses(FIRST_PAUSE, LONGEST_PAUSE)
+                failures = pauses(FIRST_PAUSE, MAX_PAUSE)
                 time.sleep(OUTPUT_INTERVAL)
                 self._output_is_due.wait(PROGRESS_INTERVAL - OUTPUT_INTERVAL)
             else:

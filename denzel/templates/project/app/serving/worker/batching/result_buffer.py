@@ -21,7 +21,7 @@ MAX_BUFFERED_BYTES = 1024 * 1024
 
 #: Seconds between two tries while Redis is away, at first and at most.
 FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 1.0
+MAX_PAUSE = 1.0
 
 
 class ResultBuffer:
@@ -61,7 +61,7 @@ class ResultBuffer:
         """Store these, however long Redis is away."""
         if not completions:
             return
-        for pause in pauses(FIRST_PAUSE, LONGEST_PAUSE):
+        for pause in pauses(FIRST_PAUSE, MAX_PAUSE):
             try:
                 self._store.complete_many(completions, ttl=self._ttl)
                 return

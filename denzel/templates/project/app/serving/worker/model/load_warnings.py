@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from app.serving.logs.lines import OWN_LOGGER
+from app.serving.text import bounded
 
 #: Warnings that are kept, and characters of each.
 MAX_WARNINGS = 5
@@ -30,8 +31,7 @@ class LoadWarnings:
 
     def add(self, text: str) -> None:
         """Keep a warning, in one line; one that was there before does not count."""
-        line = " ".join(text.split())
-        self._texts[line if len(line) <= MAX_WARNING else f"{line[: MAX_WARNING - 3]}..."] = None
+        self._texts[bounded(" ".join(text.split()), MAX_WARNING)] = None
 
     def as_json(self) -> str:
         """`{"shown": [...], "more": 3}`: the first ones, and how many there are beside them; empty for none."""

@@ -11,12 +11,11 @@ from typing import Any
 from app.serving.backoff import pauses
 from app.serving.contract import check_model
 from app.serving.errors import describe
-from app.serving.json_values import json_values
+from app.serving.json_values import json_text, json_values
 from app.serving.logs.current import logged_as
 from app.serving.logs.lines import enable_own_log
 from app.serving.pipeline import import_pipeline
 from app.serving.running_task import report_output
-from app.serving.store.messages import dump
 from app.serving.worker.model.hints.failure_hint import failure_hint
 from app.serving.worker.model.import_cost import import_measured
 from app.serving.worker.model.load_warnings import LoadWarnings, collected_in
@@ -167,7 +166,7 @@ def _exhausted(values: Iterator[Any]) -> Any:
     try:
         while True:
             value = json_values(next(values), f"output[{len(output)}]")
-            report_output(dump(value).decode())
+            report_output(json_text(value))
             output.append(value)
     except StopIteration as end:
         return {"output": output} if end.value is None else end.value

@@ -70,6 +70,8 @@ def unpickling_hint(error: BaseException) -> str:
 def _lacking(module: str, name: str, files: list[Path]) -> str:
     # As the worker's own was started from a package, it shows that name.
     if module in ("__main__", "__mp_main__") or f"<module '{module}'" in repr(sys.modules["__main__"]):
+        # A class within a class, Outer.Inner, comes with the outer one.
+        name = name.partition(".")[0]
         return (
             f"Your training script defined {name}. Define it in app/logic/pipeline.py too, or import it there: from"
             f" app.logic.my_module import {name}. Then: denzel restart"
@@ -80,7 +82,7 @@ def _lacking(module: str, name: str, files: list[Path]) -> str:
 
 
 def _not_importable(module: str, files: list[Path]) -> str:
-    """A hint on a module that the file asks for. What that is, an index of packages does not tell: nothing is added."""
+    """A hint on a module that the file asks for. No package is named for it: an index may have anything of its name."""
     if module.partition(".")[0] == "numpy" and packages.installed_version("numpy"):
         wrote = "2" if module.startswith("numpy._core") else "another version"
         return (

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.serving.api.content_coding import MAX_MEMBERS, decode, read_codings
+from app.serving.api.bodies.content_coding import MAX_MEMBERS, decode, read_codings
 
 LIMIT = 1_000_000
 TEXT = b'{"x": [1, 2, 3]}' * 1000

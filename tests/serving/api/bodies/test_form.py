@@ -13,8 +13,8 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.serving.api.body import parse_json
-from app.serving.api.form import MAX_PARTS, file_value, read_form
+from app.serving.api.bodies.body import parse_json
+from app.serving.api.bodies.form import MAX_PARTS, file_value, read_form
 
 BOUNDARY = "multipart/form-data; boundary=b"
 

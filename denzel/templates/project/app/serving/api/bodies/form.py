@@ -13,8 +13,8 @@ from falcon.media import MultipartFormHandler
 from falcon.media.multipart import BodyPart, MultipartParseError, MultipartParseOptions
 from falcon.util import BufferedReader
 
-from app.serving.api.body import parse_json, shortened
-from app.serving.api.text import decode_text, is_known, to_utf8
+from app.serving.api.bodies.body import parse_json, shortened
+from app.serving.api.bodies.charset import decode_text, is_known, to_utf8
 
 #: Parts of one form, and bytes of a part's headers: Falcon parses a header in quadratic time.
 MAX_PARTS = 500

@@ -10,10 +10,10 @@ from urllib.parse import parse_qs
 
 import falcon
 
-from app.serving.api.body import parse_json, shortened
-from app.serving.api.content_coding import at_once, decode, read_codings
-from app.serving.api.form import file_value, is_json, read_form
-from app.serving.api.text import to_utf8
+from app.serving.api.bodies.body import parse_json, shortened
+from app.serving.api.bodies.charset import to_utf8
+from app.serving.api.bodies.content_coding import at_once, decode, read_codings
+from app.serving.api.bodies.form import file_value, is_json, read_form
 
 #: The member of the JSON that holds a body that is one file.
 FILE = "file"
@@ -24,7 +24,7 @@ CALLBACK_URI = "callback_uri"
 #: Characters of the header at most: Falcon parses it in quadratic time.
 MAX_HEADER = 2048
 
-# What clients send beside JSON unless they are told otherwise, curl, urllib and PowerShell the first, browsers'
+# The types that clients send with JSON by default, curl, urllib and PowerShell the first, browsers'
 # `fetch` the second.
 _JSON_BY_HABIT = frozenset(("application/x-www-form-urlencoded", "text/plain", "text/json"))
 

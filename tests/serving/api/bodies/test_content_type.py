@@ -11,8 +11,8 @@ from typing import Any
 import falcon
 import pytest
 
-from app.serving.api.body import parse_json
-from app.serving.api.content_type import read_content
+from app.serving.api.bodies.body import parse_json
+from app.serving.api.bodies.content_type import read_content
 
 LIMIT = 1_000_000
 

@@ -11,6 +11,8 @@ from typing import Any
 import falcon
 import orjson
 
+from app.serving.text import bounded
+
 Receive = Callable[[], Awaitable[Any]]
 
 # Integers that may exceed 64 bits, behind any character that can precede a number: orjson would make them inexact.
@@ -20,12 +22,13 @@ _LONG_INTEGER = re.compile(rb"[\[:, \t\r\n-]\d{19}")
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 _LONG = b"0" * 19
 
-# Characters of a place that are shown.
+# Characters of a place, and of a value that a client sent, that are shown.
 _MAX_PLACE = 200
+_MAX_VALUE = 40
 
 
 class _NotFinite(ValueError):
-    """A number that JSON has not; the message says which."""
+    """A number that JSON has not, which the message names."""
 
 
 class _Constant:
@@ -107,14 +110,14 @@ def _refuse_constant(name: str) -> None:
 
 
 def _place_of_constant(body: bytes) -> str:
-    """The place of the first of these numbers: `the key "rows", item 0, the key "x"`."""
+    """The place of the first of these numbers, such as `["rows"][0]["x"]`."""
     found = _Constant()
     try:
         value = json.loads(body, parse_constant=lambda name: found)
     except (ValueError, RecursionError):
         return "an unknown place, as the rest is malformed too"
-    place = "".join(f"[{json.dumps(step, ensure_ascii=False)}]" for step in _path_to(found, value)) or "the top"
-    return place if len(place) <= _MAX_PLACE else f"{place[:_MAX_PLACE]}..."
+    place = "".join(f"[{json.dumps(step, ensure_ascii=False)}]" for step in _path_to(found, value))
+    return bounded(place, _MAX_PLACE) or "the top"
 
 
 def _path_to(found: _Constant, value: Any) -> list[str | int]:
@@ -151,4 +154,4 @@ def _finite(text: str) -> float:
 
 def shortened(text: str) -> str:
     """A value that a client sent, for an error."""
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return bounded(text, _MAX_VALUE)

@@ -7,7 +7,7 @@ import zlib
 
 import falcon
 
-from app.serving.api.body import shortened, too_large
+from app.serving.api.bodies.body import shortened, too_large
 
 #: Codings that one body may have, one over the other.
 MAX_CODINGS = 3
