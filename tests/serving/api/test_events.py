@@ -310,3 +310,15 @@ def test_a_server_that_stops_ends_its_streams_and_they_can_be_resumed(api: Api, 
     records.complete(task_id, "SUCCESS", {}, ttl=60)
     resumed = api.request("GET", f"/status/{task_id}/events", Last_Event_ID=first.id)
     assert [event.name for event in resumed.events()] == ["ended"]
+
+
+def test_a_server_that_stops_ends_a_stream_that_another_request_waits_for(api: Api) -> None:
+    task_id = accept(api)
+    response = api.request("GET", f"/status/{task_id}/events")
+    events = response.events()
+    assert next(events).name == "waiting"
+    response.connection.sendall(f"GET /status/{task_id} HTTP/1.1\r\nHost: api\r\n\r\n".encode())
+    # The server has read that when it has answered another connection.
+    assert api.request("GET", f"/status/{task_id}").status == 200
+    api.stop()
+    assert list(events) == []

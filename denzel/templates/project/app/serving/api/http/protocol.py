@@ -70,6 +70,7 @@ class Protocol(HttpToolsProtocol):
         connection = weakref.ref(self._connection)
         self._abort = lambda: (open_one := connection()) and open_one.abort()
         super().connection_made(self._connection)  # type: ignore[arg-type]
+        self._answered: Any = {}
         self._in_head = self._in_request = False
         self._head_length = 0
         self._rejection: tuple[int, str] | None = None
@@ -180,12 +181,13 @@ class Protocol(HttpToolsProtocol):
 
     def _call(self, member: str) -> None:
         """Call the function in this member of the request's scope, if there is one."""
-        scope: Any = {} if self.cycle is None else self.cycle.scope
-        if function := scope.get(member):
+        if function := self._answered.get(member):
             function()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         cycle.scope[ABORT] = self._abort
+        # Not that of `self.cycle`, which may wait behind it.
+        self._answered = cycle.scope
         # With `Expect: 100-continue`, errors that do not depend on the body, such as its length, are answered first.
         super()._start_asgi_task(cycle, answer_before_body(app) if cycle.waiting_for_100_continue else app)
 
