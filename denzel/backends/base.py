@@ -93,6 +93,14 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def rehearse(self, service: Service, argv: Sequence[str]) -> str:
+        """Run a program as a service would be started now, with the code, the settings and the packages of now, beside
+        what runs; return the output.
+
+        Raises CommandFailed with the program's standard error, and the errors of `up` when the build is gone.
+        """
+
+    @abstractmethod
     def kill(self, service: Service) -> None:
         """Kill every process of a service (SIGKILL), and return when they have ended; raises ServiceNotRunning.
 

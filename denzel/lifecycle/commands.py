@@ -21,6 +21,7 @@ from denzel.lifecycle import redis_state
 from denzel.lifecycle.checks import check_ports_are_free, check_settings
 from denzel.lifecycle.interruption import interrupted_command, uninterrupted
 from denzel.lifecycle.readiness import StatusReader, raise_failure, wait_until_ready
+from denzel.lifecycle.rehearsal import rehearse
 from denzel.project import dotenv, lock
 from denzel.project.dotenv import Settings
 from denzel.project.folder import Project
@@ -111,6 +112,7 @@ def restart(
         check_launched(backend)
         project.check_complete()
         check_settings(project, settings)
+        rehearse(backend)
         with _whole(project, "restart", progress):
             progress.doing("Stopping the services")
             backend.stop()
@@ -145,6 +147,7 @@ def update_requirements(
         check_launched(backend)
         check_settings(project, settings)
         _build(backend, set_state, progress, stamps=stamps)
+        rehearse(backend)
         dotenv.change(project.env_file, stamps)
         with _whole(project, "start", progress):
             _up(backend, settings, set_state, read_status, progress)

@@ -421,6 +421,24 @@ def test_a_program_that_fails_is_an_error_with_its_stderr(launched: Backend) -> 
     assert missing.value.detail == "denzel-has-no-such-program: cannot be run"
 
 
+def test_a_program_is_rehearsed_with_the_code_and_settings_of_now_beside_what_runs(rig: Rig, launched: Backend) -> None:
+    if not rig.runs_programs:
+        pytest.skip("the fake runs no programs")
+    (rig.project.root / "app" / "logic" / "new.py").write_text("print('new code')\n")
+    dotenv.change(rig.project.env_file, {"BATCH_SIZE": "7"})
+    now = rig.open_for(rig.project, dotenv.load(rig.project.env_file, {}))
+    try:
+        before = launched.services()
+        assert now.rehearse(Service.DENZEL, ["python", "-m", "app.logic.new"]) == "new code\n"
+        assert now.rehearse(Service.DENZEL, ["printenv", "BATCH_SIZE"]) == "7\n"
+        with pytest.raises(CommandFailed) as failure:
+            now.rehearse(Service.DENZEL, ["python", "-c", "raise SystemExit('no such model')"])
+        assert failure.value.detail.splitlines()[-1] == "no such model"
+        assert launched.services() == before
+    finally:
+        dotenv.change(rig.project.env_file, {"BATCH_SIZE": "32"})
+
+
 @pytest.mark.parametrize("service", Service)
 def test_a_service_that_is_killed_comes_back_by_itself(rig: Rig, launched: Backend, service: Service) -> None:
     others = {other: rig.life(other) for other in Service if other is not service}

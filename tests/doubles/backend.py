@@ -60,6 +60,7 @@ class FakeBackend(Backend):
         self.shell_code = 0
         self.answers: dict[tuple[str, ...], str | Exception] = {}
         self.executed: list[tuple[Service, tuple[str, ...]]] = []
+        self.rehearsed: list[tuple[Service, tuple[str, ...]]] = []
         self.changes_the_machine = False
         self.bounds_memory = True
         self.processor_times: dict[Service, float] = {}
@@ -146,6 +147,12 @@ class FakeBackend(Backend):
         if isinstance(answer, Exception):
             raise answer
         return answer if answer is not None else self._program(argv, stdin)
+
+    def rehearse(self, service: Service, argv: Sequence[str]) -> str:
+        self.rehearsed.append((service, tuple(argv)))
+        if "rehearse" in self.failures:
+            raise self.failures["rehearse"]
+        return ""
 
     def kill(self, service: Service) -> None:
         self._running(service)

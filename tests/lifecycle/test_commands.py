@@ -654,3 +654,40 @@ def test_nothing_is_stopped_while_a_file_is_missing(
     with pytest.raises(ProjectIncomplete, match=missing):
         command(launched)
     assert launched.backend.done in ([], ["check"])
+
+
+FAULT = CommandFailed(
+    ["python"],
+    1,
+    'Traceback (most recent call last):\nSyntaxError: invalid syntax\npipeline fault: {"fault": "pipeline.py cannot be'
+    ' imported: SyntaxError: invalid syntax", "hint": "Fix it. Then: denzel restart"}\n',
+)
+
+RESTARTING = {name: COMMANDS_THAT_START[name] for name in ("restart", "updatereqs")}
+
+
+@pytest.mark.parametrize("command", RESTARTING.values(), ids=RESTARTING)
+def test_nothing_is_stopped_for_a_pipeline_that_cannot_be_used(
+    launched: Terminal, command: Callable[[Terminal], None]
+) -> None:
+    launched.backend.failures["rehearse"] = FAULT
+    with pytest.raises(ServiceFailed) as failed:
+        command(launched)
+    assert str(failed.value) == "pipeline.py cannot be imported: SyntaxError: invalid syntax. Nothing was stopped."
+    assert failed.value.hint == "Fix it. Then: denzel restart"
+    assert failed.value.detail == "Traceback (most recent call last):\nSyntaxError: invalid syntax"
+    assert {"stop", "up"}.isdisjoint(launched.backend.done)
+
+
+def test_a_project_of_an_earlier_release_is_restarted_without_a_check(launched: Terminal) -> None:
+    missing = "python: Error while finding module specification (ModuleNotFoundError: No module named 'app.serving')"
+    launched.backend.failures["rehearse"] = CommandFailed(["python"], 1, missing)
+    launched.restart()
+    assert [action for action in launched.backend.done if action in ("stop", "up")] == ["stop", "up"]
+
+
+def test_a_check_that_cannot_be_run_stops_nothing(launched: Terminal) -> None:
+    launched.backend.failures["rehearse"] = CommandFailed(["docker"], 125, "no space left on device")
+    with pytest.raises(CommandFailed, match="125"):
+        launched.restart()
+    assert {"stop", "up"}.isdisjoint(launched.backend.done)

@@ -192,19 +192,26 @@ def test_a_model_that_ends_its_process_is_reported_with_its_cause_at_every_attem
         ("open('./app/assets/model.pkl')", "FileNotFoundError: [Errno 2] No such file", "app/assets"),
     ],
 )
-def test_errors_in_the_pipeline_are_reported(shared: Driven, line: str, cause: str, hint: str) -> None:
-    # What the test before has broken need not be up again.
-    shared.order()
-    shared.write_pipeline()
-    shared.pipeline.write_text(f"{shared.pipeline.read_text()}\n{line}\n")
-    said = shared.denzel("restart", code=1)
-    error, hinted = said.splitlines()[-2:]
+def test_errors_in_the_pipeline_are_reported_before_anything_is_stopped(
+    lab: Driven, line: str, cause: str, hint: str
+) -> None:
+    lab.pipeline.write_text(f"{lab.pipeline.read_text()}\n{line}\n")
+    process = lab.pid("denzel")
+    error, hinted = lab.denzel("restart", code=1).splitlines()[-2:]
+    assert error.startswith(f"Error: pipeline.py cannot be imported: {cause}")
+    assert error.endswith(". Nothing was stopped.")
+    assert hint in hinted
+    assert lab.pid("denzel") == process
+    assert lab.post({"echo": 1}, prefer="wait=20").json()["echo"] == 1
+
+    lab.denzel("stop")
+    error, hinted = lab.denzel("start", code=1).splitlines()[-2:]
     assert error.startswith(f"Error: The model could not be loaded: {cause}")
     assert hinted.startswith("Hint: ")
     assert hint in hinted
-    shared.until_the_api_is_up()
-    assert shared.get("/info").status_code == 200
-    answer = shared.post({})
+    lab.until_the_api_is_up()
+    assert lab.get("/info").status_code == 200
+    answer = lab.post({})
     assert (answer.status_code, answer.json()["title"]) == (500, "Pipeline error")
     assert cause in answer.json()["description"]
 

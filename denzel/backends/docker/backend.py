@@ -134,6 +134,12 @@ class DockerBackend(Backend):
                 raise CommandFailed(command, error.code, f"{argv[0]}: cannot be run") from None
             raise
 
+    def rehearse(self, service: Service, argv: Sequence[str]) -> str:
+        try:
+            return self._run(compose.rehearse_command(service, argv))
+        except CommandFailed as error:
+            raise compose.up_failure(self._image, error) from None
+
     def kill(self, service: Service) -> None:
         self._engine.kill(service)
 

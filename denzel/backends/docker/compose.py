@@ -46,6 +46,11 @@ def execute_command(service: Service, argv: Sequence[str]) -> list[str]:
     return command("exec", "--no-TTY", service.value, *argv)
 
 
+def rehearse_command(service: Service, argv: Sequence[str]) -> list[str]:
+    """Run a program in a new container of a service, which is removed afterwards."""
+    return command("run", "--rm", "--no-deps", "--no-TTY", "--quiet-pull", service.value, *argv)
+
+
 def up_failure(image: str, error: CommandFailed) -> Exception:
     """The error for a failed `up` that a user can act on, or else `error` itself."""
     taken = _TAKEN_PORT.search(error.stderr)

@@ -158,6 +158,12 @@ class LocalBackend(Backend):
         except ToolMissing:
             raise CommandFailed(argv, 127, f"{argv[0]}: cannot be run") from None
 
+    def rehearse(self, service: Service, argv: Sequence[str]) -> str:
+        record = self._new_record()
+        variables = {**record.users_variables(service), **record.variables(service), MARK: ""}
+        environment = {**record.environment(self._supervisor.temp_folder), **variables}
+        return runner.run(argv, cwd=self._project.root, variables=environment)
+
     def kill(self, service: Service) -> None:
         kill_tree(self._running(service)["pid"])
 
