@@ -214,7 +214,7 @@ def status(live: bool, as_json: bool) -> None:
     else:
         console.shown_status(next(here.statuses(interval=0)))
     if command := lifecycle.interrupted(here.project):
-        console.interrupted_before(command)
+        console.interrupted_before(command, finishing=lifecycle.finishing(command))
 
 
 @main.command()

@@ -864,3 +864,17 @@ def test_listen_is_open_to_containers_alone(
     with in_a_process(project.root, "listen", "--port", str(free_port)) as process, socket.socket() as probe:
         read_line(process)
         assert (probe.connect_ex(("127.0.0.2", free_port)) == 0) == open_to_others
+
+
+@pytest.mark.parametrize(
+    ("command", "finishing"),
+    [("launch", "start"), ("start", "start"), ("updatereqs", "start"), ("restart", "restart"), ("stop", "stop")],
+)
+def test_status_names_a_command_that_was_killed_and_the_one_that_finishes_it(
+    launched: Machines, project: Project, command: str, finishing: str
+) -> None:
+    project.interruption_file.parent.mkdir(exist_ok=True)
+    project.interruption_file.write_text(command)
+    result = denzel("status")
+    assert result.exit_code == 0
+    assert result.stderr == (f"denzel {command} was cut off before it was through. To finish it: denzel {finishing}\n")

@@ -112,7 +112,7 @@ def restart(
         check_launched(backend)
         project.check_complete()
         check_settings(project, settings)
-        rehearse(backend)
+        _check_pipeline(backend, progress)
         with _whole(project, "restart", progress):
             progress.doing("Stopping the services")
             backend.stop()
@@ -147,9 +147,9 @@ def update_requirements(
         check_launched(backend)
         check_settings(project, settings)
         _build(backend, set_state, progress, stamps=stamps)
-        rehearse(backend)
+        _check_pipeline(backend, progress)
         dotenv.change(project.env_file, stamps)
-        with _whole(project, "start", progress):
+        with _whole(project, "updatereqs", progress):
             _up(backend, settings, set_state, read_status, progress)
         _wait(backend, read_status, progress)
 
@@ -195,6 +195,11 @@ def respond(project: Project, backend: Backend, *, synchronous: bool, timeout: f
         return True
 
 
+def finishing(command: str) -> str:
+    """The command that finishes one which was killed: a second launch or update is not needed, only the start."""
+    return command if command in ("stop", "restart", "shutdown") else "start"
+
+
 def interrupted(project: Project) -> str | None:
     """The name of the command that was killed while it changed what runs, unless another one does by now."""
     return None if lock.is_held(project.lock_file) else interrupted_command(project.interruption_file)
@@ -232,6 +237,12 @@ def _build(backend: Backend, set_state: StateSetter, progress: Progress, *, stam
     progress.doing("Installing the requirements")
     set_state(State.INSTALLING_OS)
     backend.build(on_step, stamps=stamps)
+
+
+def _check_pipeline(backend: Backend, progress: Progress) -> None:
+    # It may import large packages, which takes a while.
+    progress.doing("Checking the pipeline")
+    rehearse(backend)
 
 
 @contextmanager

@@ -181,8 +181,8 @@ def interrupted() -> None:
     click.echo("Interrupted. To see what is up: denzel status", err=True)
 
 
-def interrupted_before(command: str) -> None:
-    click.echo(f"denzel {command} was cut off before it was through. To finish it: denzel {command}", err=True)
+def interrupted_before(command: str, *, finishing: str) -> None:
+    click.echo(f"denzel {command} was cut off before it was through. To finish it: denzel {finishing}", err=True)
 
 
 def confirm(question: str) -> bool:

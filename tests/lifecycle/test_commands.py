@@ -400,7 +400,7 @@ def test_start_restores_what_was_removed_by_hand(launched: Terminal) -> None:
 def test_restart_stops_and_starts(launched: Terminal) -> None:
     launched.restart(launched.read_status)
     assert launched.backend.done == ["check", "stop", "up"]
-    assert launched.phases == ["Stopping the services", "Starting the services"]
+    assert launched.phases == ["Checking the pipeline", "Stopping the services", "Starting the services"]
 
 
 def test_restart_keeps_the_stored_tasks(launched: Terminal) -> None:

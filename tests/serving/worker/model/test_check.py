@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from app.serving.worker.model import check as checked
 from app.serving.worker.model.check import FAULT
+from denzel.lifecycle import rehearsal
 from denzel.project.folder import Project
 from denzel.project.scaffold import start_project
 
@@ -22,6 +24,11 @@ def project(tmp_path: Path) -> Project:
 def check(project: Project) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "app.serving.worker.model.check"]
     return subprocess.run(command, cwd=project.root, capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_and_the_program_agree() -> None:
+    assert ("python", "-m", checked.__name__) == rehearsal.CHECK
+    assert rehearsal.FAULT == FAULT
 
 
 def test_a_good_pipeline_passes(project: Project) -> None:
