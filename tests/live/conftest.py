@@ -35,6 +35,8 @@ def render(tmp_path_factory: pytest.TempPathFactory, package_cache: None) -> Ite
             driven.root / ".env",
             {
                 "COMPOSE_PROJECT_NAME": name,
+                # Also where no launch gets as far as to write it.
+                "BACKEND": backend,
                 "API_PORT": str(find_free_port()),
                 "MONITOR_PORT": str(find_free_port()),
                 "WORKER_CONCURRENCY": "2",
